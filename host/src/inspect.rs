@@ -1,5 +1,5 @@
-//! Inspects plugins without a host: surveys, reports on one plugin, ABI comparisons, and conformance
-//! tests of programs. What the `hotbay` command uses.
+//! Inspects plugins without a host: surveys, reports on one plugin, ABI comparisons, and
+//! conformance tests of programs. The `hotbay` command uses it.
 //!
 //! Each function takes the [`HostBuilder`] whose rules and limits apply.
 //!

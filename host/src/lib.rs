@@ -40,8 +40,7 @@
 //! | a `tower` service, with its middleware | feature `tower`: a [`PluginHandle`] is a `Service` | a worker |
 //!
 //! # Features
-//!
-//! None is enabled by default.
+//! No feature is enabled by default.
 //!
 //! - `metrics`: [`metrics::Exporter`], for the `metrics` facade.
 //! - `serde`: events implement `Serialize`.

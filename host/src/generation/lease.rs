@@ -23,7 +23,7 @@ use crate::sync::ReturnSlot;
 pub(crate) struct InstanceRef {
     /// Taken only on drop.
     backend: Option<Backend>,
-    /// A copy of the policy's answer, so that a call follows no pointer for it.
+    /// A copy of the policy's value, so that a call follows no pointer for it.
     checks_input: bool,
     generation: Arc<Generation>,
 }

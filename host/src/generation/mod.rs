@@ -169,8 +169,8 @@ impl Generation {
         error_of(failure).of(&self.name).in_generation(self.id)
     }
 
-    /// Converts like [`error_from`](Self::error_from), for a call with this deadline. An error
-    /// returned after the deadline, such as for a call that the plugin cancelled, counts as a
+    /// Converts a failure like [`error_from`](Self::error_from), for a call with this deadline. An
+    /// error returned after the deadline, such as for a call that the plugin cancelled, counts as a
     /// timeout.
     #[cold]
     fn error_from_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {

@@ -53,8 +53,8 @@ pub struct Discovered {
 }
 
 impl Discovered {
-    /// Creates an entry for a folder. A relative one is resolved against the running directory
-    /// when it is loaded.
+    /// Creates an entry for a folder. A relative one is resolved against the working directory when
+    /// it is loaded.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), options: LoadOptions::new() }
     }

@@ -41,7 +41,7 @@ use crate::sync::lock;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct LoadReport {
-    /// The plugins that were loaded now, sorted by name.
+    /// The plugins that this call loaded, sorted by name.
     pub loaded: Vec<LoadedPlugin>,
     /// The plugins that were refused, sorted by name or folder.
     pub refused: Vec<RefusedPlugin>,
@@ -210,7 +210,7 @@ fn discover(host: &Inner, report: &mut LoadReport) -> Vec<Found> {
     found
 }
 
-/// Returns whether the plugin is certainly loaded already, before its manifest is read.
+/// Returns whether the plugin is definitely loaded already, before its manifest is read.
 fn is_serving(plugin: &Found, serving: &[Loadable]) -> bool {
     let is_same = |there: &Loadable| {
         there.folder.as_ref() == Some(&plugin.folder)

@@ -176,7 +176,7 @@ impl Host {
         self.inner.registry.find(name)
     }
 
-    /// Returns a [`Pipeline`] of plugins. They are looked up at each run, so a plugin that was
+    /// Returns a [`Pipeline`] of plugins. They are looked up on each run, so a plugin that was
     /// replaced is used at once.
     ///
     /// # Errors
@@ -303,7 +303,7 @@ impl Inner {
     }
 }
 
-/// Resolves a path against the current running directory. One that cannot be resolved is returned
+/// Resolves a path against the current working directory. One that cannot be resolved is returned
 /// as is, and fails when it is read.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())

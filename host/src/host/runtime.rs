@@ -53,7 +53,8 @@ impl HostBuilder {
     /// Registers a factory, from which [`Host::create`] makes plugins of the kind `kind`.
     ///
     /// `factory` gets the config of the plugin to create. It runs on a thread of the host within
-    /// [`start_timeout`](crate::HostLimits::start_timeout). The last factory of a kind applies.
+    /// [`start_timeout`](crate::HostLimits::start_timeout). The last factory registered for a kind
+    /// applies.
     ///
     /// ```
     /// use hotbay::hotbay_plugin::{Config, HostServices};

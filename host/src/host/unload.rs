@@ -83,7 +83,7 @@ impl Host {
     ///
     /// New calls fail with `Shutdown`. Running and queued calls have `grace` to finish. After that,
     /// queued calls fail with `Shutdown`, and a plugin whose calls still run stays mapped, with an
-    /// event. It may be called again, also concurrently: each call completes when the shutdown has.
+    /// event. It may be called again, even concurrently: each call completes when the shutdown has.
     pub async fn shutdown(&self, grace: Duration) {
         if self.check_process().is_err() {
             return;

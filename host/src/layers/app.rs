@@ -74,7 +74,7 @@ impl<'c> Call<'c> {
         self.plugin
     }
 
-    /// Returns the way in which the call is made.
+    /// Returns the method by which the call is made.
     pub fn method(&self) -> Method {
         self.scope.method
     }

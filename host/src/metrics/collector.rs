@@ -148,7 +148,7 @@ impl Collector {
 
     /// Records an event; waits for space in the channel. Runs on any executor.
     ///
-    /// Those who wait are served in order. If the future is dropped while it waits, the event is
+    /// Waiting callers are served in order. If the future is dropped while it waits, the event is
     /// not accepted, unless that happened at the same moment.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ use crate::id::PluginName;
 /// | `hotbay_kept_libraries` | gauge, whole host | libraries that stay mapped after the unload of their plugins |
 ///
 /// Counters are the host's exact counts at the time of the export. They continue if a plugin is
-/// unloaded and loaded again, without what it did between the last export and its unload. The
+/// unloaded and loaded again, but omit what it did between the last export and its unload. The
 /// gauges of an unloaded plugin are 0. Durations are those recorded since the last export, each as
 /// the middle of its bucket, which is accurate to within an eighth. If there are more than
 /// [`MAX_DURATIONS`](Self::MAX_DURATIONS), all buckets are thinned equally.

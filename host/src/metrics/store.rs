@@ -119,7 +119,7 @@ impl MetricStore for MemoryStore {
     }
 }
 
-/// Relaxed: counts order nothing, and joining the threads that count makes them exact.
+/// Adds one. Relaxed: counts order nothing, and joining the threads that count makes them exact.
 fn add(count: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);
 }

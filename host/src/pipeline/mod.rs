@@ -1,4 +1,4 @@
-//! Pipelines: the reply of each plugin is the request of the next. Looks plugins up at each run,
+//! Pipelines: the reply of each plugin is the request of the next. Looks plugins up on each run,
 //! and checks for cancellation before each step; never runs a step after one that failed.
 
 mod many;

@@ -14,8 +14,7 @@ use crate::sync::lock;
 /// whether it is still needed.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// Maximum time ahead for which an entry is scheduled; a later one fires early and reschedules
-/// itself.
+/// Maximum time ahead that an entry is scheduled; a later one fires early and reschedules itself.
 const MAX_AHEAD: Duration = Duration::from_secs(60);
 
 /// An entry that is fired when it is due.

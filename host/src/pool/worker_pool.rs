@@ -137,8 +137,8 @@ impl<T: Send + 'static> WorkerPool<T> {
     }
 
     /// Submits a task once the pool has space for it. The future runs on any executor, and does
-    /// nothing until it is polled. Those who wait are served in order. It does not keep the pool
-    /// from ending.
+    /// nothing until it is polled. Waiting tasks are served in order. The future does not keep the
+    /// pool from ending.
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 
-/// The handling of a call whose provider failed.
+/// The policy for calls whose provider failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFailure {

@@ -34,7 +34,7 @@ pub(crate) use order::{Location, Preferences, Rank};
 /// The first provider in the [order](Self::names) is called. If it fails, the next one is tried
 /// (see [`on_failure`](Self::on_failure)):
 ///
-/// - always if the call certainly did not run: `Quarantined`, `Overloaded`, `Retired`, `NotFound`,
+/// - always if the call definitely did not run: `Quarantined`, `Overloaded`, `Retired`, `NotFound`,
 ///   `StartFailed`;
 /// - if the request is [idempotent](Request::with_idempotent) and may have run: `Panicked`,
 ///   `Disconnected`, `Protocol`, `DeadlineExceeded` while the request itself has time left, and
@@ -132,7 +132,7 @@ impl Providers {
         Self { accepted, found: Arc::default(), ..self }
     }
 
-    /// Sets how a call is handled whose provider failed. Default: [`OnFailure::NextProvider`].
+    /// Sets the policy for calls whose provider failed. Default: [`OnFailure::NextProvider`].
     #[must_use]
     pub fn on_failure(self, on_failure: OnFailure) -> Self {
         Self { on_failure, ..self }

@@ -57,7 +57,7 @@ pub(crate) struct NewGeneration {
     pub(crate) build: Build,
 }
 
-/// The extent of a start.
+/// The point up to which a start runs.
 pub(crate) enum Until {
     /// Up to the end of `init`: the state follows later.
     Started,

@@ -125,7 +125,7 @@ impl<'v> CallScope<'v> {
     }
 }
 
-/// The way in which a call is made.
+/// The method by which a call is made.
 ///
 /// ```
 /// use hotbay::{Call, Error, Host, Layer, Method, Next, Output, Reply, Request};

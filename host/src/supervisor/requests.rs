@@ -102,8 +102,8 @@ impl Shared {
         }
     }
 
-    /// Sends a request to the current process, or to the next one. Retries if the request certainly
-    /// did not run, or is idempotent.
+    /// Sends a request to the current process, or to the next one. Retries if the request
+    /// definitely did not run, or is idempotent.
     pub(super) async fn send_until<W: Transport>(
         &self,
         http_request: HttpRequest,

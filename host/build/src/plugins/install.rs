@@ -6,11 +6,12 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::manifest::{Kind, Manifest};
+use crate::hint::Hinted;
 
 /// The prefix of the names of files that are being written.
 const UNFINISHED: &str = ".installing-";
@@ -43,11 +44,10 @@ pub(super) fn install(
     beside: &[File],
     into: &Path,
 ) -> anyhow::Result<Installed> {
-    ensure!(
-        into.canonicalize().ok() != Some(source.canonicalize()?),
-        "`{}` is the folder of its source; choose another --out",
-        into.display()
-    );
+    if into.canonicalize().ok() == Some(source.canonicalize()?) {
+        let message = format!("cannot install into `{}`: it is the source folder", into.display());
+        bail!(Hinted::new(message, "choose another folder with `--out`"));
+    }
     prepare(into)?;
     let before = names_of_earlier_install(into);
 
@@ -267,7 +267,7 @@ mod tests {
     fn source_folder_as_target_is_refused() {
         let (_root, source, _) = folders(&[("plugin.json", "{}")]);
         let error = install(&source, &manifest(""), &library("a", b"1"), &[], &source).unwrap_err();
-        assert!(error.to_string().contains("is the folder of its source"), "{error}");
+        assert!(error.to_string().contains("it is the source folder"), "{error}");
         assert_eq!(names(&source), ["plugin.json"]);
     }
 

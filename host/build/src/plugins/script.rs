@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use super::changes::is_temporary;
 use super::install::File;
+use crate::hint::Hinted;
 
 /// Maximum number of files; a folder with more is probably not a plugin's.
 const MAX_FILES: usize = 1000;
@@ -24,11 +25,11 @@ pub(super) fn read(folder: &Path, program: &str) -> anyhow::Result<(File, Vec<Fi
         )
     })?;
     let main = files.swap_remove(place);
-    ensure!(
-        main.mode & 0o100 != 0,
-        "`{0}` cannot be run; `chmod +x {0}` allows it",
-        folder.join(program).display()
-    );
+    if main.mode & 0o100 == 0 {
+        let path = folder.join(program);
+        let message = format!("`{}` is not executable", path.display());
+        bail!(Hinted::new(message, format!("run `chmod +x {}`", path.display())));
+    }
     Ok((main, files))
 }
 
@@ -125,7 +126,7 @@ mod tests {
             let error = read(folder.path(), program).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check("a.txt", "chmod +x");
+        check("a.txt", "is not executable");
         check("a.py", "`command` names `a.py`");
     }
 }

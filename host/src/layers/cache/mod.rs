@@ -61,8 +61,8 @@ impl ResponseCache {
     }
 
     /// Sets the maximum size in bytes, which includes an overhead for each reply besides its body.
-    /// The least recently used replies are evicted. A reply larger than an eighth of it is not
-    /// cached.
+    /// The least recently used replies are evicted. A reply larger than an eighth of the maximum is
+    /// not cached.
     pub fn with_max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = max_bytes;
         self

@@ -23,7 +23,7 @@ const IDLE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 const LEFTOVERS_TIMEOUT: Duration = Duration::from_millis(500);
 const LEFTOVERS_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Stops it by SIGTERM.
+/// Stops it with SIGTERM.
 pub(super) async fn by_signal(kit: &mut TestKit) -> Outcome {
     kit.live()?;
     let Some(started) = kit.running.take() else { return skipped("it is not running") };
@@ -31,7 +31,7 @@ pub(super) async fn by_signal(kit: &mut TestKit) -> Outcome {
     check_exit(kit, started, "SIGTERM", EXIT_TIMEOUT).await
 }
 
-/// Stops it by `/shutdown`.
+/// Stops it with `/shutdown`.
 pub(super) async fn by_request(kit: &mut TestKit) -> Outcome {
     if !kit.is_ours() {
         return skipped("older dialect: the host stops it with SIGTERM");

@@ -1,5 +1,5 @@
-//! Steps that send what strangers, proxies and failing hosts send: no token, two requests on one
-//! connection, an unknown endpoint, half a request, bytes that are not HTTP.
+//! Steps that send what unauthorized clients, proxies and failing hosts send: no token, two
+//! requests on one connection, an unknown endpoint, half a request, bytes that are not HTTP.
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;

@@ -13,8 +13,8 @@ use super::lines::Tail;
 pub(crate) use exit::of_exit;
 use program::{Program, mode_of};
 
-/// Explains why `program` is not executable, by its file: the C library runs by a shell what the
-/// kernel rejects.
+/// Explains from its file why `program` is not executable: the C library runs a file that the
+/// kernel rejects with a shell.
 pub(crate) fn of_file(program: &Path) -> Option<String> {
     Program::inspect(program).why_not_runnable()
 }

@@ -26,7 +26,7 @@ pub(crate) struct Swapper<'a> {
     pub(crate) stats: CallStats,
 }
 
-/// The fates of the replaced generations.
+/// The outcomes of the replaced generations.
 #[derive(Debug, Default)]
 pub(crate) struct CallStats {
     open: BTreeSet<u64>,
