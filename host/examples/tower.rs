@@ -63,8 +63,8 @@ where
     }
 }
 
-/// Retries calls that the plugin calls retryable, and calls that found its queue full. Not others:
-/// a call that panicked or timed out may have had effects.
+/// Retries calls whose error the plugin marked as retryable, and calls rejected because its queue
+/// was full. It does not retry others: a call that panicked or timed out may have had effects.
 #[derive(Clone)]
 struct Retry {
     attempts_left: u32,

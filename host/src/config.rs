@@ -34,8 +34,8 @@ pub struct HostLimits {
     /// Pooled calls of one plugin that may wait for space in its queue: see
     /// [`Request::with_space_timeout`](crate::Request::with_space_timeout). Default: 65,536.
     pub max_queue_waiters: u32,
-    /// How long a pooled call may wait in the queue before it is rejected; `None` for as long as
-    /// its deadline allows. Default: `None`.
+    /// Maximum time that a pooled call waits in the queue before it is rejected; `None` for as long
+    /// as its deadline allows. Default: `None`.
     pub queue_timeout: Option<Duration>,
     /// Concurrent calls of one plugin, however they are made; `None` for no limit. Default:
     /// `None`.
@@ -67,13 +67,13 @@ pub struct HostLimits {
     pub max_snapshot_bytes: u64,
     /// Concurrent pooled calls of one plugin of kind `process`; they need no threads. Default: 64.
     pub max_process_calls: u32,
-    /// How long a process may be idle before it exits by itself, or is stopped if it speaks an older
-    /// dialect; the next call starts it again. Zero: forever. Default: 1 h.
+    /// Time that a process may be idle before it exits by itself, or is stopped if it speaks an
+    /// older dialect; the next call starts it again. Zero: forever. Default: 1 h.
     pub process_idle_timeout: Duration,
-    /// How long a process may leave `/healthz` and every call unanswered once a call has exceeded
-    /// its deadline; after that it counts as hung and is restarted. Must be longer than the longest
-    /// call of a program that answers one request at a time. Zero: it is never checked. Default:
-    /// 5 s.
+    /// Time for which a process may leave `/healthz` and every call unanswered once a call has
+    /// exceeded its deadline; after that it counts as hung and is restarted. Must be longer than
+    /// the longest call of a program that answers one request at a time. Zero: it is never checked.
+    /// Default: 5 s.
     pub process_health_timeout: Duration,
     /// Descriptors that a process may have open; `None` for as many as the host. Default: 1,024.
     pub max_process_descriptors: Option<u64>,
@@ -83,11 +83,11 @@ pub struct HostLimits {
     /// Time limit of each of these: reading schemas and validating against them, `init` and the
     /// checks around it, the start of a process until it accepts calls. Default: 30 s.
     pub start_timeout: Duration,
-    /// How long an unload waits for running calls. Default: 30 s.
+    /// Maximum time that an unload waits for running calls. Default: 30 s.
     pub drain_timeout: Duration,
-    /// How long a call in the caller's thread waits while its plugin is paused for a reload, and how
-    /// long the reload waits for running calls. Pooled calls wait in the queue for as long as their
-    /// deadlines allow. Default: 5 s.
+    /// Maximum time that a call on the caller's thread waits while its plugin is paused for a
+    /// reload, and that the reload waits for running calls. Pooled calls wait in the queue for as
+    /// long as their deadlines allow. Default: 5 s.
     pub pause_timeout: Duration,
     /// Time limit of a plugin's `shutdown`; a process is killed after it. Default: 10 s.
     pub stop_timeout: Duration,

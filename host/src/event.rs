@@ -22,7 +22,7 @@ use crate::id::{GenerationId, PluginName};
 use crate::panic::fault_of;
 use crate::sync::SameProcess;
 
-/// Something that happened in a host.
+/// An event in a host.
 ///
 /// `Display` prints a line for people, as `hotbay run` does. With the feature `serde`, an event
 /// serializes as `hotbay run --json` prints it: an object whose `event` is
@@ -60,7 +60,7 @@ pub enum HostEvent {
     Refused {
         /// The plugin, or its folder if its manifest could not be read.
         plugin: String,
-        /// Why.
+        /// The reason.
         reason: String,
         /// Advice on how to fix it.
         hint: Option<String>,
@@ -85,7 +85,7 @@ pub enum HostEvent {
         /// The step that failed.
         #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::displayed"))]
         step: Option<LoadStep>,
-        /// Why.
+        /// The reason.
         reason: String,
         /// Advice on how to fix it.
         hint: Option<String>,
@@ -106,7 +106,7 @@ pub enum HostEvent {
     Quarantined {
         /// The plugin.
         plugin: PluginName,
-        /// Why.
+        /// The reason.
         #[cfg_attr(feature = "serde", serde(serialize_with = "serialize::displayed_one"))]
         reason: QuarantineReason,
         /// The time until the next probe. `None` if the plugin is called again as soon as the
@@ -144,7 +144,7 @@ pub enum HostEvent {
         plugin: PluginName,
         /// The generation.
         generation: GenerationId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The process of a plugin exited, and the host had not stopped it.
@@ -155,8 +155,8 @@ pub enum HostEvent {
         generation: GenerationId,
         /// The process id.
         pid: u32,
-        /// How it ended, such as `exit code 1` or `killed by SIGKILL`, advice if the host knows the
-        /// cause, and its last lines of output.
+        /// The way it ended, such as `exit code 1` or `killed by SIGKILL`, advice if the host knows
+        /// the cause, and its last lines of output.
         reason: String,
     },
     /// The process of a plugin listens at an address that other machines may reach. The host calls
@@ -186,7 +186,7 @@ pub enum HostEvent {
         )]
         after: Duration,
     },
-    /// Another one of the plugins that provide a contract is called first from now on: see
+    /// A different provider of a contract is called first from now on: see
     /// [`Providers`](crate::Providers).
     ProviderChosen {
         /// The contract, as the caller named it.
@@ -202,7 +202,7 @@ pub enum HostEvent {
         plugin: PluginName,
         /// The generation.
         generation: GenerationId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The host stopped.
@@ -284,7 +284,7 @@ impl HostEvent {
                 if let Some(step) = step {
                     write!(f, "; failed at step `{step}`")?;
                 }
-                // What comes before repeats the line above.
+                // The text before it repeats the line above.
                 let why = reason.split_once(" keeps serving: ").map(|(_, why)| why);
                 let why = why.unwrap_or_else(|| without_plugin(reason, plugin.as_str()));
                 write!(f, "\n{}", shown(why))?;
@@ -331,7 +331,7 @@ impl HostEvent {
             }
             Self::Stopped => Ok(()),
             Self::Missed { events } => {
-                write!(f, "{events} events, which came faster than they were read")
+                write!(f, "{events} events, which were emitted faster than they were read")
             }
         }
     }
@@ -359,7 +359,7 @@ fn without_plugin<'a>(reason: &'a str, plugin: &str) -> &'a str {
     reason.strip_prefix(&format!("plugin `{plugin}` ")).unwrap_or(reason)
 }
 
-/// Why a plugin is quarantined.
+/// The reason a plugin is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuarantineReason {
@@ -387,7 +387,7 @@ impl fmt::Display for QuarantineReason {
         match self {
             Self::Faults { faults } => write!(f, "{faults} faults"),
             Self::Stuck { calls } => {
-                write!(f, "{calls} calls exceeded their deadlines and still run")
+                write!(f, "{calls} calls exceeded their deadlines and are still running")
             }
             Self::Memory { live_bytes, limit_bytes } => {
                 write!(
@@ -513,7 +513,7 @@ impl fmt::Debug for Events {
 
 #[cfg(feature = "serde")]
 mod serialize {
-    //! How fields of events are serialized.
+    //! Serializes the fields of events.
 
     use std::fmt::Display;
     use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Inspects plugins without a host: surveys, reports on one plugin, ABI comparisons, and conformance
-//! tests of programs. What the `hotbay` command uses.
+//! Inspects plugins without a host: surveys, reports on one plugin, ABI comparisons, and
+//! conformance tests of programs. The `hotbay` command uses it.
 //!
 //! Each function takes the [`HostBuilder`] whose rules and limits apply.
 //!
@@ -53,7 +53,7 @@ pub fn plugin(builder: &HostBuilder, folder: impl AsRef<Path>) -> Inspection {
 ///
 /// # Errors
 ///
-/// By the step that failed before the comparison: see [`Error::step`].
+/// Depends on the step that failed before the comparison: see [`Error::step`].
 pub fn abi_report(
     builder: &HostBuilder,
     folder: impl AsRef<Path>,

@@ -19,8 +19,9 @@
 //!
 //! - [`Host::builder`] configures a host: plugin directories, [limits](HostLimits),
 //!   [quarantine](Quarantine), [layers](Layer), permissions.
-//! - [`Host::load_all`] loads plugins from folders, [`Host::load_with`] one with its own name and
-//!   config, [`Host::register`] one that is compiled in, [`Host::create`] one from a factory.
+//! - [`Host::load_all`] loads all plugins from folders, [`Host::load_with`] loads one with its own
+//!   name and config, [`Host::register`] adds one that is compiled in, and [`Host::create`] creates
+//!   one with a factory.
 //! - [`HostBuilder::hot_reload`] and [`Host::reload`] replace builds; [`Host::events`] reports what
 //!   happened; [`Host::list`] and [`Host::stats`] return snapshots.
 //! - [`Error`] has a [kind](ErrorKind), the [step](LoadStep) of a load that failed, and a hint.
@@ -35,16 +36,15 @@
 //! | several calls of the same generation | [`PluginHandle::pin`] | your thread |
 //! | the output of one plugin as the input of the next | [`Host::pipeline`] | workers |
 //! | a stream of requests through one or more plugins | [`Pipeline::run_many`] | workers, in chunks |
-//! | any plugin that provides a contract, with failover | [`Host::providers`] | as the single call |
+//! | any plugin that provides a contract, with failover | [`Host::providers`] | the same as a single call |
 //! | a `tower` service, with its middleware | feature `tower`: a [`PluginHandle`] is a `Service` | a worker |
 //!
 //! # Features
-//!
-//! None is on by default.
+//! No feature is enabled by default.
 //!
 //! - `metrics`: [`metrics::Exporter`], for the `metrics` facade.
-//! - `serde`: events serialize.
-//! - `tower`: [`PluginHandle`] and [`Pipeline`] are a `tower_service::Service`.
+//! - `serde`: events implement `Serialize`.
+//! - `tower`: [`PluginHandle`] and [`Pipeline`] implement `tower_service::Service`.
 //! - `cli`: the command `hotbay`.
 //!
 //! # What the host cannot contain

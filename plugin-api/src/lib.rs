@@ -75,8 +75,8 @@
 //! # Logging
 //!
 //! [`HostServices::log`] writes lines to the host's log. With the feature `tracing`, events of the
-//! crate `tracing` also reach the host; with the feature `log`, records of the crate `log` do. They
-//! keep their level, target, fields and source location. The host adds the plugin's name and
+//! crate `tracing` also reach the host; with the feature `log`, records of the crate `log` do, too.
+//! They keep their level, target, fields and source location. The host adds the plugin's name and
 //! generation, and applies its own filters. Logging requires the permission `log`.
 //!
 //! - Values keep their types; values that are only formatted arrive as text. Key-values of `log`
@@ -135,7 +135,7 @@ pub use plugin::Plugin;
 pub use services::{HostServices, Level, ServiceError};
 pub use snapshot::Snapshot;
 
-/// Everything that a plugin needs, for `use hotbay_plugin::prelude::*`.
+/// The imports that most plugins need, for `use hotbay_plugin::prelude::*`.
 pub mod prelude {
     pub use crate::{
         CallContext, Config, ContentType, HostServices, Level, Output, Payload, Plugin,

@@ -4,10 +4,10 @@ use crate::{CallContext, Config, HostServices, Output, Payload, PluginError, Sna
 
 /// A plugin: a value that the host starts once and calls from many threads.
 ///
-/// A host loads a plugin by [`validate_config`](Self::validate_config), [`init`](Self::init),
+/// A host loads a plugin with [`validate_config`](Self::validate_config), [`init`](Self::init),
 /// [`restore`](Self::restore) (after a reload) and [`health`](Self::health). Then it calls
-/// [`execute`](Self::execute) until it ends the plugin by [`shutdown`](Self::shutdown). Only `init`
-/// and `execute` are required.
+/// [`execute`](Self::execute) until it stops the plugin with [`shutdown`](Self::shutdown). Only
+/// `init` and `execute` are required.
 ///
 /// A panic in any method is caught inside the plugin and reaches the host as a
 /// [`Fault`](crate::Fault) with its message and location. All methods except `execute` run on
@@ -110,7 +110,7 @@ pub trait Plugin: Send + Sync + Sized + 'static {
         Err(PluginError::new(PluginError::BAD_INPUT, message))
     }
 
-    /// Ends the plugin. All calls have returned.
+    /// Shuts the plugin down. All calls have returned.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What was left of the plugins of a killed host.
+/// The remains of the plugins of a killed host.
 #[derive(Debug)]
 pub struct Orphaned {
     /// Number of launches.

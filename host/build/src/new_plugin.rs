@@ -1,4 +1,4 @@
-//! Creates a plugin that builds and passes its test as it is. The texts are in `template/`.
+//! Creates a plugin that builds and passes its test as is. The texts are in `template/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub struct Sdk<'a> {
     pub path: Option<PathBuf>,
 }
 
-/// What the plugin is built into.
+/// The kind of artifact that the plugin is built into.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Library,
@@ -145,7 +145,7 @@ pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// As [`create`].
+/// The same as [`create`].
 pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let name = &options.name;
     check_name(name)?;
@@ -269,7 +269,7 @@ fn write(folder: &Path, texts: &Texts) -> anyhow::Result<()> {
         fs::create_dir_all(parent)
             .with_context(|| format!("cannot create the folder `{}`", parent.display()))?;
     }
-    // Fails if it exists: no file of an author is overwritten.
+    // Fails if it exists, so that no file of an author is overwritten.
     fs::create_dir(folder)
         .with_context(|| format!("cannot create the folder `{}`", folder.display()))?;
     for (path, text) in &texts.0 {
@@ -308,7 +308,7 @@ mod tests {
         }
     }
 
-    /// The texts of every template.
+    /// Returns the texts of every template.
     fn all() -> Vec<Texts> {
         let kinds = [Kind::Library, Kind::Process].into_iter();
         kinds

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::cargo;
 
-/// A cargo workspace, or a crate that is its own.
+/// A cargo workspace, or a crate that is its own workspace.
 #[derive(Debug)]
 pub struct Workspace {
     /// The folder of the root `Cargo.toml`.

@@ -14,7 +14,7 @@ use crate::Outcome;
 use crate::install::{configure, truncate};
 use crate::show::table;
 
-/// What the calling thread observed so far.
+/// The observations of the calling thread so far.
 #[derive(Clone, Copy, Default)]
 struct Observed {
     generation: u64,

@@ -40,7 +40,7 @@ pub(crate) struct Found {
     pub(crate) folders: Vec<PathBuf>,
     /// Folders that hold a shared library but no `plugin.json`, in the order of the search.
     pub(crate) without_manifest: Vec<PathBuf>,
-    /// What could not be searched.
+    /// The errors of folders that could not be searched.
     pub(crate) problems: Vec<ArtifactError>,
 }
 

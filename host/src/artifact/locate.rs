@@ -165,9 +165,9 @@ mod tests {
         assert_eq!(found, root.path().join(named("plugin/one")).canonicalize().unwrap());
         assert_error(
             library(&folder, &folder, "two"),
-            &format!("holds `{DLL_PREFIX}one{DLL_SUFFIX}`"),
+            &format!("contains `{DLL_PREFIX}one{DLL_SUFFIX}`"),
         );
-        assert_error(library(&folder.join("sub"), &folder, "one"), "holds no library");
+        assert_error(library(&folder.join("sub"), &folder, "one"), "contains no library");
         assert_error(library(&folder.join("gone"), root.path(), "one"), "cannot read");
         assert_error(library(&folder, root.path(), "../shared/two"), "instead of the stem");
         fs::create_dir(root.path().join(named("plugin/dir"))).unwrap();

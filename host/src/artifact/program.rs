@@ -73,8 +73,8 @@ impl StagedProgram {
         // The drop of the previous copy removes its rest.
         *copy = ProgramCopy::make(&area, &artifact, &self.folder, &self.relative, &self.name_hint)?;
         tracing::warn!(
-            "the private copy of `{}` was removed and has been restored; something removes files \
-            from the folder for temporary files",
+            "the private copy of `{}` was removed and has been restored; another \
+             program removes files from the temporary folder",
             self.original.display()
         );
         Ok(())

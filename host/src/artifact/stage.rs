@@ -34,7 +34,7 @@ pub(crate) struct StagingArea {
     staged: AtomicU64,
 }
 
-/// Why writing to the private folder failed.
+/// The reason writing to the private folder failed.
 enum Attempt {
     Failed(Failure),
     /// The folder was removed or replaced.

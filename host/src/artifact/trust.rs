@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::artifact::ArtifactError;
 
-/// Which files are trusted.
+/// The rule that decides which files are trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trust {
     /// Whether to accept files that other users own or can write to.

@@ -27,7 +27,7 @@ pub(crate) struct Image {
     file: Option<Staged>,
     /// An address inside the mapping.
     address: usize,
-    /// Where it is mapped; empty if the system does not report it.
+    /// Its mapped address ranges; empty if the system does not report them.
     segments: Vec<Range<usize>>,
     /// Whether a signal handler was ever found in it.
     held_handler: AtomicBool,
@@ -40,7 +40,7 @@ pub(crate) struct Image {
 #[must_use]
 #[derive(Debug)]
 pub(crate) enum Close {
-    /// It is not mapped any more.
+    /// It is no longer mapped.
     Unmapped,
     /// The system keeps it mapped, for a while or forever; the handle is closed.
     Pinned(Box<Image>),
@@ -210,7 +210,7 @@ impl Image {
         mappings::lies_in(self.address, &self.path)
     }
 
-    /// Unmaps the library. Nothing points into it any more (B1, B2, B6).
+    /// Unmaps the library. Nothing points into it anymore (B1, B2, B6).
     pub(crate) fn close(mut self) -> Close {
         let Some(library) = self.library.take() else {
             ShardedCounter::give_back(self.outputs);

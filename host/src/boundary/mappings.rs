@@ -13,7 +13,7 @@ pub(super) fn close_again(path: &Path) {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     // Maps no new library.
     let flags = libc::RTLD_NOLOAD | RTLD_NOW | RTLD_LOCAL;
-    // SAFETY: B7 (nothing new is opened), and no pointer into it is used any more (B1).
+    // SAFETY: B7 (nothing new is opened), and no pointer into it is used anymore (B1).
     #[allow(clippy::disallowed_methods, reason = "this is the one place that opens libraries")]
     let library = unsafe { Library::open(Some(path), flags) };
     if let Ok(library) = library {

@@ -4,7 +4,7 @@ use hotbay_plugin::{Fault, PluginError};
 
 use crate::error::Error;
 
-/// Why a call failed in the plugin.
+/// The reason a call failed in the plugin.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// It returned an error.
@@ -13,6 +13,6 @@ pub(crate) enum Failure {
     Panic(Fault),
     /// It returned a code that this version does not know.
     Code(i32),
-    /// The call could not be made, or its result not be received.
+    /// The call could not be made, or its result could not be received.
     Other(Error),
 }

@@ -1,5 +1,5 @@
-//! What callers and backends exchange: a request in, a reply out, and the state that a pooled call
-//! shares with its caller.
+//! The values that callers and backends exchange: a request, a reply, and the state that a pooled
+//! call shares with its caller.
 
 mod failure;
 mod headers;

@@ -106,7 +106,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// As [`Reply::json`].
+    /// The same as [`Reply::json`].
     pub fn json_borrowed<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Error> {
         serde_json::from_slice(self.as_bytes()).map_err(|error| {
             Error::new(ErrorKind::InvalidOutput, "the reply is not JSON of the expected form")

@@ -126,7 +126,7 @@ impl<'a> Request<'a> {
     ///
     /// A call that has not started by then never starts. [`execute`](crate::PluginHandle::execute)
     /// returns at the deadline, whatever the plugin does. [`call`](crate::PluginHandle::call) runs
-    /// in this thread and returns when the plugin does, which can query the deadline. If the
+    /// on this thread and returns when the plugin does, which can query the deadline. If the
     /// request has a deadline already, the earlier one applies.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
@@ -148,17 +148,17 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Names the operation that the plugin is to do, such as `read`, `write` or `exec`. The call
-    /// fails with `PermissionDenied` unless the plugin's manifest lists it in `permissions`.
+    /// Names the operation that the plugin is to perform, such as `read`, `write` or `exec`. The
+    /// call fails with `PermissionDenied` unless the plugin's manifest lists it in `permissions`.
     #[must_use]
     pub fn with_operation(mut self, operation: impl Into<Cow<'static, str>>) -> Self {
         self.more().operation = Some(operation.into());
         self
     }
 
-    /// Sets whether the host may make the call twice. If so, it is retried if the plugin's process exited or
-    /// closed the connection before it answered, so that the call may have run. A call that
-    /// certainly did not run is retried without this.
+    /// Sets whether the host may make the call twice. If so, it is retried if the plugin's process
+    /// exited or closed the connection before it answered, so that the call may have run. A call
+    /// that definitely did not run is retried without this.
     #[must_use]
     pub fn with_idempotent(mut self, is_idempotent: bool) -> Self {
         self.more().is_idempotent = is_idempotent;

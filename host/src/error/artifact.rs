@@ -5,7 +5,7 @@ use std::{error, fmt, io};
 
 use super::Hex;
 
-/// Why an artifact could not be found, trusted, read, verified or staged.
+/// The reason an artifact could not be found, trusted, read, verified or staged.
 #[derive(Debug)]
 pub(crate) enum ArtifactError {
     /// The system refused to read a file or folder.
@@ -46,21 +46,21 @@ pub(crate) enum ArtifactError {
     Stage { path: PathBuf, source: io::Error },
 }
 
-/// How to turn the check of owner and mode off.
+/// The options that turn off the check of owner and mode.
 const ALLOW_WRITABLE: &str = "`.allow_writable_by_others(true)` / `--allow-writable`";
 
 impl ArtifactError {
     /// Returns the hint of the error.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::TooManyEntries { .. } => "name a folder that holds only plugins".to_owned(),
-            Self::TooDeep { .. } => "name a folder closer to the plugins".to_owned(),
-            Self::OutsideFolder { .. } => "put the file itself into the folder".to_owned(),
+            Self::TooManyEntries { .. } => "pass a folder that contains only plugins".to_owned(),
+            Self::TooDeep { .. } => "pass a folder closer to the plugins".to_owned(),
+            Self::OutsideFolder { .. } => "put the file itself in the folder".to_owned(),
             Self::LibraryNotFound { libraries, .. } if libraries.is_empty() => {
-                "`cargo xtask build-plugins` builds and installs the library".to_owned()
+                "run `cargo xtask build-plugins` to build and install the library".to_owned()
             }
             Self::LibraryNotFound { .. } => {
-                "`library` in plugin.json is the name without prefix and suffix".to_owned()
+                "set `library` in plugin.json to the name without prefix and suffix".to_owned()
             }
             Self::WritableByOthers { path, .. } => {
                 format!("run `chmod go-w {}`, or allow it with {ALLOW_WRITABLE}", path.display())
@@ -125,12 +125,12 @@ impl fmt::Display for ArtifactError {
             }
             Self::TooManyEntries { root, max_entries } => write!(
                 f,
-                "`{}` holds more than {max_entries} files and folders; the rest was skipped",
+                "`{}` contains more than {max_entries} files and folders; the rest was skipped",
                 root.display()
             ),
             Self::TooDeep { path, max_depth } => write!(
                 f,
-                "`{}` is {max_depth} folders deep; what is below it was skipped",
+                "`{}` is {max_depth} folders deep; everything below it was skipped",
                 path.display()
             ),
             Self::OutsideFolder { link, target, root } => write!(
@@ -151,8 +151,8 @@ impl fmt::Display for ArtifactError {
                 let folder = path.parent().unwrap_or(path);
                 write!(f, "`{}` not found in `{}`", name.display(), folder.display())?;
                 match libraries.is_empty() {
-                    true => f.write_str(", which holds no library"),
-                    false => write!(f, ", which holds `{}`", libraries.join("`, `")),
+                    true => f.write_str(", which contains no library"),
+                    false => write!(f, ", which contains `{}`", libraries.join("`, `")),
                 }
             }
             Self::NotAFile { path, found } => {
@@ -166,7 +166,7 @@ impl fmt::Display for ArtifactError {
             ),
             Self::TooManyFiles { path, max_entries, max_depth } => write!(
                 f,
-                "`{}` holds more files than can be checked: at most {max_entries}, at most \
+                "`{}` contains more files than can be checked: at most {max_entries}, at most \
                  {max_depth} folders deep",
                 path.display()
             ),

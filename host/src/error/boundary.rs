@@ -8,7 +8,7 @@ use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 /// The message of glibc if the file system forbids execution.
 const NOT_EXECUTABLE: &str = "failed to map segment";
 
-/// Why a library could not be used.
+/// The reason a library could not be used.
 #[derive(Debug)]
 pub(crate) enum BoundaryError {
     /// The dynamic loader rejected it.
@@ -77,10 +77,13 @@ impl fmt::Display for BoundaryError {
             ),
             Self::NoRoot => f.write_str("the library has a stamp but no root module"),
             Self::Header(message) => {
-                write!(f, "the root module was built with another abi_stable: {message}")
+                write!(f, "the root module was built with a different abi_stable: {message}")
             }
             Self::Layout { summary, .. } => {
-                write!(f, "the root module has another layout under the same version: {summary}")
+                write!(
+                    f,
+                    "the root module has a different layout under the same version: {summary}"
+                )
             }
             Self::Root(message) => write!(f, "the root module failed: {message}"),
         }

@@ -208,7 +208,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why a plugin and this host have incompatible plugin APIs.
+/// The reason a plugin and this host have incompatible plugin APIs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ApiMismatch {
     /// The manifest's `api` does not accept the host's version.
@@ -274,13 +274,13 @@ impl fmt::Display for StampMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the library does not match its manifest: ")?;
         if let Some((found, stated)) = &self.package {
-            write!(f, "its package is `{found}`, plugin.json states `{stated}`")?;
+            write!(f, "its package is `{found}`, but plugin.json states `{stated}`")?;
         }
         if self.package.is_some() && self.version.is_some() {
             f.write_str("; ")?;
         }
         if let Some((found, stated)) = &self.version {
-            write!(f, "its version is {found}, plugin.json states {stated}")?;
+            write!(f, "its version is {found}, but plugin.json states {stated}")?;
         }
         Ok(())
     }
@@ -288,7 +288,7 @@ impl fmt::Display for StampMismatch {
 
 impl Error for StampMismatch {}
 
-/// Why a plugin cannot be started with the other plugins.
+/// The reason a plugin cannot be started with the other plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unstartable {
     /// No plugin has the required name.
@@ -344,7 +344,7 @@ impl fmt::Display for Unstartable {
 
 impl Error for Unstartable {}
 
-/// Why a value does not match a JSON Schema of its plugin.
+/// The reason a value does not match a JSON Schema of its plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SchemaError {
     /// The schema is invalid, refers to another document, or recurses too deep for this value.
@@ -438,9 +438,9 @@ impl fmt::Display for SchemaError {
                 write!(f, "the schema {}", violation.message)
             }
             Self::Schema(violation) => write!(f, "the schema at {violation}"),
-            Self::Value(violations) if violations.is_empty() => {
-                f.write_str("it does not match the schema, and is too long to locate the violation")
-            }
+            Self::Value(violations) if violations.is_empty() => f.write_str(
+                "it does not match the schema, and is too large to locate the violation",
+            ),
             Self::Value(violations) => {
                 for (index, violation) in violations.iter().enumerate() {
                     f.write_str(if index == 0 { "" } else { "; " })?;

@@ -22,7 +22,7 @@ pub(crate) use hex::Hex;
 /// The result of most operations of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call, a load, a reload or an unload failed.
+/// The reason a call, a load, a reload or an unload failed.
 ///
 /// [`kind`](Self::kind) classifies the error, and methods such as [`is_timeout`](Self::is_timeout)
 /// answer the usual questions. `Display` prints the error itself,
@@ -79,8 +79,8 @@ pub enum ErrorKind {
     Duplicate,
     /// The manifest is invalid. Fix the field that the message names.
     Manifest,
-    /// Plugin and host do not fit: another version or memory layout is expected. Rebuild the
-    /// plugin, or update the host.
+    /// Plugin and host are incompatible: a different version or memory layout is expected. Rebuild
+    /// the plugin, or update the host.
     Incompatible,
     /// A file has changed or is not safe to use. Install it again.
     Integrity,
@@ -108,8 +108,8 @@ pub enum ErrorKind {
     DeadlineExceeded,
     /// The caller cancelled the call.
     Cancelled,
-    /// A limit is reached, such as that of the plugin's queue. Retry later, or call from fewer
-    /// places at once.
+    /// A limit is reached, such as that of the plugin's queue. Retry later, or make fewer
+    /// concurrent calls.
     Overloaded,
     /// The plugin failed too often. The host probes it again after a while.
     Quarantined,
@@ -332,7 +332,7 @@ impl Error {
         self
     }
 
-    /// Sets the cause. A cause of this crate may bring a hint along.
+    /// Sets the cause. If the error has no hint, it takes over that of a cause of this crate.
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let cause = cause.into();
         if self.0.hint.is_none() {
@@ -488,7 +488,7 @@ impl Error {
 
     /// Returns the messages of the error and all of its causes, joined by colons.
     ///
-    /// Text of plugins is escaped: control characters except line feeds and tabs, and characters
+    /// Text from plugins is escaped: control characters except line feeds and tabs, and characters
     /// that change the direction of text. The message has several lines if such a text has.
     pub fn full_message(&self) -> String {
         let mut message = self.to_string();

@@ -2,7 +2,7 @@
 
 use std::{error, fmt};
 
-/// What is wrong with the bytes of a library.
+/// A defect in the bytes of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeError {
     /// The file is empty.
@@ -38,11 +38,11 @@ impl ProbeError {
                 "build it with `crate-type = [\"cdylib\"]` and without `-C prefer-dynamic`"
             }
             Self::NoStamp => {
-                "put `export_plugin!(YourType);` into the crate and turn its feature `export` on \
+                "put `export_plugin!(YourType);` in the crate and enable its feature `export` \
                  (`[features] default = [\"export\"]`)"
             }
             Self::BadStamp { .. } => {
-                "rebuild the plugin with a `hotbay-plugin` that this host knows"
+                "rebuild the plugin with a `hotbay-plugin` that this host supports"
             }
             Self::WrongKind { .. } => return None,
         };

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::supervisor::ProcessCall;
 
 impl InstanceRef {
-    /// As [`call`](Self::call), as a future; dropping it ends the call.
+    /// Calls like [`call`](Self::call), as a future; dropping it ends the call.
     pub(crate) async fn call_async(
         &self,
         args: CallArgs<'_>,

@@ -16,7 +16,7 @@ use crate::supervisor::{Process, Program};
 #[cfg(unix)]
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What runs a generation's calls.
+/// The code or process that runs a generation's calls.
 #[derive(Debug)]
 pub(crate) enum Backend {
     /// A library, or compiled-in code.
@@ -26,7 +26,7 @@ pub(crate) enum Backend {
     OutOfProcess(Process),
 }
 
-/// What remains of a backend after its shutdown.
+/// The remains of a backend after its shutdown.
 #[derive(Debug)]
 pub(crate) enum UnloadLeftovers {
     /// The mapped code.

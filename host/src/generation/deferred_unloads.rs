@@ -15,11 +15,11 @@ use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::lock;
 
-/// How often an unload is retried. The system does not report when a thread
-/// exits by itself, or when the last call into a library returns.
+/// Interval between retries of an unload. The system does not report when a thread exits by itself,
+/// or when the last call into a library returns.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// What remains of one generation.
+/// The remains of one generation.
 #[derive(Debug)]
 pub(crate) struct RetainedEntry {
     pub(crate) plugin: PluginName,
@@ -29,7 +29,7 @@ pub(crate) struct RetainedEntry {
     pub(crate) retained: RetainReason,
 }
 
-/// What stays in memory.
+/// The part of a generation that stays in memory.
 #[derive(Debug)]
 pub(crate) enum RetainReason {
     /// A plugin that is still running its shutdown; permanent.

@@ -23,7 +23,7 @@ use crate::sync::ReturnSlot;
 pub(crate) struct InstanceRef {
     /// Taken only on drop.
     backend: Option<Backend>,
-    /// A copy of the policy's answer, so that a call follows no pointer for it.
+    /// A copy of the policy's value, so that a call follows no pointer for it.
     checks_input: bool,
     generation: Arc<Generation>,
 }
@@ -69,7 +69,8 @@ impl InstanceRef {
         })
     }
 
-    /// As [`call_with`](Self::call_with), but waits for the result, at most `timeout`.
+    /// Runs `call` like [`call_with`](Self::call_with), but waits for the result, at most
+    /// `timeout`.
     pub(crate) fn call_within<T: Send + 'static>(
         self: &Arc<Self>,
         timeout: Duration,
@@ -112,7 +113,7 @@ impl InstanceRef {
         self.backend.as_ref()?.live_bytes()
     }
 
-    /// Makes a call in this thread and fills `reply`.
+    /// Makes a call on this thread and fills `reply`.
     #[inline]
     pub(crate) fn call(&self, args: CallArgs<'_>, reply: &mut Reply) -> Result<(), Error> {
         let CallArgs { request, state, call_id } = args;
@@ -166,7 +167,7 @@ impl InstanceRef {
 
 #[cfg(unix)]
 impl InstanceRef {
-    /// Calls a process and waits in this thread.
+    /// Calls a process and waits on this thread.
     #[cold]
     fn call_process(
         &self,
@@ -228,7 +229,7 @@ impl Bounds for CallBounds<'_> {
 }
 
 thread_local! {
-    /// How many plugin calls this thread is in.
+    /// Number of nested plugin calls on this thread.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 

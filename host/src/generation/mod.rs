@@ -39,7 +39,7 @@ pub(crate) use lease::{CallArgs, InstanceRef, is_in_plugin_call, next_call_id};
 pub(crate) use policy::CallPolicy;
 pub(crate) use state::State;
 
-/// How long calls that run as tasks may take to end after they were aborted.
+/// Time in which calls that run as tasks must end after they were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One load of one plugin: everything except the backend, which the instance holds.
@@ -50,7 +50,7 @@ pub(crate) struct Generation {
     pub(crate) version: Version,
     pub(crate) limits: IoLimits,
     pub(crate) policy: Arc<CallPolicy>,
-    /// Why its library must stay mapped after an unload, if it must.
+    /// The reason its library must stay mapped after an unload, if it must.
     pub(crate) retain_reason: Option<String>,
     pub(crate) workers: WorkerThreads,
     /// Runtime for pooled calls as tasks; `None` if they run on `workers`.
@@ -60,7 +60,7 @@ pub(crate) struct Generation {
     pub(crate) events: EventBus,
     current: AtomicBool,
     state: Mutex<State>,
-    /// Where the last lease puts the backend.
+    /// The slot into which the last lease returns the backend.
     returned: ReturnSlot<Backend>,
     /// Serves the plugin's calls to the host until it is stopped.
     services: Mutex<Option<Registration>>,
@@ -169,8 +169,9 @@ impl Generation {
         error_of(failure).of(&self.name).in_generation(self.id)
     }
 
-    /// As [`error_from`](Self::error_from), for a call with this deadline. An error returned after
-    /// the deadline, such as for a call that the plugin cancelled, counts as a timeout.
+    /// Converts a failure like [`error_from`](Self::error_from), for a call with this deadline. An
+    /// error returned after the deadline, such as for a call that the plugin cancelled, counts as a
+    /// timeout.
     #[cold]
     fn error_from_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {
         match failure {
@@ -272,7 +273,7 @@ pub(crate) fn error_of(failure: Failure) -> Error {
         Failure::Panic(fault) => Error::new(ErrorKind::Panicked, "failed").caused_by(fault),
         Failure::Other(error) => error,
         Failure::Code(code) => {
-            let message = format!("returned the code {code}, which this host does not know");
+            let message = format!("returned the code {code}, which is unknown to this host");
             Error::new(ErrorKind::Incompatible, message).with_hint("rebuild the plugin")
         }
     }

@@ -16,7 +16,7 @@ use crate::event::HostEvent;
 use crate::pool::RunOutcome;
 use crate::sync::{deadline_in, lock};
 
-/// How long a thread that exits may stay in the system's list.
+/// Time for which an exiting thread may stay in the system's list.
 const THREAD_EXIT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Time limit for the thread-local destructors of the thread that opened a library.
@@ -38,7 +38,7 @@ pub(crate) struct Outcome {
     pub(crate) shutdown_error: Option<Error>,
     /// Bytes that it did not free, if it counts them.
     pub(crate) leaked_bytes: Option<i64>,
-    /// Why it stays mapped, if it does.
+    /// The reason it stays mapped, if it does.
     pub(crate) retain_reason: Option<String>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Stopped {
     pub(crate) leftovers: UnloadLeftovers,
     shutdown_error: Option<Error>,
-    /// Why its image must stay mapped, if it must.
+    /// The reason its image must stay mapped, if it must.
     pub(crate) reason: Option<String>,
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn stop(
     generation.events.emit(HostEvent::Retired { plugin, generation: id });
     let running = generation.workers.join(limits.stop_timeout);
     if running > 0 {
-        let reason = format!("workers: {running} still run");
+        let reason = format!("workers: {running} still running");
         return Err(retain(generation, deferred, reason, RetainReason::Backend(backend)));
     }
     let timeout = backend.shutdown_timeout(limits.stop_timeout);
@@ -148,7 +148,7 @@ pub(crate) fn close_or_retain(
 
 fn retain_draining(generation: &Arc<Generation>, deferred: &DeferredUnloads) -> Outcome {
     let left = RetainReason::Draining(Arc::clone(generation));
-    retain(generation, deferred, "calls: some still run".to_owned(), left)
+    retain(generation, deferred, "calls: some are still running".to_owned(), left)
 }
 
 fn retain(
@@ -223,7 +223,7 @@ pub(crate) fn close(
     match image.close() {
         Close::Unmapped => Ok(leaked_bytes),
         Close::Pinned(image) => {
-            let reason = "pinned: a thread that lives holds a thread-local value of it";
+            let reason = "pinned: a live thread holds one of its thread-local values";
             Err((reason.to_owned(), RetainReason::Closed(image)))
         }
     }
@@ -286,7 +286,7 @@ fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
             return Some("threads: cannot be counted on this system".to_owned());
         }
         if census.live_threads > 0 {
-            return Some(format!("threads: {} still run", census.live_threads));
+            return Some(format!("threads: {} still running", census.live_threads));
         }
         if census.key_threads > 0 {
             return Some(format!("thread keys: {} thread(s) hold one", census.key_threads));

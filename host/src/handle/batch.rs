@@ -63,7 +63,7 @@ impl PluginHandle {
 }
 
 impl PluginHandle {
-    /// Makes one call in this thread; `state` may be cancelled by another thread.
+    /// Makes one call on this thread; `state` may be cancelled by another thread.
     pub(crate) fn call_for(
         &self,
         request: &Request<'_>,

@@ -102,7 +102,7 @@ impl PluginHandle {
         &self.inner.slot.name
     }
 
-    /// Calls the plugin in this thread. Costs nanoseconds; for plugins that are trusted to return.
+    /// Calls the plugin on this thread. Costs nanoseconds; for plugins that are trusted to return.
     ///
     /// Blocks until the plugin returns. What the plugin leaves on this thread, such as a
     /// thread-local value, may keep its library mapped after an unload until this thread exits.
@@ -124,11 +124,11 @@ impl PluginHandle {
         self.inner.run(&CallScope::inline(&request))
     }
 
-    /// Calls the plugin in this thread without any layer, to measure what the layers cost.
+    /// Calls the plugin on this thread without any layer, to measure what the layers cost.
     ///
     /// # Errors
     ///
-    /// As [`call`](Self::call).
+    /// The same as [`call`](Self::call).
     #[cfg(feature = "measure")]
     #[doc(hidden)]
     #[inline(always)]
@@ -147,8 +147,8 @@ impl PluginHandle {
     ///
     /// # Errors
     ///
-    /// Those of [`call`](Self::call), and `Overloaded` if the queue is full and the request does not
-    /// [wait for space](Request::with_space_timeout).
+    /// The same as [`call`](Self::call), and `Overloaded` if the queue is full and the request does
+    /// not [wait for space](Request::with_space_timeout).
     pub fn execute(&self, request: Request<'_>) -> Execute {
         Execute::new(&self.inner, request)
     }
@@ -170,7 +170,7 @@ impl PluginHandle {
     ///
     /// # Errors
     ///
-    /// As [`health`](Self::health).
+    /// The same as [`health`](Self::health).
     pub async fn snapshot(&self) -> Result<Option<Snapshot>, Error> {
         self.inner.check_process()?;
         let snapshot = self.inner.slot.try_pin()?.call_with(|backend| backend.snapshot())?;
@@ -227,11 +227,11 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Calls the pinned generation in this thread, through all layers.
+    /// Calls the pinned generation on this thread, through all layers.
     ///
     /// # Errors
     ///
-    /// Those of [`PluginHandle::call`], and `Retired` once another generation is current.
+    /// The same as [`PluginHandle::call`], and `Retired` once another generation is current.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
         if !self.instance.generation().is_current() {

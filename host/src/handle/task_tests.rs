@@ -1,5 +1,5 @@
 //! Pooled calls of a generation that runs them as tasks. A compiled-in plugin stands in for a
-//! process; it answers at once in the calling thread.
+//! process; it answers at once on the calling thread.
 
 use std::future::{pending, ready};
 use std::sync::Arc;

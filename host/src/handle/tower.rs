@@ -21,7 +21,7 @@ impl Service<Request<'static>> for PluginHandle {
         Poll::Ready(Ok(()))
     }
 
-    /// As [`execute`](PluginHandle::execute).
+    /// Calls [`execute`](PluginHandle::execute).
     fn call(&mut self, request: Request<'static>) -> Execute {
         self.execute(request)
     }

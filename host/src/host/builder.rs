@@ -141,8 +141,8 @@ impl HostBuilder {
         self
     }
 
-    /// Sets the time limit of pooled calls without a deadline, to plugins whose manifests state none.
-    /// Default: no limit.
+    /// Sets the time limit of pooled calls without a deadline, for plugins whose manifests state
+    /// none. Default: no limit.
     pub fn default_deadline(mut self, timeout: Duration) -> Self {
         self.default_deadline = Some(timeout);
         self
@@ -254,8 +254,8 @@ impl HostBuilder {
         self
     }
 
-    /// Keeps the private copies after the libraries are unmapped and after this process, in folders
-    /// named `hotbay-kept-…`, for profilers and core dumps. The host never removes them.
+    /// Keeps the private copies after the libraries are unmapped and after this process exits, in
+    /// folders named `hotbay-kept-…`, for profilers and core dumps. The host never removes them.
     ///
     /// By default a copy is removed when its library is unmapped. Until then its path is valid, so
     /// backtraces, debuggers and profilers of a running process find the symbols. Copies of a killed
@@ -338,7 +338,7 @@ impl HostBuilder {
     ///
     /// # Errors
     ///
-    /// That of the first compiled-in plugin that did not start; `NotFound` if a validator, a
+    /// The error of the first compiled-in plugin that did not start; `NotFound` if a validator, a
     /// preference or a cache has an invalid plugin name; `Overloaded` if a thread cannot start.
     pub fn build(self) -> Result<Host, Error> {
         if let Some(invalid) = self.invalid {

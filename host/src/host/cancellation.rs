@@ -9,7 +9,7 @@ use super::Inner;
 use crate::error::{Error, ErrorKind};
 use crate::sync::park;
 
-/// Starts a thread that shuts `host` down when `token` is cancelled. Dropping the guard ends the
+/// Starts a thread that shuts `host` down when `token` is cancelled. Dropping the guard stops the
 /// thread.
 pub(super) fn shut_down_with(
     host: &Arc<Inner>,

@@ -48,18 +48,18 @@ pub trait Discovery: Send + Sync + 'static {
 pub struct Discovered {
     /// The folder of the plugin.
     pub folder: PathBuf,
-    /// What replaces fields of its manifest.
+    /// Replacements for fields of its manifest.
     pub options: LoadOptions,
 }
 
 impl Discovered {
-    /// Creates an entry for a folder. A relative one is resolved against the running directory
-    /// when it is loaded.
+    /// Creates an entry for a folder. A relative one is resolved against the working directory when
+    /// it is loaded.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), options: LoadOptions::new() }
     }
 
-    /// Sets what replaces fields of the manifest.
+    /// Sets the replacements for fields of the manifest.
     #[must_use]
     pub fn with_options(mut self, options: LoadOptions) -> Self {
         self.options = options;

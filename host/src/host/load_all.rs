@@ -41,7 +41,7 @@ use crate::sync::lock;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct LoadReport {
-    /// The plugins that were loaded now, sorted by name.
+    /// The plugins that this call loaded, sorted by name.
     pub loaded: Vec<LoadedPlugin>,
     /// The plugins that were refused, sorted by name or folder.
     pub refused: Vec<RefusedPlugin>,
@@ -57,7 +57,7 @@ pub struct LoadedPlugin {
     pub version: Version,
     /// Its generation.
     pub generation: GenerationId,
-    /// What its manifest asked for and did not get. One sentence each.
+    /// Requests of its manifest that the host did not fulfill. One sentence each.
     pub notes: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ pub struct RefusedPlugin {
     pub folder: PathBuf,
     /// The name of the plugin, if its manifest could be read.
     pub name: Option<PluginName>,
-    /// Why it was refused.
+    /// The reason it was refused.
     pub error: Error,
 }
 
@@ -210,7 +210,7 @@ fn discover(host: &Inner, report: &mut LoadReport) -> Vec<Found> {
     found
 }
 
-/// Returns whether the plugin is certainly loaded already, before its manifest is read.
+/// Returns whether the plugin is definitely loaded already, before its manifest is read.
 fn is_serving(plugin: &Found, serving: &[Loadable]) -> bool {
     let is_same = |there: &Loadable| {
         there.folder.as_ref() == Some(&plugin.folder)

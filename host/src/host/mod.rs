@@ -92,7 +92,7 @@ struct Inner {
     background: Arc<WaitGroup>,
     /// `None` if nothing is watched, or not anymore.
     watch: Mutex<Option<Watch>>,
-    /// Ends the thread that waits for the application's token.
+    /// Stops the thread that waits for the application's token.
     cancellation: OnceLock<DropGuard>,
     _events: EventBusOwner,
 }
@@ -126,8 +126,8 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// By the step that failed: see [`Error::step`]. Nothing of the plugin remains then.
-    /// `Duplicate` if a plugin of its name is loaded; `Shutdown`.
+    /// Depends on the step that failed: see [`Error::step`]. Nothing of the plugin remains after a
+    /// failure. `Duplicate` if a plugin of its name is loaded; `Shutdown`.
     pub async fn load(&self, folder: impl AsRef<Path>) -> Result<PluginHandle, Error> {
         self.load_with(folder, LoadOptions::new()).await
     }
@@ -153,7 +153,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// As [`load`](Self::load).
+    /// The same as [`load`](Self::load).
     pub async fn load_with(
         &self,
         folder: impl AsRef<Path>,
@@ -176,7 +176,7 @@ impl Host {
         self.inner.registry.find(name)
     }
 
-    /// Returns a [`Pipeline`] of plugins. They are looked up at each run, so a plugin that was
+    /// Returns a [`Pipeline`] of plugins. They are looked up on each run, so a plugin that was
     /// replaced is used at once.
     ///
     /// # Errors
@@ -204,9 +204,9 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// By the step that failed: see [`Error::step`]. The old build keeps serving, and nothing
-    /// remains of the new one. `NotFound`; `Requires` if a plugin that requires this one does not
-    /// accept the new version; `Superseded` if a later request replaced this one.
+    /// Depends on the step that failed: see [`Error::step`]. The old build keeps serving, and
+    /// nothing remains of the new one. `NotFound`; `Requires` if a plugin that requires this one
+    /// does not accept the new version; `Superseded` if a later request replaced this one.
     pub async fn reload(&self, name: &str) -> Result<Reloaded, Error> {
         let plugin = self.inner.registry.find(name)?.name().clone();
         let (sender, receiver) = oneshot::channel();
@@ -303,8 +303,8 @@ impl Inner {
     }
 }
 
-/// Resolves a path against the current running directory. One that cannot be resolved is returned
-/// as it is, and fails when it is read.
+/// Resolves a path against the current working directory. One that cannot be resolved is returned
+/// as is, and fails when it is read.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

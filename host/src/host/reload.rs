@@ -191,7 +191,7 @@ impl Inner {
             return Ok(());
         }
         let message = format!(
-            "{kept} libraries of earlier builds stay mapped ({}), the maximum is {kept_max}",
+            "{kept} libraries of earlier builds stay mapped ({}); the maximum is {kept_max}",
             keeper.totals()
         );
         let hint = "fix the reasons that `Host::retained` lists, raise `max_retained_libraries`, or \

@@ -53,7 +53,8 @@ impl HostBuilder {
     /// Registers a factory, from which [`Host::create`] makes plugins of the kind `kind`.
     ///
     /// `factory` gets the config of the plugin to create. It runs on a thread of the host within
-    /// [`start_timeout`](crate::HostLimits::start_timeout). The last factory of a kind applies.
+    /// [`start_timeout`](crate::HostLimits::start_timeout). The last factory registered for a kind
+    /// applies.
     ///
     /// ```
     /// use hotbay::hotbay_plugin::{Config, HostServices};
@@ -102,8 +103,8 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// By the step that failed: see [`Error::step`]. `Duplicate` if a plugin of this name is
-    /// loaded; `Shutdown`.
+    /// Depends on the step that failed: see [`Error::step`]. `Duplicate` if a plugin of this name
+    /// is loaded; `Shutdown`.
     pub async fn register<T: Plugin>(&self, manifest: Manifest) -> Result<PluginHandle, Error> {
         self.start(Ok(manifest), Source::Type(Root::compiled_in::<T>())).await
     }
@@ -125,7 +126,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// As [`register`](Self::register); `Manifest` if `name` is not a valid plugin name.
+    /// The same as [`register`](Self::register); `Manifest` if `name` is not a valid plugin name.
     pub async fn register_fn<F>(&self, name: &str, function: F) -> Result<PluginHandle, Error>
     where
         F: Fn(&CallContext<'_>, Payload<'_>) -> Result<Output, PluginError> + Send + Sync + 'static,
@@ -133,11 +134,11 @@ impl Host {
         self.start(manifest_of(name), function_source(function)).await
     }
 
-    /// Unloads a plugin of this program, as [`unload`](Self::unload) does.
+    /// Unloads a plugin of this program, like [`unload`](Self::unload).
     ///
     /// # Errors
     ///
-    /// As [`unload`](Self::unload); `Unsupported` if the plugin was loaded from a folder.
+    /// The same as [`unload`](Self::unload); `Unsupported` if the plugin was loaded from a folder.
     pub async fn unregister(&self, name: &str) -> Result<UnloadReport, Error> {
         let plugin = self.inner.registry.find(name)?;
         if self.inner.registry.serving_plugin(plugin.name())?.folder.is_some() {
@@ -153,7 +154,7 @@ impl Host {
     /// # Errors
     ///
     /// `NotFound` if the host has no factory of this kind; `StartFailed` if the factory fails,
-    /// panics or exceeds [`start_timeout`](crate::HostLimits::start_timeout); otherwise as
+    /// panics or exceeds [`start_timeout`](crate::HostLimits::start_timeout); otherwise the same as
     /// [`register`](Self::register).
     pub async fn create(
         &self,

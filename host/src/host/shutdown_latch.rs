@@ -1,4 +1,4 @@
-//! A latch that opens when a host was shut down.
+//! A latch that opens once a host has shut down.
 
 use std::sync::{Condvar, Mutex};
 

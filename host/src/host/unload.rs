@@ -34,7 +34,8 @@ pub struct UnloadReport {
     pub shutdown_error: Option<Error>,
     /// Bytes that the plugin did not free; `None` if it does not count them or stays mapped.
     pub leaked_bytes: Option<i64>,
-    /// Why the library stays mapped; `None` if it was unmapped, or if there is no library.
+    /// The reason the library stays mapped; `None` if it was unmapped, or if there is no
+    /// library.
     pub retain_reason: Option<String>,
 }
 
@@ -46,7 +47,7 @@ pub struct RetainedLibrary {
     pub plugin: PluginName,
     /// The generation; `None` if it never served.
     pub generation: Option<GenerationId>,
-    /// Why it stays mapped.
+    /// The reason it stays mapped.
     pub reason: String,
 }
 
@@ -82,7 +83,7 @@ impl Host {
     ///
     /// New calls fail with `Shutdown`. Running and queued calls have `grace` to finish. After that,
     /// queued calls fail with `Shutdown`, and a plugin whose calls still run stays mapped, with an
-    /// event. It may be called again, also concurrently: each call completes when the shutdown has.
+    /// event. It may be called again, even concurrently: each call completes when the shutdown has.
     pub async fn shutdown(&self, grace: Duration) {
         if self.check_process().is_err() {
             return;

@@ -49,7 +49,7 @@ impl Failure {
     }
 }
 
-/// What follows the unload of a folder's plugins.
+/// The step after the unload of a folder's plugins.
 enum Next {
     Load,
     Nothing,

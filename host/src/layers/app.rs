@@ -17,7 +17,7 @@ use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
 /// A layer of the application around the calls of its plugins, such as authentication, a cache or
 /// a log.
 ///
-/// Runs in the thread of the call: the caller's for [`call`](crate::PluginHandle::call), a worker
+/// Runs on the thread of the call: the caller's for [`call`](crate::PluginHandle::call), a worker
 /// of the plugin for [`execute`](crate::PluginHandle::execute). Costs two calls through a pointer.
 ///
 /// ```
@@ -50,7 +50,7 @@ pub trait Layer: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Those of `next`, and the layer's own.
+    /// The errors of `next`, and the layer's own.
     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error>;
 
     /// Returns whether this layer applies to a plugin. Called once, when the plugin is first
@@ -74,7 +74,7 @@ impl<'c> Call<'c> {
         self.plugin
     }
 
-    /// Returns how the call is made.
+    /// Returns the method by which the call is made.
     pub fn method(&self) -> Method {
         self.scope.method
     }
@@ -131,7 +131,7 @@ impl Next<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`PluginHandle::call`](crate::PluginHandle::call).
+    /// The same as [`PluginHandle::call`](crate::PluginHandle::call).
     pub fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
         let mut reply = Reply::vacant();
         self.service.call(&call.scope, &mut reply)?;

@@ -62,7 +62,8 @@ pub(crate) type Stack = Trace<Meter<UserLayers<BuiltinStack>>>;
 type BuiltinStack =
     FastPath<Authorize<Validate<Cache<Deadline<CircuitBreaker<ConcurrencyLimit<Arc<Slot>>>>>>>>;
 
-/// What an application adds around calls: layers for all plugins, validators and caches for some.
+/// The application's additions around calls: layers for all plugins, validators and caches for
+/// some.
 #[derive(Clone, Default)]
 pub(crate) struct Layers {
     layers: Vec<Arc<dyn Layer>>,
@@ -97,7 +98,7 @@ impl fmt::Debug for Layers {
     }
 }
 
-/// What an application adds around the calls of one plugin.
+/// The application's additions around the calls of one plugin.
 pub(crate) struct PluginLayers {
     layers: Vec<Arc<dyn Layer>>,
     validators: Vec<Arc<Validator>>,

@@ -2,7 +2,7 @@
 //! functions.
 //!
 //! Costs a load if there is neither. A schema costs parsing the input as JSON and walking it: some
-//! microseconds for a kilobyte, in the thread of the call and before its lease. If the schema
+//! microseconds for a kilobyte, on the thread of the call and before its lease. If the schema
 //! follows references or nests deeper than sixteen levels, the check runs on a thread, which adds
 //! some tens of microseconds. Parsing takes up to some tens of times the bytes of the input, so
 //! `limits.input_bytes` bounds it and is checked first. The check has a budget of steps and time,

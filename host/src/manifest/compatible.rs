@@ -93,20 +93,21 @@ mod tests {
         check(
             "filter",
             "0.1.0",
-            "the library does not match its manifest: its package is `filter`, plugin.json states \
-             `transform`",
+            "the library does not match its manifest: its package is `filter`, but \
+             plugin.json states `transform`",
         );
         check(
             "transform",
             "0.2.0",
-            "the library does not match its manifest: its version is 0.2.0, plugin.json states \
-             0.1.0",
+            "the library does not match its manifest: its version is 0.2.0, but plugin.json \
+             states 0.1.0",
         );
         check(
             "filter",
             "0.1.0+x",
-            "the library does not match its manifest: its package is `filter`, plugin.json states \
-             `transform`; its version is 0.1.0+x, plugin.json states 0.1.0",
+            "the library does not match its manifest: its package is `filter`, but \
+             plugin.json states `transform`; its version is 0.1.0+x, but plugin.json states \
+             0.1.0",
         );
     }
 }

@@ -108,7 +108,7 @@ pub(crate) const MANIFEST: &[Field] = &[
         Presence::OnlyFor(Kind::Process),
         "`unix` or `tcp`",
         "Type of the socket on which a process plugin should listen: a Unix socket (unix, the \
-        default), or a port of 127.0.0.1 (tcp), which every user of the machine can reach.",
+        default), or a port on 127.0.0.1 (tcp), which every user of the machine can reach.",
     ),
     field("description", Shape::Text, Presence::Optional, "a string", "Description of the plugin."),
     field(
@@ -145,7 +145,7 @@ pub(crate) const MANIFEST: &[Field] = &[
         Shape::FreeObjectOrText,
         Presence::Optional,
         "a JSON Schema object, or the path of a schema file in the plugin's folder",
-        "JSON Schema of each call's input, which must be JSON then: the schema itself, or a file \
+        "JSON Schema of each call's input, which must then be JSON: the schema itself, or a file \
         in the plugin's folder. Calls that do not match it never reach the plugin.",
     ),
     field(

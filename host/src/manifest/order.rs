@@ -160,7 +160,7 @@ mod tests {
 
     type Owned = (PluginName, Version, BTreeMap<PluginName, VersionReq>);
 
-    /// `a 1.0.0: b ^1, c *` is plugin `a` that requires `b` and `c`.
+    /// Parses a plugin: `a 1.0.0: b ^1, c *` is `a`, which requires `b` and `c`.
     fn plugin(line: &str) -> Owned {
         let (head, requires) = line.split_once(':').unwrap();
         let (name, version) = head.split_once(' ').unwrap();

@@ -29,8 +29,8 @@ fn reference() -> String {
          Every plugin is a folder with a `plugin.json`, its *manifest*: strict JSON of at most 1 MiB. \
          Unknown fields are errors, except `$schema` and those that start with `x-`, which are for \
          other tools. [plugin.schema.json](plugin.schema.json) is its JSON Schema; an editor that \
-         finds it by `$schema` completes and checks the file. This page is generated from the same \
-         table.\n\n",
+         finds it through `$schema` completes and checks the file. This page and the schema are \
+         generated from one table.\n\n",
     );
     let _ = write!(text, "```json\n{EXAMPLE}\n```\n\n## Fields\n\n");
     table(&mut text, MANIFEST);
@@ -38,7 +38,7 @@ fn reference() -> String {
     table(&mut text, PROVIDED);
     text.push_str(
         "\n## Fields of `limits`\n\n\
-         The host's own limit applies to a field that is missing, and bounds the others.\n\n",
+         The host's own limit applies if a field is missing, and bounds the fields that are set.\n\n",
     );
     table(&mut text, LIMITS);
     text

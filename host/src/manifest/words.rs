@@ -59,7 +59,7 @@ words! {
 }
 
 words! {
-    /// How a reload moves state from the old generation to the new one.
+    /// The way in which a reload moves state from the old generation to the new one.
     Handover {
         /// The old generation keeps serving while the snapshot moves.
         Overlap = "overlap",

@@ -1,5 +1,5 @@
-//! The channel from those who record events to the workers: bounded, first come first served. No
-//! waker runs under the lock, and a waker that panics affects no other sender.
+//! The channel from the threads that record events to the workers: bounded, first come first
+//! served. No waker runs under the lock, and a waker that panics affects no other sender.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

@@ -49,7 +49,7 @@ pub struct Collected {
     pub failed: u64,
 }
 
-/// Why a collector did not start, or did not accept an event.
+/// The reason a collector did not start, or did not accept an event.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CollectError {
@@ -148,7 +148,7 @@ impl Collector {
 
     /// Records an event; waits for space in the channel. Runs on any executor.
     ///
-    /// Those who wait are served in order. If the future is dropped while it waits, the event is
+    /// Waiting callers are served in order. If the future is dropped while it waits, the event is
     /// not accepted, unless that happened at the same moment.
     ///
     /// # Errors
@@ -174,7 +174,7 @@ impl Collector {
     ///
     /// # Errors
     ///
-    /// As [`record`](Self::record).
+    /// The same as [`record`](Self::record).
     pub fn record_blocking(&self, key: impl Into<Cow<'static, str>>) -> Result<(), CollectError> {
         self.check_process()?;
         self.channel.send_blocking(key.into())
@@ -214,7 +214,7 @@ impl Collector {
 }
 
 impl Drop for Collector {
-    /// As [`stop`](Collector::stop).
+    /// Stops like [`stop`](Collector::stop).
     fn drop(&mut self) {
         self.stop();
     }

@@ -16,33 +16,33 @@ use crate::id::PluginName;
 ///
 /// | name | kind | value |
 /// |---|---|---|
-/// | `hotbay_calls_total` | counter | calls, however they ended |
+/// | `hotbay_calls_total` | counter | calls, whatever their outcome |
 /// | `hotbay_call_errors_total` | counter | calls that the plugin answered with an error |
 /// | `hotbay_call_faults_total` | counter | panics, and unrequested exits of processes |
 /// | `hotbay_process_exits_total` | counter | processes that exited without being asked to |
-/// | `hotbay_process_restarts_total` | counter | processes that took the place of one that exited |
+/// | `hotbay_process_restarts_total` | counter | processes that replaced one that exited |
 /// | `hotbay_calls_refused_total` | counter | calls that never reached the plugin |
-/// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to be begun |
-/// | `hotbay_calls_abandoned_total` | counter | pooled calls that ran into their deadlines |
-/// | `hotbay_log_lines_dropped_total` | counter | lines of the plugin's log that were dropped |
-/// | `hotbay_cache_hits_total` | counter | calls that were answered from the plugin's cache |
-/// | `hotbay_cache_misses_total` | counter | calls that were looked for in the cache and not found |
-/// | `hotbay_calls_waiting` | gauge | calls that wait in the queue |
-/// | `hotbay_calls_running` | gauge | calls that run |
+/// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to start |
+/// | `hotbay_calls_abandoned_total` | counter | pooled calls that exceeded their deadlines |
+/// | `hotbay_log_lines_dropped_total` | counter | log lines of the plugin that were dropped |
+/// | `hotbay_cache_hits_total` | counter | calls answered from the plugin's cache |
+/// | `hotbay_cache_misses_total` | counter | calls not found in the plugin's cache |
+/// | `hotbay_calls_waiting` | gauge | queued calls |
+/// | `hotbay_calls_running` | gauge | running calls |
 /// | `hotbay_generation` | gauge | the generation that serves, 0 for none |
-/// | `hotbay_quarantined` | gauge | 1 while the plugin is not called for a while |
+/// | `hotbay_quarantined` | gauge | 1 while the plugin is quarantined |
 /// | `hotbay_cache_bytes` | gauge | bytes that the plugin's cache holds |
-/// | `hotbay_live_bytes` | gauge | bytes that the plugin holds, if it counts them |
+/// | `hotbay_live_bytes` | gauge | bytes that the plugin has allocated, if it counts them |
 /// | `hotbay_process_id` | gauge | the id of the plugin's process, 0 while none runs |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
-/// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | one call in so many is sampled |
-/// | `hotbay_plugins` | gauge, whole host | plugins that serve |
-/// | `hotbay_kept_libraries` | gauge, whole host | libraries that stay mapped though their plugins are gone |
+/// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | number of calls of which one is sampled |
+/// | `hotbay_plugins` | gauge, whole host | loaded plugins |
+/// | `hotbay_kept_libraries` | gauge, whole host | libraries that stay mapped after the unload of their plugins |
 ///
 /// Counters are the host's exact counts at the time of the export. They continue if a plugin is
-/// unloaded and loaded again, without what it did between the last export and its unload. The
+/// unloaded and loaded again, but omit what it did between the last export and its unload. The
 /// gauges of an unloaded plugin are 0. Durations are those recorded since the last export, each as
-/// the middle of a bucket that is one part in eight wide. If they are more than
+/// the middle of its bucket, which is accurate to within an eighth. If there are more than
 /// [`MAX_DURATIONS`](Self::MAX_DURATIONS), all buckets are thinned equally.
 ///
 /// ```
@@ -65,7 +65,7 @@ pub struct Exporter {
     exported: BTreeMap<PluginName, Exported>,
 }
 
-/// What was exported of a plugin.
+/// The exported values of a plugin.
 #[derive(Debug)]
 struct Exported {
     /// The counts of its previous loads.
@@ -77,7 +77,7 @@ struct Exported {
 type Row<T> = (&'static str, &'static str, fn(&PluginInfo) -> T);
 
 const COUNTERS: [Row<u64>; 11] = [
-    ("hotbay_calls_total", "calls, however they ended", |plugin| plugin.stats.calls),
+    ("hotbay_calls_total", "calls, whatever their outcome", |plugin| plugin.stats.calls),
     ("hotbay_call_errors_total", "calls that the plugin answered with an error", |plugin| {
         plugin.stats.errors
     }),
@@ -87,48 +87,42 @@ const COUNTERS: [Row<u64>; 11] = [
     ("hotbay_process_exits_total", "processes that exited without being asked to", |plugin| {
         plugin.stats.exits
     }),
-    (
-        "hotbay_process_restarts_total",
-        "processes that took the place of one that exited",
-        |plugin| plugin.stats.restarts,
-    ),
+    ("hotbay_process_restarts_total", "processes that replaced one that exited", |plugin| {
+        plugin.stats.restarts
+    }),
     ("hotbay_calls_refused_total", "calls that never reached the plugin", |plugin| {
         plugin.stats.refused
     }),
-    ("hotbay_calls_shed_total", "pooled calls that waited too long to be begun", |plugin| {
+    ("hotbay_calls_shed_total", "pooled calls that waited too long to start", |plugin| {
         plugin.stats.shed
     }),
-    ("hotbay_calls_abandoned_total", "pooled calls that ran into their deadlines", |plugin| {
+    ("hotbay_calls_abandoned_total", "pooled calls that exceeded their deadlines", |plugin| {
         plugin.stats.abandoned
     }),
-    ("hotbay_log_lines_dropped_total", "lines of the plugin's log that were dropped", |plugin| {
+    ("hotbay_log_lines_dropped_total", "log lines of the plugin that were dropped", |plugin| {
         plugin.stats.log_lines_dropped
     }),
-    ("hotbay_cache_hits_total", "calls that were answered from the plugin's cache", |plugin| {
+    ("hotbay_cache_hits_total", "calls answered from the plugin's cache", |plugin| {
         plugin.stats.cache_hits
     }),
-    (
-        "hotbay_cache_misses_total",
-        "calls that were looked for in the cache and not found",
-        |plugin| plugin.stats.cache_misses,
-    ),
+    ("hotbay_cache_misses_total", "calls not found in the plugin's cache", |plugin| {
+        plugin.stats.cache_misses
+    }),
 ];
 
 const GAUGES: [Row<Option<f64>>; 7] = [
-    ("hotbay_calls_waiting", "calls that wait in the queue", |plugin| {
-        Some(plugin.stats.waiting as f64)
-    }),
-    ("hotbay_calls_running", "calls that run", |plugin| Some(plugin.stats.running as f64)),
+    ("hotbay_calls_waiting", "queued calls", |plugin| Some(plugin.stats.waiting as f64)),
+    ("hotbay_calls_running", "running calls", |plugin| Some(plugin.stats.running as f64)),
     ("hotbay_generation", "the generation that serves, 0 for none", |plugin| {
         Some(plugin.generation.map_or(0, |generation| generation.get()) as f64)
     }),
-    ("hotbay_quarantined", "1 while the plugin is not called for a while", |plugin| {
+    ("hotbay_quarantined", "1 while the plugin is quarantined", |plugin| {
         Some(f64::from(u8::from(plugin.state == PluginState::Quarantined)))
     }),
     ("hotbay_cache_bytes", "bytes that the plugin's cache holds", |plugin| {
         Some(plugin.stats.cache_bytes as f64)
     }),
-    ("hotbay_live_bytes", "bytes that the plugin holds, if it counts them", |plugin| {
+    ("hotbay_live_bytes", "bytes that the plugin has allocated, if it counts them", |plugin| {
         plugin.stats.live_bytes.map(|bytes| bytes as f64)
     }),
     ("hotbay_process_id", "the id of the plugin's process, 0 while none runs", |plugin| {
@@ -139,10 +133,10 @@ const GAUGES: [Row<Option<f64>>; 7] = [
 
 const DURATION: (&str, &str) = (Exporter::DURATION, "durations of sampled calls");
 const SAMPLED: (&str, &str) =
-    ("hotbay_call_duration_sampled_one_in", "one call in so many is sampled");
-const PLUGINS: (&str, &str) = ("hotbay_plugins", "plugins that serve");
+    ("hotbay_call_duration_sampled_one_in", "number of calls of which one is sampled");
+const PLUGINS: (&str, &str) = ("hotbay_plugins", "loaded plugins");
 const KEPT: (&str, &str) =
-    ("hotbay_kept_libraries", "libraries that stay mapped though their plugins are gone");
+    ("hotbay_kept_libraries", "libraries that stay mapped after the unload of their plugins");
 
 static METADATA: Metadata<'static> = Metadata::new("hotbay", Level::INFO, Some("hotbay::metrics"));
 

@@ -1,5 +1,5 @@
 //! A histogram of durations that many threads record into without contention. Its size is fixed,
-//! and each duration is known to one part in eight.
+//! and each duration is known to within an eighth.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -74,8 +74,8 @@ pub struct PluginInfo {
     pub manifest: Arc<Manifest>,
     /// The id of its process; `None` if it has none or none is running.
     pub pid: Option<u32>,
-    /// What its manifest asked for and did not get, and what the probe of its library says about
-    /// a later unload. One sentence each.
+    /// Requests of its manifest that the host did not fulfill, and what the probe of its library
+    /// found about a later unload. One sentence each.
     pub notes: Vec<String>,
     /// Its counts.
     pub stats: PluginStats,

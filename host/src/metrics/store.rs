@@ -40,8 +40,8 @@ pub trait MetricStore: Send + Sync {
 
 /// Counts in memory for a bounded number of keys.
 ///
-/// A key beyond `keys_max`, or longer than [`MAX_KEY_BYTES`](Self::MAX_KEY_BYTES), is counted
-/// under [`OTHER`](Self::OTHER), so the sum of all counts is always exact.
+/// A key beyond `max_keys`, or longer than [`MAX_KEY_BYTES`](Self::MAX_KEY_BYTES), is counted under
+/// [`OTHER`](Self::OTHER), so the sum of all counts is always exact.
 ///
 /// ```
 /// use hotbay::metrics::{MemoryStore, MetricStore};
@@ -52,9 +52,9 @@ pub trait MetricStore: Send + Sync {
 /// assert_eq!(store.get(MemoryStore::OTHER), 2);
 /// ```
 pub struct MemoryStore {
-    /// At most `keys_max` keys; none is ever removed.
+    /// At most `max_keys` keys; none is ever removed.
     counts: RwLock<HashMap<Box<str>, AtomicU64>>,
-    keys_max: usize,
+    max_keys: usize,
     other: AtomicU64,
 }
 
@@ -66,9 +66,9 @@ impl MemoryStore {
     /// The key under which all other keys are counted.
     pub const OTHER: &str = "other";
 
-    /// Creates a store for at most `keys_max` keys besides [`OTHER`](Self::OTHER).
-    pub fn new(keys_max: usize) -> Self {
-        Self { counts: RwLock::default(), keys_max, other: AtomicU64::new(0) }
+    /// Creates a store for at most `max_keys` keys besides [`OTHER`](Self::OTHER).
+    pub fn new(max_keys: usize) -> Self {
+        Self { counts: RwLock::default(), max_keys, other: AtomicU64::new(0) }
     }
 
     /// Returns all keys with their counts, sorted by key.
@@ -88,7 +88,7 @@ impl MemoryStore {
         // Another thread may have inserted the key.
         if let Some(count) = counts.get(key) {
             add(count);
-        } else if counts.len() < self.keys_max {
+        } else if counts.len() < self.max_keys {
             counts.insert(key.into(), AtomicU64::new(1));
         } else {
             add(&self.other);
@@ -105,7 +105,7 @@ impl MetricStore for MemoryStore {
         if let Some(count) = counts.get(key) {
             return add(count);
         }
-        let is_full = counts.len() >= self.keys_max;
+        let is_full = counts.len() >= self.max_keys;
         drop(counts);
         if is_full { add(&self.other) } else { self.inc_new(key) }
     }
@@ -119,7 +119,7 @@ impl MetricStore for MemoryStore {
     }
 }
 
-/// Relaxed: counts order nothing, and joining the threads that count makes them exact.
+/// Adds one. Relaxed: counts order nothing, and joining the threads that count makes them exact.
 fn add(count: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);
 }

@@ -1,4 +1,4 @@
-//! Pipelines: the reply of each plugin is the request of the next. Looks plugins up at each run,
+//! Pipelines: the reply of each plugin is the request of the next. Looks plugins up on each run,
 //! and checks for cancellation before each step; never runs a step after one that failed.
 
 mod many;
@@ -94,9 +94,9 @@ impl Pipeline {
     ///
     /// # Errors
     ///
-    /// That of the step that failed: [`Error::plugin`] returns its name, [`Error::plugin_error`] its
-    /// own error, and [`Error::skipped`] the steps that did not run. `Cancelled` if the token was
-    /// cancelled between two steps.
+    /// The error of the step that failed: [`Error::plugin`] returns its name,
+    /// [`Error::plugin_error`] its own error, and [`Error::skipped`] the steps that did not run.
+    /// `Cancelled` if the token was cancelled between two steps.
     pub async fn run(&self, request: Request<'_>) -> Result<Reply, Error> {
         let mut request = request.into_owned();
         let last = self.steps.len() - 1;

@@ -19,7 +19,7 @@ impl Service<Request<'static>> for Pipeline {
         Poll::Ready(Ok(()))
     }
 
-    /// As [`run`](Pipeline::run), boxed.
+    /// Calls [`run`](Pipeline::run), boxed.
     fn call(&mut self, request: Request<'static>) -> Self::Future {
         let pipeline = self.clone();
         Box::pin(async move { pipeline.run(request).await })

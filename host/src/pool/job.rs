@@ -54,7 +54,7 @@ pub(crate) enum JobOutcome {
     StaleEpoch,
 }
 
-/// Why a job is rejected.
+/// The reason a job is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RejectReason {
     /// The queue was closed.
@@ -78,7 +78,7 @@ pub(crate) enum DeadlineCheck {
     Exceeded { remaining: Option<Arc<dyn Job>> },
 }
 
-/// How long a job may wait.
+/// The limits on how long a job may wait.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct WaitLimits {
     /// It must start before this.

@@ -1,6 +1,6 @@
 //! The thread that opens a library. Allocators and runtimes in a library bind their state to the
-//! thread that ran its initialisers, so it sleeps between its jobs and ends right before the
-//! library is closed. It uses no processor time meanwhile.
+//! thread that ran its initializers, so it sleeps between its jobs and exits right before the
+//! library is closed. Meanwhile it uses no processor time.
 
 use std::sync::{Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
@@ -12,8 +12,8 @@ use crate::sync::lock;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread that opened a library. Dropped without [`finish`](Self::finish), it sleeps until
-/// the process ends, as the library stays mapped then.
+/// The thread that opened a library. Dropped without [`finish`](Self::finish), it sleeps until the
+/// process exits, since the library stays mapped then.
 pub(crate) struct OpeningThread {
     inner: Mutex<Inner>,
 }
@@ -26,7 +26,7 @@ struct Inner {
 
 enum State {
     Running(JoinHandle<()>),
-    /// Another thread joins it; the channel closes when it has ended.
+    /// Another thread joins it; the channel closes when it has exited.
     Joining(mpsc::Receiver<()>),
     Joined,
 }
@@ -35,7 +35,7 @@ enum State {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
-    /// It has ended, and its thread-locals are gone.
+    /// It has exited, and its thread-locals are gone.
     Ended,
     /// It still runs a job or the destructors of its thread-locals.
     StillRuns,
@@ -82,7 +82,7 @@ impl OpeningThread {
         lock(&self.inner).jobs.is_some()
     }
 
-    /// Ends the thread and waits until it has exited, at most `timeout`. May be called again.
+    /// Stops the thread and waits until it has exited, at most `timeout`. May be called again.
     ///
     /// The destructors of its thread-locals run meanwhile. They are code of the library and may
     /// never return.
@@ -107,8 +107,8 @@ impl OpeningThread {
     }
 }
 
-/// Joins a thread on another one: std has no join with a limit, and `is_finished` is true before
-/// the destructors of thread-locals have run.
+/// Joins a thread on another one: std has no join with a time limit, and `is_finished` is true
+/// before the destructors of thread-locals have run.
 fn join_elsewhere(thread: JoinHandle<()>) -> State {
     let (sender, threads) = mpsc::channel::<JoinHandle<()>>();
     let (ended, receiver) = mpsc::channel::<()>();
@@ -130,7 +130,7 @@ fn join_elsewhere(thread: JoinHandle<()>) -> State {
 
 impl Drop for OpeningThread {
     fn drop(&mut self) {
-        // Nothing is sent any more, and the thread sleeps on.
+        // Nothing more is sent, and the thread sleeps on.
         mem::forget(lock(&self.inner).jobs.take());
     }
 }

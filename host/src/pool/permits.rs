@@ -1,5 +1,5 @@
 //! The permits that a task needs before it is accepted: one for its result, and one for the queue.
-//! Those who wait for permits are served in order.
+//! Waiting tasks are served in order.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ impl QueuePermits {
         Ok(TaskPermits { queue, result })
     }
 
-    /// Issues no more permits, and wakes those who wait.
+    /// Issues no more permits, and wakes the waiting tasks.
     pub(super) fn close(&self) {
         drop_panic(|| self.results.semaphore.close());
         drop_panic(|| self.queue.semaphore.close());

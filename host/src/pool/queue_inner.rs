@@ -99,7 +99,7 @@ pub(super) struct FinishedJob {
 }
 
 impl Default for FinishedJob {
-    /// A worker without a job.
+    /// Returns a worker without a job.
     fn default() -> Self {
         Self {
             job: None,

@@ -27,7 +27,7 @@ struct Entry<T> {
     permit: QueuePermit,
 }
 
-/// Who may take an outcome.
+/// The owner of an outcome, who may take it.
 enum Claim {
     /// Its ticket, which is woken if it was polled.
     Ticket(Option<Waker>),

@@ -9,7 +9,7 @@ pub struct SubmitError<F> {
     task: F,
 }
 
-/// Why a task was not accepted.
+/// The reason a task was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubmitErrorKind {

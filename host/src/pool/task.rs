@@ -19,7 +19,7 @@ pub struct TaskId(u64);
 /// The outcome of a task: what it returned, or why it did not return.
 pub type Outcome<T> = Result<T, TaskError>;
 
-/// Why a task did not return.
+/// The reason a task did not return.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskError {
@@ -76,8 +76,8 @@ impl<T> TaskTicket<T> {
     ///
     /// # Errors
     ///
-    /// Those of the task. [`TaskError::WaitInside`] at once if this thread is a worker of the same
-    /// pool and the task has no outcome yet.
+    /// The error of the task, or [`TaskError::WaitInside`] at once if this thread is a worker of
+    /// the same pool and the task has no outcome yet.
     pub fn wait(mut self) -> Outcome<T> {
         if self.inner.as_ref().is_some_and(|inner| inner.is_entered()) {
             let mut context = Context::from_waker(Waker::noop());
@@ -150,8 +150,8 @@ impl fmt::Display for TaskError {
             Self::Panicked(message) => write!(f, "the task panicked: {message}"),
             Self::NeverRan => f.write_str("the task did not run: its pool was cancelled"),
             Self::WaitInside => f.write_str(
-                "a worker waited for a task of its pool without a time limit, which could last \
-                 forever",
+                "a worker waited for a task of its pool without a time limit, which could \
+                 block forever",
             ),
             Self::Forked => f.write_str(FORKED),
         }

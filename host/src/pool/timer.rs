@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 use crate::panic::catch_panic;
 use crate::sync::lock;
 
-/// How soon an entry that panicked is fired again, and how often a stopped timer checks whether it
-/// is still needed.
+/// Delay before an entry that panicked is fired again, and interval at which a stopped timer checks
+/// whether it is still needed.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// How far ahead an entry may be due; a later one fires early and reschedules itself.
+/// Maximum time ahead that an entry is scheduled; a later one fires early and reschedules itself.
 const MAX_AHEAD: Duration = Duration::from_secs(60);
 
-/// Something that is fired when it is due.
+/// An entry that is fired when it is due.
 pub(crate) trait TimerEntry: Send + Sync {
     /// Handles what is due, and returns when to fire again.
     fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant>;
 }
 
-/// A timer; dropping it ends its thread.
+/// A timer; dropping it stops its thread.
 #[derive(Debug)]
 pub(crate) struct Timer {
     handle: TimerHandle,
@@ -64,7 +64,7 @@ impl Timer {
 }
 
 impl Drop for Timer {
-    /// Ends the thread, or lets it end after the last entry that still waits for a deadline.
+    /// Stops the thread, or lets it exit after the last entry that still waits for a deadline.
     fn drop(&mut self) {
         let shared = &self.handle.shared;
         let mut inner = lock(&shared.inner);
@@ -171,7 +171,7 @@ impl Shared {
         }
     }
 
-    /// Fires all entries now: some may not wait any more.
+    /// Fires all entries now: some may no longer be waiting.
     fn fire_all(&self) {
         let all = {
             let mut inner = lock(&self.inner);

@@ -75,7 +75,7 @@ pub struct WorkerPool<T: Send + 'static> {
     owner: SameProcess<Arc<Owner<T>>>,
 }
 
-/// What the last handle shuts down.
+/// The part of a pool that the last handle shuts down.
 struct Owner<T: Send + 'static> {
     inner: Arc<PoolInner<T>>,
     token: CancellationToken,
@@ -93,7 +93,7 @@ impl<T: Send + 'static> WorkerPool<T> {
     ///
     /// # Errors
     ///
-    /// That of the system if it starts no thread; then none is left running.
+    /// The error of the system if it cannot start a thread; no thread is left running then.
     pub fn new(limits: PoolLimits, token: &CancellationToken) -> io::Result<Self> {
         let (inner, epoch) = PoolInner::new(&limits);
         let token = token.child_token();
@@ -124,7 +124,7 @@ impl<T: Send + 'static> WorkerPool<T> {
     ///
     /// # Errors
     ///
-    /// Those of [`submit`](Self::submit); `QueueFull` or `StoreFull` if no space becomes free.
+    /// The same as [`submit`](Self::submit); `QueueFull` or `StoreFull` if no space becomes free.
     pub fn submit_within<F>(
         &self,
         timeout: Duration,
@@ -137,12 +137,12 @@ impl<T: Send + 'static> WorkerPool<T> {
     }
 
     /// Submits a task once the pool has space for it. The future runs on any executor, and does
-    /// nothing until it is polled. Those who wait are served in order. It does not keep the pool
-    /// from ending.
+    /// nothing until it is polled. Waiting tasks are served in order. The future does not keep the
+    /// pool from ending.
     ///
     /// # Errors
     ///
-    /// Those of [`submit`](Self::submit); `QueueFull` or `StoreFull` only if the limit is 0.
+    /// The same as [`submit`](Self::submit); `QueueFull` or `StoreFull` only if the limit is 0.
     pub fn submit_waiting<F>(
         &self,
         task: F,

@@ -18,7 +18,7 @@ pub(crate) trait WorkSource: Send + Sync {
     fn register(&self, epoch: Epoch) -> WorkerId;
     /// Finishes the worker's job and waits for the next one; `None` if the worker must exit.
     fn next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>>;
-    /// As [`next`](Self::next), but returns `None` at once when nothing is queued.
+    /// Takes a job like [`next`](Self::next), but returns `None` at once when nothing is queued.
     fn try_next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>>;
     /// Deregisters a worker that never sleeps, whatever it runs.
     fn deregister(&self, worker: WorkerId);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 
-/// What happens to a call whose provider failed.
+/// The policy for calls whose provider failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFailure {
@@ -16,7 +16,7 @@ pub enum OnFailure {
     Error,
 }
 
-/// What an error says about the execution of the call.
+/// Whether a call ran, according to its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Execution {
     /// The plugin was not called.

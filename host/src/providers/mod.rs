@@ -34,7 +34,7 @@ pub(crate) use order::{Location, Preferences, Rank};
 /// The first provider in the [order](Self::names) is called. If it fails, the next one is tried
 /// (see [`on_failure`](Self::on_failure)):
 ///
-/// - always if the call certainly did not run: `Quarantined`, `Overloaded`, `Retired`, `NotFound`,
+/// - always if the call definitely did not run: `Quarantined`, `Overloaded`, `Retired`, `NotFound`,
 ///   `StartFailed`;
 /// - if the request is [idempotent](Request::with_idempotent) and may have run: `Panicked`,
 ///   `Disconnected`, `Protocol`, `DeadlineExceeded` while the request itself has time left, and
@@ -132,7 +132,7 @@ impl Providers {
         Self { accepted, found: Arc::default(), ..self }
     }
 
-    /// Sets what happens to a call whose provider failed. Default: [`OnFailure::NextProvider`].
+    /// Sets the policy for calls whose provider failed. Default: [`OnFailure::NextProvider`].
     #[must_use]
     pub fn on_failure(self, on_failure: OnFailure) -> Self {
         Self { on_failure, ..self }
@@ -146,19 +146,20 @@ impl Providers {
     /// Returns the current providers in the order in which they are tried; empty if none is left,
     /// or the host was dropped.
     ///
-    /// Those named by [`prefer_providers`](crate::HostBuilder::prefer_providers) come first. The
-    /// others follow by where they run (see [`prefer`](crate::HostBuilder::prefer)), then by name.
+    /// The providers named by [`prefer_providers`](crate::HostBuilder::prefer_providers) come
+    /// first. The others follow by where they run (see [`prefer`](crate::HostBuilder::prefer)),
+    /// then by name.
     pub fn names(&self) -> Vec<PluginName> {
         let found = self.registry.look_up(&self.contract, &self.accepted).unwrap_or_default();
         names(&found)
     }
 
-    /// Calls the first provider in this thread, as [`PluginHandle::call`] does, and the next one if
+    /// Calls the first provider on this thread, as [`PluginHandle::call`] does, and the next one if
     /// it fails.
     ///
     /// # Errors
     ///
-    /// `NotFound` if no plugin provides the contract any more, `Shutdown`, and those of
+    /// `NotFound` if no plugin provides the contract anymore, `Shutdown`, and the errors of
     /// [`PluginHandle::call`]: that of the first provider, with the errors of the others in its
     /// message.
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
@@ -185,7 +186,7 @@ impl Providers {
     ///
     /// # Errors
     ///
-    /// As [`call`](Self::call), and those of [`PluginHandle::execute`].
+    /// The same as [`call`](Self::call) and [`PluginHandle::execute`].
     pub fn execute(
         &self,
         request: Request<'_>,

@@ -17,7 +17,7 @@ pub enum Preference {
     External,
 }
 
-/// Where a provider runs.
+/// The place where a provider runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Location {
     CompiledIn,

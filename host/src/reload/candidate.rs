@@ -29,7 +29,7 @@ pub(crate) struct Candidate {
     pub(crate) serving: Option<GenerationId>,
     /// The permissions that it has: all, until the application decides.
     pub(super) granted: BTreeSet<String>,
-    /// What the application set in place of the manifest.
+    /// The application's replacements for fields of the manifest.
     pub(crate) options: Arc<LoadOptions>,
 }
 

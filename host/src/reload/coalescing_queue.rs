@@ -14,7 +14,7 @@ pub(crate) struct CoalescingQueue<R> {
     idle: Condvar,
 }
 
-/// What happens to a submitted request.
+/// The outcome of submitting a request.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Submission<R> {

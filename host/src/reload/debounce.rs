@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 /// The waiting times of a [`Debouncer`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DebounceLimits {
-    /// How long written files must stay the same.
+    /// Time for which written files must stay the same.
     pub(crate) quiet_period: Duration,
-    /// How long files that are missing or do not match must stay so.
+    /// Time for which files that are missing or do not match must stay so.
     pub(crate) incomplete_period: Duration,
 }
 
@@ -23,7 +23,7 @@ impl Default for DebounceLimits {
     }
 }
 
-/// What happened to a folder's files.
+/// A change of a folder's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// A file that is not theirs; counts only if the signature differs.
@@ -46,7 +46,7 @@ pub(crate) enum Attempt {
 /// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptOutcome {
-    /// Nothing more to do.
+    /// The attempt is complete.
     Done,
     /// A plugin changed, which others may wait for.
     Changed,
@@ -255,7 +255,7 @@ impl<S: PartialEq> Debouncer<S> {
 mod tests {
     use super::*;
 
-    /// What happens at a time, in milliseconds.
+    /// A step of a test, at a time in milliseconds.
     enum Step {
         /// A change, with the signature after it.
         Changed(Change, u32),

@@ -12,7 +12,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use super::debounce::Change;
 use super::watch::Event;
 
-/// How long the watcher's thread may take to exit.
+/// Time in which the watcher's thread must exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Flags of the watch thread, besides its events.

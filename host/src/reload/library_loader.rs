@@ -241,7 +241,7 @@ pub(super) fn ready_to_open(
     let healthy =
         restored.and_then(|()| backend.health().map_err(|failure| (LoadStep::Health, failure)));
     let Err((step, failure)) = healthy else { return Ok(backend) };
-    // An error of its drop does not matter any more.
+    // An error from its drop no longer matters.
     let _ = backend.shut_down(false);
     let leftovers = match backend.into_leftovers() {
         UnloadLeftovers::Library(image, root) => Some((image, Some(root))),

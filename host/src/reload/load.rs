@@ -35,7 +35,7 @@ pub(crate) struct Loaded {
     pub(crate) build: Build,
 }
 
-/// What a later load needs to know about this one.
+/// The facts about a load that a later load needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Build {
     pub(crate) manifest: Arc<Manifest>,
@@ -57,7 +57,7 @@ pub(crate) struct NewGeneration {
     pub(crate) build: Build,
 }
 
-/// How far a start goes.
+/// The point up to which a start runs.
 pub(crate) enum Until {
     /// Up to the end of `init`: the state follows later.
     Started,
@@ -193,7 +193,7 @@ impl NewGeneration {
         let Self { parts, backend, .. } = self;
         let timeout = backend.shutdown_timeout(context.limits.stop_timeout);
         let outcome = backend.run(&parts.workers, timeout, move |mut backend| {
-            // An error of its drop does not matter any more.
+            // An error from its drop no longer matters.
             let _ = backend.shut_down(false);
             backend.into_leftovers()
         });

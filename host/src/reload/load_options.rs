@@ -1,4 +1,4 @@
-//! What an application sets for one load in place of the manifest.
+//! The options of one load, which replace fields of the manifest.
 
 use std::fmt;
 

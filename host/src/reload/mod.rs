@@ -69,7 +69,7 @@ pub(crate) use survey::{
 pub(crate) use swap::{Swapped, swap};
 pub(crate) use watch::{ChangeHandler, OutcomeSender, Watch, WatchOptions};
 
-/// What all loads of a host share.
+/// State shared by all loads of a host.
 #[derive(Debug)]
 pub(crate) struct LoaderContext {
     pub(crate) rules: Rules,
@@ -91,7 +91,7 @@ pub(crate) struct LoaderContext {
     pub(crate) inherit_env: Vec<String>,
 }
 
-/// Which files are accepted.
+/// The rule that decides which files are accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) allow_unverified: bool,

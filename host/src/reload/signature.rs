@@ -10,7 +10,7 @@ use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate};
 use crate::manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest};
 
-/// How many levels below a plugin's folder libraries are searched.
+/// Maximum depth below a plugin's folder at which libraries are searched.
 const MAX_DEPTH: usize = 2;
 /// Maximum number of files and folders of a plugin in one signature.
 const MAX_ENTRIES: usize = 1024;

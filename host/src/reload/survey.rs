@@ -26,7 +26,7 @@ pub struct SurveyedPlugin {
     /// Whether the file has the digest that the manifest states; `None` if that was not checked, or
     /// the manifest states none.
     pub verified: Option<bool>,
-    /// Why it cannot be loaded.
+    /// The reason it cannot be loaded.
     pub problem: Option<Error>,
 }
 
@@ -64,7 +64,8 @@ pub struct Inspection {
     pub needs: Vec<String>,
     /// The names that it exports.
     pub exports: Vec<String>,
-    /// Why the library will stay mapped when the plugin is replaced, according to its file.
+    /// The reason the library will stay mapped when the plugin is replaced, according to its
+    /// file.
     pub stays_mapped: Option<String>,
 }
 

@@ -17,7 +17,7 @@ use super::roots::Roots;
 use super::signature::{Signature, Signatures};
 use crate::artifact::discover::MANIFEST;
 
-/// What wakes the watch thread.
+/// A message that wakes the watch thread.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A path changed.
@@ -34,7 +34,7 @@ const MAX_EVENTS: usize = 1024;
 const MAX_RUNNING: usize = 8;
 /// The minimum time between two full scans.
 const RESCAN_INTERVAL: Duration = Duration::from_millis(50);
-/// How often to check for plugin directories that are missing or were replaced.
+/// Interval between checks for plugin directories that are missing or were replaced.
 const ROOTS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Handles folders whose files stopped changing.
@@ -72,7 +72,7 @@ impl Drop for OutcomeSender {
     }
 }
 
-/// What to watch, and how.
+/// The directories to watch, and the settings.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchOptions {
     pub(crate) dirs: Vec<PathBuf>,

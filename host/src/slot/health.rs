@@ -49,7 +49,7 @@ pub(crate) enum Admission {
     Probe(Probe),
 }
 
-/// Where a call comes from.
+/// The origin of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallOrigin {
     /// From the caller.

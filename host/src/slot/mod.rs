@@ -47,10 +47,10 @@ pub(crate) struct Slot {
     /// The policy for calls of the current generation; `None` before the first.
     policy: ArcSwapOption<CallPolicy>,
     generations: AtomicU64,
-    /// Why no generation is current.
+    /// The reason no generation is current.
     vacant: Mutex<Vacant>,
     changed: Condvar,
-    /// How long a call waits while the plugin is paused.
+    /// Maximum time that a call waits while the plugin is paused.
     pause_timeout: Duration,
 }
 
@@ -96,7 +96,7 @@ pub(crate) struct CallScope<'v> {
 }
 
 impl<'v> CallScope<'v> {
-    /// Creates the scope of a call in the caller's thread.
+    /// Creates the scope of a call on the caller's thread.
     #[inline]
     pub(crate) fn inline(request: &'v Request<'v>) -> Self {
         let call_id = next_call_id();
@@ -125,7 +125,7 @@ impl<'v> CallScope<'v> {
     }
 }
 
-/// How a call is made.
+/// The method by which a call is made.
 ///
 /// ```
 /// use hotbay::{Call, Error, Host, Layer, Method, Next, Output, Reply, Request};
@@ -149,9 +149,9 @@ impl<'v> CallScope<'v> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Method {
-    /// In the caller's thread: [`PluginHandle::call`](crate::PluginHandle::call).
+    /// On the caller's thread: [`PluginHandle::call`](crate::PluginHandle::call).
     Call,
-    /// In the caller's thread, on a pinned generation: [`Pinned::call`](crate::Pinned::call).
+    /// On the caller's thread, on a pinned generation: [`Pinned::call`](crate::Pinned::call).
     Pinned,
     /// On a worker: a thread of the plugin, or a task of the host if the plugin is a process. See
     /// [`PluginHandle::execute`](crate::PluginHandle::execute).
@@ -160,7 +160,7 @@ pub enum Method {
 
 /// A service of the call path: a layer, or the slot at its end.
 pub(crate) trait SyncService: Send + Sync {
-    /// Makes the call in this thread and fills `reply`.
+    /// Makes the call on this thread and fills `reply`.
     fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error>;
 }
 
@@ -224,7 +224,7 @@ impl Slot {
         }
     }
 
-    /// As [`pin`](Self::pin), but fails while the plugin is paused.
+    /// Returns the current instance like [`pin`](Self::pin), but fails while the plugin is paused.
     pub(crate) fn try_pin(&self) -> Result<Arc<InstanceRef>, Error> {
         self.current.load_full().ok_or_else(|| self.vacant_error())
     }
@@ -235,7 +235,7 @@ impl Slot {
         self.health.flags.is_clear()
     }
 
-    /// As [`policy`](Self::policy), without incrementing the reference count.
+    /// Returns the policy like [`policy`](Self::policy), without incrementing the reference count.
     pub(crate) fn load_policy(&self) -> arc_swap::Guard<Option<Arc<CallPolicy>>> {
         self.policy.load()
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::generation::{Generation, InstanceRef, is_in_plugin_call};
 use crate::sync::{deadline_in, lock};
 
-/// Why no generation is current.
+/// The reason no generation is current.
 pub(super) enum Vacant {
     /// None was loaded yet.
     Empty,

@@ -15,10 +15,10 @@ use crate::pool::{
     WorkSource, WorkerId,
 };
 
-/// How long to wait after a failed start of a worker thread.
+/// Delay after a failed start of a worker thread.
 const SPAWN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often the memory of a plugin with a limit is checked.
+/// Interval between memory checks of a plugin with a limit.
 const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Slot {
@@ -192,7 +192,8 @@ impl Slot {
             }
         }
         self.deadline_error(
-            "did not answer before the deadline; the call still runs, and its result is discarded",
+            "did not answer before the deadline; the call is still running, and its result is \
+             discarded",
         )
     }
 
@@ -206,7 +207,7 @@ impl Slot {
     pub(crate) fn no_workers_error(&self) -> Error {
         let message = format!(
             "was not called: no worker is available, and {} calls exceeded their deadlines and \
-             still run",
+             are still running",
             self.queue.running().1
         );
         Error::new(ErrorKind::Overloaded, message)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const IDLE_SLACK_DIVISOR: u32 = 4;
 const MAX_IDLE_SLACK: Duration = Duration::from_secs(1);
 
-/// How long after its idle timeout a process may still be about to exit.
+/// Time after its idle timeout for which a process may still be about to exit.
 const EXIT_WINDOW: Duration = Duration::from_secs(2);
 
 /// The calls of one process.

@@ -18,12 +18,12 @@ use super::descendants::Descendants;
 use super::guardian::{self, Guardian};
 use super::{launch_tag, prepare};
 
-/// How long to wait for a killed process. One blocked on a broken disk never exits; it is then
-/// reaped in the background.
+/// Time to wait for a killed process. One blocked on a broken disk never exits; it is then reaped
+/// in the background.
 const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a program may be held open for writing, by a process that was forked while the program
-/// was written and has not called `exec` yet.
+/// Time for which a program may be held open for writing, by a process that was forked while the
+/// program was written and has not called `exec` yet.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const BUSY_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -72,7 +72,7 @@ pub(crate) struct Child {
     /// `None` once its id may have been reused.
     group: Option<Pid>,
     tag: String,
-    /// Nothing is left to stop.
+    /// Whether all processes are stopped.
     stopped: bool,
 }
 
@@ -84,12 +84,12 @@ impl Child {
         Self::spawn_with(launch, Path::new(guardian::SHELL))
     }
 
-    /// Like `spawn`, but never with a guardian.
+    /// Starts a program like `spawn`, but never with a guardian.
     pub(super) fn spawn_unguarded(launch: &Launch) -> io::Result<Self> {
         Self::spawn_into(launch, None)
     }
 
-    /// Like `spawn`, with the given `shell` for the guardian.
+    /// Starts a program like `spawn`, with the given `shell` for the guardian.
     pub(super) fn spawn_with(launch: &Launch, shell: &Path) -> io::Result<Self> {
         let remove_at_end = launch.remove_at_end.as_deref();
         let guardian = match launch.guarded {

@@ -18,7 +18,7 @@ use crate::sync::lock;
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 const DROP_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How often to poll a process in case its exit signal was missed.
+/// Interval at which a process is polled, in case its exit signal was missed.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The ids of processes started here and not reaped yet, which no other code may reap.

@@ -5,7 +5,7 @@
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// The variable that is_tagged the tag.
+/// The variable that contains the tag.
 pub(super) const VARIABLE: &str = "HOTBAY_LAUNCH";
 
 /// Kills all processes with `tag` on a blocking thread; synchronously if the runtime is shutting
@@ -88,7 +88,7 @@ pub(super) mod tagged_processes {
         pids.filter(|pid| is_tagged(*pid, entry)).collect()
     }
 
-    /// Returns whether a process is_tagged the tag. During `exec` a process shows no environment, so
+    /// Returns whether a process carries the tag. During `exec` a process shows no environment, so
     /// the check is repeated if it is empty.
     fn is_tagged(pid: Pid, entry: &[u8]) -> bool {
         for _ in 0..MAX_CHECKS {
@@ -145,7 +145,7 @@ pub(super) mod tagged_processes {
         }
     }
 
-    /// Kills a process if it still is_tagged the tag: its id may have been reused until it is held by
+    /// Kills a process if it still carries the tag: its id may have been reused until it is held by
     /// the pidfd.
     fn end(pid: Pid, entry: &[u8]) {
         let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return };

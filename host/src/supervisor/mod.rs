@@ -60,6 +60,6 @@ pub(crate) use runtime::Processes;
 pub(crate) use start::NotStarted;
 pub(crate) use watch::begin;
 
-/// How long to keep reading a child's output after it was reaped, in case another process still
-/// holds its pipes.
+/// Time for which a child's output is read after it was reaped, in case another process still holds
+/// its pipes.
 const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_millis(100);

@@ -26,7 +26,7 @@ pub(super) type SharedTail = Arc<Mutex<Tail>>;
 pub(super) struct Reader(JoinHandle<()>);
 
 impl Reader {
-    /// Reads to the finish of the pipe, but only for a short time after the child has exited.
+    /// Reads to the end of the pipe, but only for a short time after the child has exited.
     pub(super) async fn finish(mut self) {
         let _ = tokio::time::timeout(super::PIPE_DRAIN_TIMEOUT, &mut self.0).await;
     }

@@ -43,7 +43,7 @@ const SIGNALS: std::ops::RangeInclusive<libc::c_int> = 1..=31;
 fn die_with(host: u32) -> io::Result<()> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // A host that exited before this line sends no signal any more.
+    // A host that exited before this line no longer sends a signal.
     match getppid() {
         Some(parent) if parent.as_raw_nonzero().get().unsigned_abs() == host => Ok(()),
         _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),

@@ -84,13 +84,13 @@ pub(crate) struct ProcessLimits {
     pub(crate) cpu_s: Option<u64>,
     /// From the launch until it is ready.
     pub(crate) start_timeout: Duration,
-    /// How long it may take to exit on request.
+    /// Time in which it must exit on request.
     pub(crate) stop_timeout: Duration,
     /// After this time without calls it exits, or the host stops it if it speaks an older dialect.
     /// Zero disables this.
     pub(crate) idle_timeout: Duration,
-    /// How long `/healthz` may stay unanswered after a call has missed its deadline. Zero disables
-    /// the check.
+    /// Time for which `/healthz` may stay unanswered after a call has missed its deadline. Zero
+    /// disables the check.
     pub(crate) health_timeout: Duration,
     pub(crate) max_response_bytes: u64,
     pub(crate) max_snapshot_bytes: u64,
@@ -98,21 +98,21 @@ pub(crate) struct ProcessLimits {
 
 /// Receives the events of a process, and serves its requests to the host.
 pub(crate) trait ProcessObserver: Send + Sync {
-    /// The process wrote a line to one of its pipes.
+    /// Handles a line that the process wrote to one of its pipes.
     fn wrote(&self, record: &Record<'_>);
-    /// The process logs through the host's services.
+    /// Handles a line that the process logs through the host's services.
     fn log(&self, record: &Record<'_>) -> Result<(), ServiceError>;
     /// Returns the lowest log level that is recorded; 0 if it may not log.
     fn log_level(&self) -> u32;
-    /// A thread of the program panicked.
+    /// Handles a panic on a thread of the program.
     fn thread_panicked(&self, message: &str, location: &str);
-    /// The process exited unexpectedly.
+    /// Handles an unexpected exit of the process.
     fn exited(&self, pid: u32, reason: String);
-    /// The process listens on an address that other machines may reach.
+    /// Handles a listener on an address that other machines may reach.
     fn listens_beyond_loopback(&self, pid: u32, address: SocketAddr);
-    /// The process was restarted.
+    /// Handles a restart of the process.
     fn restarted(&self, pid: u32, after: Duration);
-    /// The process could not be restarted.
+    /// Handles a failed restart of the process.
     fn not_restarted(&self, reason: &str);
 }
 

@@ -29,8 +29,8 @@ const MAX_SENDS: u32 = 5;
 const RETRY_DELAY: Duration = Duration::from_millis(5);
 const MAX_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How long to retry a process that accepts no connections: an exiting process closes its socket
-/// first, and may then finish other work.
+/// Time for which a process that accepts no connections is retried: an exiting process closes its
+/// socket first, and may then finish other work.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// State shared by the callers of a process and its watch task.
@@ -102,8 +102,8 @@ impl Shared {
         }
     }
 
-    /// Sends a request to the current process, or to the next one. Retries if the request certainly
-    /// did not run, or is idempotent.
+    /// Sends a request to the current process, or to the next one. Retries if the request
+    /// definitely did not run, or is idempotent.
     pub(super) async fn send_until<W: Transport>(
         &self,
         http_request: HttpRequest,

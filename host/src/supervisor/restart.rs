@@ -13,7 +13,7 @@ pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// A child that was ready for this long resets the failures, even if it received no calls.
 pub(crate) const STEADY_AFTER: Duration = Duration::from_secs(60);
 
-/// How a child ended.
+/// The way in which a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCause {
     /// It had answered at least one call.
@@ -107,8 +107,7 @@ mod tests {
         Decision::After(Duration::from_millis(wait_ms))
     }
 
-    /// Each step: for cause many seconds the child was ready, if at all, cause it ended, and the
-    /// decision.
+    /// Each step: how many seconds the child was ready, if at all, how it ended, and the decision.
     fn check(steps: &[(Option<u64>, ExitCause, Decision)]) {
         let mut history = History::default();
         let mut now = Instant::now();

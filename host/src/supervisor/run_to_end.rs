@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::child::{Child, Launch};
 
-/// The part of stderr that is kept: its beginning and its outcome.
+/// The part of stderr that is kept: its beginning and its end.
 const MAX_STDERR_BYTES: usize = 10 << 10;
 const MAX_STDERR_FIRST_BYTES: usize = 2 << 10;
 /// Descendants may hold its pipes open forever.
@@ -107,7 +107,7 @@ async fn read(
     exited.map_or(Outcome::TimedOut, Outcome::Exited)
 }
 
-/// Reads available output. Sets the pipe to `None` at its outcome, and is pending from then on. Cancel
+/// Reads available output. Sets the pipe to `None` at its end, and is pending from then on. Cancel
 /// safe.
 async fn read_some(pipe: &mut Option<impl AsyncRead + Unpin>, chunk: &mut [u8]) -> usize {
     let Some(open) = pipe else { return std::future::pending().await };

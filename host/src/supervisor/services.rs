@@ -169,7 +169,7 @@ fn log(line: &Line, observer: &ObserverRef) -> (StatusCode, &'static str) {
     match logged {
         Ok(()) => (StatusCode::OK, "logged"),
         Err(ServiceError::Denied) => {
-            (StatusCode::FORBIDDEN, "permission `log` is missing in the manifest's `permissions`")
+            (StatusCode::FORBIDDEN, "permission `log` is missing from the manifest's `permissions`")
         }
         Err(ServiceError::Closed) => (StatusCode::GONE, "the plugin has been stopped"),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the plugin exceeds its log rate limit"),

@@ -39,7 +39,7 @@ use crate::sync::lock;
 const INITIAL_POLL_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The reason why a process did not start.
+/// The reason a process did not start.
 #[derive(Debug)]
 pub(crate) struct NotStarted {
     pub(crate) step: LoadStep,

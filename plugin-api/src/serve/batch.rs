@@ -17,7 +17,7 @@ use super::routes::{self, CallError};
 use crate::context::Bounds;
 use crate::{ContentType, Output, Payload, Plugin};
 
-/// How often a batch checks whether the host closed the connection.
+/// Interval at which a batch checks whether the host closed the connection.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Deserialize)]

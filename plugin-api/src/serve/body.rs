@@ -12,7 +12,7 @@ use crate::Output;
 /// Maximum size of a request's body in bytes.
 pub(super) const MAX_BODY_BYTES: u64 = 64 << 20;
 
-/// Why a body could not be read.
+/// The reason a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyError {
     TooLarge,

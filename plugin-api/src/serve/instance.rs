@@ -19,7 +19,7 @@ enum Stage<T> {
     Shared,
 }
 
-/// Why access to the plugin was rejected.
+/// The reason access to the plugin was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AccessError {
     /// `restore` is running.

@@ -161,7 +161,7 @@ struct Acceptor<'a, T> {
     accepted: u64,
 }
 
-/// Why the acceptor stopped accepting.
+/// The reason the acceptor stopped accepting.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum AcceptResult {
     /// No connection is pending.

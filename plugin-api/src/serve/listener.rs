@@ -74,7 +74,7 @@ impl Listener {
     }
 
     fn listen_tcp() -> Result<Self, String> {
-        let failed = |error| format!("cannot listen on a port of 127.0.0.1: {error}");
+        let failed = |error| format!("cannot listen on a port on 127.0.0.1: {error}");
         let listener = Self::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?);
         listener.set_nonblocking().map_err(failed)?;
         Ok(listener)

@@ -186,7 +186,7 @@ fn respond_to_call<T: Plugin>(
     }
 }
 
-/// Why a call returned no output.
+/// The reason a call returned no output.
 pub(super) enum CallError {
     Failed(Failure),
     Rejected(AccessError),

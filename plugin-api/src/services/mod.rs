@@ -45,7 +45,7 @@ impl Level {
     }
 }
 
-/// Why a service of the host failed.
+/// The reason a service of the host failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServiceError {

@@ -11,7 +11,7 @@ use crate::settings::Settings;
 /// Number of elements between two checks for cancellation.
 const ELEMENTS_PER_CANCEL_CHECK: usize = 1024;
 
-/// Why an array could not be filtered.
+/// The reason an array could not be filtered.
 #[derive(Debug)]
 pub(crate) enum FilterError {
     NotJson(serde_json::Error),

@@ -15,7 +15,7 @@ const MAX_NESTING: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Query(JsonPath);
 
-/// Why a query is invalid.
+/// The reason a query is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct QueryError {
     query: String,

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use crate::markdown::{RawHtml, to_html};
 use crate::{case, slug};
 
-/// How text is transformed.
+/// The transformation of a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {

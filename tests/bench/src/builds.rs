@@ -19,7 +19,7 @@ pub(crate) struct Builds {
     libraries: [Vec<u8>; 2],
 }
 
-/// What both manifests share.
+/// The common part of both manifests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind<'a> {
     pub(crate) package: &'a str,

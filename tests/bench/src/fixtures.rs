@@ -187,7 +187,7 @@ impl Echoes {
         Self::load_into(fixtures, Host::builder())
     }
 
-    /// Like [`load`](Self::load), with a configured host.
+    /// Loads like [`load`](Self::load), with a configured host.
     pub(crate) fn load_into(fixtures: &Fixtures, host: HostBuilder) -> anyhow::Result<Self> {
         let dir = folder()?;
         let counted = Library::copy("bench-echo", &fixtures.counted, dir.path())?;

@@ -86,7 +86,7 @@ fn table(samples: &[Samples]) -> Table {
     }
     table.note(
         "No trace subscriber is installed. A deadline reads the clock twice, when it is set and when \
-         it is checked; more only if the plugin asks.",
+         it is checked; more often only if the plugin queries it.",
     );
     table
 }

@@ -79,7 +79,8 @@ fn table(lines: u64, rates: &[Vec<f64>; 3], grown: f64) -> Table {
         verdict(grown <= MAX_GROWTH),
     ]);
     table.note(
-        "`transform` three times: capitals, titles, small letters. Lines are generated on the fly.",
+        "`transform` three times: upper case, title case, lower case. Lines are generated on \
+         the fly.",
     );
     table
 }

@@ -35,7 +35,7 @@ use table::Report;
 struct Options {
     #[command(subcommand)]
     instead: Option<Instead>,
-    /// What to measure; everything by default.
+    /// The groups to measure; all by default.
     groups: Vec<Group>,
     /// Uses few and short samples, only to check that the benchmarks work.
     #[arg(long)]
@@ -43,7 +43,7 @@ struct Options {
     /// Prints tables as Markdown.
     #[arg(long)]
     markdown: bool,
-    /// How this program starts itself: the mode and its arguments.
+    /// The mode in which this program starts itself, and its arguments.
     #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true)]
     child: Vec<OsString>,
 }

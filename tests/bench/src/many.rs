@@ -96,7 +96,7 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
     if !all {
         table.note(format!("`hotbay list` printed {lines} plugins instead of {count}."));
     }
-    table.note("`cores` is the time of all cores over the time on the wall.");
+    table.note("`cores` is the CPU time divided by the wall-clock time.");
     Ok(table)
 }
 

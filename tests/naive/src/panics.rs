@@ -8,12 +8,12 @@ use abi_stable::library::RootModule;
 use hotbay_naive::RootRef;
 use libloading::Library;
 
-/// A panic leaves the library through a function that must not unwind.
+/// Lets a panic leave the library through a function that must not unwind.
 pub(crate) fn out_of_c(library: &Path) {
     println!("answered {}", call(&open(library), b"panic_out_of_c\0"));
 }
 
-/// A panic leaves the library through a function that may unwind, and the host catches it.
+/// Lets a panic leave the library through a function that may unwind, and catches it in the host.
 pub(crate) fn into_host(library: &Path) {
     let library = open(library);
     // SAFETY: the fixture exports a function of this type under this name.
@@ -22,7 +22,7 @@ pub(crate) fn into_host(library: &Path) {
     println!("caught: {}", catch_unwind(|| function()).is_err());
 }
 
-/// A panic in a method of an abi_stable trait object.
+/// Calls a method of an abi_stable trait object that panics.
 pub(crate) fn in_object(library: &Path) {
     let module = RootRef::load_from_file(library).expect("the fixture loads");
     let greeter = module.greeter()();
@@ -30,7 +30,7 @@ pub(crate) fn in_object(library: &Path) {
     println!("caught: {}", greeted.is_err());
 }
 
-/// The plugin catches its own panic, which its std has printed; then the library is closed.
+/// Closes a library whose plugin caught its own panic, which its std has printed.
 pub(crate) fn printed(library: &Path) {
     // Mappings are listed under the real path.
     let path = library.canonicalize().expect("the fixture exists");
@@ -40,7 +40,7 @@ pub(crate) fn printed(library: &Path) {
     println!("mappings: {}", mappings_of(&path));
 }
 
-/// The plugin catches its own panic and drops the payload, which panics again.
+/// Calls a plugin that catches its own panic and drops the payload, which panics again.
 pub(crate) fn payload(library: &Path) {
     println!("answered {}", call(&open(library), b"panic_in_payload\0"));
 }

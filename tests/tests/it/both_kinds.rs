@@ -16,7 +16,7 @@ use hotbay::{Error, PluginHandle, Request};
 use hotbay_tests::{Plugin, Plugins, ProgramFolder, library_file_name, state_of, until};
 use serde_json::{Value, json};
 
-/// How a plugin runs.
+/// The way in which a plugin runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Library,

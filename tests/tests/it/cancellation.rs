@@ -11,7 +11,7 @@ use hotbay_tests::{LIMIT, block_on, limits, quarantine, threads, until};
 
 use crate::scripted_plugin::{Fixture, NEVER, ScriptedPlugin};
 
-/// A host with one worker that quarantines on the first fault.
+/// Returns a host with one worker that quarantines on the first fault.
 fn strict(scripted: &ScriptedPlugin) -> Fixture {
     let one = limits(|limits| limits.max_workers = 1);
     let policy = quarantine(|policy| policy.max_faults = 1);

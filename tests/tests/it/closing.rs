@@ -104,8 +104,8 @@ fn running_threads_keep_library_until_they_exit() {
     for _ in 0..3 {
         block_on(handle.execute(Request::text("x"))).unwrap();
     }
-    assert_eq!(swap.swap().as_deref(), Some("threads: 3 still run"));
-    swap.is_kept("threads: 3 still run");
+    assert_eq!(swap.swap().as_deref(), Some("threads: 3 still running"));
+    swap.is_kept("threads: 3 still running");
     fs::write(release, "").unwrap();
     // The thread logged after its plugin's end. The file exists before its text.
     let logged = until("a thread has answered", || {
@@ -123,7 +123,7 @@ fn threads_that_exit_shortly_after_are_awaited() {
     swap.load(json!({ "late_thread": true }));
     // Longer than the wait only on a very busy machine.
     if let Some(reason) = swap.swap() {
-        assert_eq!(reason, "threads: 1 still run");
+        assert_eq!(reason, "threads: 1 still running");
         assert_eq!(swap.end(), None);
     }
     swap.is_closed();
@@ -153,7 +153,7 @@ fn leave_on_caller_thread(touch: &str, expected: &str) {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn thread_local_on_caller_thread_keeps_library() {
-    leave_on_caller_thread("local", "pinned: a thread that lives");
+    leave_on_caller_thread("local", "pinned: a live thread");
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -9,8 +9,8 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// A host with a compiled-in plugin that returns its own error once its call is cancelled, right
-/// after the deadline.
+/// Returns a host with a compiled-in plugin that returns its own error once its call is cancelled,
+/// right after the deadline.
 fn cooperative() -> Host {
     let builder = Host::builder().register_fn("cooperative", |context, _| {
         while !context.is_cancelled() {

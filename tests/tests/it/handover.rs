@@ -59,7 +59,7 @@ fn counter_restores_state_of_first_version() {
     assert_eq!(error.step(), Some(LoadStep::Restore), "{}", error.full_message());
 }
 
-/// Four threads count while the build is replaced fifty times; no count is lost or repeated.
+/// Counts on four threads while the build is replaced fifty times; no count is lost or repeated.
 fn count_under_load(handover: &str) {
     let plugins = Plugins::new();
     let patient = limits(|limits| limits.pause_timeout = LIMIT);

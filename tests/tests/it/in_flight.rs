@@ -39,7 +39,7 @@ fn in_flight_limit_of_one_overloads_other_threads() {
             scripted.release_one();
             inside.join().unwrap().unwrap();
         });
-        // A panic releases its place too.
+        // A panic releases its slot too.
         let error = fixture.handle.call(Request::text("panic")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Panicked);
     }

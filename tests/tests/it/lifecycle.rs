@@ -163,7 +163,7 @@ fn futures_run_on_any_executor() {
     assert!(report.loaded.is_empty());
 }
 
-/// A minimal executor: no timers, no I/O, no other tasks.
+/// Runs a future on a minimal executor: no timers, no I/O, no other tasks.
 fn run_by_hand<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {

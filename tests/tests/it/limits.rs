@@ -107,7 +107,7 @@ fn hanging_shutdown_is_kept_and_unload_returns() {
     release_and_see_it_end(&release, &left, &name);
 }
 
-/// The thread that opened the library stays until it finishes.
+/// Releases the plugin, and waits for the end of the thread that opened the library.
 fn release_and_see_it_end(release: &Path, left: &Path, name: &str) {
     std::fs::write(release, "").unwrap();
     until("it has ended", || left.exists().then_some(()));

@@ -95,7 +95,7 @@ fn stamped_library_without_root_module_is_refused() {
 #[test]
 fn other_layout_of_same_version_is_refused_concisely() {
     let step = (ErrorKind::Incompatible, LoadStep::Layout);
-    let expected = ["another layout under the same version", "rebuild"];
+    let expected = ["different layout under the same version", "rebuild"];
     check("other-layout", |it| it, step, &expected);
 }
 

@@ -1,4 +1,4 @@
-//! Full and old queues: which calls are rejected, which wait for a place, and which get one.
+//! Full and old queues: which calls are rejected, which wait for space, and which get it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hotbay_tests::{block_on, limits, until};
 
 use crate::scripted_plugin::{Fixture, NEVER, SOON, ScriptedPlugin};
 
-/// A host with one worker, busy with the first call, and a queue of this length.
+/// Returns a host with one worker, busy with the first call, and a queue of this length.
 fn busy(
     scripted: &ScriptedPlugin,
     change: impl FnOnce(&mut HostLimits),
@@ -99,7 +99,7 @@ fn callers_waiting_for_places_are_bounded() {
     let wait = |text: &str| fixture.handle.execute(Request::text(text).with_space_timeout(NEVER));
     let waiting = [wait("0"), wait("1"), wait("2")];
     assert_eq!(kind(wait("one too many")), Some(ErrorKind::Overloaded));
-    // Dropped calls free places, whatever their position.
+    // Dropped calls free space, whatever their position.
     let [first, second, third] = waiting;
     drop((first, third));
     let fresh = wait("3");

@@ -61,7 +61,8 @@ impl Gated {
         self.changed.notify_all();
     }
 
-    /// A collector whose one worker is blocked in the store and whose channel is full.
+    /// Returns a store that blocks the only worker of a collector, and that collector, whose
+    /// channel is full.
     fn with_full_channel(
         max_queued_events: u32,
         token: CancellationToken,

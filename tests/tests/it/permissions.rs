@@ -8,7 +8,7 @@ use hotbay_tests::{Plugin, Plugins, block_on, host, loaded, refused, reloaded};
 use hotbay_tests::{rolled_back, until};
 use serde_json::{Value, json};
 
-/// A plugin that echoes and requests these permissions.
+/// Prepares a plugin that echoes and requests these permissions.
 fn asking(plugins: &Plugins, permissions: &[&str]) -> Plugin {
     plugins.add("store", "faulty").set("permissions", json!(permissions))
 }

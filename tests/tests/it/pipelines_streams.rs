@@ -42,7 +42,7 @@ async fn next(many: &mut RunMany) -> Option<Completed> {
     next.expect("an outcome, or the end")
 }
 
-/// A host whose plugin `odd` fails for every seventh number and panics for every eleventh.
+/// Returns a host whose plugin `odd` fails for every seventh number and panics for every eleventh.
 fn failing_host() -> Host {
     Host::builder()
         .quarantine(None)

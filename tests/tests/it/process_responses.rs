@@ -45,7 +45,7 @@ fn check(
     assert_eq!(running.fixture.started().len(), 1, "{text}");
 }
 
-/// Like `check`, for responses that become errors of this kind with these messages.
+/// Checks responses that become errors of this kind with these messages.
 #[track_caller]
 fn fails(running: &Running, answer: Value, kind: ErrorKind, expected: &[&str]) {
     fails_by(running, answer, None, kind, expected);

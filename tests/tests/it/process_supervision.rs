@@ -20,7 +20,7 @@ fn is_restart(event: &HostEvent) -> bool {
     matches!(event, HostEvent::Restarted { .. })
 }
 
-/// A plugin whose copies are staged in a temporary folder.
+/// Starts a plugin whose copies are staged in a temporary folder.
 fn staged() -> (TempDir, Running) {
     let staging = TempDir::new().unwrap();
     let host = |builder: HostBuilder| patient(builder).staging_dir(staging.path());

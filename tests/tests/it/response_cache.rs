@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::scripted_plugin::{NEVER, ScriptedPlugin};
 
-/// A plugin that counts its calls and returns the count, fails, or returns a long reply.
+/// Returns a plugin that counts its calls and returns the count, fails, or returns a long reply.
 fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>) {
     let reached = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&reached);
@@ -31,7 +31,7 @@ fn counting(builder: HostBuilder, cache: ResponseCache) -> (Host, Arc<AtomicU64>
     (builder.cache("counts", cache).build().unwrap(), reached)
 }
 
-/// A cache whose replies do not expire during a test.
+/// Returns a cache whose replies do not expire during a test.
 fn forever() -> ResponseCache {
     ResponseCache::new().with_max_age(NEVER)
 }

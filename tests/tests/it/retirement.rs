@@ -95,7 +95,7 @@ fn unload_times_out_on_pin_then_closes_when_released() {
     let handle = loaded(&host, plugins.add("pinned", "faulty").write());
     let pinned = handle.pin().unwrap();
     block_on(host.unload("pinned")).unwrap();
-    assert_eq!(wait_for_end(&mut events).as_deref(), Some("calls: some still run"));
+    assert_eq!(wait_for_end(&mut events).as_deref(), Some("calls: some are still running"));
     for _ in 0..2 {
         let error = pinned.call(Request::text("hi")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Retired, "{}", error.full_message());
@@ -120,7 +120,7 @@ fn running_thread_keeps_library_until_closed_event() {
         let handle = loaded(&host, plugin.set("permissions", json!(["log"])).write());
         block_on(handle.execute(Request::text("x"))).unwrap();
         block_on(host.unload(name)).unwrap();
-        assert_eq!(wait_for_end(&mut events).as_deref(), Some("threads: 1 still run"));
+        assert_eq!(wait_for_end(&mut events).as_deref(), Some("threads: 1 still running"));
         fs::write(release, "").unwrap();
         // The file exists before its text.
         let logged = until("the thread has written its result", || {
@@ -239,7 +239,7 @@ fn shutdown_without_grace_skips_hanging_call() {
     let running = handle.execute(Request::text("late"));
     until("the call runs", || entered.exists().then_some(()));
     block_on(host.shutdown(Duration::ZERO));
-    assert_eq!(wait_for_end(&mut events).as_deref(), Some("calls: some still run"));
+    assert_eq!(wait_for_end(&mut events).as_deref(), Some("calls: some are still running"));
     event(&mut events, |event| matches!(event, HostEvent::Stopped));
     drop(host);
     fs::write(release, "").unwrap();

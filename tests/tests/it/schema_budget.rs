@@ -7,7 +7,7 @@ use hotbay::{ErrorKind, Host, PluginHandle, Request};
 use hotbay_tests::{Plugins, block_on, host, limits, loaded, refused};
 use serde_json::{Map, Value, json};
 
-/// A schema in which `d0` refers twice to `d1`, and so on.
+/// Returns a schema in which `d0` refers twice to `d1`, and so on.
 fn doubled(keyword: &str) -> Value {
     let twice = |i: usize| {
         let target = json!({ "$ref": format!("#/$defs/d{}", i + 1) });
@@ -34,7 +34,7 @@ fn nested(levels: usize, key: &str, inner: Value) -> Value {
     (0..levels).fold(inner, |inner, _| json!({ key: inner }))
 }
 
-/// Many alternatives for each of many elements; each must be tried.
+/// Returns many alternatives for each of many elements; each must be tried.
 fn wide() -> (Value, String) {
     let alternatives: Vec<_> = (0..5_000).map(|n| json!({ "minimum": n, "maximum": n })).collect();
     let schema = json!({ "items": { "anyOf": alternatives } });

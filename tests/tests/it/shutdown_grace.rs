@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 
 use crate::scripted_plugin::{Fixture, NEVER, ScriptedPlugin};
 
-/// A host with one worker, busy with the first call, and three queued calls.
+/// Returns a host with one worker, busy with the first call, and three queued calls.
 fn busy(scripted: &ScriptedPlugin) -> (Fixture, Vec<hotbay::Execute>) {
     let one = limits(|limits| limits.max_workers = 1);
     let fixture = scripted.host(|builder| builder.limits(one));

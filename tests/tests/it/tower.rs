@@ -28,7 +28,7 @@ fn answers(text: &str) -> Request<'static> {
     scripted_request(&json!({ "answers": text }))
 }
 
-/// A call that creates the file `entered` and waits for the file `release`.
+/// Returns a call that creates the file `entered` and waits for the file `release`.
 fn hangs(entered: &Path, release: &Path) -> Request<'static> {
     scripted_request(&json!({ "hang_in": "execute", "entered": entered, "release": release }))
 }

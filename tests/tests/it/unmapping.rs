@@ -158,7 +158,7 @@ fn harmless_plugin_is_closed() {
 #[test]
 fn thread_of_any_origin_keeps_library_until_exit() {
     for case in ["c11-thread FILE", "looked-up-thread FILE", "looked-up-c11-thread FILE"] {
-        assert_eq!(end_after(case), ["kept: threads: 1 still run", "closed"], "{case}");
+        assert_eq!(end_after(case), ["kept: threads: 1 still running", "closed"], "{case}");
     }
 }
 
@@ -166,7 +166,7 @@ fn thread_of_any_origin_keeps_library_until_exit() {
 #[test]
 fn function_looked_up_with_version_is_detected() {
     let case = "looked-up-version-thread FILE";
-    assert_eq!(end_after(case), ["kept: threads: 1 still run", "closed"]);
+    assert_eq!(end_after(case), ["kept: threads: 1 still running", "closed"]);
     let handler = "and a later signal handler may still call the one that it installed";
     is_kept("looked-up-version-action 12", &format!("it called `signal`, {handler}"));
 }

@@ -1,4 +1,4 @@
-//! Which plugins a changed file belongs to. Pure: paths in, names out.
+//! Maps changed files to the plugins that they belong to. Pure: paths in, names out.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::script;
 
-/// Where the sources of a plugin lie.
+/// The locations of a plugin's sources.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Watched {
     pub(super) plugin: String,
@@ -15,21 +15,21 @@ pub(super) struct Watched {
     pub(super) made_of: MadeOf,
 }
 
-/// What becomes a library or a program.
+/// The sources that a library or program is made of.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum MadeOf {
-    /// A crate, which lies in the plugin's folder.
+    /// A crate in the plugin's folder.
     Crate {
         /// The folders of the crates that it links by path.
         crates: BTreeSet<PathBuf>,
         /// The `Cargo.toml` that it may inherit from.
         root: PathBuf,
     },
-    /// The files of the plugin's folder as they are.
+    /// The files of the plugin's folder, as is.
     Script,
 }
 
-/// The plugins that have to be built again because `path` changed.
+/// Returns the plugins that have to be rebuilt because `path` changed.
 pub(super) fn affected<'a>(path: &Path, plugins: &'a [Watched]) -> BTreeSet<&'a str> {
     if path.file_name().is_some_and(is_temporary) {
         return BTreeSet::new();
@@ -48,21 +48,22 @@ pub(super) fn affected<'a>(path: &Path, plugins: &'a [Watched]) -> BTreeSet<&'a 
     plugins.iter().filter(is_affected).map(|plugin| plugin.plugin.as_str()).collect()
 }
 
-/// Whether the file at `path` in a plugin's folder is compiled, or installed with the library.
+/// Returns whether the file at `path` in a plugin's folder is compiled, or installed with the
+/// library.
 fn is_of_plugin(path: &Path) -> bool {
     let is_here = path.components().count() == 1;
     let is_manifest_or_schema = path.extension().is_some_and(|extension| extension == "json");
     is_of_crate(path) || is_here && (is_manifest_or_schema || path == Path::new("README.md"))
 }
 
-/// Whether the file at `path` in a crate's folder is compiled.
+/// Returns whether the file at `path` in a crate's folder is compiled.
 fn is_of_crate(path: &Path) -> bool {
     let first = path.components().next();
     first == Some(Component::Normal(OsStr::new("src")))
         || [Path::new("Cargo.toml"), Path::new("build.rs")].contains(&path)
 }
 
-/// What editors write beside the file that is meant, and what installing writes.
+/// Returns whether this is the name of a temporary file of an editor or of an installation.
 pub(super) fn is_temporary(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
@@ -70,7 +71,7 @@ pub(super) fn is_temporary(name: &OsStr) -> bool {
         || name.ends_with(['~', '#'])
         || name.contains("___jb_")
         || ["swp", "swx", "swo", "tmp", "bak", "orig"].contains(&ending)
-        // Vim looks by files of such names whether a folder can be written to.
+        // Vim creates files with such names to check whether it can write to a folder.
         || (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()))
 }
 

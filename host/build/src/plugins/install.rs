@@ -1,21 +1,22 @@
-//! Puts a built plugin where hosts look for it.
-//! Each file appears whole or not at all: a host that watches never sees half of one.
+//! Installs a built plugin in the folder that hosts search. Each file is replaced atomically, so a
+//! watching host never sees half of one.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::manifest::{Kind, Manifest};
+use crate::hint::Hinted;
 
-/// Starts the names of files that are being written.
+/// The prefix of the names of files that are being written.
 const UNFINISHED: &str = ".installing-";
 
-/// A file that is to be installed.
+/// A file to install.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct File {
     /// Its path in the plugin's folder.
@@ -24,19 +25,18 @@ pub(super) struct File {
     pub(super) mode: u32,
 }
 
-/// What lies there now.
+/// The result of an installation.
 #[derive(Debug)]
 pub(super) struct Installed {
     /// The library or program.
     pub(super) main: PathBuf,
-    /// Whether any file differs from what lay there before.
+    /// Whether any file differs from the previous installation.
     pub(super) is_new: bool,
 }
 
 /// Installs the plugin of the folder `source` into the folder `into`: its library or program
-/// `main`, and what lies `beside` that.
-///
-/// The manifest comes last: it vouches for what it names.
+/// `main`, and the files `beside` it. The manifest is installed last: it contains the digest of the
+/// library or program.
 pub(super) fn install(
     source: &Path,
     manifest: &Manifest,
@@ -44,11 +44,10 @@ pub(super) fn install(
     beside: &[File],
     into: &Path,
 ) -> anyhow::Result<Installed> {
-    ensure!(
-        into.canonicalize().ok() != Some(source.canonicalize()?),
-        "`{}` is where its source lies; choose another --out",
-        into.display()
-    );
+    if into.canonicalize().ok() == Some(source.canonicalize()?) {
+        let message = format!("cannot install into `{}`: it is the source folder", into.display());
+        bail!(Hinted::new(message, "choose another folder with `--out`"));
+    }
     prepare(into)?;
     let before = names_of_earlier_install(into);
 
@@ -71,7 +70,7 @@ pub(super) fn install(
     }
     files.push(Prepared::new(into, "plugin.json", sealed.as_bytes(), 0o644)?);
     let installed: Vec<_> = files.iter().map(|file| file.name.clone()).collect();
-    // Nothing but renames from here on, so that a watching host sees one replacement.
+    // Only renames from here on, so that a watching host sees one replacement.
     let mut is_new = false;
     for file in files {
         is_new |= file.put()? == Put::Replaced;
@@ -85,7 +84,7 @@ pub(super) fn install(
     Ok(Installed { main: into.join(&main.name), is_new })
 }
 
-/// How the library or program of a plugin is called.
+/// Returns the file name of a plugin's library or program.
 pub(super) fn main_file(kind: &Kind) -> String {
     match kind {
         Kind::Library { stem } => format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}"),
@@ -93,8 +92,8 @@ pub(super) fn main_file(kind: &Kind) -> String {
     }
 }
 
-/// What an earlier install of ours left: nothing else in the folder is ours to remove. What a
-/// script had beside it is named nowhere, and stays.
+/// Returns the files that an earlier installation left, which may be removed. Files that were
+/// beside a script are not listed anywhere, so they stay.
 fn names_of_earlier_install(folder: &Path) -> Vec<String> {
     let mut names = vec!["README.md".to_owned()];
     let manifest = fs::read_to_string(folder.join("plugin.json")).unwrap_or_default();
@@ -111,7 +110,7 @@ fn names_of_earlier_install(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A file that only needs its name.
+/// A file with its final content, which only has to be renamed.
 struct Prepared {
     name: String,
     path: PathBuf,
@@ -149,13 +148,13 @@ impl Prepared {
     }
 }
 
-/// A folder that the host accepts: it refuses those that others may write to.
+/// Creates a folder that the host accepts: it refuses folders that other users can write to.
 fn prepare(folder: &Path) -> anyhow::Result<()> {
     let prepare = || -> io::Result<()> {
         create(folder)?;
         set_mode(folder, 0o755)
     };
-    prepare().with_context(|| format!("cannot make the folder `{}`", folder.display()))
+    prepare().with_context(|| format!("cannot create the folder `{}`", folder.display()))
 }
 
 #[cfg(unix)]
@@ -200,7 +199,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// A source folder with these files, and a folder to install into.
+    /// Creates a source folder with these files, and a folder to install into.
     fn folders(files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let source = root.path().join("source");
@@ -268,7 +267,7 @@ mod tests {
     fn source_folder_as_target_is_refused() {
         let (_root, source, _) = folders(&[("plugin.json", "{}")]);
         let error = install(&source, &manifest(""), &library("a", b"1"), &[], &source).unwrap_err();
-        assert!(error.to_string().contains("is where its source lies"), "{error}");
+        assert!(error.to_string().contains("it is the source folder"), "{error}");
         assert_eq!(names(&source), ["plugin.json"]);
     }
 

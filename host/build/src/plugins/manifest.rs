@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 #[derive(Debug)]
 pub(crate) struct Manifest {
     pub(crate) name: String,
-    /// The crate; `name` where the manifest does not say.
+    /// The crate; `name` if the manifest does not set it.
     pub(crate) package: String,
-    /// Whether `package` was given.
+    /// Whether the manifest sets `package`.
     pub(crate) names_package: bool,
     pub(crate) version: String,
     pub(crate) kind: Kind,
@@ -21,7 +21,7 @@ pub(crate) struct Manifest {
     text: String,
 }
 
-/// What the plugin runs in.
+/// The kind of the plugin, with its file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `stem` is `transform` for `libtransform.so`.
@@ -43,7 +43,7 @@ impl Manifest {
                 Kind::Library { stem: inside(required(&fields, "library")?)? }
             }
             Some("process") => Kind::Process { program: inside(program(&fields)?)? },
-            Some(other) => bail!("`kind` is `{other}`; wanted `library` or `process`"),
+            Some(other) => bail!("`kind` is `{other}`; expected `library` or `process`"),
         };
         let mut schema_files = Vec::new();
         for field in ["config_schema", "input_schema"] {
@@ -63,7 +63,8 @@ impl Manifest {
         })
     }
 
-    /// The text with digest and length of the library or program; all else stays as its author wrote it.
+    /// Returns the text with the digest and length of the library or program; the rest stays as its
+    /// author wrote it.
     pub(crate) fn sealed(&self, sha256: &str, length: usize) -> anyhow::Result<String> {
         let root = CstRootNode::parse(&self.text, &ParseOptions::default())?;
         let object = root.object_value().context("a manifest is a JSON object")?;
@@ -88,22 +89,22 @@ fn optional(fields: &Map<String, Value>, name: &str) -> anyhow::Result<Option<St
     match fields.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(other) => bail!("`{name}` is {other}; wanted a string"),
+        Some(other) => bail!("`{name}` is {other}; expected a string"),
     }
 }
 
 fn program(fields: &Map<String, Value>) -> anyhow::Result<String> {
     let command = fields.get("command").context("`command` is missing")?;
     let program = command.get(0).and_then(Value::as_str);
-    let expected = "wanted a list that begins with the program, such as [\"serve\"]";
+    let expected = "expected a list that begins with the program, such as [\"serve\"]";
     Ok(program.with_context(|| format!("`command` is {command}; {expected}"))?.to_owned())
 }
 
-/// Names become paths: one that led out of the plugin's folder would write anywhere.
+/// Rejects names that lead out of the plugin's folder, since they become paths to write to.
 fn inside(file: String) -> anyhow::Result<String> {
     let plain = !file.is_empty() && !file.starts_with('.') && !file.contains(['/', '\\', ':']);
     if !plain {
-        bail!("`{file}` does not name a file that lies in the plugin's own folder");
+        bail!("`{file}` does not name a file in the plugin's own folder");
     }
     Ok(file)
 }
@@ -167,24 +168,24 @@ mod tests {
         check("[]", "a manifest is a JSON object");
         check("{\"name\": \"a\", // why\n}", "not JSON");
         check(r#"{"name": "a", "version": "1.0.0"}"#, "`library` is missing");
-        check(r#"{"name": 1}"#, "`name` is 1; wanted a string");
+        check(r#"{"name": 1}"#, "`name` is 1; expected a string");
         check(
             r#"{"name": "a", "version": "1.0.0", "library": "../a"}"#,
-            "`../a` does not name a file that lies in the plugin's own folder",
+            "`../a` does not name a file in the plugin's own folder",
         );
         check(r#"{"name": "..", "version": "1.0.0", "library": "a"}"#, "`..` does not name a file");
         let process = |command: &str| {
             format!(r#"{{"name": "a", "version": "1.0.0", "kind": "process"{command}}}"#)
         };
         check(&process(""), "`command` is missing");
-        check(&process(r#", "command": []"#), "`command` is []; wanted a list that begins with");
+        check(&process(r#", "command": []"#), "`command` is []; expected a list that begins with");
         check(
             &process(r#", "command": ["../serve"]"#),
-            "`../serve` does not name a file that lies in the plugin's own folder",
+            "`../serve` does not name a file in the plugin's own folder",
         );
         check(
             r#"{"name": "a", "version": "1.0.0", "kind": "wasm"}"#,
-            "`kind` is `wasm`; wanted `library` or `process`",
+            "`kind` is `wasm`; expected `library` or `process`",
         );
     }
 }

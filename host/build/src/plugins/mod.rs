@@ -1,5 +1,5 @@
-//! Builds plugins and installs each with its manifest. A plugin that fails does not keep the others
-//! from being built.
+//! Builds plugins and installs each with its manifest. A plugin that fails to build does not
+//! prevent the others from being built.
 
 mod artifact;
 mod changes;
@@ -19,7 +19,7 @@ use artifact::Target;
 use changes::{MadeOf, Watched};
 use manifest::{Kind, Manifest};
 
-/// What is built, and where it is installed.
+/// The plugins to build, and the folder to install them in.
 #[derive(Debug)]
 pub struct Build<'a> {
     /// The folders of plugins, and folders whose subfolders are plugins.
@@ -71,7 +71,7 @@ impl Build<'_> {
     ///
     /// # Errors
     ///
-    /// As [`run`](Self::run), if the watch cannot start.
+    /// The same as [`run`](Self::run), or if the watch cannot start.
     pub fn watch(&self) -> anyhow::Result<()> {
         watch::watch(self)
     }
@@ -203,7 +203,7 @@ fn source(folder: PathBuf) -> anyhow::Result<Option<Source>> {
         Err(_) => folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
     let is_crate = folder.join("Cargo.toml").is_file();
-    // A library without a crate was built elsewhere and is used as it is.
+    // A library without a crate was built elsewhere and is used as is.
     let is_built = matches!(&manifest, Ok(Manifest { kind: Kind::Library { .. }, .. }));
     Ok((is_crate || !is_built).then_some(Source { folder, name, manifest, is_crate }))
 }

@@ -1,39 +1,39 @@
-//! A process plugin that needs no building: its files are taken as they lie in its folder, with
-//! the right to be run that they have there. Runs nothing.
+//! Reads a process plugin that is not compiled: its files are installed as is, with their execute
+//! permission. Runs nothing.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use super::changes::is_temporary;
 use super::install::File;
+use crate::hint::Hinted;
 
-/// A folder that holds more is hardly a plugin's.
+/// Maximum number of files; a folder with more is probably not a plugin's.
 const MAX_FILES: usize = 1000;
 
-/// The program, and the files beside it.
+/// Returns the program and the files beside it.
 pub(super) fn read(folder: &Path, program: &str) -> anyhow::Result<(File, Vec<File>)> {
     let mut files = Vec::new();
     collect(folder, Path::new(""), &mut files)?;
     let place = files.iter().position(|file| file.name == program);
     let place = place.with_context(|| {
         format!(
-            "`command` names `{program}`, and there is neither such a file in `{0}` nor a \
-             Cargo.toml",
+            "`command` names `{program}`, but `{0}` contains neither that file nor a Cargo.toml",
             folder.display()
         )
     })?;
     let main = files.swap_remove(place);
-    ensure!(
-        main.mode & 0o100 != 0,
-        "`{0}` cannot be run; `chmod +x {0}` allows it",
-        folder.join(program).display()
-    );
+    if main.mode & 0o100 == 0 {
+        let path = folder.join(program);
+        let message = format!("`{}` is not executable", path.display());
+        bail!(Hinted::new(message, format!("run `chmod +x {}`", path.display())));
+    }
     Ok((main, files))
 }
 
-/// Whether the file at `path` in a script's folder is installed, or makes a change to what is.
+/// Returns whether the file at `path` in a script's folder is installed.
 pub(super) fn is_installed(path: &Path) -> bool {
     path.components().all(|part| {
         if is_temporary(part.as_os_str()) {
@@ -53,13 +53,13 @@ fn collect(root: &Path, within: &Path, files: &mut Vec<File>) -> anyhow::Result<
     for entry in entries {
         let entry = entry?;
         let within = within.join(entry.file_name());
-        // Installed in another way: sealed, or for every kind of plugin.
+        // Installed elsewhere: sealed, or for every kind of plugin.
         let is_apart = [Path::new("plugin.json"), Path::new("README.md")].contains(&&*within);
         if is_apart || !is_installed(&within) {
             continue;
         }
         let path = entry.path();
-        // Links to folders are not followed: they may lead round in a circle.
+        // Links to folders are not followed: they may form a cycle.
         if entry.file_type()?.is_dir() {
             collect(root, &within, files)?;
             continue;
@@ -72,12 +72,13 @@ fn collect(root: &Path, within: &Path, files: &mut Vec<File>) -> anyhow::Result<
         let bytes = fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         files.push(File { name: name.to_owned(), bytes, mode: mode(&metadata) });
         let holds = folder.display();
-        ensure!(files.len() <= MAX_FILES, "`{holds}` holds more than {MAX_FILES} files");
+        ensure!(files.len() <= MAX_FILES, "`{holds}` contains more than {MAX_FILES} files");
     }
     Ok(())
 }
 
-/// The host refuses what others may write to, so only the right to run is taken over.
+/// Returns the mode to install with: only the execute permission is kept, since the host refuses
+/// files that others can write to.
 #[cfg(unix)]
 fn mode(metadata: &fs::Metadata) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
-    /// A folder with these files, of which those that end in `.py` can be run.
+    /// Creates a folder with these files; those that end in `.py` are executable.
     fn folder(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for name in names {
@@ -125,7 +126,7 @@ mod tests {
             let error = read(folder.path(), program).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check("a.txt", "chmod +x");
+        check("a.txt", "is not executable");
         check("a.py", "`command` names `a.py`");
     }
 }

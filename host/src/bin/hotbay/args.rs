@@ -10,7 +10,7 @@ use hotbay_build::new_plugin;
 
 use crate::deadline::duration;
 
-/// The heading of the options that say which plugins are found and accepted.
+/// The heading of the options that select which plugins are found and accepted.
 const PLUGIN_OPTIONS: &str = "Plugin options";
 
 /// Loads plugins, calls them, and checks them.
@@ -29,7 +29,7 @@ const PLUGIN_OPTIONS: &str = "Plugin options";
         echo hi | hotbay pipe transform        send stdin through a plugin\n  \
         hotbay run --watch                     serve plugins, and reload them as they change\n  \
         hotbay check my-plugins                load everything, for CI\n\n\
-        Exit codes: 0 success, 1 failure, 2 wrong usage."
+        Exit codes: 0 success, 1 failure, 2 invalid usage."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -67,7 +67,8 @@ pub(crate) struct Options {
 pub(crate) enum Verb {
     /// Creates a plugin that builds and passes its test.
     ///
-    /// A crate of a library, or with `--process` of a program. It belongs to no workspace.
+    /// The plugin is the crate of a library, or with `--process` of a program. It belongs to no
+    /// workspace.
     New(new_plugin::Options),
     /// Builds plugins with cargo and installs each with its manifest.
     ///
@@ -91,7 +92,7 @@ pub(crate) enum Verb {
     /// state that it binds to a thread. An error that the plugin returns is a valid answer; a panic
     /// is not.
     ///
-    /// For the CI of plugin authors. A library without a digest is first loaded in a separate
+    /// Meant for the CI of plugin authors. A library without a digest is first loaded in a separate
     /// process, so that one that crashes does not end the check.
     ///
     /// A program, in any language, is also tested against every step of the protocol: how it
@@ -189,8 +190,8 @@ pub(crate) struct Check {
     /// Folders to search instead of `--dir`; may be the folder of one plugin.
     #[arg(value_name = "DIR", conflicts_with = "dirs")]
     pub(crate) folders: Vec<PathBuf>,
-    /// A file whose bytes are sent to plugins as a sample. Programs get an empty input and others
-    /// too.
+    /// A file whose bytes are sent to plugins as a sample. Programs also get an empty input and
+    /// other inputs.
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     pub(crate) input: Option<PathBuf>,
     /// The sample as text.
@@ -249,7 +250,7 @@ pub(crate) struct Pipe {
     /// Makes each line a request.
     #[arg(long)]
     pub(crate) lines: bool,
-    /// What happens to a line that fails.
+    /// Sets how a line that fails is handled.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, requires = "lines")]
     pub(crate) on_error: OnError,
     /// The time limit of each plugin's reply, such as 50ms, 1.5s or 2m.
@@ -257,7 +258,7 @@ pub(crate) struct Pipe {
     pub(crate) deadline: Option<Duration>,
 }
 
-/// What happens to a line that fails.
+/// The policy for lines that fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnError {
     /// The output has no line for it.

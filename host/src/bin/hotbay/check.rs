@@ -147,7 +147,7 @@ fn load<'a>(
     Ok(checked)
 }
 
-/// What the events reported about one plugin.
+/// The content of the events about one plugin.
 #[derive(Default)]
 struct Observed {
     failures: Vec<String>,

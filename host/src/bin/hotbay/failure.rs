@@ -6,7 +6,7 @@ use std::io;
 use hotbay::Error;
 use serde_json::{Value, json};
 
-/// Why the command failed.
+/// The reason the command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// An error of the library.

@@ -60,7 +60,7 @@ fn print_folders_without_manifest(folders: &[PathBuf]) {
     }
 }
 
-/// Why a plugin cannot be loaded.
+/// The reason a plugin cannot be loaded.
 struct Problem {
     text: String,
     json: Value,

@@ -79,7 +79,7 @@ struct LinePump<'a> {
     /// Lines that were read so far.
     read: Arc<AtomicU64>,
     polls_until_check: u32,
-    /// Why it stops before the end of the input.
+    /// The reason it stops before the end of the input.
     early_end: Option<EarlyEnd>,
 }
 

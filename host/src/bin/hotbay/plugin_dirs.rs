@@ -10,7 +10,7 @@ use crate::args::Options;
 use crate::failure::Failure;
 use crate::output::{print_hint, print_message};
 
-/// The first that exists is searched if no folder is given.
+/// The default folders; the first one that exists is searched.
 const DEFAULT_DIRS: [&str; 2] = ["target/plugins", "plugins"];
 
 /// Maximum number of survey errors in one message.

@@ -17,7 +17,7 @@ pub(crate) struct ProgramFile {
     pub(crate) length: u64,
 }
 
-/// Why a program cannot be used.
+/// The reason a program cannot be used.
 #[derive(Debug)]
 pub(crate) struct InvalidProgram {
     pub(crate) reason: String,

@@ -24,7 +24,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Draws nothing if stdin, stdout or the log use the terminal too.
+    /// Starts the progress, which draws nothing if stdin, stdout or the log use the terminal too.
     pub(crate) fn new(options: &Options, out: &Out) -> Self {
         let is_enabled = io::stderr().is_terminal()
             && !(io::stdin().is_terminal() || out.is_terminal() || options.log > 0);

@@ -33,7 +33,7 @@ pub(crate) fn start(names: &[String], options: &Options) -> Result<LoadedPlugins
     start_with(names, options, |builder| builder)
 }
 
-/// Like [`start`], with a host that `configure` sets up further.
+/// Loads plugins like [`start`], with a host that `configure` sets up further.
 pub(crate) fn start_with(
     names: &[String],
     options: &Options,

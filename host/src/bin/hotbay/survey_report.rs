@@ -1,4 +1,4 @@
-//! What several verbs print about surveyed plugins.
+//! Formats surveyed plugins for several verbs.
 
 use hotbay::Error;
 use hotbay::inspect::SurveyedPlugin;

@@ -14,7 +14,7 @@ use crate::output::{print_hint, print_message};
 use crate::plugin_dirs::required;
 use crate::survey_report;
 
-/// Why a plugin must not be loaded, as text and as JSON.
+/// The reason a plugin must not be loaded, as text and as JSON.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub(crate) short: String,

@@ -33,7 +33,7 @@ pub(crate) struct Probed {
     pub(crate) needs: Vec<String>,
     /// Format, processor, word size and byte order, for messages.
     pub(crate) platform: String,
-    /// Why the loader never unmaps it, according to the file.
+    /// The reason the loader never unmaps it, according to the file.
     pub(crate) pin: Option<Pin>,
     /// Whether it uses static thread-local storage, which is scarce for libraries that are opened
     /// at run time.
@@ -43,7 +43,7 @@ pub(crate) struct Probed {
     pub(crate) callbacks: Vec<&'static Callback>,
 }
 
-/// Why the loader never unmaps a library.
+/// The reason the loader never unmaps a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pin {
     /// It is marked `DF_1_NODELETE`.

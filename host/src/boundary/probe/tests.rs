@@ -1,4 +1,4 @@
-//! What a probe finds, what it rejects, and that no bytes make it panic.
+//! Tests what a probe finds and rejects, and that no bytes make it panic.
 
 use std::env::consts::ARCH;
 

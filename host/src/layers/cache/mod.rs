@@ -60,8 +60,9 @@ impl ResponseCache {
         Self { max_bytes: 16 << 20, max_age: Duration::from_secs(60) }
     }
 
-    /// Sets the maximum size in bytes, which includes some for each reply besides its body. The
-    /// least recently used replies are evicted. A reply larger than an eighth is not cached.
+    /// Sets the maximum size in bytes, which includes an overhead for each reply besides its body.
+    /// The least recently used replies are evicted. A reply larger than an eighth of the maximum is
+    /// not cached.
     pub fn with_max_bytes(mut self, max_bytes: u64) -> Self {
         self.max_bytes = max_bytes;
         self

@@ -15,7 +15,7 @@ use crate::id::GenerationId;
 /// Approximate size of an entry besides its body.
 const ENTRY_BYTES: u64 = 256;
 
-/// One entry may take at most one part in this many of the store.
+/// The store's maximum size, divided by this, is the maximum size of one entry.
 const MAX_SHARE: u64 = 8;
 
 /// Replies of one plugin.

@@ -17,13 +17,13 @@ use crate::sync::lock;
 
 /// The `idleTimeout` of the launch that gets no calls.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long to wait for the idle exit, on a busy machine too.
+/// Time to wait for the idle exit, even on a busy machine.
 const IDLE_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long its descendants may take to exit after it.
+/// Time in which its descendants must exit after it.
 const LEFTOVERS_TIMEOUT: Duration = Duration::from_millis(500);
 const LEFTOVERS_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Stops it by SIGTERM.
+/// Stops it with SIGTERM.
 pub(super) async fn by_signal(kit: &mut TestKit) -> Outcome {
     kit.live()?;
     let Some(started) = kit.running.take() else { return skipped("it is not running") };
@@ -31,10 +31,10 @@ pub(super) async fn by_signal(kit: &mut TestKit) -> Outcome {
     check_exit(kit, started, "SIGTERM", EXIT_TIMEOUT).await
 }
 
-/// Stops it by `/shutdown`.
+/// Stops it with `/shutdown`.
 pub(super) async fn by_request(kit: &mut TestKit) -> Outcome {
     if !kit.is_ours() {
-        return skipped("older dialect: the host stops it by SIGTERM");
+        return skipped("older dialect: the host stops it with SIGTERM");
     }
     kit.live()?;
     let Some(started) = kit.running.take() else { return skipped("it is not running") };

@@ -20,9 +20,9 @@ use super::{Outcome, RESPONSE_TIMEOUT, Sample, StepFailure, failed, skipped};
 use crate::conformance::Conformance;
 use crate::sync::lock;
 
-/// How long to wait for the exit of a process that just misbehaved.
+/// Time to wait for the exit of a process that just misbehaved.
 const CRASH_TIMEOUT: Duration = Duration::from_millis(300);
-/// How long a process may take to prove that it still serves.
+/// Time in which a process must prove that it still serves.
 const LIVENESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest response that is read.
 const MAX_RESPONSE_BYTES: u64 = 64 << 20;
@@ -34,7 +34,7 @@ pub(crate) struct TestKit {
     pub(super) sample: Option<Sample>,
     pub(crate) report: Report,
     pub(super) running: Option<Started>,
-    /// The reason why no process runs.
+    /// The reason no process runs.
     pub(super) not_running: String,
     observer: ObserverRef,
     /// Descendants left behind by the exits so far.

@@ -20,10 +20,10 @@ use hyper::header::HeaderValue;
 pub(crate) use kit::TestKit;
 pub(crate) use report::Report;
 
-/// How long one request may take.
+/// Time limit of one request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a program may take to exit on request, including calls in flight.
+/// Time in which a program must exit on request, including calls in flight.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An input that the program is known to accept.
@@ -36,7 +36,7 @@ pub(crate) struct Sample {
 /// The outcome of a step: what was found, or why it did not pass.
 type Outcome = Result<String, StepFailure>;
 
-/// The reason why a step did not pass.
+/// The reason a step did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum StepFailure {
     Failed(String),

@@ -1,5 +1,5 @@
-//! Steps that send what strangers, proxies and failing hosts send: no token, two requests on one
-//! connection, an unknown endpoint, half a request, bytes that are not HTTP.
+//! Steps that send what unauthorized clients, proxies and failing hosts send: no token, two
+//! requests on one connection, an unknown endpoint, half a request, bytes that are not HTTP.
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -154,7 +154,7 @@ pub(super) async fn malformed(kit: &TestKit) -> Outcome {
 
 /// Sends bytes, reads a little of the response, and closes the connection.
 async fn send_and_disconnect(kit: &TestKit, bytes: &[u8]) -> Result<(), StepFailure> {
-    /// How long to wait for a response to invalid bytes.
+    /// Time to wait for a response to invalid bytes.
     const INVALID_RESPONSE_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(100);
     let location = kit.live()?.live.client.location();
     let opened = timeout(RESPONSE_TIMEOUT, Async::open(location, &Counts::default())).await;

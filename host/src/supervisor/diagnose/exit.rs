@@ -44,7 +44,7 @@ fn cause(status: ExitStatus, path: &Path, tail: &Tail) -> Option<String> {
                     .to_owned(),
             )
         }),
-        // If the kernel rejects a file, even an ELF file, the C library runs it by a shell.
+        // If the kernel rejects a file, even an ELF file, the C library runs it with a shell.
         code @ (2 | 126 | 127) => program.why_not_runnable().or_else(|| match code {
             126 => not_executable(path),
             127 => not_found(&program, tail),

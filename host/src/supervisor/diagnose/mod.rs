@@ -13,8 +13,8 @@ use super::lines::Tail;
 pub(crate) use exit::of_exit;
 use program::{Program, mode_of};
 
-/// Explains why `program` is not executable, by its file: the C library runs by a shell what the
-/// kernel rejects.
+/// Explains from its file why `program` is not executable: the C library runs a file that the
+/// kernel rejects with a shell.
 pub(crate) fn of_file(program: &Path) -> Option<String> {
     Program::inspect(program).why_not_runnable()
 }
@@ -172,7 +172,7 @@ mod tests {
         let noexec = |bytes: &[u8], expect: &str| check(bytes, 0o755, libc::ENOEXEC, expect);
         let other = if cfg!(target_arch = "x86_64") { "aarch64" } else { "x86_64" };
         let here = std::env::consts::ARCH;
-        noexec(&elf(OTHER, None), &format!("built for {other}, this machine is {here}"));
+        noexec(&elf(OTHER, None), &format!("built for {other}, but this machine is {here}"));
         noexec(b"", "the file is empty");
         noexec(b"echo hello\n", "a script without a `#!` line");
         noexec(b"MZ\x90\0", "a program for Windows");

@@ -171,7 +171,9 @@ impl Elf {
         };
         (!runs_here).then(|| {
             let arch = self.arch;
-            format!("it is built for {arch}{order}, this machine is {ARCH}; build it for {ARCH}")
+            format!(
+                "it is built for {arch}{order}, but this machine is {ARCH}; build it for {ARCH}"
+            )
         })
     }
 }

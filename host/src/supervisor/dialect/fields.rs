@@ -97,7 +97,7 @@ impl<'v> Field<'v> {
 
     /// Returns the names in a list; empty if it is missing or `null`.
     pub(super) fn names(&self, expected: &str) -> Result<Vec<String>, CapabilitiesError> {
-        let each = "a name, a non-empty text";
+        let each = "a name, a non-empty string";
         self.elements(expected)?.iter().map(|element| element.name(each)).collect()
     }
 

@@ -9,7 +9,7 @@ use super::{Capabilities, CapabilitiesError, Dialect, PROTOCOL, schema};
 /// Endpoints of the protocol itself, which are not functions of the plugin.
 const PROTOCOL_ENDPOINTS: [&str; 5] = ["batch", "healthz", "restore", "shutdown", "snapshot"];
 
-/// `{"hotbay":{"protocol":1,"endpoints":["execute",…],…},"types":{…}}`
+/// Parses `{"hotbay":{"protocol":1,"endpoints":["execute",…],…},"types":{…}}`.
 pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> {
     let hotbay = root.field("hotbay");
     hotbay.object("an object with `protocol` and `endpoints`")?;
@@ -26,7 +26,7 @@ pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> 
         config_schema: schema::read(&hotbay.field("configSchema"))?,
         input_schema: schema::read(&hotbay.field("inputSchema"))?,
         name: hotbay.field("name").name_if_given("the name of the plugin")?,
-        version: hotbay.field("version").name_if_given("the version of the plugin, a text")?,
+        version: hotbay.field("version").name_if_given("the version of the plugin, a string")?,
     })
 }
 

@@ -9,7 +9,7 @@ const TYPE: &str = "the name of a type";
 const TYPES: &str = "a list of types";
 const CONFIG_TYPES: &str = "a list of config types";
 
-/// `{"types":{"<kind of plugin>":[{"type","jsonSchema"}]},"configTypes":[…]}`
+/// Parses `{"types":{"<kind of plugin>":[{"type","jsonSchema"}]},"configTypes":[…]}`.
 pub(super) fn older(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> {
     let mut capabilities = Capabilities::empty(Dialect::Older);
     capabilities.types = types_by_group(&root.field("types"))?;
@@ -17,7 +17,7 @@ pub(super) fn older(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError>
     Ok(capabilities)
 }
 
-/// `{"capabilities":[{"type","supported…Types":[…]}],"supportedConfigTypes":[…]}`
+/// Parses `{"capabilities":[{"type","supported…Types":[…]}],"supportedConfigTypes":[…]}`.
 pub(super) fn newer(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> {
     let mut capabilities = Capabilities::empty(Dialect::Newer);
     for capability in root.field("capabilities").elements("a list of capabilities")? {

@@ -32,7 +32,7 @@ fn of_text(field: &Field<'_>, text: &str) -> Result<Option<Value>, CapabilitiesE
     }
     // Base64 has no braces.
     if text.starts_with('{') {
-        return schema_of(field, text.as_bytes(), "is a text with");
+        return schema_of(field, text.as_bytes(), "is a string with");
     }
     let bytes = BASE64.decode(text).map_err(|error| {
         let found = format!("is {}, which is neither JSON nor base64: {error}", quoted(text, 40));

@@ -141,7 +141,7 @@ fn invalid_schema_is_reported_with_its_form() {
     check(json!(7), "is 7; expected a JSON Schema");
     check(json!([]), "is a list; expected");
     check(json!("a b"), "is \"a b\", which is neither JSON nor base64: Invalid");
-    check(json!("{\"a\""), "is a text with \"{\\\"a\\\"\", which is not JSON: EOF");
+    check(json!("{\"a\""), "is a string with \"{\\\"a\\\"\", which is not JSON: EOF");
     check(json!(BASE64_STANDARD.encode("oops")), "is base64 of \"oops\", which is not JSON: exp");
     check(json!(BASE64_STANDARD.encode("[1]")), "is base64 of \"[1]\", which is not a schema; exp");
 }

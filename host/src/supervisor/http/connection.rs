@@ -69,7 +69,7 @@ pub(in crate::supervisor) trait Transport: Sized + 'static {
     }
 }
 
-/// I/O in the thread that runs [`wire::block_on`].
+/// I/O on the thread that runs [`wire::block_on`].
 pub(in crate::supervisor) struct Blocking;
 
 /// I/O in a task of the host's runtime.
@@ -143,7 +143,7 @@ pub(in crate::supervisor) struct Connection<I: hyper::rt::Read + hyper::rt::Writ
     open: Open,
     sender: SendRequest<Full<Bytes>>,
     driver: Driver<I>,
-    /// What the last response permits.
+    /// The keep-alive limit of the last response.
     keep: Keep,
 }
 

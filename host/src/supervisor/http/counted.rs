@@ -1,4 +1,4 @@
-//! A socket that counts bytes written and read: a request without any byte written was certainly
+//! A socket that counts bytes written and read: a request without any byte written was definitely
 //! not received. It also limits the bytes read per poll, so that a peer that writes endlessly
 //! cannot occupy the polling thread or task.
 

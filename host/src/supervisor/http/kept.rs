@@ -8,11 +8,11 @@ use hyper::header::{CONNECTION, HeaderMap, HeaderName};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How long before the peer's timeout a connection is not used any more, or half the timeout if
+/// Time before the peer's timeout from which a connection is no longer used; half the timeout if
 /// that is shorter: a request sent at that moment may be lost.
 const MAX_MARGIN: Duration = Duration::from_secs(1);
 
-/// How long a connection may be kept.
+/// The time for which a connection may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Keep {

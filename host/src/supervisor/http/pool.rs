@@ -1,4 +1,4 @@
-//! IdleConnection connections of one transport. The most recently used one is taken first, so that surplus
+//! Idle connections of one transport. The most recently used one is taken first, so that surplus
 //! ones time out.
 
 use std::sync::Mutex;

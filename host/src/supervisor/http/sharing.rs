@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// How long a request on a new connection waits before other connections are suspected to block it.
+/// Time that a request on a new connection waits before other connections are suspected of blocking
+/// it.
 pub(super) const SUSPECT_AFTER: Duration = Duration::from_millis(50);
 
 /// Interval at which a request that still waits makes other connections close, whatever was learned

@@ -84,10 +84,11 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
         ]);
     }
     table.note(
-        "Bare: `Command::spawn`, a line of stdout, connect, ask. A load does besides: manifest, \
+        "Bare: `Command::spawn`, a line of stdout, connect, ask. A load also does this: manifest, \
          digest, a private copy of the program, a run of it with `capabilities`, a private \
-         folder, the socket of the host's services, a guardian (a shell), the health. A restart \
-         notices the end, ends what is left of the process and its group, and starts again.",
+         folder, the socket of the host's services, a guardian (a shell), the health. A \
+         restart detects the exit, kills what is left of the process and its group, and starts \
+         again.",
     );
     table
 }

@@ -15,7 +15,7 @@ pub(crate) fn configs() -> [Value; 2] {
     [json!({ "mode": "upper" }), json!({ "mode": "lower" })]
 }
 
-/// How calls are made.
+/// The way in which calls are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallMethod {
     /// On the caller's thread.

@@ -26,7 +26,7 @@ use crate::table::Report;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// What to run; everything by default.
+    /// The soaks to run; all by default.
     which: Vec<Soak>,
     /// Number of swaps, mutants, calls or seconds; each soak has its own default.
     #[arg(long)]

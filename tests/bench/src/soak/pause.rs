@@ -50,13 +50,13 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         table.note(format!("The first call that failed: {first}"));
     }
     table.note(
-        "Two threads count by `call`, one by `execute`. The replies are checked by their \
+        "Two threads count with `call`, one with `execute`. The replies are checked by their \
          number, their sum and the sum of their squares.",
     );
     let (made, lost) = (control.counts.made, control.counts.made.saturating_sub(control.total));
     table.note(format!(
-        "That a loss would be seen: with the handover `overlap`, which promises less, {lost} of \
-         {made} increments were lost in {CONTROL_SWAPS} swaps."
+        "To show that a loss would be detected: with the handover `overlap`, which \
+         promises less, {lost} of {made} increments were lost in {CONTROL_SWAPS} swaps."
     ));
     report.print(&table);
     Ok(goals.iter().all(|(_, found)| *found == 0))

@@ -26,7 +26,7 @@ pub(crate) struct Swapper<'a> {
     pub(crate) stats: CallStats,
 }
 
-/// What happened to the replaced generations.
+/// The outcomes of the replaced generations.
 #[derive(Debug, Default)]
 pub(crate) struct CallStats {
     open: BTreeSet<u64>,

@@ -75,7 +75,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     }
     table.note(
         "`transform` with two configs and libraries of different digests, installed by renames \
-         and reloaded by `Host::reload`, at most 3 replaced generations on their way out. \
+         and reloaded by `Host::reload`, at most 3 replaced generations that are still closing. \
          `execute` keeps 8 calls queued.",
     );
     report.print(&table);

@@ -99,7 +99,7 @@ fn state_survives_every_handover_of_both_kinds() {
     }
 }
 
-/// Two threads count while the build changes; no count is lost or repeated.
+/// Counts on two threads while the build changes; no count is lost or repeated.
 fn count_under_load(handover: &'static str) {
     Fixture::both(handover, |fixture| {
         let handle = fixture.load(json!({ "counts": true, "build": 1 }));

@@ -228,7 +228,7 @@ fn log_after_end_is_dropped_safely() {
     fixture
         .call(&json!({ "method": "types", "message": "late", "wait_for": release, "done": done }));
     fixture.call(&json!({ "message": "in time" }));
-    assert_eq!(fixture.end().as_deref(), Some("threads: 1 still run"));
+    assert_eq!(fixture.end().as_deref(), Some("threads: 1 still running"));
     fs::write(release, "").unwrap();
     until("the plugin has logged", || done.exists().then_some(()));
     assert_eq!(fixture.messages(), ["in time"]);

@@ -106,7 +106,7 @@ fn full_store_refuses_new_tasks() {
         }
         assert_eq!(waiting.join().unwrap(), Ok(3));
     });
-    // The place of the awaited task is free again; that of the second is not.
+    // The space of the awaited task is free again; that of the second is not.
     let ticket = pool.submit(|| 4).unwrap();
     assert_eq!(kind(pool.submit(|| 5)), SubmitErrorKind::StoreFull);
     assert_eq!(ticket.wait(), Ok(4));

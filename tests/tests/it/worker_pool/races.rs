@@ -26,7 +26,7 @@ const MAX_KEPT: usize = 3;
 
 type Pool = WorkerPool<Counted>;
 
-/// How two threads end a pool at once.
+/// A way in which two threads end a pool at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Stop,

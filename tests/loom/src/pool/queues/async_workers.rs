@@ -9,7 +9,7 @@ use loom::thread;
 use super::{Fixture, Job, JobOutcome, WorkerId, preempted};
 
 impl Fixture {
-    /// As [`new`](Self::new), with workers that exit instead of sleeping.
+    /// Creates a queue like [`new`](Self::new), with workers that exit instead of sleeping.
     fn with_async_workers(max_workers: u32) -> Arc<Self> {
         let fixture = Self::new(max_workers);
         fixture.is_async.store(true, Ordering::Relaxed);
