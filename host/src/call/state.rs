@@ -93,8 +93,8 @@ impl CallState {
         Some(self.probe.load(Ordering::Relaxed)).filter(|probe| *probe != 0)
     }
 
-    /// Records that the plugin of `generation` runs it from here on. Returns false if it is no
-    /// longer active, and must not run.
+    /// Records that the plugin of `generation` runs it from here on. Returns false if it has ended,
+    /// and must not run.
     #[must_use]
     pub(crate) fn enter_plugin(&self, generation: u64) -> bool {
         self.entered.store(generation, Ordering::Relaxed);
