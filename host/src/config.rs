@@ -77,9 +77,9 @@ pub struct HostLimits {
     pub process_health_timeout: Duration,
     /// Descriptors that a process may have open; `None` for as many as the host. Default: 1,024.
     pub max_process_descriptors: Option<u64>,
-    /// Seconds of processor time after which a process is stopped and started again; `None` for no
-    /// limit. Default: `None`.
-    pub max_process_cpu_seconds: Option<u64>,
+    /// Processor time after which a process is stopped and started again, rounded up to seconds;
+    /// `None` for no limit. Default: `None`.
+    pub max_process_cpu_time: Option<Duration>,
     /// Time limit of each of these: reading schemas and validating against them, `init` and the
     /// checks around it, the start of a process until it accepts calls. Default: 30 s.
     pub start_timeout: Duration,
@@ -112,7 +112,7 @@ setters!(HostLimits {
     with_process_idle_timeout => process_idle_timeout: Duration,
     with_process_health_timeout => process_health_timeout: Duration,
     with_max_process_descriptors => max_process_descriptors: Option<u64>,
-    with_max_process_cpu_seconds => max_process_cpu_seconds: Option<u64>,
+    with_max_process_cpu_time => max_process_cpu_time: Option<Duration>,
     with_start_timeout => start_timeout: Duration,
     with_drain_timeout => drain_timeout: Duration,
     with_pause_timeout => pause_timeout: Duration,
@@ -141,7 +141,7 @@ impl Default for HostLimits {
             process_idle_timeout: Duration::from_secs(60 * 60),
             process_health_timeout: Duration::from_secs(5),
             max_process_descriptors: Some(1024),
-            max_process_cpu_seconds: None,
+            max_process_cpu_time: None,
             start_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
             pause_timeout: Duration::from_secs(5),

@@ -84,7 +84,8 @@ pub(super) fn stage_program(
         limits: ProcessLimits {
             memory_bytes: limits.memory_bytes,
             descriptors: host.max_process_descriptors,
-            cpu_s: host.max_process_cpu_seconds,
+            // The system counts whole seconds.
+            cpu_s: host.max_process_cpu_time.map(|time| time.as_secs_f64().ceil() as u64),
             start_timeout: host.start_timeout,
             stop_timeout: host.stop_timeout,
             idle_timeout: host.process_idle_timeout,

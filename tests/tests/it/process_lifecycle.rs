@@ -236,7 +236,7 @@ fn process_receives_only_listed_environment() {
 fn process_is_limited_and_inherits_no_descriptors() {
     let few = limits(|limits| {
         limits.max_process_descriptors = Some(60);
-        limits.max_process_cpu_seconds = Some(50);
+        limits.max_process_cpu_time = Some(Duration::from_secs(50));
     });
     let memory = json!({ "memory_bytes": 256 << 20 });
     let running = ProcessFixture::new().run_with(
