@@ -350,8 +350,8 @@ impl Watch {
 }
 
 impl Drop for Watch {
-    /// Also runs if the runtime shuts down, so that no caller waits for a process that will not
-    /// start.
+    /// Ends the watch, even if the runtime shuts down, so that no caller waits for a process that
+    /// will not start.
     fn drop(&mut self) {
         self.set_phase(Phase::Stopped);
     }
