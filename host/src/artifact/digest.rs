@@ -171,7 +171,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// The content of a file.
 ///
-/// Large files are read by threads that exit soon afterwards. An allocator keeps memory that such a
+/// Large files are read by threads that exit soon afterward. An allocator keeps memory that such a
 /// thread released for the next thread of the same arena, which may never come. So they are read
 /// into an anonymous mapping, which the system frees at once.
 enum Bytes {

@@ -251,7 +251,7 @@ mod tests {
         let area = StagingArea::new(Some(&parent.path().join("nope")), false);
         let error = area.stage(&artifact, "x").unwrap_err();
         assert!(error.to_string().contains("nope`"), "{error}");
-        assert_eq!(error.hint().as_deref(), Some("the folder was removed"));
+        assert_eq!(error.hint().as_deref(), Some("create the folder"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Headers of a request, as texts. They are validated when the call is made.
+//! Headers of a request, as strings. They are validated when the call is made.
 
 use std::borrow::Cow;
 use std::fmt;

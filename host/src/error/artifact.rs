@@ -76,14 +76,13 @@ impl ArtifactError {
                 "install files by rename, as `cargo xtask build-plugins` does".to_owned()
             }
             Self::Length { .. } | Self::Digest { .. } => {
-                "the file may be incomplete, or rebuilt without its manifest; `hotbay seal DIR` \
-                 writes its current digest"
+                "install the file again if it is incomplete, or run `hotbay seal DIR` to write its \
+                 current digest"
                     .to_owned()
             }
             Self::Unverified { .. } => {
-                "`cargo xtask build-plugins` and `hotbay seal DIR` write it; \
-                                        `.allow_unverified(true)` / `--allow-unverified` load the \
-                                        plugin without it"
+                "run `cargo xtask build-plugins` or `hotbay seal DIR` to write it, or load the \
+                 plugin without it with `.allow_unverified(true)` / `--allow-unverified`"
                     .to_owned()
             }
             Self::Stage { source, .. } => return stage_hint(source),
@@ -100,18 +99,18 @@ impl ArtifactError {
 fn stage_hint(source: &io::Error) -> Option<String> {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("the disk is full; free space, or set `TMPDIR` to another disk".to_owned())
+            Some("free disk space, or set `TMPDIR` to a folder on another disk".to_owned())
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Some(match owner_umask() {
                 Some(umask) if source.kind() == io::ErrorKind::PermissionDenied => format!(
-                    "the umask of this process, {umask:04o}, removes the owner's permissions; set \
-                     another one, such as 022"
+                    "set another umask, such as 022: that of this process, {umask:04o}, removes \
+                     the owner's permissions"
                 ),
-                _ => "the folder is not writable; set `TMPDIR` to another one".to_owned(),
+                _ => "set `TMPDIR` to a writable folder".to_owned(),
             })
         }
-        io::ErrorKind::NotFound => Some("the folder was removed".to_owned()),
+        io::ErrorKind::NotFound => Some("create the folder".to_owned()),
         _ => None,
     }
 }
@@ -251,7 +250,7 @@ mod tests {
             ),
             (
                 ArtifactError::Stage { path: path(), source: io::ErrorKind::StorageFull.into() },
-                &["/p/x", "disk is full"],
+                &["/p/x", "free disk space"],
             ),
         ];
         for (error, expected) in cases {

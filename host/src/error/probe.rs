@@ -32,7 +32,7 @@ impl ProbeError {
             Self::NotALibrary { hint, .. } => return hint.map(str::to_owned),
             Self::WrongPlatform { .. } => "build it for the host's target",
             Self::Empty | Self::Truncated { .. } | Self::Malformed { .. } => {
-                "the file may be incomplete; build or copy it again"
+                "build or copy the file again; it may be incomplete"
             }
             Self::SharedStd { .. } => {
                 "build it with `crate-type = [\"cdylib\"]` and without `-C prefer-dynamic`"

@@ -41,7 +41,7 @@ impl InstanceRef {
         match self.backend()? {
             Backend::InProcess(_) => None,
             #[cfg(unix)]
-            Backend::OutOfProcess(process) => process.batch_max(),
+            Backend::OutOfProcess(process) => process.max_batch(),
         }
     }
 

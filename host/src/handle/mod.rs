@@ -49,8 +49,8 @@ struct Inner {
 }
 
 impl Inner {
-    /// Inlined, so that the plugin writes the reply in the caller's frame: moving a reply that was
-    /// just written would wait for its stores.
+    /// Runs a call. Inlined, so that the plugin writes the reply in the caller's frame: moving a
+    /// reply that was just written would wait for its stores.
     #[inline(always)]
     fn run(&self, scope: &CallScope<'_>) -> Result<Reply, Error> {
         let mut result = Ok(Reply::vacant());

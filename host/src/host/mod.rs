@@ -119,8 +119,8 @@ impl Host {
     /// On 64-bit Linux, libraries that the plugin's library links and that are in its folder are
     /// loaded from private copies too. They are found by the library's search path as far as that
     /// leads into the folder (`$ORIGIN`, `$ORIGIN/lib`), beside the file that links them, or in the
-    /// folder itself, which takes precedence over the system's directories. They must satisfy the
-    /// rules for the library: owner, mode, no links out of the folder, and all of them together
+    /// folder itself. The folder takes precedence over the system's directories. They must satisfy
+    /// the rules for the library: owner, mode, no links out of the folder, and all of them together
     /// within the size limit of one library. The manifest's `sha256` covers the library alone. A
     /// plugin that links anything but the C library stays mapped when it is unloaded.
     ///

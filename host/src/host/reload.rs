@@ -186,12 +186,12 @@ impl Inner {
     /// Fails if too many libraries stay mapped.
     pub(super) fn check_retained(&self, next: &Candidate) -> Result<(), Error> {
         let keeper = &self.context.deferred_unloads;
-        let (kept, kept_max) = (keeper.count(), self.context.limits.max_retained_libraries);
-        if kept < kept_max as usize {
+        let (kept, max_kept) = (keeper.count(), self.context.limits.max_retained_libraries);
+        if kept < max_kept as usize {
             return Ok(());
         }
         let message = format!(
-            "{kept} libraries of earlier builds stay mapped ({}); the maximum is {kept_max}",
+            "{kept} libraries of earlier builds stay mapped ({}); the maximum is {max_kept}",
             keeper.totals()
         );
         let hint = "fix the reasons that `Host::retained` lists, raise `max_retained_libraries`, or \

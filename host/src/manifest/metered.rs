@@ -270,7 +270,7 @@ impl<'v> Node<'v, MeteredJson> for Metered<'v> {
         has_budget && cmp::equal(self.0, expected)
     }
 
-    /// Called for each error.
+    /// Returns the value as JSON. Called for each error.
     fn to_value(&self) -> Cow<'v, Value> {
         take(1 + METER.with(|meter| meter.costs.get().steps_per_error));
         Cow::Borrowed(self.0)

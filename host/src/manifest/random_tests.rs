@@ -1,4 +1,4 @@
-//! Random manifests and texts: a written manifest is parsed as an equal one, and nothing panics.
+//! Random manifests and strings: a written manifest is parsed as an equal one, and nothing panics.
 
 use std::path::Path;
 

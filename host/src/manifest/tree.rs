@@ -98,7 +98,7 @@ impl<'t> Source<'t> {
         let parsed = parse_to_ast(self.text, &CollectOptions::default(), &STRICT)
             .map_err(|error| self.not_json(error.range().start, reason(&error)))?;
         let tree = parsed.value.ok_or_else(|| self.not_json(0, "the text is empty".to_owned()))?;
-        // jsonc-parser accepts some texts that are not JSON, such as raw control characters.
+        // jsonc-parser accepts some text that is not JSON, such as raw control characters.
         if let Err(error) = serde_json::from_str::<IgnoredAny>(self.text) {
             return Err(self.not_json(offset_of(self.text, &error), strict_reason(&error)));
         }

@@ -23,13 +23,13 @@ pub(super) struct Channel {
     state: Mutex<State>,
     /// Notified when an event arrives, and on stop.
     more: Condvar,
-    events_max: usize,
+    max_events: usize,
     workers: usize,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Accepted events; never more than `events_max`.
+    /// Accepted events; never more than `max_events`.
     events: VecDeque<Key>,
     /// Senders that wait for space; empty unless `events` is full.
     waiting: VecDeque<(Key, Waiter)>,
@@ -55,7 +55,7 @@ enum Offered {
 }
 
 impl Channel {
-    pub(super) fn new(events_max: usize, workers: usize) -> Self {
+    pub(super) fn new(max_events: usize, workers: usize) -> Self {
         let state = State {
             events: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -63,14 +63,14 @@ impl Channel {
             is_stopped: false,
             collected: Collected::default(),
         };
-        Self { state: Mutex::new(state), more: Condvar::new(), events_max, workers }
+        Self { state: Mutex::new(state), more: Condvar::new(), max_events, workers }
     }
 
     pub(super) fn try_send(&self, key: Key) -> Result<(), CollectError> {
         match self.offer(&mut lock(&self.state), key) {
             Offered::Accepted => Ok(()),
             Offered::Stopped => Err(CollectError::Stopped),
-            Offered::Full(_) => Err(CollectError::Full { max_queued_events: self.events_max }),
+            Offered::Full(_) => Err(CollectError::Full { max_queued_events: self.max_events }),
         }
     }
 
@@ -107,7 +107,7 @@ impl Channel {
         if state.is_stopped {
             return Offered::Stopped;
         }
-        if state.events.len() >= self.events_max {
+        if state.events.len() >= self.max_events {
             return Offered::Full(key);
         }
         state.accept(key);
@@ -137,7 +137,7 @@ impl Channel {
         let share = (state.events.len() / self.workers).clamp(1, MAX_BATCH);
         let share = share.min(state.events.len());
         batch.extend(state.events.drain(..share));
-        let accepted = state.refill(self.events_max);
+        let accepted = state.refill(self.max_events);
         if !state.events.is_empty() {
             self.more.notify_one();
         }
@@ -176,9 +176,9 @@ impl State {
     }
 
     /// Accepts events of waiting senders while there is space; returns the senders to notify.
-    fn refill(&mut self, events_max: usize) -> Vec<Waiter> {
+    fn refill(&mut self, max_events: usize) -> Vec<Waiter> {
         let mut accepted = Vec::new();
-        while self.events.len() < events_max
+        while self.events.len() < max_events
             && let Some((key, sender)) = self.waiting.pop_front()
         {
             if !sender.is_gone() {

@@ -119,11 +119,11 @@ impl Collector {
         if !(1..=CollectorLimits::MAX_WORKERS).contains(&workers) {
             return Err(CollectError::Workers { wanted: workers });
         }
-        let events_max = usize::try_from(max_queued_events).unwrap_or(usize::MAX);
-        if events_max == 0 {
+        let max_events = usize::try_from(max_queued_events).unwrap_or(usize::MAX);
+        if max_events == 0 {
             return Err(CollectError::NoCapacity);
         }
-        let channel = Arc::new(Channel::new(events_max, workers as usize));
+        let channel = Arc::new(Channel::new(max_events, workers as usize));
         let mut collector = Self {
             until_cancelled: SameProcess::new(stops_with(token, &channel)),
             workers: Mutex::default(),

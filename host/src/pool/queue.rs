@@ -110,9 +110,9 @@ impl Queue {
             cancelled = inner.take_cancelled();
         }
         let outside = inner.queued.len() >= inner.limits.max_queued;
-        let outside_max =
+        let max_outside =
             inner.limits.max_queued.saturating_add(inner.limits.max_waiting_for_space);
-        if outside && (wait_limits.space_until.is_none() || inner.queued.len() >= outside_max) {
+        if outside && (wait_limits.space_until.is_none() || inner.queued.len() >= max_outside) {
             drop(inner);
             return (PushOutcome::Full, None);
         }

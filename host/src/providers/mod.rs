@@ -29,7 +29,7 @@ pub(crate) use order::{Location, Preferences, Rank};
 /// Cheap to clone.
 ///
 /// They are looked up again when the host's plugins have changed, so a provider that was loaded or
-/// swapped is used at once, and this stays valid without any of them.
+/// swapped is used at once. This value stays valid even while there are none.
 ///
 /// The first provider in the [order](Self::names) is called. If it fails, the next one is tried
 /// (see [`on_failure`](Self::on_failure)):

@@ -19,7 +19,7 @@ struct Root {
 }
 
 impl Roots {
-    /// Without a watcher, everything has to be polled.
+    /// Creates the list of directories. Without a watcher, everything has to be polled.
     pub(super) fn new(dirs: Vec<PathBuf>, watcher: Option<FsWatcher>) -> Self {
         let root = |dir| Root { dir, identity: None, is_watched: false };
         Self { roots: dirs.into_iter().map(root).collect(), watcher }

@@ -42,7 +42,7 @@ pub(crate) struct Launch {
     pub(crate) tag: String,
     /// Whether a guardian kills the process once the host has exited.
     pub(crate) guarded: bool,
-    /// The folder that the guardian removes afterwards.
+    /// The folder that the guardian removes afterward.
     pub(crate) remove_at_end: Option<PathBuf>,
 }
 
@@ -222,7 +222,7 @@ impl Child {
         Stopped { status, was_killed }
     }
 
-    /// Kills the group, once: afterwards the guardian, which held the group's id, may be reaped.
+    /// Kills the group, once: afterward the guardian, which held the group's id, may be reaped.
     fn kill_group(&mut self) {
         if let Some(group) = self.group.take() {
             let _ = kill_process_group(group, Signal::KILL);

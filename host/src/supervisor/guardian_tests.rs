@@ -81,7 +81,7 @@ async fn check_killed_host(environment: &[(&str, &str)]) {
     }
 }
 
-/// Host process of the test above; a no-op unless started by it.
+/// Runs the host process of the test above; a no-op unless started by it.
 #[tokio::test]
 async fn host_to_be_killed() {
     let Some(parent) = std::env::var_os(HOST_VARIABLE) else { return };
@@ -184,7 +184,7 @@ async fn subreaper_host_reaps_orphans_of_plugins_only() {
     );
 }
 
-/// Host process of the test above; a no-op unless started by it.
+/// Runs the host process of the test above; a no-op unless started by it.
 #[test]
 fn subreaper_host() {
     if std::env::var_os(SUBREAPER_VARIABLE).is_none() {

@@ -28,7 +28,7 @@ pub(crate) enum Line {
     /// It listens on this host, which is not this machine: plugins are not called over a network.
     NotLocal(String),
     /// A Unix socket path that no client can connect to; a shorter temporary folder helps.
-    PathTooLong { path: PathBuf, found_bytes: usize, bytes_max: usize },
+    PathTooLong { path: PathBuf, found_bytes: usize, max_bytes: usize },
     /// An invalid location, with the reason, beginning with a verb. Reported if no valid one
     /// follows.
     Wrong(String),
@@ -79,7 +79,7 @@ fn unix(text: &str) -> Line {
     let found_bytes = bytes.len();
     let path = PathBuf::from(OsString::from_vec(bytes.into_owned()));
     if found_bytes > MAX_SOCKET_PATH_BYTES {
-        return Line::PathTooLong { path, found_bytes, bytes_max: MAX_SOCKET_PATH_BYTES };
+        return Line::PathTooLong { path, found_bytes, max_bytes: MAX_SOCKET_PATH_BYTES };
     }
     Line::Location(Location::Unix(path))
 }
@@ -216,7 +216,7 @@ mod tests {
         let fits = format!("/{}", "é".repeat(53));
         check(&format!("http+unix://{fits}"), at_path(&fits));
         let path = PathBuf::from(format!("{fits}x"));
-        let expect = Line::PathTooLong { path: path.clone(), found_bytes: 108, bytes_max: 107 };
+        let expect = Line::PathTooLong { path: path.clone(), found_bytes: 108, max_bytes: 107 };
         check(&format!("http+unix://{}", path.display()), expect);
         // The decoded length counts.
         let fits = format!("/{}", "a".repeat(106));

@@ -100,7 +100,7 @@ impl Process {
     }
 
     /// Returns the maximum batch size, or `None` if it does not support batches.
-    pub(crate) fn batch_max(&self) -> Option<usize> {
+    pub(crate) fn max_batch(&self) -> Option<usize> {
         self.shared.capabilities.endpoints.contains("batch").then_some(batch::MAX_BATCH)
     }
 

@@ -107,7 +107,8 @@ mod tests {
         Decision::After(Duration::from_millis(wait_ms))
     }
 
-    /// Each step: how many seconds the child was ready, if at all, how it ended, and the decision.
+    /// Checks steps: how many seconds the child was ready, if at all, how it ended, and the
+    /// decision.
     fn check(steps: &[(Option<u64>, ExitCause, Decision)]) {
         let mut history = History::default();
         let mut now = Instant::now();

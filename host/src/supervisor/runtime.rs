@@ -52,7 +52,8 @@ fn ignores_sigchld(status: &str) -> bool {
 }
 
 impl Drop for Processes {
-    /// By now every process was stopped. Waiting for a runtime inside another one would panic.
+    /// Stops the runtime without waiting: by now every process was stopped, and waiting for a
+    /// runtime inside another one would panic.
     fn drop(&mut self) {
         let runtime = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {

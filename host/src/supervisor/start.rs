@@ -303,11 +303,11 @@ impl Starting<'_> {
                      a loopback address"
                 )));
             }
-            Line::PathTooLong { path, found_bytes, bytes_max } => {
+            Line::PathTooLong { path, found_bytes, max_bytes } => {
                 let path = path.display();
                 return Err(failed(format!(
                     "its socket path `{path}` has {found_bytes} bytes; the system allows \
-                     {bytes_max}"
+                     {max_bytes}"
                 )));
             }
         }

@@ -332,7 +332,7 @@ impl Watch {
     /// Stops a process and its descendants, reads its remaining output, and removes its sockets.
     async fn clean_up(&self, started: Started, grace: Duration) -> (Stopped, SharedTail) {
         let Started { child, live, readers, tail, services, folder, .. } = started;
-        // First: afterwards no process holds its pipes.
+        // First: afterward no process holds its pipes.
         let stopped = child.stop(grace).await;
         for reader in readers {
             reader.finish().await;
@@ -350,8 +350,8 @@ impl Watch {
 }
 
 impl Drop for Watch {
-    /// Also runs if the runtime shuts down, so that no caller waits for a process that will not
-    /// start.
+    /// Ends the watch, even if the runtime shuts down, so that no caller waits for a process that
+    /// will not start.
     fn drop(&mut self) {
         self.set_phase(Phase::Stopped);
     }

@@ -64,7 +64,7 @@ impl<T> DerefMut for SameProcess<T> {
 impl<T> Drop for SameProcess<T> {
     fn drop(&mut self) {
         if self.process.is_current() {
-            // SAFETY: dropped here and nowhere else, and not used afterwards.
+            // SAFETY: dropped here and nowhere else, and not used afterward.
             unsafe { ManuallyDrop::drop(&mut self.value) };
         }
     }

@@ -66,7 +66,7 @@ fn run<T: Plugin>(
         bounds: CallBounds { connection, deadline: call_headers.deadline },
         next_poll: None,
     };
-    // Written by hand: each reply is three literals and two texts.
+    // Written by hand: each reply is three literals and two strings.
     let mut replies = String::with_capacity(bytes.len() + 32);
     replies.push_str(r#"{"replies":["#);
     for (at, (call, body)) in batch.requests.iter().zip(bodies).enumerate() {

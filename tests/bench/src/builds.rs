@@ -128,7 +128,7 @@ impl Builds {
         self.prepared.join(format!("{which}-{what}"))
     }
 
-    /// Hard-links a prepared file, since a rename removes the name.
+    /// Links a prepared file, since a rename removes the name.
     fn linked(&self, prepared: &Path, name: &str) -> anyhow::Result<Ready> {
         let from = self.prepared.join(format!("next-{name}"));
         // Left over if the same file was installed already.

@@ -1,5 +1,5 @@
 //! Deadlines, cancellations, drops and reloads at once while many threads call. Each call gets its
-//! own outcome, and afterwards the plugin works as before.
+//! own outcome, and afterward the plugin works as before.
 
 use std::future::Future as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -20,7 +20,7 @@ fn absolute(dir: &Path) -> Named {
     (dir.to_owned(), None)
 }
 
-/// Relative to the working directory, which all tests share.
+/// Returns a path relative to the working directory, which all tests share.
 fn relative(dir: &Path) -> Named {
     let here = std::env::current_dir().unwrap().canonicalize().unwrap();
     let up: PathBuf = here.components().skip(1).map(|_| "..").collect();

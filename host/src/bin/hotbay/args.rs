@@ -1,4 +1,4 @@
-//! The command line, with the texts of `--help`.
+//! The command line, with the text of `--help`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -49,7 +49,7 @@ pub(crate) fn run(
         command.arg("--allow-writable");
     }
     command.arg("--").arg(folder);
-    // Removed afterwards, with everything that a crashed child leaves in it.
+    // Removed afterward, with everything that a crashed child leaves in it.
     let scratch = tempfile::Builder::new().prefix("hotbay-trial-").tempdir()?;
     for variable in ["TMPDIR", "TMP", "TEMP"] {
         command.env(variable, scratch.path());

@@ -136,8 +136,8 @@ pub(crate) struct RequestStream {
 impl Stream for RequestStream {
     type Item = Request<'static>;
 
-    /// Also returns `Pending` at the end of a batch, which ends a chunk of the pipeline. Lines are
-    /// in flight then, and the pipeline polls again when one completes.
+    /// Returns the next request. Also returns `Pending` at the end of a batch, which ends a chunk
+    /// of the pipeline. Lines are in flight then, and the pipeline polls again when one completes.
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! Loads the plugins that a call needs, and shuts them down afterwards.
+//! Loads the plugins that a call needs, and shuts them down afterward.
 
 use std::time::Duration;
 

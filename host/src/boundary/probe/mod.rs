@@ -213,7 +213,7 @@ fn not_a_library(bytes: &[u8]) -> ProbeError {
     let (looks_like, hint) = match known {
         Some((_, looks_like, hint)) => (looks_like, hint),
         None if head.iter().all(|byte| *byte == 0) => {
-            ("a block of zeros", Some("the file may be incomplete; build or copy it again"))
+            ("a block of zeros", Some("build or copy the file again; it may be incomplete"))
         }
         None if std::str::from_utf8(head).is_ok() && head.iter().all(is_text) => {
             ("a text file", None)

@@ -56,7 +56,8 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     }
     goals.note(
         "Two plugins, each with a child in its group and two in separate sessions, one of \
-         which closed the pipes; and a guardian each. All are found by the tag of their launch, in any process's environment or arguments; folders by the host's process id.",
+         which closed the pipes; and a guardian each. All are found by the tag of their \
+         launch, in any process's environment or arguments; folders by the host's process id.",
     );
     Ok(goals.print(report))
 }
