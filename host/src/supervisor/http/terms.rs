@@ -173,7 +173,7 @@ mod tests {
     fn too_many_or_too_large_headers_are_rejected() {
         let many = (0..65)
             .fold(Request::text(""), |request, at| request.with_header(format!("x-{at}"), ""));
-        assert!(error_text(add_headers(&many, &mut Vec::new())).contains("65 headers, at most 64"));
+        assert!(error_text(add_headers(&many, &mut Vec::new())).contains("65 headers; at most 64"));
         let large = Request::text("").with_header("x", "x".repeat(32 << 10));
         assert!(error_text(add_headers(&large, &mut Vec::new())).contains("32769 bytes"));
     }
