@@ -21,6 +21,7 @@ mod edge_cases;
 #[cfg(unix)]
 mod example_programs;
 mod faults;
+mod folder_names;
 #[cfg(target_os = "linux")]
 mod fork;
 mod handover;
@@ -84,6 +85,7 @@ mod request_extensions;
 mod response_cache;
 mod retirement;
 mod rollback;
+mod runtime_plugins;
 mod schema_budget;
 mod scripted_plugin;
 mod shutdown_grace;
