@@ -26,7 +26,10 @@ pub(super) enum MadeOf {
         root: PathBuf,
     },
     /// The files of the plugin's folder as they are.
-    Script,
+    Script {
+        /// Where plugins are installed; it may be in the plugin's folder.
+        installed: PathBuf,
+    },
 }
 
 /// The plugins that have to be built again because `path` changed.
@@ -37,7 +40,10 @@ pub(super) fn affected<'a>(path: &Path, plugins: &'a [Watched]) -> BTreeSet<&'a 
     let is_affected = |plugin: &&Watched| {
         let within = path.strip_prefix(&plugin.folder).ok();
         match &plugin.made_of {
-            MadeOf::Script => within.is_some_and(script::is_installed),
+            MadeOf::Script { installed } => {
+                let is_other = path.starts_with(installed) || installed.starts_with(path);
+                !is_other && within.is_some_and(script::is_installed)
+            }
             MadeOf::Crate { crates, root } => {
                 path == root
                     || within.is_some_and(is_of_plugin)
@@ -90,7 +96,7 @@ mod tests {
         let script = Watched {
             plugin: "s".to_owned(),
             folder: "/w/plugins/s".into(),
-            made_of: MadeOf::Script,
+            made_of: MadeOf::Script { installed: "/w/plugins/s/target/plugins".into() },
         };
         let plugins = [watched("a", &["/w/api", "/w/own"]), watched("ab", &["/w/api"]), script];
         let found: Vec<_> = affected(Path::new(path), &plugins).into_iter().collect();
@@ -135,6 +141,8 @@ mod tests {
         check("/w/plugins/s/words/en.txt", &["s"]);
         check("/w/plugins/s/plugin.json", &["s"]);
         check("/w/plugins/s/test_s.py", &[]);
+        check("/w/plugins/s/target/plugins/s/s.py", &[]);
+        check("/w/plugins/s/target", &[]);
         check("/w/plugins/s/__pycache__/s.pyc", &[]);
         check("/w/plugins/s/s.py.swp", &[]);
     }

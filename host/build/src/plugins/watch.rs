@@ -14,6 +14,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::changes::{MadeOf, Watched, affected};
+use crate::print::{line, message};
 use crate::print_error;
 
 use super::{Build, Source, count, shown};
@@ -46,29 +47,34 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
     let mut known = names(&sources);
     // Before the build, so that changes during it are seen.
     let mut watched = watch_folders(&mut watcher, plugins, &sources);
-    build(plugins, sources, &ended);
+    build(plugins, sources, &ended)?;
+    // Whether changes were not built, because no list of the plugins could be made.
+    let mut is_behind = false;
     if !ended.load(Ordering::Relaxed) {
-        println!("watching {}; press Ctrl-C to stop", count(watched.len()));
+        line(format_args!("watching {}; press Ctrl-C to stop", count(watched.len())))?;
     }
     loop {
         let changed = match wait(&events, &ended) {
             Waited::Ended => return Ok(()),
             Waited::AnythingChanged => None,
+            Waited::Changed(_) if is_behind => None,
             Waited::Changed(paths) => Some(paths),
         };
         let sources = match plugins.sources() {
             Ok(sources) => sources,
             Err(error) => {
                 print_error(&error);
+                is_behind = true;
                 continue;
             }
         };
+        is_behind = false;
         let expected: BTreeSet<String> = match &changed {
             None => names(&sources),
             Some(paths) => {
                 let of = |path: &PathBuf| affected(path, &watched);
                 if let Some(path) = paths.iter().find(|path| !of(path).is_empty()) {
-                    println!("changed {}", shown(path));
+                    line(format_args!("changed {}", shown(path)))?;
                 }
                 paths.iter().flat_map(of).map(str::to_owned).collect()
             }
@@ -77,7 +83,7 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
         watched = watch_folders(&mut watcher, plugins, &sources);
         let now = names(&sources);
         let is_due = |one: &Source| expected.contains(&one.name) || !known.contains(&one.name);
-        build(plugins, sources.into_iter().filter(is_due).collect(), &ended);
+        build(plugins, sources.into_iter().filter(is_due).collect(), &ended)?;
         known = now;
     }
 }
@@ -86,16 +92,16 @@ fn names(sources: &[Source]) -> BTreeSet<String> {
     sources.iter().map(|source| source.name.clone()).collect()
 }
 
-fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) {
+fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) -> anyhow::Result<()> {
     for source in sources {
         let name = source.name.clone();
         let outcome = plugins.build(source);
         // Ctrl-C ends cargo too, which is not a failure of the plugin.
         if ended.load(Ordering::Relaxed) {
-            return;
+            return Ok(());
         }
         match outcome {
-            Ok(line) => println!("{line}"),
+            Ok(built) => line(built)?,
             Err(error) => {
                 let state = match plugins.out.join(&name).join("plugin.json").is_file() {
                     true => "the last successful build stays installed",
@@ -105,6 +111,7 @@ fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) {
             }
         }
     }
+    Ok(())
 }
 
 /// Waits for a change, and then until nothing changes for a moment.
@@ -125,7 +132,7 @@ fn wait(events: &Receiver<notify::Result<notify::Event>>, ended: &AtomicBool) ->
                 at_latest.get_or_insert_with(|| Instant::now() + QUIET_TIMEOUT);
             }
             Ok(Err(error)) => {
-                eprintln!("warning: some changes may have been missed: {error}");
+                message(format_args!("warning: some changes may have been missed: {error}"));
                 return Waited::AnythingChanged;
             }
             Err(RecvTimeoutError::Timeout) if paths.is_empty() => {}
@@ -168,7 +175,7 @@ fn watch_folders(
     }
     for (place, mode) in places.into_iter().filter(|(place, _)| place.is_dir()) {
         if let Err(error) = watcher.watch(&place, mode) {
-            eprintln!("warning: cannot watch `{}`: {error}", place.display());
+            message(format_args!("warning: cannot watch `{}`: {error}", place.display()));
         }
     }
     watched
