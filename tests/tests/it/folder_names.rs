@@ -190,3 +190,80 @@ fn many_duplicates_of_a_discovery_are_refused_briefly() {
     assert_eq!(report.refused.len(), 2000);
     assert!(bytes < 4_000_000, "{bytes} bytes");
 }
+
+#[test]
+fn folder_serves_under_many_names_while_it_changes() {
+    let plugins = Plugins::new();
+    let host = Host::builder().plugin_dir(plugins.dir()).hot_reload(true).build().unwrap();
+    let mut events = host.events();
+    let drafts = Plugins::new();
+    let draft = |version: &str| {
+        let plugin = drafts.add("echo", "faulty").config(json!({ "answers": version }));
+        plugin.bytes(|bytes| bytes.extend_from_slice(version.as_bytes())).write()
+    };
+    let folder = plugins.dir().join("echo");
+    std::fs::rename(draft("0"), &folder).unwrap();
+    event(&mut events, |event| matches!(event, HostEvent::Loaded { .. }));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let (host, folder, stop) = (&host, &folder, &stop);
+            scope.spawn(move || {
+                let name = format!("n{number}");
+                while !stop.load(Ordering::SeqCst) {
+                    // Fails while the files do not match.
+                    if block_on(host.load_with(folder, named(&name))).is_ok() && number % 2 == 0 {
+                        block_on(host.unload(&name)).unwrap();
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+        }
+        for version in 1..6 {
+            replace(&folder, &draft(&version.to_string()));
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    let answer = |name: &str| {
+        let reply = host.plugin(name).ok()?.call(Request::text("x")).ok()?;
+        Some(reply.as_text().unwrap().to_owned())
+    };
+    for name in ["echo", "n1", "n3"] {
+        until("it has the last build", || (answer(name)? == "5").then_some(()));
+    }
+    assert_eq!(names(&host), ["echo", "n1", "n3"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+    until("all are unloaded", || host.list().is_empty().then_some(()));
+    until("nothing stays mapped", || host.retained().is_empty().then_some(()));
+}
+
+#[test]
+fn name_that_cannot_follow_a_change_does_not_keep_the_others_from_it() {
+    let plugins = Plugins::new();
+    let host = Host::builder().plugin_dir(plugins.dir()).hot_reload(true).build().unwrap();
+    let mut events = host.events();
+    let drafts = Plugins::new();
+    let schema = json!({ "properties": { "answers": { "type": "number" } } });
+    let draft = |version: &str| {
+        let plugin = drafts.add("echo", "faulty");
+        let plugin = plugin.bytes(|bytes| bytes.extend_from_slice(version.as_bytes()));
+        if version == "1" {
+            plugin.write()
+        } else {
+            plugin.set("config_schema", schema.clone()).write()
+        }
+    };
+    let folder = plugins.dir().join("echo");
+    std::fs::rename(draft("1"), &folder).unwrap();
+    event(&mut events, |event| matches!(event, HostEvent::Loaded { .. }));
+    let text = named("a-text").with_config(json!({ "answers": "text" }));
+    block_on(host.load_with(&folder, text)).unwrap();
+    replace(&folder, &draft("2"));
+    until("the other one is replaced", || (generation(&host, "echo") > 1).then_some(()));
+    assert_eq!(generation(&host, "a-text"), 1);
+    event(
+        &mut events,
+        |event| matches!(event, HostEvent::RolledBack { plugin, .. } if plugin.as_str() == "a-text"),
+    );
+}
