@@ -49,7 +49,8 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
     let mut watched = watch_folders(&mut watcher, plugins, &sources);
     build(plugins, sources, &ended)?;
     // Whether changes were not built, because no list of the plugins could be made.
-    let mut is_behind = false;
+    let mut behind: Option<String> = None;
+    let from: Vec<_> = plugins.from.iter().map(|from| real(from)).collect();
     if !ended.load(Ordering::Relaxed) {
         line(format_args!("watching {}; press Ctrl-C to stop", count(watched.len())))?;
     }
@@ -57,18 +58,32 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
         let changed = match wait(&events, &ended) {
             Waited::Ended => return Ok(()),
             Waited::AnythingChanged => None,
-            Waited::Changed(_) if is_behind => None,
             Waited::Changed(paths) => Some(paths),
         };
+        let is_relevant = |path: &PathBuf| {
+            from.iter().any(|from| path.starts_with(from)) || !affected(path, &watched).is_empty()
+        };
+        if changed.as_ref().is_some_and(|paths| !paths.iter().any(is_relevant)) {
+            continue;
+        }
         let sources = match plugins.sources() {
             Ok(sources) => sources,
             Err(error) => {
-                print_error(&error);
-                is_behind = true;
+                let reason = format!("{error:#}");
+                if behind.as_ref() != Some(&reason) {
+                    print_error(&error);
+                }
+                behind = Some(reason);
+                // The change that ends the error may be in a new folder, or create one again.
+                let mut places = places_of_new_plugins(&from);
+                let above = from.iter().filter_map(|from| from.parent());
+                places.extend(above.map(|above| (above.to_owned(), RecursiveMode::NonRecursive)));
+                watch_places(&mut watcher, places);
                 continue;
             }
         };
-        is_behind = false;
+        let changed = changed.filter(|_| behind.is_none());
+        behind = None;
         let expected: BTreeSet<String> = match &changed {
             None => names(&sources),
             Some(paths) => {
@@ -153,13 +168,8 @@ fn watch_folders(
     sources: &[Source],
 ) -> Vec<Watched> {
     let watched: Vec<_> = sources.iter().map(|source| plugins.watched(source)).collect();
-    let mut places = BTreeMap::new();
-    // New plugins appear here, file by file.
-    for from in &plugins.from {
-        let entries = fs::read_dir(from).into_iter().flatten().flatten();
-        let folders = entries.map(|entry| entry.path()).chain([from.clone()]);
-        places.extend(folders.map(|folder| (folder, RecursiveMode::NonRecursive)));
-    }
+    let from: Vec<_> = plugins.from.iter().map(|from| real(from)).collect();
+    let mut places = places_of_new_plugins(&from);
     for one in &watched {
         let MadeOf::Crate { crates, root } = &one.made_of else {
             places.insert(one.folder.clone(), RecursiveMode::Recursive);
@@ -173,10 +183,33 @@ fn watch_folders(
             places.insert(folder.join("src"), RecursiveMode::Recursive);
         }
     }
+    watch_places(watcher, places);
+    watched
+}
+
+type Places = BTreeMap<PathBuf, RecursiveMode>;
+
+/// Returns the folders in which new plugins appear, file by file.
+fn places_of_new_plugins(from: &[PathBuf]) -> Places {
+    let mut places = BTreeMap::new();
+    for from in from {
+        let entries = fs::read_dir(from).into_iter().flatten().flatten();
+        let folders = entries.map(|entry| entry.path()).chain([from.clone()]);
+        places.extend(folders.map(|folder| (folder, RecursiveMode::NonRecursive)));
+    }
+    places
+}
+
+/// Returns the path that sources have; without links, so that each folder is watched once.
+fn real(from: &Path) -> PathBuf {
+    let absolute = || std::path::absolute(from).unwrap_or_else(|_| from.to_owned());
+    from.canonicalize().unwrap_or_else(|_| absolute())
+}
+
+fn watch_places(watcher: &mut RecommendedWatcher, places: Places) {
     for (place, mode) in places.into_iter().filter(|(place, _)| place.is_dir()) {
         if let Err(error) = watcher.watch(&place, mode) {
             message(format_args!("warning: cannot watch `{}`: {error}", place.display()));
         }
     }
-    watched
 }
