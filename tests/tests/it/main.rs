@@ -7,6 +7,8 @@ mod allocators;
 mod app_layers;
 #[cfg(unix)]
 mod both_kinds;
+#[cfg(target_os = "linux")]
+mod build_command;
 mod call_edge_cases;
 mod cancellation;
 mod closing;
