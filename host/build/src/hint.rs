@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::print::message;
+
 /// An error with a hint, which is not part of its message.
 #[derive(Debug)]
 pub struct Hinted {
@@ -35,8 +37,8 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
 
 /// Prints an error with its causes on stderr, and its hint on the next line.
 pub fn print_error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    message(format_args!("error: {error:#}"));
     if let Some(hint) = hint_of(error) {
-        eprintln!("  hint: {hint}");
+        message(format_args!("  hint: {hint}"));
     }
 }

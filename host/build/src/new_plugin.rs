@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::hint::Hinted;
+use crate::print::{line, quoted};
 use crate::workspace::Workspace;
 
 /// The arguments of `hotbay new` and `cargo xtask new-plugin`.
@@ -74,6 +75,7 @@ const TAKEN: &[&str] = &[
     "fn",
     "for",
     "gen",
+    "hotbay-plugin",
     "if",
     "impl",
     "in",
@@ -113,6 +115,9 @@ const TAKEN: &[&str] = &[
     "yield",
 ];
 
+/// Folders of cargo, whose names it refuses for programs.
+const TAKEN_BY_CARGO: &[&str] = &["build", "deps", "examples", "incremental"];
+
 /// Creates a crate that belongs to no workspace, and prints what to do next.
 ///
 /// # Errors
@@ -120,7 +125,7 @@ const TAKEN: &[&str] = &[
 /// If the name is invalid, or the folder exists or cannot be written.
 pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
     let name = &options.name;
-    check_name(name)?;
+    check_name(name, kind(options))?;
     if let Some(path) = &options.sdk {
         let path = path.canonicalize();
         let path =
@@ -131,13 +136,12 @@ pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
     let folder = parent.join(name);
     let texts = Texts::new(name, kind(options), Some(&sdk), "0.1.0", sdk.version)?;
     write(&folder, &texts)?;
-    let shown = folder.display();
-    println!("created {shown}");
-    println!("next:");
-    println!("  cargo test --manifest-path {shown}/Cargo.toml");
-    println!("  hotbay build {shown}");
-    println!("  hotbay call {name} --text you");
-    Ok(())
+    line(format_args!("created {}", folder.display()))?;
+    line("next:")?;
+    let cargo_toml = folder.join("Cargo.toml");
+    line(format_args!("  cargo test --manifest-path {}", quoted(&cargo_toml)))?;
+    line(format_args!("  hotbay build {}", quoted(&folder)))?;
+    line(format_args!("  hotbay call {name} --text you"))
 }
 
 /// Creates a member of `workspace`, in its folder `plugins`, and prints what to do next. With
@@ -148,7 +152,7 @@ pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
 /// The same as [`create`].
 pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let name = &options.name;
-    check_name(name)?;
+    check_name(name, kind(options))?;
     ensure!(workspace.package(name).is_none(), "the workspace already has a crate `{name}`");
     let api = workspace
         .package("hotbay-plugin")
@@ -173,15 +177,14 @@ pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()>
     let folder = home.join(name);
     write(&folder, &texts)?;
     let installed = workspace.target.join("plugins");
-    println!("created {}", workspace.display(&folder));
-    println!("next:");
-    println!("  cargo test --package {name}");
-    println!("  cargo xtask build-plugins --plugin {name}");
-    println!(
+    line(format_args!("created {}", workspace.display(&folder)))?;
+    line("next:")?;
+    line(format_args!("  cargo test --package {name}"))?;
+    line(format_args!("  cargo xtask build-plugins --plugin {name}"))?;
+    line(format_args!(
         "  cargo run --package hotbay --features cli -- call {name} --text you --dir '{}'",
         workspace.display(&installed)
-    );
-    Ok(())
+    ))
 }
 
 fn kind(options: &Options) -> Kind {
@@ -250,7 +253,7 @@ impl Texts {
 }
 
 /// Rejects names that the host would reject, or that cannot name a crate.
-fn check_name(name: &str) -> anyhow::Result<()> {
+fn check_name(name: &str, kind: Kind) -> anyhow::Result<()> {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
     let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
     ensure!(
@@ -260,6 +263,9 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     );
     if TAKEN.contains(&name) {
         bail!("`{name}` cannot name a plugin: Rust or the plugin's code uses that name");
+    }
+    if kind == Kind::Process && TAKEN_BY_CARGO.contains(&name) {
+        bail!("`{name}` cannot name a program: cargo has a folder of that name");
     }
     Ok(())
 }
@@ -296,15 +302,24 @@ mod tests {
     #[test]
     fn name_is_valid_for_host_and_rust() {
         for name in ["a", "word-count", "a1-2-", &"a".repeat(64)] {
-            assert!(check_name(name).is_ok(), "{name}");
+            assert!(check_name(name, Kind::Process).is_ok(), "{name}");
         }
         for name in ["", "A", "1a", "-a", "a_b", "a b", "ä", "a/b", "..", &"a".repeat(65)] {
-            let error = check_name(name).unwrap_err().to_string();
+            let error = check_name(name, Kind::Library).unwrap_err().to_string();
             assert!(error.contains("is not a valid plugin name"), "{error}");
         }
-        for name in ["test", "core", "std", "fn", "proc-macro", "serde-json"] {
-            let error = check_name(name).unwrap_err().to_string();
+        for name in ["test", "core", "std", "fn", "proc-macro", "serde-json", "hotbay-plugin"] {
+            let error = check_name(name, Kind::Library).unwrap_err().to_string();
             assert!(error.contains("cannot name a plugin"), "{error}");
+        }
+    }
+
+    #[test]
+    fn program_has_no_name_of_a_folder_of_cargo() {
+        for name in ["build", "deps", "examples", "incremental"] {
+            assert!(check_name(name, Kind::Library).is_ok(), "{name}");
+            let error = check_name(name, Kind::Process).unwrap_err().to_string();
+            assert!(error.contains("cannot name a program"), "{error}");
         }
     }
 

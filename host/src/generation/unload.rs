@@ -11,7 +11,7 @@ use super::state::State;
 use super::{Generation, UnloadLeftovers, error_of};
 use crate::boundary::{Close, Image, Root, Variables};
 use crate::config::HostLimits;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::event::HostEvent;
 use crate::pool::RunOutcome;
 use crate::sync::{deadline_in, lock};
@@ -101,7 +101,11 @@ pub(crate) fn stop(
         RunOutcome::Completed((Err(failure), leftovers)) => (Some(error_of(failure)), leftovers),
         RunOutcome::TimedOut => {
             let reason = "shutdown: still running".to_owned();
-            return Err(retain(generation, deferred, reason, RetainReason::Running));
+            let outcome = retain(generation, deferred, reason, RetainReason::Running);
+            let message = format!("shutdown: still running after {} ms", timeout.as_millis());
+            let error = Error::new(ErrorKind::DeadlineExceeded, message).of(&generation.name);
+            let shutdown_error = Some(error.in_generation(generation.id));
+            return Err(Outcome { shutdown_error, ..outcome });
         }
         RunOutcome::SpawnFailed(error) => {
             let reason = format!("shutdown: cannot start a thread for it ({error})");

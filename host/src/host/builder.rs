@@ -368,6 +368,7 @@ impl HostBuilder {
                 inherit_env: self.environment,
             }),
             background: Arc::default(),
+            unloads: Arc::default(),
             layers: self.layers,
             preferences: self.preferences,
             choices: Choices::default(),

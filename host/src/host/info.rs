@@ -40,6 +40,7 @@ pub(super) fn snapshot(
         }
         Some(State::Serving) => PluginState::Serving,
         Some(State::Draining) => PluginState::Draining,
+        None if slot.is_paused() => PluginState::Paused,
         Some(State::Retired | State::Closed | State::Kept(_)) | None => PluginState::Retired,
     };
     PluginInfo {

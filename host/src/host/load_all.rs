@@ -170,10 +170,18 @@ fn problems_together(surveyed: &[SurveyedPlugin]) -> Vec<(usize, Error)> {
     problems.into_iter().collect()
 }
 
+/// Maximum number of folders in the error of a name that was found several times.
+const MAX_PLACES: usize = 8;
+
 /// Returns the error of each of several plugins with the same name.
 fn duplicate(name: &PluginName, places: &[&Path]) -> Error {
-    let shown: Vec<_> = places.iter().map(|place| format!("`{}`", place.display())).collect();
-    let message = format!("was found {} times: in {}", places.len(), shown.join(" and in "));
+    let shown = places.iter().take(MAX_PLACES).map(|place| format!("`{}`", place.display()));
+    let shown = shown.collect::<Vec<_>>().join(" and in ");
+    let more = match places.len().saturating_sub(MAX_PLACES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!("was found {} times: in {shown}{more}", places.len());
     let error = Error::new(ErrorKind::Duplicate, message).of(name);
     error.with_hint("rename all but one by their `name`")
 }

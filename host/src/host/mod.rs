@@ -90,6 +90,8 @@ struct Inner {
     reload_queue: CoalescingQueue<ReloadRequest>,
     /// Reloads and unloads in the background.
     background: Arc<WaitGroup>,
+    /// Unloads of single plugins.
+    unloads: Arc<WaitGroup>,
     /// `None` if nothing is watched, or not anymore.
     watch: Mutex<Option<Watch>>,
     /// Stops the thread that waits for the application's token.

@@ -53,7 +53,11 @@ impl Inner {
             Submission::Replaced(ReloadRequest::Caller(sender)) => {
                 let _ = sender.send(Err(superseded(plugin)));
             }
-            Submission::Replaced(ReloadRequest::Watch(_) | ReloadRequest::SameFolder) => {}
+            // The request that waits sees the files of this plugin, but not those of the others.
+            Submission::Replaced(ReloadRequest::Watch(attempt)) => {
+                self.reload_others(attempt.folder(), std::slice::from_ref(plugin));
+            }
+            Submission::Replaced(ReloadRequest::SameFolder) => {}
         }
     }
 
@@ -96,9 +100,15 @@ impl Inner {
             }
             ReloadRequest::Watch(attempt) => {
                 let folder = attempt.folder().to_owned();
-                if attempt.reloaded(&reloaded, content) {
+                let is_unloaded = reloaded.as_ref().is_err_and(|error| {
+                    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Retired)
+                });
+                let is_reported = attempt.reloaded(&reloaded, content);
+                if is_reported {
                     self.emit_rolled_back(plugin, &reloaded);
-                    self.reload_others(&folder, plugin);
+                }
+                if is_reported || is_unloaded {
+                    self.reload_others(&folder, std::slice::from_ref(plugin));
                 }
             }
             ReloadRequest::SameFolder => self.emit_rolled_back(plugin, &reloaded),

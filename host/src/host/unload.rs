@@ -98,6 +98,7 @@ impl Host {
 impl Inner {
     pub(super) fn unload(&self, name: &str) -> Result<UnloadReport, Error> {
         let unloading = self.registry.begin_unload(name)?;
+        let _running = self.unloads.start();
         let slot = unloading.slot();
         let (generation, outcome) = self.end(slot, self.context.limits.drain_timeout);
         // A reload in progress ends its own build. The name is free after that.
@@ -125,6 +126,8 @@ impl Inner {
             for slot in &leaving {
                 slot.drain_queue(deadline);
             }
+            // They may need the plugins that they require.
+            self.unloads.wait_idle(after(deadline, self.context.limits.stop_timeout));
         }
         for slot in leaving {
             self.end(&slot, deadline.saturating_duration_since(Instant::now()));

@@ -165,10 +165,10 @@ impl Inner {
         serving
     }
 
-    /// Requests a reload of the other plugins that serve from `folder`.
-    pub(super) fn reload_others(self: &Arc<Self>, folder: &Path, reloaded: &PluginName) {
+    /// Requests a reload of the plugins that serve from `folder`, except these.
+    pub(super) fn reload_others(self: &Arc<Self>, folder: &Path, except: &[PluginName]) {
         for plugin in self.serving_from(folder) {
-            if plugin.manifest.name() != reloaded {
+            if !except.contains(plugin.manifest.name()) {
                 self.request_reload(plugin.manifest.name(), ReloadRequest::SameFolder);
             }
         }
@@ -193,9 +193,14 @@ impl FolderAttempt {
         let content = Content::of(&self.folder, rules);
         let candidate = Candidate::read(&self.folder, rules);
         let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
-        let Err(error) = &loaded else {
-            lock(&self.failures.failed).remove(&self.folder);
-            return self.outcome.send(AttemptOutcome::Changed);
+        let error = match &loaded {
+            Ok(handle) => {
+                lock(&self.failures.failed).remove(&self.folder);
+                // Those that were loaded under other names, if the manifest has another one now.
+                host.reload_others(&self.folder, &[handle.name().clone()]);
+                return self.outcome.send(AttemptOutcome::Changed);
+            }
+            Err(error) => error,
         };
         if error.kind() == ErrorKind::Duplicate {
             let name = error.plugin().cloned();
@@ -216,6 +221,7 @@ impl FolderAttempt {
         if is_reported {
             warn(&self.folder, error);
             host.emit_refused(&self.folder, &loaded);
+            host.reload_others(&self.folder, &[]);
         }
         self.outcome.send(outcome);
     }
@@ -238,29 +244,38 @@ impl FolderAttempt {
 
     /// Unloads plugins that the folder does not contain anymore.
     fn unload(self, host: &Arc<Inner>, plugins: &[PluginName], reason: &str, next: Next) {
+        let mut kept = Vec::new();
         for plugin in plugins {
             let generation = host.registry.info(plugin).and_then(|info| info.generation);
-            let Err(error) = host.unload(plugin.as_str()) else { continue };
-            if error.kind() == ErrorKind::Requires
-                && self.remember(&error, Content::default(), true)
-            {
-                host.context.events.emit(HostEvent::RolledBack {
-                    plugin: plugin.clone(),
-                    generation,
-                    step: Some(LoadStep::Requires),
-                    reason: format!("{reason}, and it stays loaded: {}", error.full_message()),
-                    hint: error.hint().map(str::to_owned),
-                });
+            if let Err(error) = host.unload(plugin.as_str()) {
+                kept.push((plugin, generation, error));
             }
-            // Another thread unloads it, or a dependent keeps it.
-            return;
         }
-        match next {
-            Next::Load => self.load(host, true),
-            Next::Nothing => {
-                lock(&self.failures.failed).remove(&self.folder);
-                self.outcome.send(AttemptOutcome::Changed);
-            }
+        if kept.is_empty() {
+            return match next {
+                Next::Load => self.load(host, true),
+                Next::Nothing => {
+                    lock(&self.failures.failed).remove(&self.folder);
+                    self.outcome.send(AttemptOutcome::Changed);
+                }
+            };
+        }
+        // Dependents keep them; or another thread unloads them.
+        kept.retain(|(_, _, error)| error.kind() == ErrorKind::Requires);
+        let is_new = kept
+            .first()
+            .is_some_and(|(_, _, error)| self.remember(error, Content::default(), true));
+        for (plugin, generation, error) in kept.into_iter().filter(|_| is_new) {
+            host.context.events.emit(HostEvent::RolledBack {
+                plugin: plugin.clone(),
+                generation,
+                step: Some(LoadStep::Requires),
+                reason: format!("{reason}, and it stays loaded: {}", error.full_message()),
+                hint: error.hint().map(str::to_owned),
+            });
+        }
+        if matches!(next, Next::Load) {
+            host.reload_others(&self.folder, plugins);
         }
     }
 

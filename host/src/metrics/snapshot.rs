@@ -19,6 +19,9 @@ pub enum PluginState {
     Serving,
     /// It is [quarantined](crate::Quarantine): calls fail until a probe succeeds.
     Quarantined,
+    /// Its calls wait: a reload moves its state or has stopped it. See
+    /// [`Handover`](crate::manifest::Handover).
+    Paused,
     /// It accepts no new calls, and some still run.
     Draining,
     /// It serves no more.
@@ -31,6 +34,7 @@ impl PluginState {
         match self {
             Self::Serving => "serving",
             Self::Quarantined => "quarantined",
+            Self::Paused => "paused",
             Self::Draining => "draining",
             Self::Retired => "retired",
         }

@@ -9,7 +9,9 @@ use super::LoaderContext;
 use super::candidate::Candidate;
 use super::dependencies::stage;
 use super::effective_limits::{PluginLimits, effective_limits};
-use super::library_loader::{self, Code, into_backend, probe_file, ready_to_open, retain_reason};
+use super::library_loader::{
+    self, Code, FailureCause, StartFailure, into_backend, probe_file, ready_to_open, retain_reason,
+};
 use super::policy::{call_policy, check_schemas};
 #[cfg(unix)]
 use super::process_loader;
@@ -17,8 +19,9 @@ use super::source::{Constructor, Source};
 use super::survey::read_artifact;
 #[cfg(not(unix))]
 use crate::artifact::digest::Artifact;
-use crate::boundary::{Image, Instance, Root};
-use crate::error::{Error, ErrorKind, LoadStep, bug};
+use crate::boundary::{Image, Root};
+use crate::call::Failure;
+use crate::error::{Error, LoadStep, bug};
 use crate::generation::unload::{WaitForThreads, close};
 use crate::generation::{
     Backend, InstanceRef, IoLimits, Parts, RetainReason, RetainedEntry, UnloadLeftovers,
@@ -122,7 +125,7 @@ impl NewGeneration {
             Source::Library => return Err(bug!("the library was not read")),
             Source::Value(constructor) => {
                 check_schemas(context, candidate, &mut parts)?;
-                Backend::InProcess(construct(context, candidate, constructor, &parts)?)
+                construct(context, candidate, constructor, until, &parts)?
             }
             Source::Type(root) => {
                 check_schemas(context, candidate, &mut parts)?;
@@ -263,23 +266,29 @@ fn construct(
     context: &LoaderContext,
     candidate: &Candidate,
     Constructor(construct): Constructor,
+    until: Until,
     parts: &Parts,
-) -> Result<Instance, Error> {
+) -> Result<Backend, Error> {
     let config = Config::from(candidate.manifest.config().clone());
-    let timeout = context.limits.start_timeout;
-    let failed = || candidate.failed(LoadStep::Init, ErrorKind::StartFailed);
-    match parts.workers.run(timeout, move || catch_panic(|| construct(&config))) {
-        RunOutcome::Completed(Ok(Ok(instance))) => Ok(instance),
-        RunOutcome::Completed(Ok(Err(error))) => Err(failed().caused_by(error)),
-        RunOutcome::Completed(Err(message)) => {
-            Err(failed().caused_by(format!("panicked: {message}")))
+    let failed = |cause| StartFailure { step: LoadStep::Init, cause, leftovers: None };
+    let job = move || {
+        let constructed = catch_panic(|| construct(&config));
+        let instance = match constructed {
+            Ok(Ok(instance)) => instance,
+            Ok(Err(error)) => return Err(failed(FailureCause::Plugin(Failure::Error(error)))),
+            Err(message) => {
+                let cause = FailureCause::Message(format!("panicked: {message}"), None);
+                return Err(failed(cause));
+            }
+        };
+        let backend = Backend::InProcess(instance);
+        match until {
+            Until::Started => Ok(backend),
+            Until::Ready(state) => ready_to_open(backend, state),
         }
-        RunOutcome::TimedOut => {
-            let message = format!("still running after {} ms", timeout.as_millis());
-            Err(failed().caused_by(message))
-        }
-        RunOutcome::SpawnFailed(error) => Err(failed().caused_by(error)),
-    }
+    };
+    let started = parts.workers.run(context.limits.start_timeout, job);
+    into_backend(started, context, candidate, parts)
 }
 
 #[cfg(unix)]
@@ -297,7 +306,8 @@ fn start_process(
     _: &Arc<Slot>,
 ) -> Result<Backend, Error> {
     let message = "plugins of kind `process` are supported on Unix only";
-    Err(candidate.failed(LoadStep::Manifest, ErrorKind::Unsupported).caused_by(message))
+    let kind = crate::error::ErrorKind::Unsupported;
+    Err(candidate.failed(LoadStep::Manifest, kind).caused_by(message))
 }
 
 /// Closes the image of a failed load, or retains it with the reason.

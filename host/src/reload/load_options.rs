@@ -36,7 +36,8 @@ impl LoadOptions {
         Self::default()
     }
 
-    /// Sets the name of the plugin, so that one folder can be loaded more than once.
+    /// Sets the name of the plugin, so that one folder can be loaded more than once. Validators,
+    /// caches and preferences of the host apply to the plugin of this name.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self

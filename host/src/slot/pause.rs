@@ -92,6 +92,11 @@ impl Slot {
         Some(Paused { generation, instance: Arc::downgrade(&current) })
     }
 
+    /// Returns whether calls wait for the end of a reload.
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(&*lock(&self.vacant), Vacant::Paused(..))
+    }
+
     /// Takes a paused generation out of the slot; the caller unloads it.
     pub(crate) fn take_paused(&self, paused: &Paused) -> Result<Arc<Generation>, Error> {
         let mut vacant = lock(&self.vacant);

@@ -225,7 +225,7 @@ fn plugin_of_the_program_registers_at_run_time_and_again() {
 #[test]
 fn factory_creates_plugins_by_config_and_its_faults_are_errors() {
     let host = Host::builder()
-        .limits(limits(|limits| limits.start_timeout = std::time::Duration::from_millis(200)))
+        .limits(limits(|limits| limits.start_timeout = std::time::Duration::from_secs(3)))
         .register_factory("counter", |config: &Config| {
             match config.get("do").and_then(|it| it.as_str()) {
                 Some("panic") => panic!("no counter"),
@@ -243,7 +243,7 @@ fn factory_creates_plugins_by_config_and_its_faults_are_errors() {
         assert!(create(name, "").unwrap().call(Request::text("x")).is_ok());
     }
     assert_eq!(create("one", "").unwrap_err().kind(), ErrorKind::Duplicate);
-    for (what, expected) in [("panic", "no counter"), ("fail", "not now"), ("hang", "200 ms")] {
+    for (what, expected) in [("panic", "no counter"), ("fail", "not now"), ("hang", "3000 ms")] {
         let error = create("three", what).unwrap_err();
         assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(LoadStep::Init)));
         assert!(error.full_message().contains(expected), "{}", error.full_message());

@@ -7,6 +7,8 @@ mod allocators;
 mod app_layers;
 #[cfg(unix)]
 mod both_kinds;
+#[cfg(target_os = "linux")]
+mod build_command;
 mod call_edge_cases;
 mod cancellation;
 mod closing;
@@ -21,6 +23,7 @@ mod edge_cases;
 #[cfg(unix)]
 mod example_programs;
 mod faults;
+mod folder_names;
 #[cfg(target_os = "linux")]
 mod fork;
 mod handover;
@@ -84,6 +87,7 @@ mod request_extensions;
 mod response_cache;
 mod retirement;
 mod rollback;
+mod runtime_plugins;
 mod schema_budget;
 mod scripted_plugin;
 mod shutdown_grace;

@@ -26,7 +26,10 @@ pub(super) enum MadeOf {
         root: PathBuf,
     },
     /// The files of the plugin's folder, as is.
-    Script,
+    Script {
+        /// The folder that plugins are installed in; may be inside the plugin's folder.
+        installed: PathBuf,
+    },
 }
 
 /// Returns the plugins that have to be rebuilt because `path` changed.
@@ -37,7 +40,10 @@ pub(super) fn affected<'a>(path: &Path, plugins: &'a [Watched]) -> BTreeSet<&'a 
     let is_affected = |plugin: &&Watched| {
         let within = path.strip_prefix(&plugin.folder).ok();
         match &plugin.made_of {
-            MadeOf::Script => within.is_some_and(script::is_installed),
+            MadeOf::Script { installed } => {
+                let is_other = path.starts_with(installed) || installed.starts_with(path);
+                !is_other && within.is_some_and(script::is_installed)
+            }
             MadeOf::Crate { crates, root } => {
                 path == root
                     || within.is_some_and(is_of_plugin)
@@ -91,7 +97,7 @@ mod tests {
         let script = Watched {
             plugin: "s".to_owned(),
             folder: "/w/plugins/s".into(),
-            made_of: MadeOf::Script,
+            made_of: MadeOf::Script { installed: "/w/plugins/s/target/plugins".into() },
         };
         let plugins = [watched("a", &["/w/api", "/w/own"]), watched("ab", &["/w/api"]), script];
         let found: Vec<_> = affected(Path::new(path), &plugins).into_iter().collect();
@@ -136,6 +142,8 @@ mod tests {
         check("/w/plugins/s/words/en.txt", &["s"]);
         check("/w/plugins/s/plugin.json", &["s"]);
         check("/w/plugins/s/test_s.py", &[]);
+        check("/w/plugins/s/target/plugins/s/s.py", &[]);
+        check("/w/plugins/s/target", &[]);
         check("/w/plugins/s/__pycache__/s.pyc", &[]);
         check("/w/plugins/s/s.py.swp", &[]);
     }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use crate::hint::{Hinted, print_error};
+use crate::print::line;
 use crate::workspace::{Package, Workspace};
 use artifact::Target;
 use changes::{MadeOf, Watched};
@@ -56,7 +57,7 @@ impl Build<'_> {
         for source in self.sources()? {
             let name = source.name.clone();
             match self.build(source) {
-                Ok(line) => println!("{line}"),
+                Ok(built) => line(built)?,
                 Err(error) => {
                     print_error(&error.context(format!("plugin `{name}`")));
                     failed.push(name);
@@ -87,15 +88,35 @@ impl Build<'_> {
                 None => sources.extend(find(&from)?),
             }
         }
-        sources.sort_by(|a, b| a.name.cmp(&b.name));
+        sources.sort_by(|a, b| (&a.name, &a.folder).cmp(&(&b.name, &b.folder)));
+        // Folders may be given twice, or be in another one.
+        sources.dedup_by(|a, b| a.folder == b.folder);
+        self.check_overwrites(&sources)?;
         chosen(sources, self.names, &self.from)
+    }
+
+    /// Fails if a plugin would be installed over the source of another one.
+    fn check_overwrites(&self, sources: &[Source]) -> anyhow::Result<()> {
+        for source in sources {
+            let into = self.out.join(&source.name);
+            let real = into.canonicalize().unwrap_or_else(|_| into.clone());
+            let is_other = |other: &&Source| other.folder == real && other.folder != source.folder;
+            if let Some(other) = sources.iter().find(is_other) {
+                let (name, folder) = (&source.name, shown(&other.folder));
+                let message = format!("`{name}` would replace the source of `{}`", other.name);
+                bail!(Hinted::new(format!("{message} in `{folder}`"), "choose another --out"));
+            }
+        }
+        Ok(())
     }
 
     /// Builds and installs one plugin. Returns the line to print.
     fn build(&self, source: Source) -> anyhow::Result<String> {
         let (folder, manifest) = (&source.folder, source.manifest?);
         let (main, beside) = match (&manifest.kind, source.is_crate) {
-            (Kind::Process { program }, false) => script::read(folder, program)?,
+            (Kind::Process { program }, false) => {
+                script::read(folder, program, &self.installed_in(folder, &manifest.name))?
+            }
             _ => (self.compile(folder, &manifest)?, Vec::new()),
         };
         let into = self.out.join(&manifest.name);
@@ -130,12 +151,20 @@ impl Build<'_> {
         Ok(install::File { name: install::main_file(&manifest.kind), bytes, mode: 0o755 })
     }
 
+    /// Returns the folder of installed plugins if it is in `folder`; otherwise that of the plugin.
+    fn installed_in(&self, folder: &Path, plugin: &str) -> PathBuf {
+        let out = self.out.canonicalize().unwrap_or_else(|_| self.out.clone());
+        let is_inside = out != folder && out.starts_with(folder);
+        if is_inside { out } else { out.join(plugin) }
+    }
+
     /// Returns the folders that the plugin is built from, without linked crates while `cargo metadata`
     /// fails.
     fn watched(&self, source: &Source) -> Watched {
         let (plugin, folder) = (source.name.clone(), source.folder.clone());
         if !source.is_crate {
-            return Watched { plugin, folder, made_of: MadeOf::Script };
+            let installed = self.installed_in(&folder, &plugin);
+            return Watched { plugin, folder, made_of: MadeOf::Script { installed } };
         }
         let cargo_toml = source.folder.join("Cargo.toml");
         let links = Workspace::of(&cargo_toml).and_then(|own| own.links_by_path(&cargo_toml));
@@ -266,6 +295,40 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.to_string(), "plugin `c` not found");
         assert_eq!(hint_of(&error), Some("plugins to build: a, b"));
+    }
+
+    fn scripts(root: &Path, folders: &[(&str, &str)]) {
+        for (folder, name) in folders {
+            let at = root.join(folder);
+            fs::create_dir_all(&at).unwrap();
+            let manifest = format!(
+                r#"{{"name": "{name}", "version": "1.0.0", "kind": "process", "command": ["x"]}}"#
+            );
+            fs::write(at.join("plugin.json"), manifest).unwrap();
+        }
+    }
+
+    fn build_of(from: Vec<PathBuf>, out: PathBuf) -> Build<'static> {
+        Build { from, names: &[], out, target: None, release: false }
+    }
+
+    #[test]
+    fn folder_that_is_given_twice_is_one_plugin() {
+        let root = tempfile::tempdir().unwrap();
+        scripts(root.path(), &[("a", "a")]);
+        let from = vec![root.path().join("a"), root.path().to_owned(), root.path().join("./a")];
+        let sources = build_of(from, root.path().join("out")).sources().unwrap();
+        assert_eq!(sources.len(), 1);
+    }
+
+    #[test]
+    fn source_of_another_plugin_is_not_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        scripts(root.path(), &[("a", "b"), ("b", "c")]);
+        let build = build_of(vec![root.path().to_owned()], root.path().to_owned());
+        let error = build.sources().map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("would replace the source of `c`"), "{error}");
+        assert_eq!(hint_of(&error), Some("choose another --out"));
     }
 
     #[test]

@@ -13,10 +13,14 @@ use crate::hint::Hinted;
 /// Maximum number of files; a folder with more is probably not a plugin's.
 const MAX_FILES: usize = 1000;
 
-/// Returns the program and the files beside it.
-pub(super) fn read(folder: &Path, program: &str) -> anyhow::Result<(File, Vec<File>)> {
+/// Returns the program and the files beside it, without those below `installed`.
+pub(super) fn read(
+    folder: &Path,
+    program: &str,
+    installed: &Path,
+) -> anyhow::Result<(File, Vec<File>)> {
     let mut files = Vec::new();
-    collect(folder, Path::new(""), &mut files)?;
+    collect(folder, Path::new(""), installed, &mut files)?;
     let place = files.iter().position(|file| file.name == program);
     let place = place.with_context(|| {
         format!(
@@ -46,7 +50,12 @@ pub(super) fn is_installed(path: &Path) -> bool {
     })
 }
 
-fn collect(root: &Path, within: &Path, files: &mut Vec<File>) -> anyhow::Result<()> {
+fn collect(
+    root: &Path,
+    within: &Path,
+    installed: &Path,
+    files: &mut Vec<File>,
+) -> anyhow::Result<()> {
     let folder = root.join(within);
     let entries =
         fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
@@ -55,13 +64,13 @@ fn collect(root: &Path, within: &Path, files: &mut Vec<File>) -> anyhow::Result<
         let within = within.join(entry.file_name());
         // Installed elsewhere: sealed, or for every kind of plugin.
         let is_apart = [Path::new("plugin.json"), Path::new("README.md")].contains(&&*within);
-        if is_apart || !is_installed(&within) {
+        let path = entry.path();
+        if is_apart || !is_installed(&within) || path == installed {
             continue;
         }
-        let path = entry.path();
         // Links to folders are not followed: they may form a cycle.
         if entry.file_type()?.is_dir() {
-            collect(root, &within, files)?;
+            collect(root, &within, installed, files)?;
             continue;
         }
         let metadata = path.metadata().with_context(|| format!("`{}`", path.display()))?;
@@ -113,17 +122,25 @@ mod tests {
     fn tests_and_python_caches_are_not_installed() {
         let names = ["a.py", "words/en.txt", "plugin.json", "README.md", "test_a.py", "a_test.py"];
         let folder = folder(&[&names[..], &["tests/x", "__pycache__/a.pyc", ".env"]].concat());
-        let (main, beside) = read(folder.path(), "a.py").unwrap();
+        let (main, beside) = read(folder.path(), "a.py", Path::new("")).unwrap();
         assert_eq!((main.name.as_str(), main.mode), ("a.py", 0o755));
         let beside: Vec<_> = beside.iter().map(|file| (file.name.as_str(), file.mode)).collect();
         assert_eq!(beside, [("words/en.txt", 0o644)]);
     }
 
     #[test]
+    fn installed_plugins_in_the_folder_are_not_installed_again() {
+        let folder = folder(&["a.py", "target/plugins/a/a.py"]);
+        let installed = folder.path().join("target/plugins");
+        let (_, beside) = read(folder.path(), "a.py", &installed).unwrap();
+        assert_eq!(beside, []);
+    }
+
+    #[test]
     fn missing_or_non_executable_program_is_reported() {
         let folder = folder(&["a.txt"]);
         let check = |program: &str, expected: &str| {
-            let error = read(folder.path(), program).unwrap_err().to_string();
+            let error = read(folder.path(), program, Path::new("")).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
         check("a.txt", "is not executable");

@@ -14,6 +14,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::changes::{MadeOf, Watched, affected};
+use crate::print::{line, message};
 use crate::print_error;
 
 use super::{Build, Source, count, shown};
@@ -46,9 +47,12 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
     let mut known = names(&sources);
     // Before the build, so that changes during it are seen.
     let mut watched = watch_folders(&mut watcher, plugins, &sources);
-    build(plugins, sources, &ended);
+    build(plugins, sources, &ended)?;
+    // Whether changes were not built, because no list of the plugins could be made.
+    let mut behind: Option<String> = None;
+    let from: Vec<_> = plugins.from.iter().map(|from| real(from)).collect();
     if !ended.load(Ordering::Relaxed) {
-        println!("watching {}; press Ctrl-C to stop", count(watched.len()));
+        line(format_args!("watching {}; press Ctrl-C to stop", count(watched.len())))?;
     }
     loop {
         let changed = match wait(&events, &ended) {
@@ -56,19 +60,36 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
             Waited::AnythingChanged => None,
             Waited::Changed(paths) => Some(paths),
         };
+        let is_relevant = |path: &PathBuf| {
+            from.iter().any(|from| path.starts_with(from)) || !affected(path, &watched).is_empty()
+        };
+        if changed.as_ref().is_some_and(|paths| !paths.iter().any(is_relevant)) {
+            continue;
+        }
         let sources = match plugins.sources() {
             Ok(sources) => sources,
             Err(error) => {
-                print_error(&error);
+                let reason = format!("{error:#}");
+                if behind.as_ref() != Some(&reason) {
+                    print_error(&error);
+                }
+                behind = Some(reason);
+                // The change that ends the error may be in a new folder, or create one again.
+                let mut places = places_of_new_plugins(&from);
+                let above = from.iter().filter_map(|from| from.parent());
+                places.extend(above.map(|above| (above.to_owned(), RecursiveMode::NonRecursive)));
+                watch_places(&mut watcher, places);
                 continue;
             }
         };
+        let changed = changed.filter(|_| behind.is_none());
+        behind = None;
         let expected: BTreeSet<String> = match &changed {
             None => names(&sources),
             Some(paths) => {
                 let of = |path: &PathBuf| affected(path, &watched);
                 if let Some(path) = paths.iter().find(|path| !of(path).is_empty()) {
-                    println!("changed {}", shown(path));
+                    line(format_args!("changed {}", shown(path)))?;
                 }
                 paths.iter().flat_map(of).map(str::to_owned).collect()
             }
@@ -77,7 +98,7 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
         watched = watch_folders(&mut watcher, plugins, &sources);
         let now = names(&sources);
         let is_due = |one: &Source| expected.contains(&one.name) || !known.contains(&one.name);
-        build(plugins, sources.into_iter().filter(is_due).collect(), &ended);
+        build(plugins, sources.into_iter().filter(is_due).collect(), &ended)?;
         known = now;
     }
 }
@@ -86,16 +107,16 @@ fn names(sources: &[Source]) -> BTreeSet<String> {
     sources.iter().map(|source| source.name.clone()).collect()
 }
 
-fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) {
+fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) -> anyhow::Result<()> {
     for source in sources {
         let name = source.name.clone();
         let outcome = plugins.build(source);
         // Ctrl-C ends cargo too, which is not a failure of the plugin.
         if ended.load(Ordering::Relaxed) {
-            return;
+            return Ok(());
         }
         match outcome {
-            Ok(line) => println!("{line}"),
+            Ok(built) => line(built)?,
             Err(error) => {
                 let state = match plugins.out.join(&name).join("plugin.json").is_file() {
                     true => "the last successful build stays installed",
@@ -105,6 +126,7 @@ fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) {
             }
         }
     }
+    Ok(())
 }
 
 /// Waits for a change, and then until nothing changes for a moment.
@@ -125,7 +147,7 @@ fn wait(events: &Receiver<notify::Result<notify::Event>>, ended: &AtomicBool) ->
                 at_latest.get_or_insert_with(|| Instant::now() + QUIET_TIMEOUT);
             }
             Ok(Err(error)) => {
-                eprintln!("warning: some changes may have been missed: {error}");
+                message(format_args!("warning: some changes may have been missed: {error}"));
                 return Waited::AnythingChanged;
             }
             Err(RecvTimeoutError::Timeout) if paths.is_empty() => {}
@@ -146,13 +168,8 @@ fn watch_folders(
     sources: &[Source],
 ) -> Vec<Watched> {
     let watched: Vec<_> = sources.iter().map(|source| plugins.watched(source)).collect();
-    let mut places = BTreeMap::new();
-    // New plugins appear here, file by file.
-    for from in &plugins.from {
-        let entries = fs::read_dir(from).into_iter().flatten().flatten();
-        let folders = entries.map(|entry| entry.path()).chain([from.clone()]);
-        places.extend(folders.map(|folder| (folder, RecursiveMode::NonRecursive)));
-    }
+    let from: Vec<_> = plugins.from.iter().map(|from| real(from)).collect();
+    let mut places = places_of_new_plugins(&from);
     for one in &watched {
         let MadeOf::Crate { crates, root } = &one.made_of else {
             places.insert(one.folder.clone(), RecursiveMode::Recursive);
@@ -166,10 +183,33 @@ fn watch_folders(
             places.insert(folder.join("src"), RecursiveMode::Recursive);
         }
     }
+    watch_places(watcher, places);
+    watched
+}
+
+type Places = BTreeMap<PathBuf, RecursiveMode>;
+
+/// Returns the folders in which new plugins appear, file by file.
+fn places_of_new_plugins(from: &[PathBuf]) -> Places {
+    let mut places = BTreeMap::new();
+    for from in from {
+        let entries = fs::read_dir(from).into_iter().flatten().flatten();
+        let folders = entries.map(|entry| entry.path()).chain([from.clone()]);
+        places.extend(folders.map(|folder| (folder, RecursiveMode::NonRecursive)));
+    }
+    places
+}
+
+/// Returns the path that sources have; without links, so that each folder is watched once.
+fn real(from: &Path) -> PathBuf {
+    let absolute = || std::path::absolute(from).unwrap_or_else(|_| from.to_owned());
+    from.canonicalize().unwrap_or_else(|_| absolute())
+}
+
+fn watch_places(watcher: &mut RecommendedWatcher, places: Places) {
     for (place, mode) in places.into_iter().filter(|(place, _)| place.is_dir()) {
         if let Err(error) = watcher.watch(&place, mode) {
-            eprintln!("warning: cannot watch `{}`: {error}", place.display());
+            message(format_args!("warning: cannot watch `{}`: {error}", place.display()));
         }
     }
-    watched
 }

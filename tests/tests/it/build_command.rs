@@ -1,0 +1,108 @@
+//! `hotbay build` with the folders of scripts: what it installs, and what its watch sees.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use hotbay_tests::{Plugins, binary, until};
+
+fn script(folder: &Path, name: &str, text: &str) {
+    fs::create_dir_all(folder).unwrap();
+    let program = folder.join("run.sh");
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let manifest = format!(
+        r#"{{"name": "{name}", "version": "1.0.0", "kind": "process", "command": ["run.sh"]}}"#
+    );
+    fs::write(folder.join("plugin.json"), manifest).unwrap();
+}
+
+#[allow(clippy::disallowed_methods, reason = "the command is a process")]
+fn command(here: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+    command.arg("build").args(arguments).current_dir(here).stdin(Stdio::null());
+    command
+}
+
+struct Watch(Child);
+
+impl Watch {
+    fn start(here: &Path, from: &str) -> Self {
+        let mut command = command(here, &[from, "--out", "out", "--watch"]);
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn installed(here: &Path, plugin: &str, text: &str) {
+    let file: PathBuf = here.join("out").join(plugin).join("run.sh");
+    let is_it = || fs::read_to_string(&file).is_ok_and(|found| found == text).then_some(());
+    until(&format!("`{plugin}` is installed as {text:?}"), is_it);
+}
+
+#[test]
+fn plugins_installed_in_the_folder_of_a_script_are_not_installed_again() {
+    let root = Plugins::new();
+    script(root.dir(), "s", "1");
+    for _ in 0..2 {
+        assert!(command(root.dir(), &[]).stdout(Stdio::null()).status().unwrap().success());
+    }
+    let installed = root.dir().join("target/plugins/s");
+    assert_eq!(fs::read_dir(installed).unwrap().count(), 2);
+}
+
+#[test]
+fn stdout_that_cannot_be_written_is_an_error() {
+    let root = Plugins::new();
+    script(root.dir(), "s", "1");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = command(root.dir(), &[]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot write to stdout"), "{stderr}");
+}
+
+#[test]
+fn watch_builds_what_changed_during_an_error() {
+    let root = Plugins::new();
+    let here = root.dir();
+    script(&here.join("from/a"), "s", "1");
+    let _watch = Watch::start(here, "from");
+    installed(here, "s", "1");
+    // The same name twice, and then another one in the new folder.
+    script(&here.join("from/b"), "s", "b");
+    fs::write(here.join("from/a/run.sh"), "2").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    script(&here.join("from/b"), "t", "b");
+    installed(here, "t", "b");
+    installed(here, "s", "2");
+}
+
+#[test]
+fn watch_follows_links_and_folders_that_are_created_again() {
+    let root = Plugins::new();
+    let here = root.dir();
+    script(&here.join("a"), "s", "1");
+    symlink("a", here.join("link")).unwrap();
+    let linked = Watch::start(here, "link");
+    installed(here, "s", "1");
+    fs::write(here.join("a/run.sh"), "2").unwrap();
+    installed(here, "s", "2");
+    drop(linked);
+    let _watch = Watch::start(here, "a");
+    // Until it watches, changes are not seen.
+    fs::write(here.join("a/run.sh"), "3").unwrap();
+    installed(here, "s", "3");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    fs::rename(here.join("a"), here.join("b")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    script(&here.join("a"), "s", "4");
+    installed(here, "s", "4");
+}
