@@ -283,7 +283,7 @@ fn token_ends_hosts_at_any_moment() {
         let plugins = Plugins::new();
         plugins.add("echo", "faulty").write();
         let cancel = token.clone();
-        let canceller = std::thread::spawn(move || {
+        let cancelling_thread = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_micros(round * 300));
             cancel.cancel();
             cancel.cancel();
@@ -304,7 +304,7 @@ fn token_ends_hosts_at_any_moment() {
                 refused.error.full_message()
             );
         }
-        canceller.join().unwrap();
+        cancelling_thread.join().unwrap();
         if round % 2 == 0 {
             drop(host);
             drop(copy);
