@@ -23,7 +23,7 @@ use crate::id::PluginName;
 /// | `hotbay_process_restarts_total` | counter | processes that replaced one that exited |
 /// | `hotbay_calls_refused_total` | counter | calls that never reached the plugin |
 /// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to start |
-/// | `hotbay_calls_abandoned_total` | counter | pooled calls that exceeded their deadlines |
+/// | `hotbay_calls_abandoned_total` | counter | pooled calls that exceeded their deadlines after they reached the plugin |
 /// | `hotbay_log_lines_dropped_total` | counter | log lines of the plugin that were dropped |
 /// | `hotbay_cache_hits_total` | counter | calls answered from the plugin's cache |
 /// | `hotbay_cache_misses_total` | counter | calls not found in the plugin's cache |
@@ -96,9 +96,11 @@ const COUNTERS: [Row<u64>; 11] = [
     ("hotbay_calls_shed_total", "pooled calls that waited too long to start", |plugin| {
         plugin.stats.shed
     }),
-    ("hotbay_calls_abandoned_total", "pooled calls that exceeded their deadlines", |plugin| {
-        plugin.stats.abandoned
-    }),
+    (
+        "hotbay_calls_abandoned_total",
+        "pooled calls that exceeded their deadlines after they reached the plugin",
+        |plugin| plugin.stats.abandoned,
+    ),
     ("hotbay_log_lines_dropped_total", "log lines of the plugin that were dropped", |plugin| {
         plugin.stats.log_lines_dropped
     }),

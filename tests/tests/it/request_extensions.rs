@@ -27,17 +27,23 @@ impl Layer for OnlyTenants {
     }
 }
 
-#[test]
-fn layers_see_extensions_of_calls_tasks_and_pipelines() {
-    let echo = |_: &hotbay::CallContext<'_>, input: hotbay::Payload<'_>| {
-        Ok(Output::copy_of(input.as_bytes()))
-    };
-    let host = Host::builder()
+fn echo(_: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+    Ok(Output::copy_of(input.as_bytes()))
+}
+
+/// Builds a host of two plugins that echo, behind the layer.
+fn only_tenants() -> Host {
+    Host::builder()
         .layer(OnlyTenants)
         .register_fn("one", echo)
         .register_fn("two", echo)
         .build()
-        .unwrap();
+        .unwrap()
+}
+
+#[test]
+fn layers_see_extensions_of_calls_tasks_and_pipelines() {
+    let host = only_tenants();
     let one = host.plugin("one").unwrap();
     let request = || Request::text("x").with_extension(Tenant("acme"));
     let called = one.call(request()).unwrap();
@@ -50,18 +56,9 @@ fn layers_see_extensions_of_calls_tasks_and_pipelines() {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
 }
 
-fn echo(_: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
-    Ok(Output::copy_of(input.as_bytes()))
-}
-
 #[test]
 fn streams_of_requests_have_their_own_extensions() {
-    let host = Host::builder()
-        .layer(OnlyTenants)
-        .register_fn("one", echo)
-        .register_fn("two", echo)
-        .build()
-        .unwrap();
+    let host = only_tenants();
     let tenants = ["a", "b", "none"];
     let request = move |number: usize| match tenants[number % 3] {
         "none" => Request::text("x"),
