@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hotbay::{Error, ErrorKind, HostEvent, PluginHandle, Reply, Request};
 
-use crate::{block_on, end_process, processes_of, until};
+use crate::{StopOnDrop, block_on, end_process, processes_of, until};
 
 /// Settings of a run.
 #[derive(Clone, Copy, Debug)]
@@ -89,14 +89,6 @@ pub fn kill_often(plugin: &PluginHandle, events: &mut hotbay::Events, how: Kills
 fn probe() -> Request<'static> {
     // A deadline, so that a host that never answers fails the test.
     Request::text("probe").with_idempotent(true).with_timeout(Duration::from_secs(10))
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A pseudorandom generator with a fixed seed.

@@ -34,4 +34,4 @@ pub use process::{images, mappings, threads, unique};
 pub use programs::{ProgramFolder, foreign_elf, launches, set_behavior, state_of};
 pub use subprocess::run_in_subprocess;
 pub use traffic::{Traffic, under_load};
-pub use waiting::{LIMIT, block_on, event, events_until, until};
+pub use waiting::{LIMIT, StopOnDrop, block_on, event, events_until, until};

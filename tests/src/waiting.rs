@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,5 +79,15 @@ pub fn until<T: Debug>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
         }
         assert!(started.elapsed() < LIMIT, "timed out waiting until {what}");
         thread::yield_now();
+    }
+}
+
+/// Sets a flag when dropped, so that the threads of a failing test end.
+#[derive(Debug)]
+pub struct StopOnDrop<'f>(pub &'f AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

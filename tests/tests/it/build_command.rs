@@ -1,11 +1,14 @@
 //! `hotbay build` with the folders of scripts: what it installs, and what its watch sees.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
-use hotbay_tests::{Plugins, binary, until};
+use hotbay_tests::{LIMIT, Plugins, binary, until};
 
 fn script(folder: &Path, name: &str, text: &str) {
     fs::create_dir_all(folder).unwrap();
@@ -25,19 +28,48 @@ fn command(here: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-struct Watch(Child);
+/// `hotbay build --watch`, with the lines that it prints.
+struct Watch {
+    process: Child,
+    lines: Receiver<String>,
+}
 
 impl Watch {
     fn start(here: &Path, from: &str) -> Self {
         let mut command = command(here, &[from, "--out", "out", "--watch"]);
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let stdout: Box<dyn Read + Send> = Box::new(process.stdout.take().unwrap());
+        let stderr: Box<dyn Read + Send> = Box::new(process.stderr.take().unwrap());
+        for stream in [stdout, stderr] {
+            let sender = sender.clone();
+            // Ends with the process.
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let _ = sender.send(line);
+                }
+            });
+        }
+        Self { process, lines }
+    }
+
+    /// Waits for a line with this text, and discards those before it.
+    fn wait_for(&self, text: &str) {
+        let mut before = Vec::new();
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) if line.contains(text) => return,
+                Ok(line) => before.push(line),
+                Err(error) => panic!("{error}: no line with {text:?} in {before:#?}"),
+            }
+        }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -74,12 +106,13 @@ fn watch_builds_what_changed_during_an_error() {
     let root = Plugins::new();
     let here = root.dir();
     script(&here.join("from/a"), "s", "1");
-    let _watch = Watch::start(here, "from");
+    let watch = Watch::start(here, "from");
+    watch.wait_for("watching");
     installed(here, "s", "1");
     // The same name twice, and then another one in the new folder.
     script(&here.join("from/b"), "s", "b");
     fs::write(here.join("from/a/run.sh"), "2").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    watch.wait_for("error: ");
     script(&here.join("from/b"), "t", "b");
     installed(here, "t", "b");
     installed(here, "s", "2");
@@ -92,17 +125,17 @@ fn watch_follows_links_and_folders_that_are_created_again() {
     script(&here.join("a"), "s", "1");
     symlink("a", here.join("link")).unwrap();
     let linked = Watch::start(here, "link");
+    linked.wait_for("watching");
     installed(here, "s", "1");
     fs::write(here.join("a/run.sh"), "2").unwrap();
     installed(here, "s", "2");
     drop(linked);
-    let _watch = Watch::start(here, "a");
-    // Until it watches, changes are not seen.
+    let watch = Watch::start(here, "a");
+    watch.wait_for("watching");
     fs::write(here.join("a/run.sh"), "3").unwrap();
     installed(here, "s", "3");
-    std::thread::sleep(std::time::Duration::from_millis(500));
     fs::rename(here.join("a"), here.join("b")).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    watch.wait_for("error: ");
     script(&here.join("a"), "s", "4");
     installed(here, "s", "4");
 }

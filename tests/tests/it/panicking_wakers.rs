@@ -190,8 +190,11 @@ fn panic_payload_that_panics_on_drop_kills_no_worker() {
         let bounded = Request::text("bounded").with_timeout(NEVER);
         assert_eq!(block_on(handle.execute(bounded)).unwrap().as_bytes(), b"bounded");
     }
-    let info = &host.list()[0];
-    assert_eq!((info.stats.running, info.stats.waiting, info.state.as_str()), (0, 0, "serving"));
+    until("the calls return", || {
+        let info = &host.list()[0];
+        (info.stats.running == 0 && info.stats.waiting == 0).then_some(())
+    });
+    assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
 }
 
 #[test]

@@ -97,11 +97,12 @@ impl Running {
         }
     }
 
-    /// Asserts that it answers by `call` and by `execute`.
+    /// Asserts that it answers by `call` and by `execute`. The requests are idempotent, since the
+    /// host may not have noticed the exit of the last process yet.
     #[track_caller]
     pub(crate) fn serves(&self) {
         // JSON, since some programs accept nothing else.
-        let request = || Request::json_text("\"still here\"");
+        let request = || Request::json_text("\"still here\"").with_idempotent(true);
         for reply in [self.handle.call(request()), block_on(self.handle.execute(request()))] {
             match reply {
                 Ok(reply) => assert_eq!(reply.as_bytes(), b"\"still here\""),

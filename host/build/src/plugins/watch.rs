@@ -66,7 +66,16 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
         if changed.as_ref().is_some_and(|paths| !paths.iter().any(is_relevant)) {
             continue;
         }
-        let sources = match plugins.sources() {
+        // Before the list is made, so that changes after it are seen.
+        watch_places(&mut watcher, places_of_new_plugins(&from));
+        let sources = plugins.sources().or_else(|_| {
+            // The change that ends the error may create one of the folders again.
+            let above = from.iter().filter_map(|from| from.parent());
+            let above = above.map(|above| (above.to_owned(), RecursiveMode::NonRecursive));
+            watch_places(&mut watcher, above.chain(places_of_new_plugins(&from)).collect());
+            plugins.sources()
+        });
+        let sources = match sources {
             Ok(sources) => sources,
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -74,11 +83,6 @@ pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
                     print_error(&error);
                 }
                 behind = Some(reason);
-                // The change that ends the error may be in a new folder, or create one again.
-                let mut places = places_of_new_plugins(&from);
-                let above = from.iter().filter_map(|from| from.parent());
-                places.extend(above.map(|above| (above.to_owned(), RecursiveMode::NonRecursive)));
-                watch_places(&mut watcher, places);
                 continue;
             }
         };
