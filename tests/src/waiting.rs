@@ -12,6 +12,8 @@ use hotbay::{Events, HostEvent};
 /// Limit of every wait.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Runs a future to completion on this thread.
 ///
 /// # Panics
@@ -66,19 +68,26 @@ pub fn events_until(events: &mut Events, expected: impl Fn(&HostEvent) -> bool) 
     }
 }
 
-/// Polls a condition, yielding in between, until it returns a value.
+/// Polls a condition until it returns a value: first often, then with pauses, since spinning takes
+/// the core from what is waited for.
 ///
 /// # Panics
 ///
 /// Panics if it returns none within [`LIMIT`].
 pub fn until<T: Debug>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
+    let mut polls = 0_u64;
     loop {
+        polls += 1;
         if let Some(value) = poll() {
             return value;
         }
         assert!(started.elapsed() < LIMIT, "timed out waiting until {what}");
-        thread::yield_now();
+        if polls < 200 {
+            thread::yield_now();
+        } else {
+            thread::sleep(POLL_INTERVAL);
+        }
     }
 }
 
