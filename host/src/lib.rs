@@ -45,7 +45,6 @@
 //! - `metrics`: [`metrics::Exporter`], for the `metrics` facade.
 //! - `serde`: events implement `Serialize`.
 //! - `tower`: [`PluginHandle`] and [`Pipeline`] implement `tower_service::Service`.
-//! - `cli`: the command `hotbay`.
 //!
 //! # What the host cannot contain
 //!

@@ -24,12 +24,8 @@ pub fn library(package: &str) -> PathBuf {
 /// # Panics
 ///
 /// Panics with cargo's output if the build fails.
-pub fn binary(package: &str, features: &[&str], bin: &str) -> PathBuf {
-    let request = BuildRequest {
-        package: package.to_owned(),
-        features: features.join(","),
-        bin: Some(bin.to_owned()),
-    };
+pub fn binary(package: &str, bin: &str) -> PathBuf {
+    let request = BuildRequest { package: package.to_owned(), bin: Some(bin.to_owned()) };
     build_once(&request).file.clone()
 }
 
@@ -50,13 +46,12 @@ pub(crate) struct Built {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct BuildRequest {
     package: String,
-    features: String,
     bin: Option<String>,
 }
 
 impl BuildRequest {
     fn library(package: &str) -> Self {
-        Self { package: package.to_owned(), features: String::new(), bin: None }
+        Self { package: package.to_owned(), bin: None }
     }
 
     fn target_kind(&self) -> &'static str {
@@ -106,9 +101,6 @@ fn run_cargo(request: &BuildRequest) -> String {
         Some(bin) => cargo.args(["--bin", bin]),
         None => cargo.arg("--lib"),
     };
-    if !request.features.is_empty() {
-        cargo.args(["--features", &request.features]);
-    }
     for (name, _) in env::vars_os().filter(|(name, _)| is_of_this_package(name)) {
         cargo.env_remove(name);
     }

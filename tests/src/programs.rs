@@ -156,7 +156,7 @@ impl ProgramFolder {
         let exists = match &self.program {
             Program::Nothing => false,
             Program::Built { package, bin } => {
-                copy(&binary(package, &[], bin), &unfinished);
+                copy(&binary(package, bin), &unfinished);
                 true
             }
             Program::Bytes(bytes) => {

@@ -40,7 +40,7 @@ impl ChildOutput {
 
 /// Runs the naive host.
 pub(super) fn naive(arguments: &[&Path]) -> ChildOutput {
-    let program = hotbay_tests::binary("hotbay-naive", &[], "naive");
+    let program = hotbay_tests::binary("hotbay-naive", "naive");
     run(Command::new(program).args(arguments).env("RUST_BACKTRACE", "1"))
 }
 

@@ -43,7 +43,7 @@ impl Run {
 
 #[allow(clippy::disallowed_methods, reason = "the command is a process")]
 pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+    let mut command = Command::new(binary("hotbay-cli", "hotbay"));
     command.args(args).current_dir(dir).env_remove("NO_COLOR");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

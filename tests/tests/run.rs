@@ -60,7 +60,7 @@ impl Running {
     #[allow(clippy::disallowed_methods, reason = "the command is a process")]
     fn without_reader(plugins: &Plugins, args: &[&str]) -> (Self, BufReader<ChildStdout>) {
         let scratch = TempDir::with_prefix("hotbay-tests-").unwrap();
-        let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+        let mut command = Command::new(binary("hotbay-cli", "hotbay"));
         command.arg("run").args(args).arg("--dir").arg(plugins.dir());
         command.env("TMPDIR", scratch.path()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -29,7 +29,7 @@ impl Drop for Serving {
 
 #[allow(clippy::disallowed_methods, reason = "the command is a process")]
 fn command(plugins: &Plugins, args: &[&str]) -> Command {
-    let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+    let mut command = Command::new(binary("hotbay-cli", "hotbay"));
     command.arg("run").args(args).arg("--dir").arg(plugins.dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -23,7 +23,7 @@ const STEPS: &[Step] = &[
     Step { name: "tidy", command: "cargo xtask tidy", run: tidy::run },
     Step {
         name: "clippy",
-        command: "cargo clippy --workspace --all-targets --features hotbay/cli,hotbay/tower -- -D warnings",
+        command: "cargo clippy --workspace --all-targets --features hotbay/tower -- -D warnings",
         run: clippy,
     },
     Step {
@@ -33,7 +33,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "docs",
-        command: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --features hotbay/cli,hotbay/tower",
+        command: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --features hotbay/tower",
         run: docs,
     },
     Step {
@@ -92,19 +92,13 @@ fn spelling(workspace: &Workspace) -> anyhow::Result<()> {
 fn clippy(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
     // Not all features: those that link plugins as ordinary crates need a separate cargo call.
-    command.args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--features",
-        "hotbay/cli,hotbay/tower",
-    ]);
+    command.args(["clippy", "--workspace", "--all-targets", "--features", "hotbay/tower"]);
     cargo::run(command.args(["--", "-D", "warnings"]))
 }
 
 fn docs(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
-    command.args(["doc", "--workspace", "--no-deps", "--features", "hotbay/cli,hotbay/tower"]);
+    command.args(["doc", "--workspace", "--no-deps", "--features", "hotbay/tower"]);
     cargo::run(command.env("RUSTDOCFLAGS", "-Dwarnings"))
 }
 

@@ -21,6 +21,6 @@ impl Options {
 /// Runs the tests, which build their own fixture plugins.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
-    command.args(["test", "--workspace", "--features", "hotbay/tower,hotbay/cli"]);
+    command.args(["test", "--workspace", "--features", "hotbay/tower"]);
     cargo::run(command.args(&options.arguments))
 }

@@ -182,7 +182,7 @@ pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()>
     line(format_args!("  cargo test --package {name}"))?;
     line(format_args!("  cargo xtask build-plugins --plugin {name}"))?;
     line(format_args!(
-        "  cargo run --package hotbay --features cli -- call {name} --text you --dir '{}'",
+        "  cargo run --package hotbay-cli -- call {name} --text you --dir '{}'",
         workspace.display(&installed)
     ))
 }

@@ -222,7 +222,6 @@ fn duration_is_exported_once_to_each_recorder() {
     one.check(&[(name, 6.0)]);
 }
 
-#[cfg(feature = "cli")]
 #[test]
 fn prometheus_page_has_duration_buckets_and_exact_counts() {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};

@@ -41,7 +41,7 @@ pub(crate) fn library(package: &str) -> anyhow::Result<PathBuf> {
 
 /// Builds the `hotbay` command.
 pub(crate) fn command() -> anyhow::Result<PathBuf> {
-    let arguments = ["--package", "hotbay", "--features", "cli", "--bin", "hotbay"];
+    let arguments = ["--package", "hotbay-cli", "--bin", "hotbay"];
     cargo_build(&arguments, "hotbay", "hotbay")
 }
 

@@ -23,7 +23,7 @@ fn script(folder: &Path, name: &str, text: &str) {
 
 #[allow(clippy::disallowed_methods, reason = "the command is a process")]
 fn command(here: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+    let mut command = Command::new(binary("hotbay-cli", "hotbay"));
     command.arg("build").args(arguments).current_dir(here).stdin(Stdio::null());
     command
 }

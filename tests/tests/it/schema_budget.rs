@@ -148,7 +148,7 @@ fn config_check_uses_bounded_memory() {
     let folder = plugin.config(nested(41, "a", json!({ "z": 1 }))).write();
     let output = std::process::Command::new("sh")
         .args(["-c", "ulimit -v 1500000; exec \"$0\" check --allow-unverified \"$1\""])
-        .arg(hotbay_tests::binary("hotbay", &["cli"], "hotbay"))
+        .arg(hotbay_tests::binary("hotbay-cli", "hotbay"))
         .arg(folder)
         .output()
         .unwrap();

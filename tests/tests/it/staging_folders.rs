@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// Runs the command in a shell after the shell command `before`.
 #[allow(clippy::disallowed_methods, reason = "the parent shell sets the limits of the process")]
 fn hotbay_after(before: &str, plugins: &Plugins, temp: &Path, args: &[&str]) -> Output {
-    let hotbay = binary("hotbay", &["cli"], "hotbay");
+    let hotbay = binary("hotbay-cli", "hotbay");
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("{before}; exec \"$0\" \"$@\"")).arg(hotbay).args(args);
     command.args(["--dir", "."]).current_dir(plugins.dir()).env("TMPDIR", temp);
@@ -29,7 +29,7 @@ fn private_folders(temp: &Path) -> Vec<String> {
 
 #[allow(clippy::disallowed_methods, reason = "the killed host is a subprocess")]
 fn killed_host(plugins: &Plugins, temp: &Path) {
-    let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+    let mut command = Command::new(binary("hotbay-cli", "hotbay"));
     command.args(["run", "--dir", "."]).current_dir(plugins.dir()).env("TMPDIR", temp);
     let mut host = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(host.stdout.take().unwrap()).lines();

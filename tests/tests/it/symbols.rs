@@ -72,7 +72,7 @@ fn command_keeps_copies_on_request() {
     let (plugins, temp) = (Plugins::new(), TempDir::new().unwrap());
     plugins.add("echo", "faulty").write();
     for (option, left) in [(None, 0), (Some("--keep-staged"), 1)] {
-        let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+        let mut command = Command::new(binary("hotbay-cli", "hotbay"));
         command.args(["call", "echo", "--text", "hi", "--dir", "."]).args(option);
         command.current_dir(plugins.dir()).env("TMPDIR", temp.path()).stdin(Stdio::null());
         let output = command.output().unwrap();

@@ -197,7 +197,7 @@ fn command_watches_relative_directories() {
         fs::create_dir(at("x")).unwrap();
         fs::create_dir(at("y")).unwrap();
         fs::rename(draft(&drafts, "old"), at("x/echo")).unwrap();
-        let mut command = Command::new(binary("hotbay", &["cli"], "hotbay"));
+        let mut command = Command::new(binary("hotbay-cli", "hotbay"));
         command.args(["run", "--watch", "--json", "--dir", dir]).current_dir(at(here));
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());

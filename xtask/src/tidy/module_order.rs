@@ -73,11 +73,11 @@ fn rank(order: &[Vec<String>], module: &str) -> Option<usize> {
     order.iter().position(|rank| rank.iter().any(|name| name == module))
 }
 
-/// Returns the module of a file; `None` for lib.rs, bin/ and other crates.
+/// Returns the module of a file; `None` for lib.rs and other crates.
 fn module(path: &str) -> Option<&str> {
     let inside = path.strip_prefix(SRC)?.strip_suffix(".rs")?;
     let module = inside.split('/').next()?;
-    (!matches!(module, "lib" | "bin")).then_some(module)
+    (module != "lib").then_some(module)
 }
 
 /// Returns the first segment of all paths in the file that start at the crate root.
@@ -176,7 +176,7 @@ mod tests {
         check(SLOT, "fn f() -> crate::id::Id { super::error::E }", &[]);
         check(IMAGE, "use crate::boundary::root;\nuse super::root;\nuse super::super::id;", &[]);
         check("host/src/lib.rs", "use crate::slot;", &[]);
-        check("host/src/bin/hotbay/main.rs", "use crate::slot; use hotbay::Host;", &[]);
+        check("host/cli/src/main.rs", "use crate::slot; use hotbay::Host;", &[]);
         check("plugin-api/src/id.rs", "use crate::slot;", &[]);
     }
 

@@ -106,7 +106,7 @@ fn config_change_in_manifest_is_reloaded() {
 #[test]
 fn script_overwritten_in_place_is_promoted() {
     let mut watched = Watched::new(Kind::Process);
-    let served = binary("served", &[], "served");
+    let served = binary("served", "served");
     let script = |build: u32| {
         let served = served.display();
         format!("#!/bin/sh\n# {}\nBUILD={build} exec '{served}' \"$@\"\n", "x".repeat(100))
