@@ -214,8 +214,12 @@ def serve(config):
     idle_timeout = seconds(config.get("idleTimeout", "1h"))
     ended, end = socket.socketpair()
     server = Server(settings, os.environ.get("HOTBAY_TOKEN"), lambda: end.send(b"x"))
+    # A handler in Python does not run while `select` waits, if the signal arrived just before it or
+    # on another thread. The descriptor is written at once.
+    end.setblocking(False)
+    signal.set_wakeup_fd(end.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: end.send(b"x"))
+        signal.signal(number, lambda *_: None)
     listener, files = listen(config.get("id", "wordcount"))
     print(f"http+unix://{files[0]}", flush=True)
     log("info", "ready", settings=settings)
