@@ -175,7 +175,7 @@ mod tests {
         ExitStatus::from_raw(code << 8)
     }
 
-    /// Returns the message, and the hint on a line of its own.
+    /// Returns the message, followed by the hint on its own line.
     fn report_of(bytes: &[u8], status: ExitStatus, stderr: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plugin");
