@@ -19,9 +19,10 @@ pub struct ConformanceStep {
     pub name: &'static str,
     /// Whether the program meets the requirement.
     pub outcome: ConformanceOutcome,
-    /// A message for people: what was found; after a failure also what was expected and what to
-    /// do.
+    /// A message for people: what was found, and after a failure also what was expected.
     pub message: String,
+    /// Advice on how to pass the step.
+    pub hint: Option<String>,
 }
 
 /// The outcome of a step.
@@ -50,8 +51,13 @@ impl Conformance {
 
 #[cfg(unix)]
 impl ConformanceStep {
-    pub(crate) fn new(name: &'static str, outcome: ConformanceOutcome, message: String) -> Self {
-        Self { name, outcome, message }
+    pub(crate) fn new(
+        name: &'static str,
+        outcome: ConformanceOutcome,
+        message: String,
+        hint: Option<String>,
+    ) -> Self {
+        Self { name, outcome, message, hint }
     }
 }
 

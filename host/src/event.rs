@@ -155,9 +155,11 @@ pub enum HostEvent {
         generation: GenerationId,
         /// The process id.
         pid: u32,
-        /// The way it ended, such as `exit code 1` or `killed by SIGKILL`, advice if the host knows
-        /// the cause, and its last lines of output.
+        /// The way it ended, such as `exit code 1` or `killed by SIGKILL`, the cause if the host
+        /// knows it, and its last lines of output.
         reason: String,
+        /// Advice on how to fix the cause.
+        hint: Option<String>,
     },
     /// The process of a plugin listens at an address that other machines may reach. The host calls
     /// it over loopback.
@@ -204,6 +206,8 @@ pub enum HostEvent {
         generation: GenerationId,
         /// The reason.
         reason: String,
+        /// Advice on how to fix it.
+        hint: Option<String>,
     },
     /// The host stopped.
     Stopped,
@@ -307,11 +311,13 @@ impl HostEvent {
             Self::Kept { generation, reason, .. } => {
                 write!(f, "generation {generation}: {}", shown(reason))
             }
-            Self::ShutdownFailed { generation, reason, .. } => {
-                write!(f, "generation {generation}: {}", shown(reason))
+            Self::ShutdownFailed { generation, reason, hint, .. } => {
+                write!(f, "generation {generation}: {}", shown(reason))?;
+                fmt_hint(f, hint.as_deref())
             }
-            Self::ChildExited { generation, pid, reason, .. } => {
-                write!(f, "generation {generation}, process {pid}\n{}", shown(reason))
+            Self::ChildExited { generation, pid, reason, hint, .. } => {
+                write!(f, "generation {generation}, process {pid}\n{}", shown(reason))?;
+                fmt_hint(f, hint.as_deref())
             }
             Self::ListensBeyondLoopback { generation, pid, address, .. } => write!(
                 f,

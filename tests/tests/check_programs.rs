@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::hotbay_command::hotbay;
 
-/// Checks the only program in `folder`, and returns the failed steps with their messages.
+/// Checks the only program in `folder`, and returns the failed steps with their messages and hints.
 fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     let folder = folder.to_str().unwrap();
     let run = hotbay(Path::new("."), &[&["check", folder, "--json"], args].concat());
@@ -17,7 +17,11 @@ fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     assert_eq!(steps.len(), 25, "{plugin}");
     let text = |step: &Value, field: &str| step[field].as_str().unwrap().to_owned();
     let failed = steps.iter().filter(|step| step["outcome"] == "failed");
-    let failed: Vec<_> = failed.map(|step| (text(step, "name"), text(step, "message"))).collect();
+    let message = |step: &Value| match step["hint"].as_str() {
+        Some(hint) => format!("{}\nhint: {hint}", text(step, "message")),
+        None => text(step, "message"),
+    };
+    let failed: Vec<_> = failed.map(|step| (text(step, "name"), message(step))).collect();
     let has_passed = failed.is_empty() && plugin["problem"].is_null();
     assert_eq!(run.code, Some(i32::from(!has_passed)), "{plugin}");
     failed
@@ -74,7 +78,8 @@ fn each_step_prints_one_line_with_findings() {
         "program  0.1.0    passed  -\n",
         "protocol conformance of program:",
         "ok       token             401 without the token and with a wrong one",
-        "skipped  sample            no sample was given; pass one with --text or --input",
+        "skipped  sample            no sample was given\n\
+         \x20                            hint: pass one with --text or --input\n",
         "ok       sigterm           it exited with code 0",
     ] {
         assert!(text.contains(part), "`{part}` in: {text}");
@@ -104,9 +109,9 @@ fn crash_on_malformed_http_fails_that_step() {
 #[test]
 fn chatter_on_stdout_fails_step_that_reads_it() {
     let behavior = json!({ "capabilities": { "noise": ["loading"] } });
-    check(behavior, &[], "capabilities", &["text before the JSON", "logs belong on stderr"]);
+    check(behavior, &[], "capabilities", &["text before the JSON", "\nhint: write logs to stderr"]);
     let behavior = json!({ "location": { "noise": ["starting"] } });
-    check(behavior, &[], "location", &["`starting`", "write logs to stderr"]);
+    check(behavior, &[], "location", &["`starting`", "\nhint: write logs to stderr"]);
 }
 
 #[test]
@@ -169,7 +174,12 @@ fn wrong_reply_count_fails_batch_step() {
 fn non_loopback_port_fails_location_step() {
     let behavior = json!({ "location": { "kind": "any6" } });
     if cfg!(target_os = "linux") {
-        check(behavior, &[], "location", &["other machines can reach it", "127.0.0.1"]);
+        check(
+            behavior,
+            &[],
+            "location",
+            &["other machines can reach it\nhint: bind it to 127.0.0.1"],
+        );
     }
 }
 

@@ -84,9 +84,8 @@ fn fmt(workspace: &Workspace) -> anyhow::Result<()> {
 }
 
 fn spelling(workspace: &Workspace) -> anyhow::Result<()> {
-    let hint = "cannot check the spelling; install `typos`: pip install typos, or cargo install \
-                typos-cli";
-    cargo::run(&mut cargo::typos(&workspace.root)).context(hint)
+    let context = "cannot check the spelling with `typos` (in pip, or in cargo as `typos-cli`)";
+    cargo::run(&mut cargo::typos(&workspace.root)).context(context)
 }
 
 fn clippy(workspace: &Workspace) -> anyhow::Result<()> {

@@ -54,7 +54,9 @@ impl ConformanceReport {
             let mut lines = step.message.lines();
             let first = lines.next().unwrap_or_default();
             out.marked_line("  ", (word, style), &format!("  {:<17} {first}", step.name))?;
-            lines.try_for_each(|line| out.line(&format!("{:29}{line}", "")))
+            let hint = step.hint.as_ref().map(|hint| format!("hint: {hint}"));
+            let mut below = lines.chain(hint.as_deref());
+            below.try_for_each(|line| out.line(&format!("{:29}{line}", "")))
         })
     }
 
@@ -64,6 +66,7 @@ impl ConformanceReport {
                 "name": step.name,
                 "outcome": step.outcome.as_str(),
                 "message": step.message,
+                "hint": step.hint,
             })
         });
         steps.collect()

@@ -9,7 +9,7 @@ use hotbay::{
 
 use crate::args::Options;
 use crate::failure::Failure;
-use crate::output::print_message;
+use crate::output::{print_hint, print_message};
 use crate::plugin_dirs::{builder, dirs, with_required};
 use crate::survey_report::print_warning;
 
@@ -92,8 +92,9 @@ impl LoadedPlugins {
         drop(self.plugins);
         block_on(self.host.shutdown(self.grace));
         while let Some(event) = self.events.try_next() {
-            if let HostEvent::ShutdownFailed { plugin, reason, .. } = event {
+            if let HostEvent::ShutdownFailed { plugin, reason, hint, .. } = event {
                 print_message(&format!("warning: plugin `{plugin}` failed to shut down: {reason}"));
+                hint.iter().for_each(|hint| print_hint(hint));
             }
         }
     }

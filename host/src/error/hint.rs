@@ -2,11 +2,11 @@
 
 use std::error::Error as StdError;
 
-use super::Error;
 use super::artifact::ArtifactError;
 use super::boundary::BoundaryError;
 use super::manifest::{ApiMismatch, ManifestError, SchemaError, StampMismatch, Unstartable};
 use super::probe::ProbeError;
+use super::{Diagnosis, Error};
 
 /// Returns the hint of an error, if it is one of this crate's and has one.
 pub(super) fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {
@@ -20,6 +20,7 @@ pub(super) fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<Strin
     first_of!(
         ArtifactError,
         BoundaryError,
+        Diagnosis,
         ProbeError,
         ManifestError,
         ApiMismatch,

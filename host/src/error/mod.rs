@@ -3,6 +3,7 @@
 
 pub(crate) mod artifact;
 pub(crate) mod boundary;
+mod diagnosis;
 mod hex;
 mod hint;
 pub(crate) mod manifest;
@@ -17,6 +18,7 @@ use hotbay_plugin::text::{Lines, escaped};
 use hotbay_plugin::{Fault, PluginError};
 
 use crate::id::{GenerationId, PluginName};
+pub(crate) use diagnosis::Diagnosis;
 pub(crate) use hex::Hex;
 
 /// The result of most operations of this crate.

@@ -117,7 +117,8 @@ pub(crate) fn stop(
         let (plugin, id) = (generation.name.clone(), generation.id);
         let message = error.full_message();
         reason.get_or_insert_with(|| format!("shutdown: {message}"));
-        let event = HostEvent::ShutdownFailed { plugin, generation: id, reason: message };
+        let hint = error.hint().map(str::to_owned);
+        let event = HostEvent::ShutdownFailed { plugin, generation: id, reason: message, hint };
         generation.events.emit(event);
     }
     Ok(Stopped { leftovers, shutdown_error, reason })

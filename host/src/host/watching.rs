@@ -320,7 +320,7 @@ impl FolderAttempt {
 
 fn warn(folder: &Path, error: &Error) {
     let (folder, reason) = (folder.display(), error.full_message());
-    tracing::warn!(%folder, reason, "the changed plugin was not loaded");
+    tracing::warn!(%folder, reason, hint = error.hint(), "the changed plugin was not loaded");
 }
 
 fn on_thread(run: impl FnOnce() + Send + 'static) {

@@ -19,7 +19,7 @@ use crate::artifact::stage::StagingArea;
 use crate::call::Request;
 use crate::config::HostLimits;
 use crate::conformance::Conformance;
-use crate::error::{Error, ErrorKind, LoadStep};
+use crate::error::{Diagnosis, Error, ErrorKind, LoadStep};
 use crate::manifest::Kind;
 use crate::supervisor::{Capabilities, Processes, Program, Report, Sample, TestKit, allowed};
 
@@ -105,7 +105,8 @@ fn verified(candidate: &Candidate, artifact: &Artifact, report: &mut Report) -> 
             true
         }
         Err(error) => {
-            report.failed("digest", error.to_string());
+            let (message, hint) = (error.to_string(), error.hint());
+            report.failed("digest", Diagnosis { message, hint });
             false
         }
     }
@@ -128,9 +129,10 @@ fn declared(candidate: &Candidate, capabilities: &Capabilities, report: &mut Rep
     }
 }
 
-/// Returns the cause without the message of the load.
-fn cause(error: &Error) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+/// Returns the cause without the message of the load, and the hint.
+fn cause(error: &Error) -> Diagnosis {
+    let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    Diagnosis { message, hint: error.hint().map(str::to_owned) }
 }
 
 fn sample_of(request: &Request<'_>) -> Sample {

@@ -21,7 +21,7 @@ use crate::boundary::services::Registration;
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
 use crate::error::boundary::BoundaryError;
-use crate::error::{Error, ErrorKind, LoadStep};
+use crate::error::{Diagnosis, Error, ErrorKind, LoadStep};
 use crate::generation::{Backend, Parts, RetainReason, UnloadLeftovers, error_of};
 use crate::manifest::{Manifest, Unload};
 use crate::pool::{OpeningThread, RunOutcome};
@@ -107,8 +107,7 @@ pub(super) struct StartFailure {
 pub(super) enum FailureCause {
     Boundary(BoundaryError),
     Plugin(Failure),
-    /// A message with an optional hint.
-    Message(String, Option<String>),
+    Diagnosis(Diagnosis),
 }
 
 /// Starts an instance of the code. A library is opened on a thread that lives until just before it
@@ -283,7 +282,7 @@ fn start_error(candidate: &Candidate, step: LoadStep, cause: FailureCause) -> Er
     let error = candidate.failed(step, kind);
     match cause {
         FailureCause::Boundary(cause) => error.caused_by(cause),
-        FailureCause::Message(cause, hint) => error.caused_by(cause).with_optional_hint(hint),
+        FailureCause::Diagnosis(cause) => error.caused_by(cause),
         FailureCause::Plugin(Failure::Error(cause)) => error.caused_by(cause),
         FailureCause::Plugin(Failure::Panic(fault)) => error.caused_by(fault),
         FailureCause::Plugin(failure) => error.caused_by(error_of(failure)),

@@ -277,8 +277,8 @@ fn construct(
             Ok(Ok(instance)) => instance,
             Ok(Err(error)) => return Err(failed(FailureCause::Plugin(Failure::Error(error)))),
             Err(message) => {
-                let cause = FailureCause::Message(format!("panicked: {message}"), None);
-                return Err(failed(cause));
+                let panic = format!("panicked: {message}");
+                return Err(failed(FailureCause::Diagnosis(panic.into())));
             }
         };
         let backend = Backend::InProcess(instance);

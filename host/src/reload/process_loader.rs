@@ -133,13 +133,10 @@ pub(super) fn start_staged(
     let outcome = parts.workers.run(timeout, move || {
         let task = supervisor::begin(program, capabilities, observer);
         let started = run_on_runtime(&runtime, task).unwrap_or_else(|| Err(capabilities_timeout()));
-        let backend = started.map(Backend::OutOfProcess).map_err(
-            |NotStarted { step, message, hint, .. }| StartFailure {
-                step,
-                cause: FailureCause::Message(message, hint),
-                leftovers: None,
-            },
-        )?;
+        let backend =
+            started.map(Backend::OutOfProcess).map_err(|NotStarted { step, reason, .. }| {
+                StartFailure { step, cause: FailureCause::Diagnosis(reason), leftovers: None }
+            })?;
         match until {
             Until::Started => Ok(backend),
             Until::Ready(state) => ready_to_open(backend, state),
@@ -158,13 +155,11 @@ fn run_on_runtime<T: Send + 'static>(
 }
 
 fn not_started(candidate: &Candidate, failure: NotStarted) -> Error {
-    let NotStarted { step, message, hint, .. } = failure;
-    let error = candidate.failed(step, ErrorKind::StartFailed);
-    error.caused_by(message).with_optional_hint(hint)
+    candidate.failed(failure.step, ErrorKind::StartFailed).caused_by(failure.reason)
 }
 
 fn capabilities_timeout() -> NotStarted {
-    let message = "`capabilities` did not finish in time and could not be stopped".to_owned();
+    let message = "`capabilities` did not finish in time and could not be stopped";
     NotStarted::at(LoadStep::Capabilities, message)
 }
 

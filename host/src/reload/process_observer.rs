@@ -12,6 +12,7 @@ use hotbay_plugin::abi::Record;
 use super::candidate::Candidate;
 use super::services::PluginServices;
 use crate::boundary::services::{Services as _, enabled_level};
+use crate::error::Diagnosis;
 use crate::event::HostEvent;
 use crate::id::{GenerationId, PluginName};
 use crate::slot::Slot;
@@ -58,7 +59,7 @@ impl ProcessObserver for PluginProcessObserver {
         self.services.thread_panicked(message, location);
     }
 
-    fn exited(&self, pid: u32, reason: String) {
+    fn exited(&self, pid: u32, Diagnosis { message: reason, hint }: Diagnosis) {
         let Some(slot) = self.slot.upgrade() else { return };
         slot.counters.exits.fetch_add(1, Ordering::Relaxed);
         slot.counters.faults.fetch_add(1, Ordering::Relaxed);
@@ -67,6 +68,7 @@ impl ProcessObserver for PluginProcessObserver {
             generation: self.generation,
             pid,
             reason,
+            hint,
         });
         slot.health.record_fault(self.generation.get(), false);
     }
@@ -75,8 +77,8 @@ impl ProcessObserver for PluginProcessObserver {
         let generation = self.generation;
         tracing::warn!(
             plugin = %self.name, generation = generation.get(), pid, %address,
-            "the process listens on an address that other machines may reach; use 127.0.0.1 or a \
-            Unix socket"
+            hint = "listen on 127.0.0.1 or a Unix socket",
+            "the process listens on an address that other machines may reach"
         );
         let Some(slot) = self.slot.upgrade() else { return };
         let plugin = self.name.clone();
@@ -90,8 +92,13 @@ impl ProcessObserver for PluginProcessObserver {
         slot.health.emit(HostEvent::Restarted { plugin, generation, pid, after });
     }
 
-    fn not_restarted(&self, reason: &str) {
-        tracing::warn!(plugin = %self.name, generation = self.generation.get(), reason);
+    fn not_restarted(&self, Diagnosis { message: reason, hint }: &Diagnosis) {
+        tracing::warn!(
+            plugin = %self.name,
+            generation = self.generation.get(),
+            reason,
+            hint = hint.as_deref()
+        );
         if let Some(slot) = self.slot.upgrade() {
             slot.health.record_fault(self.generation.get(), false);
         }

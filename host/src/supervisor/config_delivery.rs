@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::child::Launch;
 use super::dialect::Capabilities;
+use crate::error::Diagnosis;
 
 const TEXT_VARIABLE: &str = "HOTBAY_CONFIG";
 const FILE_VARIABLE: &str = "HOTBAY_CONFIG_FILE";
@@ -61,18 +62,21 @@ pub(super) fn give(
     config: String,
     capabilities: &Capabilities,
     folder: &Path,
-) -> Result<Option<PathBuf>, String> {
+) -> Result<Option<PathBuf>, Diagnosis> {
     let channel = Channel::of(capabilities, config.len());
     let name_bytes = if channel == Channel::Environment { TEXT_VARIABLE.len() + 1 } else { 0 };
     if channel != Channel::File && config.len() + name_bytes + 1 > MAX_STRING_BYTES {
-        return Err(format!(
-            "its start configuration has {} bytes, more than the {} that the system passes by {}; \
-             shorten the config, or have the program read the file named by {FILE_VARIABLE} and \
-             declare `\"config\": [\"env\", \"file\"]` in its capabilities",
+        let message = format!(
+            "its start configuration has {} bytes, more than the {} that the system passes by {}",
             config.len(),
             MAX_STRING_BYTES - name_bytes - 1,
             channel.name()
-        ));
+        );
+        let hint = format!(
+            "shorten the config, or have the program read the file named by {FILE_VARIABLE} and \
+             declare `\"config\": [\"env\", \"file\"]` in its capabilities"
+        );
+        return Err(Diagnosis::new(message, hint));
     }
     match channel {
         Channel::Environment => launch.environment.push((TEXT_VARIABLE.into(), config.into())),

@@ -216,8 +216,9 @@ fn warn_once(shell: &Path) {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         tracing::warn!(
+            hint = "install a shell there",
             "shell `{}` not found: if this program is killed, processes started by plugins keep \
-             running; install a shell there",
+             running",
             shell.display(),
         );
     });

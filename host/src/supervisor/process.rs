@@ -21,7 +21,7 @@ use super::requests::Shared;
 use super::state::{Command, Phase};
 use super::{batch, reply};
 use crate::call::{Failure, Request};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Diagnosis, Error, ErrorKind};
 
 /// Timeout of control calls: `/healthz`, `/snapshot`, `/restore`.
 const CONTROL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -181,7 +181,10 @@ impl Process {
             return Ok(());
         }
         match wire::block_on(None, stopped) {
-            Some(Ok(Err(reason))) => Err(Failure::Other(Error::new(ErrorKind::Plugin, reason))),
+            Some(Ok(Err(Diagnosis { message, hint }))) => {
+                let error = Error::new(ErrorKind::Plugin, message).with_optional_hint(hint);
+                Err(Failure::Other(error))
+            }
             // The runtime has shut down, and the process with it.
             _ => Ok(()),
         }

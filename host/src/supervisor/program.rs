@@ -15,6 +15,7 @@ use hotbay_plugin::abi::Record;
 use super::diagnose;
 use super::lines::Tail;
 use crate::artifact::program::StagedProgram;
+use crate::error::Diagnosis;
 use crate::id::PluginName;
 
 /// A program, and the parameters of each start.
@@ -38,9 +39,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Restores the private copy if it was removed, and checks the files beside it. Returns the
-    /// message and the hint of an error.
-    pub(super) async fn ensure_intact(&self) -> Result<(), (String, Option<String>)> {
+    /// Restores the private copy if it was removed, and checks the files beside it.
+    pub(super) async fn ensure_intact(&self) -> Result<(), Diagnosis> {
         let staged = Arc::clone(&self.staged);
         let ensured = tokio::task::spawn_blocking(move || staged.ensure_intact());
         match ensured.await {
@@ -49,30 +49,32 @@ impl Program {
                     Some(source) => format!("{error}: {source}"),
                     None => error.to_string(),
                 };
-                (message, error.hint())
+                Diagnosis { message, hint: error.hint() }
             }),
-            Err(_) => Err(("the host is shutting down".to_owned(), None)),
+            Err(_) => Err("the host is shutting down".into()),
         }
     }
 
     /// Explains why it was not spawned. Names the original file, which users know.
-    pub(super) fn explain_spawn_error(&self, error: &io::Error) -> String {
+    pub(super) fn explain_spawn_error(&self, error: &io::Error) -> Diagnosis {
         self.with_original_path(diagnose::of_spawn(error, &self.staged.path()))
     }
 
     /// Explains how it exited, and why.
-    pub(super) fn explain_exit(&self, status: ExitStatus, tail: &Tail) -> String {
+    pub(super) fn explain_exit(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
         self.with_original_path(diagnose::of_exit(status, &self.staged.path(), tail))
     }
 
     /// Explains what is wrong with the file itself, if that is the cause.
-    pub(super) fn explain_file(&self) -> Option<String> {
+    pub(super) fn explain_file(&self) -> Option<Diagnosis> {
         diagnose::of_file(&self.staged.path()).map(|cause| self.with_original_path(cause))
     }
 
-    fn with_original_path(&self, message: String) -> String {
+    fn with_original_path(&self, Diagnosis { message, hint }: Diagnosis) -> Diagnosis {
         let copy = self.staged.path().display().to_string();
-        message.replace(&copy, &self.original.display().to_string())
+        let original = self.original.display().to_string();
+        let replace = |text: String| text.replace(&copy, &original);
+        Diagnosis { message: replace(message), hint: hint.map(replace) }
     }
 }
 
@@ -107,13 +109,13 @@ pub(crate) trait ProcessObserver: Send + Sync {
     /// Handles a panic on a thread of the program.
     fn thread_panicked(&self, message: &str, location: &str);
     /// Handles an unexpected exit of the process.
-    fn exited(&self, pid: u32, reason: String);
+    fn exited(&self, pid: u32, reason: Diagnosis);
     /// Handles a listener on an address that other machines may reach.
     fn listens_beyond_loopback(&self, pid: u32, address: SocketAddr);
     /// Handles a restart of the process.
     fn restarted(&self, pid: u32, after: Duration);
     /// Handles a failed restart of the process.
-    fn not_restarted(&self, reason: &str);
+    fn not_restarted(&self, reason: &Diagnosis);
 }
 
 pub(crate) type ObserverRef = Arc<dyn ProcessObserver>;

@@ -20,7 +20,7 @@ use super::reply;
 use super::restart::ExitCause;
 use super::state::{Command, Live, Phase};
 use crate::call::Failure;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Diagnosis, Error, ErrorKind};
 
 /// The maximum number of attempts per call.
 const MAX_SENDS: u32 = 5;
@@ -193,8 +193,8 @@ impl Shared {
             match phase {
                 Phase::Serving(live) => return Ok(live),
                 Phase::Stopped => return Err(stopped_error()),
-                Phase::Backoff { why, hint, until } if deadline.is_none_or(|end| end <= until) => {
-                    return Err(backoff_error(&why, hint.as_deref(), until));
+                Phase::Backoff { why, until } if deadline.is_none_or(|end| end <= until) => {
+                    return Err(backoff_error(&why, until));
                 }
                 Phase::Idle => self.wake(),
                 Phase::Starting | Phase::Backoff { .. } => {}
@@ -257,13 +257,10 @@ fn stopped_error() -> Error {
 }
 
 #[cold]
-fn backoff_error(why: &str, hint: Option<&str>, until: Instant) -> Error {
+fn backoff_error(why: &Diagnosis, until: Instant) -> Error {
     let wait = until.saturating_duration_since(Instant::now());
     let wait_ms = wait.as_millis();
     let message =
         format!("was not called: its process is not running, and restarts in {wait_ms} ms");
-    Error::new(ErrorKind::StartFailed, message)
-        .caused_by(why.to_owned())
-        .with_optional_hint(hint.map(str::to_owned))
-        .with_retry_after(wait)
+    Error::new(ErrorKind::StartFailed, message).caused_by(why.clone()).with_retry_after(wait)
 }

@@ -2,7 +2,6 @@
 //! start leaves nothing behind.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -32,7 +31,7 @@ use super::program::{ObserverRef, Program};
 use super::random::token;
 use super::services::{self, HostSocket};
 use super::state::Live;
-use crate::error::LoadStep;
+use crate::error::{Diagnosis, LoadStep};
 use crate::sync::lock;
 
 /// Delay between two readiness polls; doubled each time.
@@ -43,15 +42,14 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct NotStarted {
     pub(crate) step: LoadStep,
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
+    pub(crate) reason: Diagnosis,
     /// Whether it exited with code 0, as an idle process does.
     pub(super) has_exited_with_success: bool,
 }
 
 impl NotStarted {
-    pub(crate) fn at(step: LoadStep, message: impl fmt::Display) -> Self {
-        Self { step, message: message.to_string(), hint: None, has_exited_with_success: false }
+    pub(crate) fn at(step: LoadStep, reason: impl Into<Diagnosis>) -> Self {
+        Self { step, reason: reason.into(), has_exited_with_success: false }
     }
 }
 
@@ -105,10 +103,7 @@ pub(super) async fn start(
 ) -> Result<Started, NotStarted> {
     let until = Instant::now() + program.limits.start_timeout;
     let failed = |message: String| NotStarted::at(LoadStep::Launch, message);
-    program.ensure_intact().await.map_err(|(message, hint)| NotStarted {
-        hint,
-        ..NotStarted::at(LoadStep::Stage, message)
-    })?;
+    program.ensure_intact().await.map_err(|reason| NotStarted::at(LoadStep::Stage, reason))?;
     let folder = std::path::absolute(std::env::temp_dir())
         .and_then(|parent| LaunchFolder::make(&parent))
         .map_err(|error| {
@@ -140,10 +135,10 @@ pub(super) async fn start(
     }
     let config = config(program, capabilities);
     let config_file = config_delivery::give(&mut launch, config, capabilities, folder.path())
-        .map_err(|message| NotStarted::at(LoadStep::Config, message))?;
+        .map_err(|reason| NotStarted::at(LoadStep::Config, reason))?;
     let mut child = Child::spawn_with_retries(&launch, Child::spawn)
         .await
-        .map_err(|error| failed(program.explain_spawn_error(&error)))?;
+        .map_err(|error| NotStarted::at(LoadStep::Launch, program.explain_spawn_error(&error)))?;
     let tail = SharedTail::default();
     let (location_sender, mut lines) = mpsc::channel(16);
     let mut readers = Vec::new();

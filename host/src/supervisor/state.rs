@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::http::Client;
 use super::restart::ExitCause;
+use crate::error::Diagnosis;
 
 /// The phase of a process; completes the sentence "the process is …".
 #[derive(Clone)]
@@ -17,7 +18,7 @@ pub(super) enum Phase {
     /// Not running: it exited by its idle timeout, and is started by the next call.
     Idle,
     /// Not running: the last start failed, and is retried at this instant.
-    Backoff { why: Arc<str>, hint: Option<Arc<str>>, until: Instant },
+    Backoff { why: Arc<Diagnosis>, until: Instant },
     /// Stopped for good.
     Stopped,
 }
@@ -39,5 +40,5 @@ pub(super) enum Command {
     /// A call to this process missed its deadline: check whether it hangs.
     CheckHung { pid: u32 },
     /// Stop it, with a grace period if `graceful`. The sender reports the result.
-    Stop { graceful: bool, done: tokio::sync::oneshot::Sender<Result<(), String>> },
+    Stop { graceful: bool, done: tokio::sync::oneshot::Sender<Result<(), Diagnosis>> },
 }

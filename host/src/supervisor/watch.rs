@@ -25,6 +25,7 @@ use super::requests::Shared;
 use super::restart::{Decision, ExitCause, History, MAX_BACKOFF};
 use super::start::{self, NotStarted, Started};
 use super::state::{Command, Live, Phase};
+use crate::error::Diagnosis;
 use crate::sync::lock;
 
 /// Starts a program for the first time, and spawns its watch task.
@@ -72,7 +73,7 @@ struct Watch {
 /// A stop command, and the sender that reports its completion.
 struct Stop {
     graceful: bool,
-    done: Option<oneshot::Sender<Result<(), String>>>,
+    done: Option<oneshot::Sender<Result<(), Diagnosis>>>,
 }
 
 impl Watch {
@@ -192,7 +193,7 @@ impl Watch {
              `/healthz` was not answered within {} ms",
             limits.health_timeout.as_millis()
         );
-        self.observer.exited(pid, reason);
+        self.observer.exited(pid, reason.into());
         cause
     }
 
@@ -216,7 +217,7 @@ impl Watch {
                 || (!self.is_ours() && status.code().is_some());
             let result = match is_success || !stop.graceful {
                 true => Ok(()),
-                false if was_killed => Err(why_killed(grace, &lock(&tail))),
+                false if was_killed => Err(why_killed(grace, &lock(&tail)).into()),
                 false => Err(program.explain_exit(status, &lock(&tail))),
             };
             let _ = done.send(result);
@@ -243,8 +244,7 @@ impl Watch {
     /// Returns the next process once it is ready, or `None` if a stop was requested.
     async fn restart(&mut self, mut cause: ExitCause) -> Option<Started> {
         let ended_at = Instant::now();
-        let mut why: Arc<str> = Arc::from("it exited");
-        let mut hint: Option<Arc<str>> = None;
+        let mut why = Arc::new(Diagnosis::from("it exited"));
         loop {
             let decision = self.history.exited(Instant::now(), cause, random_jitter());
             let waited = match decision {
@@ -252,9 +252,7 @@ impl Watch {
                 Decision::After(pause) => {
                     let until = Instant::now() + pause;
                     self.set_phase(match cause {
-                        ExitCause::NotStarted => {
-                            Phase::Backoff { why: Arc::clone(&why), hint: hint.clone(), until }
-                        }
+                        ExitCause::NotStarted => Phase::Backoff { why: Arc::clone(&why), until },
                         _ => Phase::Starting,
                     });
                     self.wait(Some(until)).await
@@ -299,11 +297,11 @@ impl Watch {
                 {
                     cause = ExitCause::Idle;
                 }
-                Err(NotStarted { step, message, hint: advice, .. }) => {
-                    let reason = format!("it failed to restart at step `{step}`: {message}");
+                Err(NotStarted { step, reason, .. }) => {
+                    let failed = |why| format!("it failed to restart at step `{step}`: {why}");
+                    let reason = reason.map_message(failed);
                     self.observer.not_restarted(&reason);
-                    why = reason.into();
-                    hint = advice.map(Arc::from);
+                    why = Arc::new(reason);
                     cause = ExitCause::NotStarted;
                 }
             }

@@ -34,14 +34,9 @@ impl AccessError {
     /// Returns the message for the host.
     pub(super) fn message(self) -> &'static str {
         match self {
-            Self::Restoring => "a state is being restored; try again when it has finished",
-            Self::AlreadyCalled => {
-                "cannot restore a state after the first call; restart the program to restore one"
-            }
-            Self::InUse => {
-                "cannot restore a state while a health check or a snapshot is running; try again \
-                 later"
-            }
+            Self::Restoring => "a state is being restored",
+            Self::AlreadyCalled => "cannot restore a state after the first call",
+            Self::InUse => "cannot restore a state while a health check or a snapshot is running",
         }
     }
 }

@@ -13,6 +13,7 @@ use super::activity::{ActivityTracker, IdleCheck, StopAttempt};
 use super::connections::{ConnectionGuard, Connections, MAX_CONNECTIONS};
 use super::instance::Instance;
 use super::listener::Listener;
+use super::lock::StartError;
 use super::program::{Endpoint, Program};
 use super::settings::Settings;
 use super::stop_signal::StopSignal;
@@ -57,8 +58,9 @@ pub(super) fn run<T: Plugin>(program: Program<T>, settings: &str) -> ExitCode {
     };
     match start_and_serve(program, settings, services, token) {
         Ok(code) => code,
-        Err(message) => {
-            console::error(&message, Map::new());
+        Err(StartError { message, hint }) => {
+            let hint = hint.map(|hint| ("hint".to_owned(), hint.into()));
+            console::error(&message, hint.into_iter().collect());
             ExitCode::FAILURE
         }
     }
@@ -69,7 +71,7 @@ fn start_and_serve<T: Plugin>(
     settings: Settings,
     services: HostServices,
     token: Option<Token>,
-) -> Result<ExitCode, String> {
+) -> Result<ExitCode, StartError> {
     let stop_signal =
         StopSignal::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let stop_signal = Arc::new(stop_signal);
@@ -87,7 +89,7 @@ fn start_and_serve<T: Plugin>(
             return Ok(ExitCode::FAILURE);
         }
         StartOutcome::Interrupted => {
-            return Err("stopped by a signal while the plugin started".to_owned());
+            return Err("stopped by a signal while the plugin started".to_owned().into());
         }
     };
     let instance = Instance::new(plugin);

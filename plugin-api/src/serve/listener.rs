@@ -14,7 +14,7 @@ use rustix::fs::Mode;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::umask;
 
-use super::lock::Lock;
+use super::lock::{Lock, StartError};
 use super::settings::{Settings, SocketKind};
 use crate::wire::Stream;
 
@@ -51,15 +51,15 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// A message for people if the socket exists or cannot be created.
-    pub(super) fn open(settings: &Settings, folder: Option<&OsStr>) -> Result<Self, String> {
+    /// Fails if the socket exists or cannot be created.
+    pub(super) fn open(settings: &Settings, folder: Option<&OsStr>) -> Result<Self, StartError> {
         match settings.socket_kind {
             SocketKind::Unix => Self::listen_unix(socket_path(&settings.id, folder)),
             SocketKind::Tcp => Self::listen_tcp(),
         }
     }
 
-    fn listen_unix(socket: PathBuf) -> Result<Self, String> {
+    fn listen_unix(socket: PathBuf) -> Result<Self, StartError> {
         let lock = Lock::acquire(&socket)?;
         // Only this user may connect, even if the folder is shared. The mask is process-wide, but
         // no other code of this program creates files yet.
@@ -73,7 +73,7 @@ impl Listener {
         Ok(listener)
     }
 
-    fn listen_tcp() -> Result<Self, String> {
+    fn listen_tcp() -> Result<Self, StartError> {
         let failed = |error| format!("cannot listen on a port on 127.0.0.1: {error}");
         let listener = Self::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?);
         listener.set_nonblocking().map_err(failed)?;

@@ -39,6 +39,19 @@ pub(super) fn classify(
     }
 }
 
+/// The reason a program did not start, for people.
+#[derive(Debug)]
+pub(super) struct StartError {
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+impl From<String> for StartError {
+    fn from(message: String) -> Self {
+        Self { message, hint: None }
+    }
+}
+
 /// A lock file of this process, removed on drop.
 #[derive(Debug)]
 pub(super) struct Lock(PathBuf);
@@ -48,14 +61,14 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// A message for people if another process owns the socket, or on I/O errors.
-    pub(super) fn acquire(socket: &Path) -> Result<Self, String> {
+    /// Fails if another process owns the socket, and on I/O errors.
+    pub(super) fn acquire(socket: &Path) -> Result<Self, StartError> {
         let path = lock_path(socket);
         let failed = |error: io::Error| format!("cannot access `{}`: {error}", path.display());
         let text = match fs::read_to_string(&path) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(error).into()),
         };
         let own_pid = std::process::id().cast_signed();
         let status =
@@ -64,26 +77,23 @@ impl Lock {
             remove(&path).and_then(|()| remove(socket)).map_err(failed)?;
         }
         let (lock, socket) = (path.display(), socket.display());
-        match status {
-            LockStatus::Unused | LockStatus::Stale => {}
-            LockStatus::SocketWithoutLock => {
-                return Err(format!(
-                    "socket `{socket}` already exists without its lock `{lock}`; remove it if no \
-                     program uses it"
-                ));
-            }
-            LockStatus::Unreadable(text) => {
-                return Err(format!(
-                    "invalid lock `{lock}`: expected a process id, found `{text}`; remove it and \
-                     `{socket}` if no program uses them"
-                ));
-            }
-            LockStatus::InUse(pid) => {
-                return Err(format!(
-                    "socket `{socket}` is in use by process {pid}; stop that process, or start \
-                     this one with another `id`"
-                ));
-            }
+        let rejected = match status {
+            LockStatus::Unused | LockStatus::Stale => None,
+            LockStatus::SocketWithoutLock => Some((
+                format!("socket `{socket}` already exists without its lock `{lock}`"),
+                "remove it if no program uses it".to_owned(),
+            )),
+            LockStatus::Unreadable(text) => Some((
+                format!("invalid lock `{lock}`: expected a process id, found `{text}`"),
+                format!("remove it and `{socket}` if no program uses them"),
+            )),
+            LockStatus::InUse(pid) => Some((
+                format!("socket `{socket}` is in use by process {pid}"),
+                "stop that process, or start this one with another `id`".to_owned(),
+            )),
+        };
+        if let Some((message, hint)) = rejected {
+            return Err(StartError { message, hint: Some(hint) });
         }
         create_lock(&path, own_pid).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => {

@@ -86,8 +86,8 @@ macro_rules! serve_plugin {
 macro_rules! serve_plugin {
     ($($anything:tt)*) => {
         ::core::compile_error!(
-            "`serve_plugin!` supports Unix only; on this target, build the plugin as a library \
-             with `export_plugin!`"
+            "`serve_plugin!` supports Unix only\n\
+             hint: build the plugin as a library with `export_plugin!`"
         );
     };
 }

@@ -74,14 +74,29 @@ fn files_of_a_dead_process_are_replaced() {
 fn socket_without_lock_or_in_use_is_kept() {
     let folder = TempDir::new().unwrap();
     let _listener = UnixListener::bind(folder.path().join("fixture-plugin.socket")).unwrap();
-    check_start_fails(in_temp_dir(), folder, 1, &["already exists without its lock", "remove it"]);
+    check_start_fails(
+        in_temp_dir(),
+        folder,
+        1,
+        &["already exists without its lock", r#""hint":"remove it if"#],
+    );
     let folder = TempDir::new().unwrap();
     let lock = folder.path().join("fixture-plugin.socket.lock");
     fs::write(&lock, std::process::id().to_string()).unwrap();
-    check_start_fails(in_temp_dir(), folder, 1, &["is in use by process"]);
+    check_start_fails(
+        in_temp_dir(),
+        folder,
+        1,
+        &["is in use by process", r#""hint":"stop that process"#],
+    );
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("fixture-plugin.socket.lock"), "me").unwrap();
-    check_start_fails(in_temp_dir(), folder, 1, &["expected a process id, found `me`"]);
+    check_start_fails(
+        in_temp_dir(),
+        folder,
+        1,
+        &["expected a process id, found `me`", r#""hint":"remove it and"#],
+    );
 }
 
 #[test]

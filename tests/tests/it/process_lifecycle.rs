@@ -27,13 +27,14 @@ fn killed_process_is_reported_and_replaced() {
     let (generation, pid) = (running.handle.pin().unwrap().generation(), running.pid());
     kill(pid);
     let exited = event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
-    let HostEvent::ChildExited { plugin, generation: of, pid: ended, reason } = exited else {
+    let HostEvent::ChildExited { plugin, generation: of, pid: ended, reason, hint } = exited else {
         panic!("{exited:?}")
     };
     assert_eq!((plugin.as_str(), of, ended), (&*running.fixture.name, generation, pid));
     for part in ["SIGKILL", "the disk is full", "and a second line"] {
         assert!(reason.contains(part), "`{part}` in: {reason}");
     }
+    assert_eq!(hint.as_deref(), Some("check the kernel log"));
     let restarted = event(&mut events, is_restart);
     let HostEvent::Restarted { generation: of, pid: next, .. } = restarted else {
         panic!("{restarted:?}")

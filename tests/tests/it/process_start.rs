@@ -35,7 +35,8 @@ fn check(
     let host = builder.build().expect("a host");
     let error = refused(&host, folder);
     let message = error.full_message();
-    let text = format!("{message}\n{}", error.hint().unwrap_or_default());
+    let hint = error.hint().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+    let text = format!("{message}{hint}");
     assert_eq!((error.kind(), error.step()), (step.0, Some(step.1)), "{behavior}: {message}");
     for part in expected {
         assert!(text.contains(part), "`{part}` in: {text}");
@@ -90,8 +91,16 @@ fn file_that_cannot_run_is_refused_with_reason() {
     corrupted(ProgramFolder::without_interpreter, CAPABILITIES, &expected);
     // A shell reads it, and rejects it.
     let python = |it: ProgramFolder| it.bytes("import sys\nprint(sys.argv[1:])\n");
-    corrupted(python, CAPABILITIES, &["a script without a `#!` line"]);
-    corrupted(|it| it.bytes(""), CAPABILITIES, &["the file is empty"]);
+    corrupted(
+        python,
+        CAPABILITIES,
+        &["a script without a `#!` line", "\nhint: begin it with the interpreter"],
+    );
+    corrupted(
+        |it| it.bytes(""),
+        CAPABILITIES,
+        &["the file is empty", "\nhint: build or install the program again"],
+    );
 }
 
 #[test]
@@ -99,7 +108,11 @@ fn failing_script_is_reported_with_last_output() {
     let script = "#!/bin/sh\necho 'no such database' >&2\nexit 9\n";
     corrupted(|it| it.bytes(script), CAPABILITIES, &["exited with code 9", "no such database"]);
     let script = "#!/bin/sh\nexec hotbay-no-such-command \"$@\"\n";
-    corrupted(|it| it.bytes(script), CAPABILITIES, &["hotbay-no-such-command", "PATH"]);
+    corrupted(
+        |it| it.bytes(script),
+        CAPABILITIES,
+        &["hotbay-no-such-command", "\nhint: install it, or fix PATH"],
+    );
 }
 
 #[test]
@@ -137,13 +150,16 @@ fn invalid_capabilities_are_named_by_field() {
     let cases: Vec<(Value, &[&str])> = vec![
         (json!({ "nothing": true }), &["is empty", "a JSON object"]),
         (json!({ "text": "\n" }), &["is empty"]),
-        (json!({ "noise": ["starting up"] }), &["text before", "starting up", "stderr"]),
+        (
+            json!({ "noise": ["starting up"] }),
+            &["text before", "starting up", "\nhint: write logs to stderr"],
+        ),
         (json!({ "text": "{}" }), &["no fields", "`hotbay`"]),
         (json!({ "text": "[]" }), &["`hotbay`"]),
         (json!({ "text": r#"{"hotbay":"#, "stderr": "oh no\n" }), &["not JSON", "oh no"]),
         (json!({ "text": r#"{"hotbay":{}} done"# }), &["text after", "done"]),
         (json!({ "text": r#"{"hotbay":1}"# }), &["`hotbay`", "is 1", "`protocol`"]),
-        (ours("protocol", json!(2)), &["`hotbay.protocol` is 2", "update the host"]),
+        (ours("protocol", json!(2)), &["`hotbay.protocol` is 2", "\nhint: update the host"]),
         (ours("protocol", json!("1")), &["`hotbay.protocol`"]),
         (ours("protocol", Value::Null), &["`hotbay.protocol` is missing"]),
         (ours("endpoints", json!("execute")), &["`hotbay.endpoints`", "a list of endpoints"]),
@@ -210,7 +226,7 @@ fn long_config_requires_program_that_reads_file() {
     let large = |it: ProgramFolder| it.config(json!({ "text": "x".repeat(200 << 10) }));
     for (channels, named) in [(json!(["env"]), "HOTBAY_CONFIG"), (json!([]), "--config")] {
         let behavior = json!({ "capabilities": { "hotbay": { "config": channels } } });
-        let expected = ["bytes, more than the 1310", named, "HOTBAY_CONFIG_FILE"];
+        let expected = ["bytes, more than the 1310", named, "\nhint: shorten the config"];
         check(&behavior, large, LONG, step, &expected);
     }
     let older = json!({ "capabilities": { "dialect": "older" } });
@@ -236,7 +252,7 @@ fn program_exiting_before_ready_is_reported_with_exit() {
     let stderr = "thread 'main' panicked at src/main.rs:1:2:\nno port\n";
     let location = |action: Value| json!({ "location": action });
     let panics = location(json!({ "stderr": stderr, "exit": 101 }));
-    fails(panics, LOCATION, &["exited with code 101", "the program panicked", "no port"]);
+    fails(panics, LOCATION, &["exited with code 101", "the program panicked\n", "no port"]);
     fails(location(json!({ "exit": 0 })), LOCATION, &["exited with code 0", "keeps running"]);
     fails(location(json!({ "signal": 9 })), LOCATION, &["SIGKILL"]);
     let noise = json!({ "noise": ["one"], "text": "two", "then": { "exit": 5 } });

@@ -125,7 +125,7 @@ async fn malformed(kit: &TestKit) -> Result<(), StepFailure> {
         let context = |problem| format!("after the malformed batch `{text}`: {problem}");
         let response = kit.send(RawRequest::post("batch", json_sample(text.to_owned()))).await;
         let response = response.map_err(|failure| match failure {
-            StepFailure::Failed(problem) => StepFailure::Failed(context(problem)),
+            StepFailure::Failed(problem) => StepFailure::Failed(problem.map_message(context)),
             skipped => skipped,
         })?;
         parse_reply(&response).map_err(context)?;

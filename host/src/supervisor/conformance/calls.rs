@@ -12,6 +12,7 @@ use super::super::http::Async;
 use super::answers::{ParsedReply, parse_reply};
 use super::kit::{RawRequest, TestKit};
 use super::{Outcome, RESPONSE_TIMEOUT, Sample, failed, skipped};
+use crate::error::Diagnosis;
 
 /// Number of concurrent requests.
 const CONCURRENT_REQUESTS: usize = 8;
@@ -72,7 +73,8 @@ pub(super) async fn empty_input(kit: &TestKit) -> Outcome {
 pub(super) async fn sample(kit: &TestKit) -> Outcome {
     kit.ours()?;
     let Some(sample) = kit.sample.clone() else {
-        return skipped("no sample was given; pass one with --text or --input");
+        let hint = "pass one with --text or --input";
+        return skipped(Diagnosis::new("no sample was given", hint));
     };
     let response = kit.send(RawRequest::post(&kit.call_endpoint(), sample)).await?;
     match parse_reply(&response) {
@@ -99,9 +101,10 @@ pub(super) async fn concurrency(kit: &TestKit) -> Outcome {
         let connects = timeout(RESPONSE_TIMEOUT, client.connect::<Async>()).await;
         let (Ok(Ok(mut connection)), Ok(request)) = (connects, client.request(&http_request))
         else {
-            return failed(format!(
-                "a new connection was not accepted while {} are open; accept connections at any time",
-                responding.len()
+            let open = responding.len();
+            return failed(Diagnosis::new(
+                format!("a new connection was not accepted while {open} are open"),
+                "accept connections at any time",
             ));
         };
         responding.spawn(async move {
@@ -125,11 +128,13 @@ pub(super) async fn concurrency(kit: &TestKit) -> Outcome {
         Ok(Err(problem)) => {
             failed(format!("of {CONCURRENT_REQUESTS} concurrent requests, {problem}"))
         }
-        Err(_) => failed(format!(
-            "of {CONCURRENT_REQUESTS} concurrent requests, only {} were answered within {} s; serve each \
-             connection on its own thread or task, since a host keeps connections open",
-            open.len(),
-            RESPONSE_TIMEOUT.as_secs()
+        Err(_) => failed(Diagnosis::new(
+            format!(
+                "of {CONCURRENT_REQUESTS} concurrent requests, only {} were answered within {} s",
+                open.len(),
+                RESPONSE_TIMEOUT.as_secs()
+            ),
+            "serve each connection on its own thread or task, since a host keeps connections open",
         )),
     }
 }

@@ -112,10 +112,12 @@ async fn check_exit(
     }
     if !is_success(status) {
         let how = diagnose::of_exit(status, &path, &lock(&tail));
-        return failed(format!(
-            "after {cause} it did not exit with code 0: {how}; expected it to finish running \
-             calls, remove its socket and lock, and exit with code 0"
-        ));
+        return failed(how.map_message(|how| {
+            format!(
+                "after {cause} it did not exit with code 0: {how}; expected it to finish running \
+                 calls, remove its socket and lock, and exit with code 0"
+            )
+        }));
     }
     match files.as_slice() {
         [] => Ok(format!("it exited with code 0, {took} ms after {cause}")),

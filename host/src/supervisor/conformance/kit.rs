@@ -18,6 +18,7 @@ use super::super::start::{self, NotStarted, Started};
 use super::report::Report;
 use super::{Outcome, RESPONSE_TIMEOUT, Sample, StepFailure, failed, skipped};
 use crate::conformance::Conformance;
+use crate::error::Diagnosis;
 use crate::sync::lock;
 
 /// Time to wait for the exit of a process that just misbehaved.
@@ -129,8 +130,8 @@ impl TestKit {
     /// Stops the process, and starts a new one; without `idle_timeout` it never exits by itself.
     pub(super) async fn start_again(&mut self, idle_timeout: Option<Duration>) {
         self.stop_running().await;
-        if let Err(NotStarted { message, .. }) = self.start(idle_timeout).await {
-            self.not_running = message;
+        if let Err(NotStarted { reason, .. }) = self.start(idle_timeout).await {
+            self.not_running = reason.message;
         }
     }
 
@@ -169,7 +170,10 @@ impl TestKit {
             None => outcome,
             Some(how) => match outcome {
                 Ok(_) | Err(StepFailure::Skipped(_)) => failed(how),
-                Err(StepFailure::Failed(reason)) => failed(format!("{reason}; {how}")),
+                Err(StepFailure::Failed(Diagnosis { message, hint })) => failed(Diagnosis {
+                    message: format!("{message}; {}", how.message),
+                    hint: how.hint.or(hint),
+                }),
             },
         };
         self.record(name, outcome);
@@ -179,7 +183,7 @@ impl TestKit {
     }
 
     /// Returns how the process exited, if it did unexpectedly, and starts a new one.
-    async fn take_crash(&mut self, may_just_fall: bool) -> Option<String> {
+    async fn take_crash(&mut self, may_just_fall: bool) -> Option<Diagnosis> {
         let started = self.running.as_mut()?;
         let status = match may_just_fall {
             true => timeout(CRASH_TIMEOUT, started.child.wait()).await.ok()?,
@@ -188,7 +192,7 @@ impl TestKit {
         let path = self.program.staged.path();
         let how = diagnose::of_exit(status, &path, &lock(&started.tail));
         self.start_again(None).await;
-        Some(format!("the process exited unexpectedly: {how}"))
+        Some(how.map_message(|how| format!("the process exited unexpectedly: {how}")))
     }
 
     /// Returns whether it responds on a new connection.
@@ -220,11 +224,11 @@ impl ProcessObserver for SilentObserver {
 
     fn thread_panicked(&self, _: &str, _: &str) {}
 
-    fn exited(&self, _: u32, _: String) {}
+    fn exited(&self, _: u32, _: Diagnosis) {}
 
     fn listens_beyond_loopback(&self, _: u32, _: std::net::SocketAddr) {}
 
     fn restarted(&self, _: u32, _: Duration) {}
 
-    fn not_restarted(&self, _: &str) {}
+    fn not_restarted(&self, _: &Diagnosis) {}
 }

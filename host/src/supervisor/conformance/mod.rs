@@ -20,6 +20,8 @@ use hyper::header::HeaderValue;
 pub(crate) use kit::TestKit;
 pub(crate) use report::Report;
 
+use crate::error::Diagnosis;
+
 /// Time limit of one request.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -39,21 +41,21 @@ type Outcome = Result<String, StepFailure>;
 /// The reason a step did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum StepFailure {
-    Failed(String),
-    Skipped(String),
+    Failed(Diagnosis),
+    Skipped(Diagnosis),
 }
 
 impl From<String> for StepFailure {
     fn from(failure: String) -> Self {
-        Self::Failed(failure)
+        Self::Failed(failure.into())
     }
 }
 
-fn failed<T>(message: impl Into<String>) -> Result<T, StepFailure> {
-    Err(StepFailure::Failed(message.into()))
+fn failed<T>(why: impl Into<Diagnosis>) -> Result<T, StepFailure> {
+    Err(StepFailure::Failed(why.into()))
 }
 
-fn skipped<T>(why: impl Into<String>) -> Result<T, StepFailure> {
+fn skipped<T>(why: impl Into<Diagnosis>) -> Result<T, StepFailure> {
     Err(StepFailure::Skipped(why.into()))
 }
 

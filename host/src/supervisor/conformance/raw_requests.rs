@@ -12,6 +12,7 @@ use super::super::random;
 use super::answers::shown;
 use super::kit::{RawRequest, TestKit};
 use super::{Outcome, RESPONSE_TIMEOUT, Sample, StepFailure, failed};
+use crate::error::Diagnosis;
 
 /// The longest response read when its content does not matter.
 const MAX_SMALL_BYTES: u64 = 1 << 20;
@@ -30,14 +31,16 @@ pub(super) async fn token(kit: &TestKit) -> Outcome {
                 timeout(RESPONSE_TIMEOUT, stranger.send::<Async>(&request.into_http())).await;
             let found = match response {
                 Ok(Ok(response)) if response.status == StatusCode::UNAUTHORIZED => continue,
-                Ok(Ok(response)) => format!("returned {}", response.status.as_u16()),
-                Ok(Err(error)) => format!("was not answered: {}", error.message),
-                Err(_) => format!("timed out{}", single_connection_cause(kit).await),
+                Ok(Ok(response)) => format!("returned {}", response.status.as_u16()).into(),
+                Ok(Err(error)) => format!("was not answered: {}", error.message).into(),
+                Err(_) => timed_out(kit).await,
             };
-            return failed(format!(
-                "{line} {found}; expected 401: a program started with HOTBAY_TOKEN compares the \
-                 header `Hotbay-Token` with it on every path"
-            ));
+            return failed(found.map_message(|found| {
+                format!(
+                    "{line} {found}; expected 401: a program started with HOTBAY_TOKEN compares \
+                     the header `Hotbay-Token` with it on every path"
+                )
+            }));
         }
     }
     Ok("401 without the token and with a wrong one".to_owned())
@@ -70,31 +73,31 @@ pub(super) async fn keep_alive(kit: &TestKit) -> Outcome {
         Ok(Err::<_, RequestError>(error)) => {
             failed(format!("a new connection was not answered: {}", error.message))
         }
-        Err(_) => failed(format!(
-            "a second request on a connection timed out{}; {expected}",
-            single_connection_cause(kit).await
-        )),
+        Err(_) => failed(timed_out(kit).await.map_message(|timed_out| {
+            format!("a second request on a connection {timed_out}; {expected}")
+        })),
     }
 }
 
-/// Returns the cause if a new connection gets no response while the connection kept by the host
-/// does.
-async fn single_connection_cause(kit: &TestKit) -> &'static str {
-    let Ok(started) = kit.live() else { return "" };
+/// Explains why a new connection got no response: the connection kept by the host may still get
+/// one.
+async fn timed_out(kit: &TestKit) -> Diagnosis {
+    let Ok(started) = kit.live() else { return "timed out".into() };
     let http_request = RawRequest::get("healthz").into_http();
     match timeout(RESPONSE_TIMEOUT, started.live.client.send::<Async>(&http_request)).await {
-        Ok(Ok(_)) => {
-            ", although the connection kept by the host is served: the program serves one \
-             connection at a time; serve each on its own thread or task"
-        }
-        _ => "",
+        Ok(Ok(_)) => Diagnosis::new(
+            "timed out, although the connection kept by the host is served: the program serves \
+             one connection at a time",
+            "serve each on its own thread or task",
+        ),
+        _ => "timed out".into(),
     }
 }
 
 /// Sends a request to an endpoint that does not exist.
 pub(super) async fn unknown_endpoint(kit: &TestKit) -> Outcome {
     kit.ours()?;
-    let name = random::token().map_err(|error| StepFailure::Failed(error.to_string()))?;
+    let name = random::token().map_err(|error| StepFailure::Failed(error.to_string().into()))?;
     let endpoint = format!("hotbay-check-{name}");
     let response = kit.send(RawRequest::post(&endpoint, Sample::empty())).await?;
     if is_refusal(&response, StatusCode::NOT_FOUND) {

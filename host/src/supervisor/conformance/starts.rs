@@ -11,7 +11,7 @@ use super::super::query_capabilities;
 use super::super::start::{self, NotStarted, Started};
 use super::kit::TestKit;
 use super::{Outcome, StepFailure, failed};
-use crate::error::LoadStep;
+use crate::error::{Diagnosis, LoadStep};
 
 impl TestKit {
     /// Queries the capabilities twice, and returns them if known.
@@ -20,7 +20,7 @@ impl TestKit {
         let first = query_capabilities::capabilities(&self.program).await;
         let took = queried_at.elapsed().as_millis();
         let outcome = match first {
-            Err(NotStarted { message, .. }) => failed(message),
+            Err(NotStarted { reason, .. }) => failed(reason),
             Ok(first) => {
                 let second = query_capabilities::capabilities(&self.program).await;
                 let outcome = check_equal(&first, second).map(|()| describe(&first, took));
@@ -37,7 +37,7 @@ impl TestKit {
         let began_at = Instant::now();
         let not_started = self.start(None).await.err();
         let took = began_at.elapsed().as_millis();
-        let Some(NotStarted { step, message, .. }) = not_started else {
+        let Some(NotStarted { step, reason, .. }) = not_started else {
             let launched = self.config_channel();
             self.report.passed("launch", format!("the config was passed by {launched}"));
             let outcome = self
@@ -58,14 +58,14 @@ impl TestKit {
         ];
         for (name, of, done) in row {
             if of == step {
-                self.report.failed(name, message.clone());
+                self.report.failed(name, reason.clone());
                 break;
             }
             if !done.is_empty() {
                 self.report.passed(name, done);
             }
         }
-        self.not_running = message;
+        self.not_running = reason.message;
     }
 
     /// Returns the name of the channel by which the program gets its config.
@@ -86,7 +86,9 @@ fn check_equal(
             "two capabilities queries returned different results; expected equal ones, since a \
              host queries again before every load",
         ),
-        Err(NotStarted { message, .. }) => failed(format!("the second query failed: {message}")),
+        Err(NotStarted { reason, .. }) => {
+            failed(reason.map_message(|reason| format!("the second query failed: {reason}")))
+        }
     }
 }
 
@@ -104,9 +106,10 @@ fn location(started: &Started, is_ours: bool) -> Outcome {
     if let Some(line) = &started.noise
         && is_ours
     {
-        return failed(format!(
-            "the first line on stdout is `{}`; expected the location there; write logs to stderr",
-            line.chars().take(80).collect::<String>()
+        let line: String = line.chars().take(80).collect();
+        return failed(Diagnosis::new(
+            format!("the first line on stdout is `{line}`; expected the location there"),
+            "write logs to stderr",
         ));
     }
     match location {
@@ -126,10 +129,12 @@ fn location(started: &Started, is_ours: bool) -> Outcome {
         Location::Tcp(address) => {
             let found = listeners::listening(started.live.pid, address.port());
             match found.iter().find(|found| !found.is_loopback()) {
-                Some(open) => failed(format!(
-                    "port {} is bound to {open}, where other machines can reach it; bind it to \
-                     127.0.0.1, or use a Unix socket",
-                    address.port()
+                Some(open) => failed(Diagnosis::new(
+                    format!(
+                        "port {} is bound to {open}, where other machines can reach it",
+                        address.port()
+                    ),
+                    "bind it to 127.0.0.1, or use a Unix socket",
                 )),
                 None => Ok(location.to_string()),
             }

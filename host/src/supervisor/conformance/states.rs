@@ -8,6 +8,7 @@ use super::super::http::{HttpResponse, SNAPSHOT_VERSION};
 use super::answers::shown;
 use super::kit::{RawRequest, TestKit};
 use super::{Outcome, failed, skipped};
+use crate::error::Diagnosis;
 
 /// A state as returned by the program.
 pub(super) struct State {
@@ -57,7 +58,8 @@ pub(super) async fn restore(kit: &TestKit, state: Option<State>) -> Outcome {
         return skipped("the program has no endpoint `restore`");
     }
     let Some(state) = state else {
-        return skipped("the snapshot has no state to restore; a sample may create some");
+        let hint = "pass a sample that creates some";
+        return skipped(Diagnosis::new("the snapshot has no state to restore", hint));
     };
     let mut request = RawRequest::get("restore");
     request.method = Method::POST;

@@ -5,16 +5,19 @@ use std::path::Path;
 use std::process::ExitStatus;
 
 use super::super::lines::Tail;
-use super::program::{Program, mode_of};
+use super::program::{Program, without_execute_permission};
 use super::words;
+use crate::error::Diagnosis;
 
 /// Explains why `program` exited before it could be called: its exit status, the usual cause if
 /// known, and its output on stderr.
-pub(crate) fn of_exit(status: ExitStatus, program: &Path, tail: &Tail) -> String {
-    let mut lines = vec![format!("`{}` {}", program.display(), describe(status))];
-    lines.extend(cause(status, program, tail));
-    lines.push(words::output(tail).unwrap_or_else(|| "no output on stderr".to_owned()));
-    lines.join("\n")
+pub(crate) fn of_exit(status: ExitStatus, program: &Path, tail: &Tail) -> Diagnosis {
+    let exit = format!("`{}` {}", program.display(), describe(status));
+    let output = words::output(tail).unwrap_or_else(|| "no output on stderr".to_owned());
+    match cause(status, program, tail) {
+        Some(cause) => cause.map_message(|cause| format!("{exit}\n{cause}\n{output}")),
+        None => format!("{exit}\n{output}").into(),
+    }
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -27,113 +30,104 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-fn cause(status: ExitStatus, path: &Path, tail: &Tail) -> Option<String> {
+fn cause(status: ExitStatus, path: &Path, tail: &Tail) -> Option<Diagnosis> {
     if let Some(cause) = words::cause(tail) {
         return Some(cause);
     }
     let program = Program::inspect(path);
     if let Some(signal) = status.signal() {
-        return of_signal(signal, &program).map(str::to_owned);
+        return of_signal(signal, &program);
     }
     match status.code()? {
         // A shell runs an empty file as a program that does nothing.
         0 => program.why_not_runnable().or_else(|| {
-            Some(
-                "a plugin prints its location and keeps running; check that the program supports \
-                 `--config`"
-                    .to_owned(),
-            )
+            Some(Diagnosis::new(
+                "a plugin prints its location and keeps running",
+                "check that the program supports `--config`",
+            ))
         }),
         // If the kernel rejects a file, even an ELF file, the C library runs it with a shell.
         code @ (2 | 126 | 127) => program.why_not_runnable().or_else(|| match code {
-            126 => not_executable(path),
-            127 => not_found(&program, tail),
+            126 => Some(
+                without_execute_permission(path)
+                    .unwrap_or_else(|| "a command that it runs is not executable".into()),
+            ),
+            127 => Some(not_found(&program, tail)),
             _ => of_code(code, tail),
         }),
         code => of_code(code, tail),
     }
 }
 
-fn of_code(code: i32, tail: &Tail) -> Option<String> {
+fn of_code(code: i32, tail: &Tail) -> Option<Diagnosis> {
     let printed = |words: &[&str]| {
         let has = |line: &str| words.iter().any(|word| line.to_ascii_lowercase().contains(word));
         tail.lines().any(has)
     };
     if code == 101 && printed(&["panicked at"]) {
-        return Some("the program panicked; fix the program".to_owned());
+        return Some(Diagnosis::new("the program panicked", "fix the program"));
     }
     if printed(&["address already in use", "address in use"]) {
-        return Some(
-            "its address is already in use; stop the other program, or let this one choose a port"
-                .to_owned(),
-        );
+        return Some(Diagnosis::new(
+            "its address is already in use",
+            "stop the other program, or let this one choose a port",
+        ));
     }
     let rejected =
         ["usage:", "unknown flag", "unknown option", "unrecognized", "unexpected argument"];
     if printed(&rejected) || printed(&["unknown command", "invalid option"]) {
-        return Some(
-            "the program does not seem to support the arguments `capabilities` or `--config`; \
-             check that it is a plugin"
-                .to_owned(),
-        );
+        return Some(Diagnosis::new(
+            "the program does not seem to support the arguments `capabilities` or `--config`",
+            "check that it is a plugin",
+        ));
     }
     let signal =
         code.checked_sub(128).filter(|signal| NAMES.iter().any(|(known, _)| known == signal))?;
-    Some(format!("by shell convention this code means a child killed by {}", signal_name(signal)))
+    let signal = signal_name(signal);
+    Some(format!("by shell convention this code means a child killed by {signal}").into())
 }
 
-fn not_executable(path: &Path) -> Option<String> {
-    Some(match mode_of(path) {
-        Some(mode) if mode & 0o111 == 0 => {
-            format!(
-                "the file is not executable (mode {mode:04o}); run `chmod +x {}`",
-                path.display()
-            )
-        }
-        _ => "a command that it runs is not executable".to_owned(),
-    })
-}
-
-fn not_found(program: &Program, tail: &Tail) -> Option<String> {
+fn not_found(program: &Program, tail: &Tail) -> Diagnosis {
     if let Some(command) = words::command_not_found(tail) {
-        return Some(format!(
-            "it runs `{command}`, which was not found in PATH; install it, or fix PATH"
-        ));
+        let message = format!("it runs `{command}`, which was not found in PATH");
+        return Diagnosis::new(message, "install it, or fix PATH");
     }
     match program.command_of_env() {
-        Some(expected) if tail.is_empty() => Some(words::missing_interpreter(expected)),
-        _ => {
-            Some(program.missing_helper().unwrap_or_else(|| {
-                "a command or a library that it needs is not installed".to_owned()
-            }))
-        }
+        Some(expected) if tail.is_empty() => words::missing_interpreter(expected),
+        _ => program
+            .missing_helper()
+            .unwrap_or_else(|| "a command or a library that it needs is not installed".into()),
     }
 }
 
-fn of_signal(signal: i32, program: &Program) -> Option<&'static str> {
+fn of_signal(signal: i32, program: &Program) -> Option<Diagnosis> {
     Some(match signal {
         libc::SIGSEGV if program.is_library() => {
-            "the file is a library, not a program; load it as kind `library`"
+            Diagnosis::new("the file is a library, not a program", "load it as kind `library`")
         }
-        libc::SIGKILL => {
-            "another process killed it, or it exceeded the available or permitted memory; check \
-             the kernel log"
+        libc::SIGKILL => Diagnosis::new(
+            "another process killed it, or it exceeded the available or permitted memory",
+            "check the kernel log",
+        ),
+        libc::SIGXCPU => Diagnosis::new("it exceeded its CPU time limit", "raise the limit"),
+        libc::SIGXFSZ => Diagnosis::new("it exceeded its file size limit", "raise the limit"),
+        libc::SIGSYS => "it made a system call that is forbidden, or missing in this kernel".into(),
+        libc::SIGSEGV | libc::SIGBUS => {
+            Diagnosis::new("it accessed invalid memory", "fix the program")
         }
-        libc::SIGXCPU => "it exceeded its CPU time limit; raise the limit",
-        libc::SIGXFSZ => "it exceeded its file size limit; raise the limit",
-        libc::SIGSYS => "it made a system call that is forbidden, or missing in this kernel",
-        libc::SIGSEGV | libc::SIGBUS => "it accessed invalid memory; fix the program",
-        libc::SIGILL => {
-            "it used an instruction that this CPU does not support, or aborted; build it for an \
-             older CPU"
+        libc::SIGILL => Diagnosis::new(
+            "it used an instruction that this CPU does not support, or aborted",
+            "build it for an older CPU",
+        ),
+        libc::SIGFPE => {
+            Diagnosis::new("an arithmetic error, such as a division by zero", "fix the program")
         }
-        libc::SIGFPE => "an arithmetic error, such as a division by zero; fix the program",
         libc::SIGABRT | libc::SIGTRAP => {
-            "it aborted: a failed assertion, a panic that aborts, or out of memory"
+            "it aborted: a failed assertion, a panic that aborts, or out of memory".into()
         }
-        libc::SIGPIPE => "it wrote to a closed pipe or socket",
-        libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => "another process stopped it",
-        libc::SIGTERM => "it was stopped by a signal that it does not handle",
+        libc::SIGPIPE => "it wrote to a closed pipe or socket".into(),
+        libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => "another process stopped it".into(),
+        libc::SIGTERM => "it was stopped by a signal that it does not handle".into(),
         _ => return None,
     })
 }
@@ -181,14 +175,16 @@ mod tests {
         ExitStatus::from_raw(code << 8)
     }
 
+    /// Returns the message, followed by the hint on its own line.
     fn report_of(bytes: &[u8], status: ExitStatus, stderr: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plugin");
         std::fs::write(&path, bytes).unwrap();
         let mut tail = Tail::default();
         stderr.iter().for_each(|line| tail.push(line));
-        let message = of_exit(status, &path, &tail);
-        message.replace(&path.display().to_string(), "plugin")
+        let Diagnosis { message, hint } = of_exit(status, &path, &tail);
+        let hint = hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+        format!("{message}{hint}").replace(&path.display().to_string(), "plugin")
     }
 
     fn check(bytes: &[u8], status: ExitStatus, stderr: &[&str], expect: &[&str]) {
@@ -204,7 +200,7 @@ mod tests {
         assert_eq!(message, "`plugin` exited with code 3\noutput:\n  one\n  two\n  three\n  four");
         let silent = report_of(SCRIPT, code(3), &[]);
         assert_eq!(silent, "`plugin` exited with code 3\nno output on stderr");
-        check(SCRIPT, code(0), &[], &["exited with code 0", "keeps running"]);
+        check(SCRIPT, code(0), &[], &["exited with code 0", "keeps running", "hint: check that"]);
         check(b"", code(0), &[], &["exited with code 0", "the file is empty"]);
     }
 
@@ -215,7 +211,7 @@ mod tests {
             (libc::SIGSEGV, "was killed by SIGSEGV", "accessed invalid memory"),
             (libc::SIGSYS, "was killed by SIGSYS", "system call that is forbidden"),
             (libc::SIGXCPU, "was killed by SIGXCPU", "exceeded its CPU time limit"),
-            (libc::SIGILL, "was killed by SIGILL", "build it for an older CPU"),
+            (libc::SIGILL, "was killed by SIGILL", "\nhint: build it for an older CPU"),
             (libc::SIGABRT, "was killed by SIGABRT", "it aborted"),
             (libc::SIGTERM, "was killed by SIGTERM", "does not handle"),
             (libc::SIGHUP, "was killed by SIGHUP", "another process stopped it"),
@@ -257,7 +253,12 @@ mod tests {
 
     #[test]
     fn file_that_is_not_executable_is_reported() {
-        check(SCRIPT, code(126), &[], &["code 126", "not executable (mode 0", "chmod +x plugin"]);
+        check(
+            SCRIPT,
+            code(126),
+            &[],
+            &["code 126", "not executable (mode 0", "hint: run `chmod +x plugin`"],
+        );
     }
 
     #[test]
@@ -265,7 +266,12 @@ mod tests {
         let panic = ["thread 'main' panicked at src/main.rs:1:1:", "no port"];
         check(SCRIPT, code(101), &panic, &["program panicked", "main.rs:1:1:\n  no port"]);
         check(SCRIPT, code(1), &["Usage: x FILE"], &["does not seem to support the arguments"]);
-        check(SCRIPT, code(2), &["error: unexpected argument"], &["check that it is a plugin"]);
+        check(
+            SCRIPT,
+            code(2),
+            &["error: unexpected argument"],
+            &["hint: check that it is a plugin"],
+        );
         check(
             SCRIPT,
             code(1),
@@ -279,12 +285,13 @@ mod tests {
     proptest! {
         #[test]
         fn every_status_is_reported_in_one_to_three_lines(raw in any::<u16>(), line in "\\PC{0,30}") {
-            let message = of_exit(ExitStatus::from_raw(raw.into()), Path::new("/nowhere"), &{
+            let Diagnosis { message, hint } = of_exit(ExitStatus::from_raw(raw.into()), Path::new("/nowhere"), &{
                 let mut tail = Tail::default();
                 tail.push(&line);
                 tail
             });
             prop_assert!((1..=3).contains(&message.lines().count()), "{}", message);
+            prop_assert!(hint.is_none_or(|hint| hint.lines().count() == 1));
         }
     }
 }

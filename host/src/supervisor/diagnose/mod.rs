@@ -5,17 +5,17 @@ mod exit;
 mod program;
 mod words;
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
 use super::lines::Tail;
+use crate::error::Diagnosis;
 pub(crate) use exit::of_exit;
-use program::{Program, mode_of};
+use program::{Program, mode_of, without_execute_permission};
 
 /// Explains from its file why `program` is not executable: the C library runs a file that the
 /// kernel rejects with a shell.
-pub(crate) fn of_file(program: &Path) -> Option<String> {
+pub(crate) fn of_file(program: &Path) -> Option<Diagnosis> {
     Program::inspect(program).why_not_runnable()
 }
 
@@ -27,74 +27,75 @@ pub(crate) fn output_of(tail: &Tail) -> Option<String> {
 
 /// Explains why `program` could not be executed, given the `error` of the attempt. One or two
 /// lines.
-pub(crate) fn of_spawn(error: &io::Error, program: &Path) -> String {
-    let mut message = format!("cannot run `{}`: {error}", program.display());
-    if let Some(cause) = cause(error, program) {
-        // Infallible for a String.
-        let _ = write!(message, "\n{cause}");
+pub(crate) fn of_spawn(error: &io::Error, program: &Path) -> Diagnosis {
+    let message = format!("cannot run `{}`: {error}", program.display());
+    match cause(error, program) {
+        Some(cause) => cause.map_message(|cause| format!("{message}\n{cause}")),
+        None => message.into(),
     }
-    message
 }
 
-fn cause(error: &io::Error, path: &Path) -> Option<String> {
+fn cause(error: &io::Error, path: &Path) -> Option<Diagnosis> {
     let program = Program::inspect(path);
     Some(match error.raw_os_error()? {
         libc::ENOENT => missing(path, &program),
-        libc::ENOTDIR => "a part of its path is a file, not a folder; fix the path".to_owned(),
+        libc::ENOTDIR => {
+            Diagnosis::new("a part of its path is a file, not a folder", "fix the path")
+        }
         libc::EACCES | libc::EPERM => not_permitted(path, &program),
         libc::ENOEXEC => program.why_not_runnable().unwrap_or_else(|| {
-            "the kernel does not know the file format; build it for this machine".to_owned()
+            Diagnosis::new("the kernel does not know the file format", "build it for this machine")
         }),
-        libc::ETXTBSY => "the file is open for writing; start it after the copy is done".to_owned(),
+        libc::ETXTBSY => {
+            Diagnosis::new("the file is open for writing", "start it after the copy is done")
+        }
         libc::EMFILE | libc::ENFILE => {
-            "this process or machine has too many files open; raise `ulimit -n`".to_owned()
+            Diagnosis::new("this process or machine has too many files open", "raise `ulimit -n`")
         }
-        libc::EAGAIN => {
-            "this user or group has too many processes; raise `ulimit -u` or the limit on tasks"
-                .to_owned()
-        }
-        libc::ENOMEM => "out of memory for another process".to_owned(),
-        libc::E2BIG => {
-            "its config, arguments and environment are too long for a command line; shorten the \
-             config, or let the program read it from a file (HOTBAY_CONFIG_FILE)"
-                .to_owned()
-        }
+        libc::EAGAIN => Diagnosis::new(
+            "this user or group has too many processes",
+            "raise `ulimit -u` or the limit on tasks",
+        ),
+        libc::ENOMEM => "out of memory for another process".into(),
+        libc::E2BIG => Diagnosis::new(
+            "its config, arguments and environment are too long for a command line",
+            "shorten the config, or let the program read it from a file (HOTBAY_CONFIG_FILE)",
+        ),
         _ => return program.why_not_runnable(),
     })
 }
 
-fn missing(path: &Path, program: &Program) -> String {
+fn missing(path: &Path, program: &Program) -> Diagnosis {
     match program {
         Program::Missing => match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(folder) if !folder.exists() => {
-                format!("folder `{}` not found; install the program again", folder.display())
-            }
-            _ => "file not found; build or install the program, or fix its path".to_owned(),
+            Some(folder) if !folder.exists() => Diagnosis::new(
+                format!("folder `{}` not found", folder.display()),
+                "install the program again",
+            ),
+            _ => Diagnosis::new("file not found", "build or install the program, or fix its path"),
         },
         _ => program.missing_helper().unwrap_or_else(|| {
-            "the file exists, so the folder in which it starts may be missing".to_owned()
+            "the file exists, so the folder in which it starts may be missing".into()
         }),
     }
 }
 
-fn not_permitted(path: &Path, program: &Program) -> String {
+fn not_permitted(path: &Path, program: &Program) -> Diagnosis {
     if matches!(program, Program::NotAFile) {
-        return "it is a folder or a device, not a program; fix the path".to_owned();
+        return Diagnosis::new("it is a folder or a device, not a program", "fix the path");
+    }
+    if let Some(diagnosis) = without_execute_permission(path) {
+        return diagnosis;
     }
     match mode_of(path) {
-        Some(mode) if mode & 0o111 == 0 => {
-            format!(
-                "the file is not executable (mode {mode:04o}); run `chmod +x {}`",
-                path.display()
-            )
-        }
         Some(mode) => program.not_executable_helper().unwrap_or_else(|| {
             format!(
                 "the file has mode {mode:04o}; it may be inaccessible to this user, or on a file \
                  system mounted with `noexec`"
             )
+            .into()
         }),
-        None => "this user cannot access a folder above it".to_owned(),
+        None => "this user cannot access a folder above it".into(),
     }
 }
 
@@ -104,17 +105,18 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    /// Creates a file with `bytes` and `mode`, and returns the cause reported when running it fails
-    /// with `code`.
+    /// Creates a file with `bytes` and `mode`, and returns the cause and the hint reported when
+    /// running it fails with `code`.
     fn reported_cause(bytes: &[u8], mode: u32, code: i32) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plugin");
         std::fs::write(&path, bytes).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let message = of_spawn(&io::Error::from_raw_os_error(code), &path);
+        let Diagnosis { message, hint } = of_spawn(&io::Error::from_raw_os_error(code), &path);
         assert!(message.starts_with(&format!("cannot run `{}`: ", path.display())), "{message}");
-        assert!(message.lines().count() <= 3, "{message}");
-        message.lines().nth(1).unwrap_or("").to_owned()
+        assert!(message.lines().count() <= 2, "{message}");
+        let cause = message.lines().nth(1).unwrap_or("");
+        hint.map_or_else(|| cause.to_owned(), |hint| format!("{cause}\nhint: {hint}"))
     }
 
     fn check(bytes: &[u8], mode: u32, code: i32, expect: &str) {
@@ -128,11 +130,12 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::ENOENT);
         let cases = [("none", "\nfile not found"), ("no/none", "\nfolder `")];
         for (path, expect) in cases {
-            let message = of_spawn(&error, &folder.path().join(path));
+            let message = of_spawn(&error, &folder.path().join(path)).message;
             assert!(message.contains(expect), "{message}");
         }
-        let message = of_spawn(&io::Error::from_raw_os_error(libc::EACCES), folder.path());
-        assert!(message.contains("it is a folder or a device"), "{message}");
+        let denied = of_spawn(&io::Error::from_raw_os_error(libc::EACCES), folder.path());
+        assert!(denied.message.contains("it is a folder or a device"), "{denied}");
+        assert_eq!(denied.hint.as_deref(), Some("fix the path"));
     }
 
     #[test]
@@ -156,7 +159,7 @@ mod tests {
             b"#!/bin/sh\n",
             0o644,
             libc::EACCES,
-            "is not executable (mode 0644); run `chmod +x /",
+            "is not executable (mode 0644)\nhint: run `chmod +x /",
         );
         check(b"#!/bin/sh\n", 0o755, libc::EACCES, "mode 0755; it may be inaccessible");
         check(
@@ -183,7 +186,7 @@ mod tests {
 
     #[test]
     fn exhausted_resource_is_reported() {
-        check(b"#!/bin/sh\n", 0o755, libc::ETXTBSY, "open for writing");
+        check(b"#!/bin/sh\n", 0o755, libc::ETXTBSY, "open for writing\nhint: start it after");
         check(b"#!/bin/sh\n", 0o755, libc::EMFILE, "too many files open");
         check(b"#!/bin/sh\n", 0o755, libc::EAGAIN, "too many processes");
         check(b"#!/bin/sh\n", 0o755, libc::E2BIG, "too long for a command line");

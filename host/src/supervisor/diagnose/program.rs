@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
+use crate::error::Diagnosis;
+
 /// The part of a file that is read; program headers and the linker's name come early.
 const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
@@ -85,48 +87,59 @@ impl Program {
     }
 
     /// Explains why this machine's kernel cannot run it, if the file shows that.
-    pub(super) fn why_not_runnable(&self) -> Option<String> {
+    pub(super) fn why_not_runnable(&self) -> Option<Diagnosis> {
         Some(match self {
-            Self::Empty => "the file is empty; build or install the program again".to_owned(),
-            Self::Text => "it is a script without a `#!` line; begin it with the interpreter, \
-                           such as `#!/bin/sh`"
-                .to_owned(),
+            Self::Empty => {
+                Diagnosis::new("the file is empty", "build or install the program again")
+            }
+            Self::Text => Diagnosis::new(
+                "it is a script without a `#!` line",
+                "begin it with the interpreter, such as `#!/bin/sh`",
+            ),
             Self::Foreign(system) => {
-                format!("it is a program for {system}; build it for this machine")
+                Diagnosis::new(format!("it is a program for {system}"), "build it for this machine")
             }
-            Self::DamagedElf => {
-                "its ELF header is damaged or cut off; build or install the program again"
-                    .to_owned()
-            }
+            Self::DamagedElf => Diagnosis::new(
+                "its ELF header is damaged or cut off",
+                "build or install the program again",
+            ),
             Self::Elf(elf) => return elf.why_not_runnable(),
             _ => return None,
         })
     }
 
     /// Names the interpreter or linker that it needs, if that is missing.
-    pub(super) fn missing_helper(&self) -> Option<String> {
-        match self {
-            Self::Script { has_carriage_return: true, interpreter, .. } => Some(format!(
-                "its `#!` line ends with a carriage return, so the kernel searches for \
-                 `{}\\r`; save it with LF line ends",
-                interpreter.display()
-            )),
-            Self::Script { interpreter, .. } if !interpreter.exists() => Some(format!(
-                "its `#!` line needs the interpreter `{}`, which is not on this machine; install \
-                 it, or fix the line",
-                interpreter.display()
-            )),
-            Self::Elf(Elf { interpreter: Some(linker), .. }) if !linker.exists() => Some(format!(
-                "it needs the dynamic linker `{}`, which is not on this machine; install the C \
-                 library that it was built for, or link it statically",
-                linker.display()
-            )),
-            _ => None,
-        }
+    pub(super) fn missing_helper(&self) -> Option<Diagnosis> {
+        let (message, hint) = match self {
+            Self::Script { has_carriage_return: true, interpreter, .. } => (
+                format!(
+                    "its `#!` line ends with a carriage return, so the kernel searches for \
+                     `{}\\r`",
+                    interpreter.display()
+                ),
+                "save it with LF line ends",
+            ),
+            Self::Script { interpreter, .. } if !interpreter.exists() => (
+                format!(
+                    "its `#!` line needs the interpreter `{}`, which is not on this machine",
+                    interpreter.display()
+                ),
+                "install it, or fix the line",
+            ),
+            Self::Elf(Elf { interpreter: Some(linker), .. }) if !linker.exists() => (
+                format!(
+                    "it needs the dynamic linker `{}`, which is not on this machine",
+                    linker.display()
+                ),
+                "install the C library that it was built for, or link it statically",
+            ),
+            _ => return None,
+        };
+        Some(Diagnosis::new(message, hint))
     }
 
     /// Names the interpreter or linker that it needs, if that is not executable.
-    pub(super) fn not_executable_helper(&self) -> Option<String> {
+    pub(super) fn not_executable_helper(&self) -> Option<Diagnosis> {
         let (Self::Script { interpreter: helper, .. }
         | Self::Elf(Elf { interpreter: Some(helper), .. })) = self
         else {
@@ -136,6 +149,7 @@ impl Program {
         (!runs).then(|| {
             let name = if matches!(self, Self::Elf(_)) { "dynamic linker" } else { "interpreter" };
             format!("it needs the {name} `{}`, which is not an executable file", helper.display())
+                .into()
         })
     }
 
@@ -156,9 +170,9 @@ impl Program {
 }
 
 impl Elf {
-    fn why_not_runnable(&self) -> Option<String> {
+    fn why_not_runnable(&self) -> Option<Diagnosis> {
         if self.kind == Kind::ObjectFile {
-            return Some("it is an object file that is not linked, not a program".to_owned());
+            return Some("it is an object file that is not linked, not a program".into());
         }
         let runs_here = match (ARCH, self.arch) {
             ("x86_64", "x86") | ("aarch64", "arm") => true,
@@ -171,8 +185,9 @@ impl Elf {
         };
         (!runs_here).then(|| {
             let arch = self.arch;
-            format!(
-                "it is built for {arch}{order}, but this machine is {ARCH}; build it for {ARCH}"
+            Diagnosis::new(
+                format!("it is built for {arch}{order}, but this machine is {ARCH}"),
+                format!("build it for {ARCH}"),
             )
         })
     }
@@ -181,6 +196,15 @@ impl Elf {
 /// Returns the permission bits of a file.
 pub(super) fn mode_of(path: &Path) -> Option<u32> {
     Some(fs::metadata(path).ok()?.permissions().mode() & 0o7777)
+}
+
+/// Returns the diagnosis of a file that no user may execute.
+pub(super) fn without_execute_permission(path: &Path) -> Option<Diagnosis> {
+    let mode = mode_of(path).filter(|mode| mode & 0o111 == 0)?;
+    Some(Diagnosis::new(
+        format!("the file is not executable (mode {mode:04o})"),
+        format!("run `chmod +x {}`", path.display()),
+    ))
 }
 
 /// Parses the line after `#!`: the kernel passes everything after the interpreter as one argument.
@@ -324,7 +348,7 @@ mod tests {
     fn elf_file_is_recognized() {
         let check = |bytes: &[u8], expect: Option<&str>| {
             let why = Program::of_head(bytes).why_not_runnable();
-            assert_eq!(why.as_deref().map(|why| &why[..15]), expect.map(|why| &why[..15]));
+            assert_eq!(why.as_ref().map(|why| &why.message[..15]), expect.map(|why| &why[..15]));
         };
         check(&elf(HERE, None), None);
         check(&elf(HERE, Some("/lib/ld.so")), None);

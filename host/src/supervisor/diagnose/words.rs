@@ -1,12 +1,13 @@
 //! Interprets the last output of a program: messages of linkers, shells and panics.
 
 use super::super::lines::Tail;
+use crate::error::Diagnosis;
 
 /// The number of last lines that are reported.
 const MAX_LAST_LINES: usize = 3;
 
 /// Returns the cause if a linker or `env` has named it.
-pub(super) fn cause(tail: &Tail) -> Option<String> {
+pub(super) fn cause(tail: &Tail) -> Option<Diagnosis> {
     tail.lines().rev().find_map(of_linker).or_else(|| tail.lines().rev().find_map(of_env))
 }
 
@@ -44,13 +45,13 @@ pub(super) fn output(tail: &Tail) -> Option<String> {
     }
 }
 
-fn of_linker(line: &str) -> Option<String> {
+fn of_linker(line: &str) -> Option<Diagnosis> {
     let after = |prefix: &str| line.split_once(prefix).map(|(_, rest)| rest.trim());
     // glibc: `version `GLIBC_2.38' not found (required by …)`
     if let Some(version) = between(line, "version `", "' not found") {
-        return Some(format!(
-            "it was built for a newer system with {version}; build it on an older one, or link it \
-             statically"
+        return Some(Diagnosis::new(
+            format!("it was built for a newer system with {version}"),
+            "build it on an older one, or link it statically",
         ));
     }
     // glibc, then musl, then macOS.
@@ -60,7 +61,7 @@ fn of_linker(line: &str) -> Option<String> {
     match library {
         Some((name, why)) if why.contains("No such file") => return Some(missing_library(name)),
         Some((name, why)) => {
-            return Some(format!("its library `{name}` was not loaded: {why}"));
+            return Some(format!("its library `{name}` was not loaded: {why}").into());
         }
         None => {}
     }
@@ -71,13 +72,16 @@ fn of_linker(line: &str) -> Option<String> {
     let symbol = after("undefined symbol: ").or_else(|| {
         between(line, "Error relocating ", ": symbol not found")?.rsplit(": ").next()
     })?;
-    Some(format!(
-        "a library on this machine has no symbol `{symbol}`, so its version differs from the one \
-         the program was built for; install that version"
+    Some(Diagnosis::new(
+        format!(
+            "a library on this machine has no symbol `{symbol}`, so its version differs from the \
+             one the program was built for"
+        ),
+        "install that version",
     ))
 }
 
-fn of_env(line: &str) -> Option<String> {
+fn of_env(line: &str) -> Option<Diagnosis> {
     let rest =
         line.split_once("env: ").filter(|(start, _)| start.is_empty() || start.ends_with('/'))?.1;
     let rest = rest.strip_prefix("can't execute ").unwrap_or(rest);
@@ -87,17 +91,21 @@ fn of_env(line: &str) -> Option<String> {
 }
 
 /// Explains that `env` did not find the interpreter of a script.
-pub(super) fn missing_interpreter(name: &str) -> String {
-    let advice = match name.split_whitespace().next() {
+pub(super) fn missing_interpreter(name: &str) -> Diagnosis {
+    let hint = match name.split_whitespace().next() {
         // `#!/usr/bin/env python3 -u` is one argument to the kernel.
         Some(first) if first != name => format!("begin the script with `#!/usr/bin/env -S {name}`"),
         _ => "install it, or fix PATH".to_owned(),
     };
-    format!("its `#!` line needs the interpreter `{name}`, which was not found in PATH; {advice}")
+    Diagnosis::new(
+        format!("its `#!` line needs the interpreter `{name}`, which was not found in PATH"),
+        hint,
+    )
 }
 
-fn missing_library(name: &str) -> String {
-    format!("it needs the library `{name}`, which is not on this machine; install it")
+fn missing_library(name: &str) -> Diagnosis {
+    let message = format!("it needs the library `{name}`, which is not on this machine");
+    Diagnosis::new(message, "install it")
 }
 
 fn between<'t>(text: &'t str, start: &str, end: &str) -> Option<&'t str> {
@@ -118,8 +126,8 @@ mod tests {
     #[test]
     fn linker_message_names_the_cause() {
         let check = |line: &str, expect: &str| {
-            let cause = cause(&tail(&["starting", line])).unwrap_or_default();
-            assert!(cause.contains(expect), "`{expect}` in: {cause}");
+            let cause = cause(&tail(&["starting", line])).expect(line);
+            assert!(cause.message.contains(expect), "`{expect}` in: {cause}");
         };
         check(
             "./x: error while loading shared libraries: libpq.so.5: cannot open shared object \
@@ -154,9 +162,8 @@ mod tests {
             let cause = cause(&tail(&[line]));
             assert_eq!(cause, Some(missing_interpreter("python9")), "{line}");
         }
-        assert!(
-            missing_interpreter("a -u").contains("begin the script with `#!/usr/bin/env -S a -u`")
-        );
+        let hint = missing_interpreter("a -u").hint;
+        assert_eq!(hint.as_deref(), Some("begin the script with `#!/usr/bin/env -S a -u`"));
         for line in ["sh: 1: jq: not found", "bash: line 1: jq: command not found", "jq: not found"]
         {
             assert_eq!(command_not_found(&tail(&[line])), Some("jq"), "{line}");

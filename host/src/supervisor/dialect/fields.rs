@@ -38,7 +38,7 @@ impl<'v> Field<'v> {
     /// Returns an error with this path; `found` begins with a verb.
     pub(super) fn wrong(&self, found: &str, expected: &str) -> CapabilitiesError {
         let (path, found, expected) = (self.path.clone(), found.to_owned(), expected.to_owned());
-        CapabilitiesError { path, found, expected }
+        CapabilitiesError { path, found, expected, hint: None }
     }
 
     /// Returns the error that the value has another type.

@@ -85,6 +85,8 @@ pub(crate) struct CapabilitiesError {
     /// A sentence without its subject.
     found: String,
     expected: String,
+    /// Advice on how to fix it.
+    pub(super) hint: Option<&'static str>,
 }
 
 impl Capabilities {
@@ -129,6 +131,7 @@ fn only_json(bytes: &[u8]) -> Result<Value, CapabilitiesError> {
         path: String::new(),
         found,
         expected: expected.to_owned(),
+        hint: None,
     };
     if bytes.len() > MAX_CAPABILITIES_BYTES {
         let found = format!("is {} bytes long", bytes.len());
@@ -140,7 +143,8 @@ fn only_json(bytes: &[u8]) -> Result<Value, CapabilitiesError> {
     }
     let noise = |place: &str, bytes: &[u8]| {
         let text = quoted(&String::from_utf8_lossy(bytes), MAX_NOISE_CHARS);
-        wrong(format!("has text {place} the JSON: {text}"), "only JSON (logs belong on stderr)")
+        let error = wrong(format!("has text {place} the JSON: {text}"), "only JSON");
+        CapabilitiesError { hint: Some("write logs to stderr"), ..error }
     };
     let mut values = Deserializer::from_slice(bytes).into_iter::<Value>();
     match values.next() {
@@ -170,7 +174,7 @@ fn keys_of(object: &serde_json::Map<String, Value>) -> String {
 
 impl fmt::Display for CapabilitiesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, found, expected } = self;
+        let Self { path, found, expected, .. } = self;
         match &**path {
             "" => write!(f, "the output of the command `capabilities` ")?,
             path => write!(f, "`{path}` ")?,

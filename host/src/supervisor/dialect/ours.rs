@@ -32,13 +32,12 @@ pub(super) fn read(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> 
 
 fn protocol(field: &Field<'_>) -> Result<u32, CapabilitiesError> {
     let number = field.given().and_then(serde_json::Value::as_u64);
-    match number {
-        Some(number) if number == u64::from(PROTOCOL) => Ok(PROTOCOL),
-        Some(number) if number > u64::from(PROTOCOL) => Err(field.wrong_type(&format!(
-            "{PROTOCOL}, the version that this host speaks; update the host"
-        ))),
-        _ => Err(field.wrong_type(&format!("{PROTOCOL}, the version that this host speaks"))),
+    if number == Some(PROTOCOL.into()) {
+        return Ok(PROTOCOL);
     }
+    let is_newer = number.is_some_and(|number| number > PROTOCOL.into());
+    let wrong = field.wrong_type(&format!("{PROTOCOL}, the version that this host speaks"));
+    Err(CapabilitiesError { hint: is_newer.then_some("update the host"), ..wrong })
 }
 
 fn endpoints(field: &Field<'_>) -> Result<BTreeSet<String>, CapabilitiesError> {
