@@ -262,10 +262,10 @@ fn check_name(name: &str, kind: Kind) -> anyhow::Result<()> {
          `a-z`, `0-9`, `-`"
     );
     if TAKEN.contains(&name) {
-        bail!("`{name}` cannot name a plugin: Rust or the plugin's code uses that name");
+        bail!("`{name}` is not a valid plugin name: Rust or the plugin's code already uses it");
     }
     if kind == Kind::Process && TAKEN_BY_CARGO.contains(&name) {
-        bail!("`{name}` cannot name a program: cargo has a folder of that name");
+        bail!("`{name}` is not a valid program name: cargo has a folder with that name");
     }
     Ok(())
 }
@@ -310,7 +310,7 @@ mod tests {
         }
         for name in ["test", "core", "std", "fn", "proc-macro", "serde-json", "hotbay-plugin"] {
             let error = check_name(name, Kind::Library).unwrap_err().to_string();
-            assert!(error.contains("cannot name a plugin"), "{error}");
+            assert!(error.contains("not a valid plugin name"), "{error}");
         }
     }
 
@@ -319,7 +319,7 @@ mod tests {
         for name in ["build", "deps", "examples", "incremental"] {
             assert!(check_name(name, Kind::Library).is_ok(), "{name}");
             let error = check_name(name, Kind::Process).unwrap_err().to_string();
-            assert!(error.contains("cannot name a program"), "{error}");
+            assert!(error.contains("not a valid program name"), "{error}");
         }
     }
 

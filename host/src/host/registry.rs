@@ -381,19 +381,25 @@ fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Er
 }
 
 fn duplicate(candidate: &Candidate, loaded: &Entry) -> Error {
-    let source = |folder: &Option<PathBuf>| match folder {
-        Some(folder) => format!("`{}`", folder.display()),
-        None => "the program".to_owned(),
+    let message = match (&loaded.folder, &candidate.folder) {
+        (Some(loaded), Some(found)) if loaded == found => {
+            let message = format!("is already loaded from `{}`", loaded.display());
+            return Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
+        }
+        (Some(loaded), Some(found)) => format!(
+            "is already loaded from `{}`; another one was found in `{}`",
+            loaded.display(),
+            found.display()
+        ),
+        (Some(loaded), None) => {
+            format!("is already loaded from `{}`", loaded.display())
+        }
+        (None, Some(found)) => format!(
+            "is already compiled into the program; another one was found in `{}`",
+            found.display()
+        ),
+        (None, None) => "is already registered".to_owned(),
     };
-    if candidate.folder.is_some() && candidate.folder == loaded.folder {
-        let message = format!("is already loaded from {}", source(&loaded.folder));
-        return Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
-    }
-    let message = format!(
-        "was found twice: in {} and in {}",
-        source(&loaded.folder),
-        source(&candidate.folder)
-    );
     let error = Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
     error.with_hint("change the `name` of one of them")
 }
