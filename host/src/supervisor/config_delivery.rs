@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::child::Launch;
 use super::dialect::Capabilities;
+use super::start::NotStarted;
+use crate::error::LoadStep;
 
 const TEXT_VARIABLE: &str = "HOTBAY_CONFIG";
 const FILE_VARIABLE: &str = "HOTBAY_CONFIG_FILE";
@@ -61,26 +63,35 @@ pub(super) fn give(
     config: String,
     capabilities: &Capabilities,
     folder: &Path,
-) -> Result<Option<PathBuf>, String> {
+) -> Result<Option<PathBuf>, NotStarted> {
     let channel = Channel::of(capabilities, config.len());
     let name_bytes = if channel == Channel::Environment { TEXT_VARIABLE.len() + 1 } else { 0 };
     if channel != Channel::File && config.len() + name_bytes + 1 > MAX_STRING_BYTES {
-        return Err(format!(
-            "its start configuration has {} bytes, more than the {} that the system passes by {}; \
-             shorten the config, or have the program read the file named by {FILE_VARIABLE} and \
-             declare `\"config\": [\"env\", \"file\"]` in its capabilities",
-            config.len(),
-            MAX_STRING_BYTES - name_bytes - 1,
-            channel.name()
+        let mut failed = NotStarted::at(
+            LoadStep::Config,
+            format_args!(
+                "its start configuration has {} bytes, more than the {} that the system passes \
+                 by {}",
+                config.len(),
+                MAX_STRING_BYTES - name_bytes - 1,
+                channel.name()
+            ),
+        );
+        failed.hint = Some(format!(
+            "shorten the config, or read it from the file named by {FILE_VARIABLE} and declare \
+             `\"config\": [\"env\", \"file\"]` in the program's capabilities"
         ));
+        return Err(failed);
     }
     match channel {
         Channel::Environment => launch.environment.push((TEXT_VARIABLE.into(), config.into())),
         Channel::Argument => launch.args.extend(["--config".into(), config.into()]),
         Channel::File => {
             let path = folder.join("config.json");
-            write(&path, &config)
-                .map_err(|error| format!("cannot write its start configuration: {error}"))?;
+            write(&path, &config).map_err(|error| {
+                let message = format!("cannot write its start configuration: {error}");
+                NotStarted::at(LoadStep::Config, message)
+            })?;
             launch.environment.push((FILE_VARIABLE.into(), path.clone().into()));
             return Ok(Some(path));
         }

@@ -139,8 +139,7 @@ pub(super) async fn start(
         launch.environment.push(("TMPDIR".into(), folder.path().into()));
     }
     let config = config(program, capabilities);
-    let config_file = config_delivery::give(&mut launch, config, capabilities, folder.path())
-        .map_err(|message| NotStarted::at(LoadStep::Config, message))?;
+    let config_file = config_delivery::give(&mut launch, config, capabilities, folder.path())?;
     let mut child = Child::spawn_with_retries(&launch, Child::spawn)
         .await
         .map_err(|error| failed(program.explain_spawn_error(&error)))?;
