@@ -381,25 +381,14 @@ fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Er
 }
 
 fn duplicate(candidate: &Candidate, loaded: &Entry) -> Error {
-    let message = match (&loaded.folder, &candidate.folder) {
-        (Some(loaded), Some(found)) if loaded == found => {
-            let message = format!("is already loaded from `{}`", loaded.display());
-            return Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
-        }
-        (Some(loaded), Some(found)) => format!(
-            "is already loaded from `{}`; another one was found in `{}`",
-            loaded.display(),
-            found.display()
-        ),
-        (Some(loaded), None) => {
-            format!("is already loaded from `{}`", loaded.display())
-        }
-        (None, Some(found)) => format!(
-            "is already compiled into the program; another one was found in `{}`",
-            found.display()
-        ),
-        (None, None) => "is already registered".to_owned(),
+    let mut message = match &loaded.folder {
+        Some(folder) => format!("is already loaded from `{}`", folder.display()),
+        None => "is already compiled into the program".to_owned(),
     };
+    let is_same = candidate.folder.is_some() && candidate.folder == loaded.folder;
+    if let Some(folder) = candidate.folder.as_ref().filter(|_| !is_same) {
+        message.push_str(&format!("; another one was found in `{}`", folder.display()));
+    }
     let error = Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
-    error.with_hint("change the `name` of one of them")
+    if is_same { error } else { error.with_hint("change the `name` of one of them") }
 }
