@@ -139,7 +139,7 @@ fn unsupported_requests_are_refused_in_one_line() {
         check(
             "GET",
             path,
-            &["HTTP/1.1 404 Not Found\r\n", "\r\n\r\nthe metrics are at /metrics\n"],
+            &["HTTP/1.1 404 Not Found\r\n", "\r\n\r\nnot found; the metrics are at /metrics\n"],
         );
     }
     for method in ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "BREW"] {
