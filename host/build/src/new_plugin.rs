@@ -15,13 +15,13 @@ use crate::workspace::Workspace;
 pub struct Options {
     /// The plugin's name: a lower-case letter, then at most 63 of `a-z`, `0-9` and `-`.
     name: String,
-    /// The folder to create it in, which is created if it does not exist.
+    /// The folder to create the plugin in; created if it does not exist.
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
     /// Creates a program that runs in its own process, instead of a library.
     #[arg(long)]
     process: bool,
-    /// The folder of the crate `hotbay-plugin` to link, instead of the published one.
+    /// The folder of a local crate `hotbay-plugin` to link instead of the published one.
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }
