@@ -278,12 +278,16 @@ impl HostEvent {
                 write!(f, "version {version}, generation {generation} (was {from})")
             }
             Self::Promoted { version, generation, from: None, .. } => {
-                write!(f, "version {version}, generation {generation} (the old one stopped first)")
+                write!(
+                    f,
+                    "version {version}, generation {generation} (the old one was stopped \
+                    first)"
+                )
             }
             Self::RolledBack { plugin, generation, step, reason, hint } => {
                 match generation {
                     Some(generation) => write!(f, "generation {generation} keeps serving")?,
-                    None => f.write_str("no generation serves")?,
+                    None => f.write_str("no generation is serving")?,
                 }
                 if let Some(step) = step {
                     write!(f, "; failed at step `{step}`")?;
@@ -321,8 +325,8 @@ impl HostEvent {
             }
             Self::ListensBeyondLoopback { generation, pid, address, .. } => write!(
                 f,
-                "generation {generation}, process {pid}\nit listens at {address}, which other \
-                 machines may reach"
+                "generation {generation}, process {pid}\nit listens on {address}, which other \
+                 machines may be able to reach"
             ),
             Self::Restarted { generation, pid, after, .. } => {
                 let ms = after.as_millis();

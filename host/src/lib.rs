@@ -1,5 +1,5 @@
-//! A plugin host: loads plugins into a running program, keeps the program alive whatever they do,
-//! and replaces them with newer builds while calls are in flight.
+//! A plugin host: loads plugins into a running program, keeps the program alive when they fail, and
+//! replaces them with newer builds while calls are in flight.
 //!
 //! A plugin is a shared library, a program in any language, or a type of this program. Callers use
 //! all of them through the same [`PluginHandle`].
@@ -19,19 +19,19 @@
 //!
 //! - [`Host::builder`] configures a host: plugin directories, [limits](HostLimits),
 //!   [quarantine](Quarantine), [layers](Layer), permissions.
-//! - [`Host::load_all`] loads all plugins from folders, [`Host::load_with`] loads one with its own
-//!   name and config, [`Host::register`] adds one that is compiled in, and [`Host::create`] creates
-//!   one with a factory.
+//! - [`Host::load_all`] loads all plugins in the plugin directories, [`Host::load_with`] loads one
+//!   with its own name and config, [`Host::register`] adds one that is compiled in, and
+//!   [`Host::create`] creates one with a factory.
 //! - [`HostBuilder::hot_reload`] and [`Host::reload`] replace builds; [`Host::events`] reports what
 //!   happened; [`Host::list`] and [`Host::stats`] return snapshots.
 //! - [`Error`] has a [kind](ErrorKind), the [step](LoadStep) of a load that failed, and a hint.
 //! - Plugins are written with the crate [`hotbay_plugin`].
 //!
-//! # Which call do I want?
+//! # Which call to use
 //!
-//! | you want | use | runs on |
+//! | you need | use | runs on |
 //! |---|---|---|
-//! | the fastest call, and you may block | [`PluginHandle::call`] | your thread |
+//! | the fastest call, and your thread may block | [`PluginHandle::call`] | your thread |
 //! | deadlines that always hold, a bounded queue, or `async` | [`PluginHandle::execute`] | a worker of the plugin |
 //! | several calls of the same generation | [`PluginHandle::pin`] | your thread |
 //! | the output of one plugin as the input of the next | [`Host::pipeline`] | workers |
@@ -48,9 +48,10 @@
 //!
 //! # What the host cannot contain
 //!
-//! A panic in a plugin is an error for its caller and nothing more. A plugin inside this process
-//! can still end it: by a stack overflow, a second panic while unwinding, a failed allocation,
-//! `abort`, `exit`, or undefined behavior. A process plugin cannot.
+//! A panic in a plugin only returns an error to its caller. A plugin inside this process can still
+//! end the process: by a stack overflow, a second panic while unwinding, a failed allocation,
+//! `abort`, `exit`, or undefined behavior. So can the initializers of a library, which run when it
+//! is opened. A process plugin cannot.
 
 #![deny(unsafe_code)]
 

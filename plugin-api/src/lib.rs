@@ -1,8 +1,8 @@
 //! The crate that a hotbay plugin links: the trait [`Plugin`], the macro [`export_plugin!`], and a
 //! stable ABI.
 //!
-//! A plugin built against version 1 of this crate, by any compiler, runs on every host with the
-//! same major version of this crate and at least the same minor version.
+//! A plugin that is built against version 1 of this crate, with any version of rustc, runs on every
+//! host that uses the same major version of this crate and at least the same minor version.
 //!
 //! ```
 //! use hotbay_plugin::prelude::*;
@@ -55,7 +55,7 @@
 //! # Libraries
 //!
 //! The crate of a plugin has `crate-type = ["cdylib", "rlib"]` and a default feature `export`,
-//! which enables the exports of [`export_plugin!`]. `cargo xtask new-plugin` creates such a crate.
+//! which enables the exports of [`export_plugin!`]. `hotbay new` creates such a crate.
 //!
 //! # Programs
 //!
@@ -69,13 +69,13 @@
 //! ```
 //!
 //! [`serve_plugin!`] defines `main`. A panic fails one call, as in a library. An abort, a leak or
-//! an endless loop affects only the program, which the host can kill. A call is cancelled when the
-//! host closes its connection.
+//! an endless loop affects only the program, which the host can kill. The host cancels a call by
+//! closing its connection.
 //!
 //! # Logging
 //!
 //! [`HostServices::log`] writes lines to the host's log. With the feature `tracing`, events of the
-//! crate `tracing` also reach the host; with the feature `log`, records of the crate `log` do, too.
+//! crate `tracing` also reach the host; with the feature `log`, so do records of the crate `log`.
 //! They keep their level, target, fields and source location. The host adds the plugin's name and
 //! generation, and applies its own filters. Logging requires the permission `log`.
 //!
@@ -83,7 +83,7 @@
 //!   are dropped.
 //! - Spans do not reach the host. An event has its enclosing spans in the field `spans`, such as
 //!   `request{id=7}:query{table="users"}`.
-//! - A message is truncated at 64 KiB, and so are the fields together. `… (cut)` marks the end.
+//! - A message is truncated at 64 KiB, and so are all fields together. `… (cut)` marks the end.
 //! - Lines that are logged while another line is formatted or processed on the same thread are
 //!   dropped.
 //! - A plugin cannot set its own global subscriber. A subscriber that it sets for a thread keeps

@@ -109,7 +109,7 @@ fn metrics_page_shows_counters_beside_event_stream() {
     serving.shows(&[
         "HTTP/1.1 200 OK",
         "content-type: text/plain; version=0.0.4; charset=utf-8",
-        "# HELP hotbay_calls_total calls, whatever their outcome",
+        "# HELP hotbay_calls_total calls, regardless of their outcome",
         "# TYPE hotbay_calls_total counter",
         r#"hotbay_calls_total{plugin="one"} 0"#,
         "# TYPE hotbay_generation gauge",
@@ -139,7 +139,7 @@ fn unsupported_requests_are_refused_in_one_line() {
         check(
             "GET",
             path,
-            &["HTTP/1.1 404 Not Found\r\n", "\r\n\r\nthe metrics are at /metrics\n"],
+            &["HTTP/1.1 404 Not Found\r\n", "\r\n\r\nnot found; the metrics are at /metrics\n"],
         );
     }
     for method in ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "BREW"] {

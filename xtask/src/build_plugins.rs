@@ -18,7 +18,7 @@ pub(crate) struct Options {
     /// The folder of a plugin, or a folder whose subfolders are plugins [default: plugins].
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
-    /// The folder to install into, one folder for each plugin [default: target/plugins].
+    /// The folder to install into; each plugin gets its own subfolder [default: target/plugins].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Rebuilds plugins as they change, until Ctrl-C.

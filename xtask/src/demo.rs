@@ -25,7 +25,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
     let file = options.file.clone().unwrap_or_else(|| workspace.root.join("README.md"));
     let file = file.canonicalize().map_err(|error| {
         let message = format!("cannot read `{}`: {error}", file.display());
-        Hinted::new(message, "name a text file: `cargo xtask demo FILE`")
+        Hinted::new(message, "pass a text file: `cargo xtask demo FILE`")
     })?;
     let plugins = build_plugins::run(workspace, &build_plugins::Options::default())?;
 

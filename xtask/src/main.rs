@@ -31,7 +31,7 @@ enum Command {
     BuildPlugins(build_plugins::Options),
     /// Creates a new plugin that builds and passes its test.
     NewPlugin(new_plugin::Options),
-    /// Checks what the compiler does not: order of modules, `unsafe`, dependencies, links.
+    /// Checks what the compiler does not: order of modules, `unsafe`, dependencies, links, language.
     Tidy,
     /// Runs all tests of the workspace.
     Test(test::Options),
@@ -41,7 +41,7 @@ enum Command {
     Demo(demo::Options),
     /// Runs the benchmarks.
     Bench(bench::Options),
-    /// Reloads plugins under load for a long time, and checks for losses and growth.
+    /// Reloads plugins under load for several minutes, and checks for lost calls and memory growth.
     Soak(soak::Options),
 }
 

@@ -15,13 +15,13 @@ use crate::workspace::Workspace;
 pub struct Options {
     /// The plugin's name: a lower-case letter, then at most 63 of `a-z`, `0-9` and `-`.
     name: String,
-    /// The folder to create it in, which is created if it does not exist.
+    /// The folder to create the plugin in; created if it does not exist.
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
     /// Creates a program that runs in its own process, instead of a library.
     #[arg(long)]
     process: bool,
-    /// The folder of the crate `hotbay-plugin` to link, instead of the published one.
+    /// The folder of a local crate `hotbay-plugin` to link instead of the published one.
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }
@@ -262,10 +262,10 @@ fn check_name(name: &str, kind: Kind) -> anyhow::Result<()> {
          `a-z`, `0-9`, `-`"
     );
     if TAKEN.contains(&name) {
-        bail!("`{name}` cannot name a plugin: Rust or the plugin's code uses that name");
+        bail!("`{name}` is not a valid plugin name: Rust or the plugin's code already uses it");
     }
     if kind == Kind::Process && TAKEN_BY_CARGO.contains(&name) {
-        bail!("`{name}` cannot name a program: cargo has a folder of that name");
+        bail!("`{name}` is not a valid program name: cargo has a folder with that name");
     }
     Ok(())
 }
@@ -310,7 +310,7 @@ mod tests {
         }
         for name in ["test", "core", "std", "fn", "proc-macro", "serde-json", "hotbay-plugin"] {
             let error = check_name(name, Kind::Library).unwrap_err().to_string();
-            assert!(error.contains("cannot name a plugin"), "{error}");
+            assert!(error.contains("not a valid plugin name"), "{error}");
         }
     }
 
@@ -319,7 +319,7 @@ mod tests {
         for name in ["build", "deps", "examples", "incremental"] {
             assert!(check_name(name, Kind::Library).is_ok(), "{name}");
             let error = check_name(name, Kind::Process).unwrap_err().to_string();
-            assert!(error.contains("cannot name a program"), "{error}");
+            assert!(error.contains("not a valid program name"), "{error}");
         }
     }
 

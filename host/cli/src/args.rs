@@ -28,7 +28,7 @@ const PLUGIN_OPTIONS: &str = "Plugin options";
         hotbay call greet --text you           call it once\n  \
         echo hi | hotbay pipe transform        send stdin through a plugin\n  \
         hotbay run --watch                     serve plugins, and reload them as they change\n  \
-        hotbay check my-plugins                load everything, for CI\n\n\
+        hotbay check my-plugins                load and check all plugins, for CI\n\n\
         Exit codes: 0 success, 1 failure, 2 invalid usage."
 )]
 pub(crate) struct Args {
@@ -45,14 +45,14 @@ pub(crate) struct Options {
     /// exists, otherwise plugins].
     #[arg(long = "dir", value_name = "DIR", global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) dirs: Vec<PathBuf>,
-    /// Accepts libraries whose manifests state no digest. A damaged library can end this process.
+    /// Accepts plugins without a digest in their manifest. A damaged library can crash this process.
     #[arg(long, global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) allow_unverified: bool,
     /// Accepts folders and files that other users may write to.
     #[arg(long, global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) allow_writable: bool,
-    /// Keeps the private copies of libraries after the exit, in folders named hotbay-kept-… in
-    /// TMPDIR, for profilers and core dumps.
+    /// Keeps the private copies of libraries when the command exits, in folders named hotbay-kept-…
+    /// in TMPDIR, for profilers and core dumps.
     #[arg(long, global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) keep_staged: bool,
     /// Prints results and errors as JSON on stdout.
@@ -67,77 +67,76 @@ pub(crate) struct Options {
 pub(crate) enum Verb {
     /// Creates a plugin that builds and passes its test.
     ///
-    /// The plugin is the crate of a library, or with `--process` of a program. It belongs to no
-    /// workspace.
+    /// The plugin is a library crate, or with `--process` a program. It is not part of a workspace.
     New(new_plugin::Options),
     /// Builds plugins with cargo and installs each with its manifest.
     ///
-    /// The manifest gets the digest and length of the built library. A program that needs no
-    /// building, such as a script, is copied. The plugins are installed in target/plugins of the
-    /// current folder, where the other commands find them, unless `--out` is given.
+    /// Writes the digest and length of the built library into the installed manifest. A program that
+    /// needs no building, such as a script, is copied. Unless `--out` is given, plugins are installed
+    /// in target/plugins of the current folder, where the other commands find them.
     Build(Build),
     /// Lists plugins: name, version, kind, state, problem.
     ///
-    /// Reads only manifests and the stamps of libraries: runs nothing and computes no digests.
+    /// Reads only manifests and the stamps of libraries. Runs no plugin code and computes no digests.
     /// Exits with 1 if a plugin has a problem.
     List,
-    /// Prints all facts about one plugin, without running its code.
+    /// Prints details of one plugin, without running its code.
     ///
-    /// Manifest, stamp, compiler, digest (stated and found), linked libraries, exported symbols,
-    /// and whether it would load. Exits with 1 if it would not.
+    /// Prints the manifest, stamp, compiler, digest (expected and found), linked libraries and
+    /// exported symbols, and whether the plugin would load. Exits with 1 if it would not.
     Inspect(Inspect),
     /// Loads every plugin, checks its health, and shuts it down again.
     ///
     /// A library is also called from two other threads, with the sample or an empty input, to find
-    /// state that it binds to a thread. An error that the plugin returns is a valid answer; a panic
+    /// state that it binds to a thread. An error that the plugin returns is a valid reply; a panic
     /// is not.
     ///
     /// Meant for the CI of plugin authors. A library without a digest is first loaded in a separate
-    /// process, so that one that crashes does not end the check.
+    /// process, so that a crash does not end the check.
     ///
-    /// A program, in any language, is also tested against every step of the protocol: how it
-    /// reports its capabilities, starts, answers (with and without the token, concurrent, large,
-    /// truncated and malformed requests) and exits. Each step is a line with what was found and
-    /// what was expected.
+    /// A program, in any language, is also tested against every step of the protocol: its
+    /// capabilities, its start, its replies to valid and invalid requests, and its exit. Requests
+    /// are sent with and without the token, concurrently, large, truncated and malformed. Each step
+    /// is printed as a line with the found and expected results.
     ///
     /// Exits with 1 on any problem, and if no plugin was found.
     Check(Check),
-    /// Writes the digest and length of its library into a plugin's manifest.
+    /// Writes the digest and length of a plugin's library or program into its manifest.
     ///
-    /// Keeps the layout of the file and replaces it atomically. Prints the digest and the path of
-    /// the library. The digest covers the library or program only; the other files of a program are
-    /// checked by owner and mode at each start.
+    /// Preserves the formatting of the manifest and replaces it atomically. Prints the digest and the
+    /// path of the library. The digest covers only the library or program. For the other files of a
+    /// program, owner and mode are checked at each start.
     Seal(Seal),
     /// Calls a plugin once and writes its reply to stdout.
     ///
-    /// The input is `--text`, `--input`, or stdin unless it is a terminal. Loads only the plugin and
-    /// those that it requires. Adds a line end on a terminal only.
+    /// The input is `--text`, `--input`, or stdin unless it is a terminal. Loads only this plugin and
+    /// the plugins that it requires. Appends a newline only if stdout is a terminal.
     Call(Call),
     /// Sends stdin through a pipeline of plugins and writes the last reply to stdout.
     ///
-    /// With `--lines`, each line is a request and each reply ends with a line end. Lines run
+    /// With `--lines`, each line is a request, and each reply ends with a newline. Lines run
     /// concurrently and keep their order; memory is bounded. A failed line is reported on stderr
-    /// with its number, and the others continue, unless `--on-error` is given; after 20 failed
-    /// lines, only their count is printed, at the end. Exits with 1 if a line failed. A panic fails
-    /// its line only, and does not quarantine the plugin.
+    /// with its number. The others continue, unless `--on-error stop` is given. After 20 failed
+    /// lines, only the number of further ones is printed, at the end. Exits with 1 if a line failed.
+    /// A panic fails only its line, and does not quarantine the plugin.
     ///
-    /// Ctrl-C, SIGTERM and SIGHUP stop it early: running calls may finish within 10 s, their replies
-    /// are written, the remaining lines are counted, and it exits with 1. A second signal ends it at
-    /// once. Progress is shown on stderr if it is a terminal and stdin and stdout are not.
+    /// Ctrl-C, SIGTERM and SIGHUP stop it early: running calls have 10 s to finish, their replies
+    /// are written, the remaining lines are counted, and it exits with 1. On a second signal, it
+    /// exits at once. Progress is shown on stderr if it is a terminal and stdin and stdout are not.
     Pipe(Pipe),
     /// Loads all plugins, serves them, and prints events.
     ///
     /// With `--watch`, plugins are reloaded as their files change; if the new build fails, the old
     /// one keeps serving. With `--json`, each event is a line with a `timestamp`. Stops cleanly on
-    /// Ctrl-C, SIGTERM and SIGHUP, and when stdout is closed; a second signal ends it at once. With
-    /// `--metrics`, serves metrics for Prometheus. Exits with 1 if no plugin could be loaded, unless
-    /// it watches.
+    /// Ctrl-C, SIGTERM and SIGHUP, and when stdout is closed. On a second signal, it exits at once.
+    /// With `--metrics`, serves metrics for Prometheus. Exits with 1 if no plugin could be loaded,
+    /// unless `--watch` is given.
     Run(Run),
-    /// Prints a script that completes the command in a shell.
+    /// Prints a completion script for a shell.
     ///
     /// For bash: `source <(hotbay completions bash)`.
     Completions(Completions),
-    /// Prints the man page, or writes the man pages of all verbs into a folder.
+    /// Prints the man page, or writes the man pages of all subcommands into a folder.
     Man(Man),
     #[command(hide = true)]
     TrialLoad(Trial),
@@ -150,7 +149,7 @@ pub(crate) struct Build {
     /// Folders of plugins, or folders whose subfolders are plugins [default: the current folder].
     #[arg(value_name = "FOLDER")]
     pub(crate) folders: Vec<PathBuf>,
-    /// The folder to install into, one folder for each plugin.
+    /// The folder to install into; each plugin gets its own subfolder.
     #[arg(long, value_name = "DIR", default_value = "target/plugins")]
     pub(crate) out: PathBuf,
     /// Builds optimized and stripped artifacts.
@@ -169,7 +168,7 @@ pub(crate) struct Completions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Man {
-    /// Writes a page for the command and one for each verb into this folder.
+    /// Writes a page for the command and one for each subcommand into this folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
 }
@@ -190,8 +189,8 @@ pub(crate) struct Check {
     /// Folders to search instead of `--dir`; may be the folder of one plugin.
     #[arg(value_name = "DIR", conflicts_with = "dirs")]
     pub(crate) folders: Vec<PathBuf>,
-    /// A file whose bytes are sent to plugins as a sample. Programs also get an empty input and
-    /// other inputs.
+    /// A file whose bytes are sent to plugins as a sample input. Programs also get an empty input
+    /// and other inputs.
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     pub(crate) input: Option<PathBuf>,
     /// The sample as text.
@@ -226,7 +225,7 @@ pub(crate) struct Call {
     /// Sends this header to a program, such as 'Authorization: Bearer x'; may be repeated.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) headers: Vec<(String, String)>,
-    /// Repeats the call; prints the last reply, and the time per call on stderr.
+    /// Repeats the call N times; prints the last reply, and on stderr the time per call.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: u64,
     /// The time limit of each call, such as 50ms, 1.5s or 2m.
@@ -247,10 +246,10 @@ pub(crate) struct Pipe {
     /// The plugins' names, in the order of the calls.
     #[arg(value_name = "PLUGIN", required = true)]
     pub(crate) plugins: Vec<String>,
-    /// Makes each line a request.
+    /// Treats each line as a request.
     #[arg(long)]
     pub(crate) lines: bool,
-    /// Sets how a line that fails is handled.
+    /// Selects what happens to a line that fails.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, requires = "lines")]
     pub(crate) on_error: OnError,
     /// The time limit of each plugin's reply, such as 50ms, 1.5s or 2m.
@@ -261,14 +260,14 @@ pub(crate) struct Pipe {
 /// The policy for lines that fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnError {
-    /// The output has no line for it.
+    /// Writes nothing for the line.
     #[default]
     Skip,
-    /// Stops. Earlier lines are written. Later lines may have been sent to plugins already; their
-    /// replies are dropped.
+    /// Stops. Replies to earlier lines are written. Later lines may already have been sent to
+    /// plugins; their replies are dropped.
     Stop,
-    /// Writes the line itself in its place, so that line numbers match; an empty line if it was too
-    /// long to be read.
+    /// Writes the input line instead of a reply, so that line numbers match; writes an empty line if
+    /// it was too long to be read.
     Keep,
 }
 
@@ -277,8 +276,8 @@ pub(crate) struct Run {
     /// Reloads plugins as their files change, and loads new ones.
     #[arg(long)]
     pub(crate) watch: bool,
-    /// Polls for changes every N milliseconds, for network file systems, whose changes the system
-    /// does not report.
+    /// Polls for changes every N milliseconds. Use it for network file systems whose changes the
+    /// system does not report.
     #[arg(
         long,
         value_name = "N",
@@ -289,8 +288,8 @@ pub(crate) struct Run {
     /// Serves metrics for Prometheus at http://ADDR/metrics, such as 127.0.0.1:9464. Port 0 selects
     /// a free port. The address is printed on stderr.
     ///
-    /// Requests are not authenticated: at an address that other machines can reach, they can read
-    /// the names and metrics of the plugins.
+    /// Requests are not authenticated: every machine that can reach the address can read the names
+    /// and metrics of the plugins.
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<SocketAddr>,
 }

@@ -206,7 +206,7 @@ impl<'a> Checked<'a> {
     fn add(&mut self, observed: Observed) {
         if survey_report::has_no_digest(self.plugin) {
             let hint = survey_report::seal_hint(self.plugin);
-            self.notes.push(format!("plugin.json states no digest; hint: {hint}"));
+            self.notes.push(format!("plugin.json contains no digest; hint: {hint}"));
         }
         match observed.failures.is_empty() {
             true => self.failures.extend(self.health_panic.take()),
@@ -217,7 +217,9 @@ impl<'a> Checked<'a> {
             Some(LibraryState::Closed { leaked_bytes: Some(bytes @ 1..) }) => {
                 self.notes.push(format!("did not release {bytes} bytes"));
             }
-            Some(LibraryState::Kept { reason }) => self.notes.push(format!("kept: {reason}")),
+            Some(LibraryState::Kept { reason }) => {
+                self.notes.push(format!("stays mapped: {reason}"))
+            }
             _ => {}
         }
     }

@@ -119,9 +119,9 @@ fn tail(from: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
 
 fn crash_message(status: ExitStatus, stderr: &str) -> String {
     let how = match (signal(status), status.code()) {
-        (Some(signal), _) => format!("crashed when loaded: {signal}"),
-        (None, Some(code)) => format!("ended the process when loaded: exit code {code}"),
-        (None, None) => "ended the process when loaded".to_owned(),
+        (Some(signal), _) => format!("crashed while it was loaded: {signal}"),
+        (None, Some(code)) => format!("ended the process while it was loaded: exit code {code}"),
+        (None, None) => "ended the process while it was loaded".to_owned(),
     };
     let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
     match last {

@@ -145,7 +145,7 @@ mod tests {
                 reason: reason.clone(),
                 hint: Some("copy it again".to_owned()),
             },
-            "rolled back  transform: no generation serves",
+            "rolled back  transform: no generation is serving",
             &["the file is incomplete", "hint: copy it again"],
             json!({
                 "event": "rolled_back", "plugin": "transform", "generation": null, "step": null,

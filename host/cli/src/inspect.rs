@@ -1,4 +1,4 @@
-//! `hotbay inspect`: prints all facts about a plugin, without running it.
+//! `hotbay inspect`: prints details of a plugin, without running it.
 
 use hotbay::Manifest;
 use hotbay::inspect::{Built, Inspection};

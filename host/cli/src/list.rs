@@ -74,7 +74,7 @@ impl Problem {
         if options.allow_unverified || !survey_report::has_no_digest(one) {
             return None;
         }
-        let (message, hint) = ("plugin.json states no digest", survey_report::seal_hint(one));
+        let (message, hint) = ("plugin.json contains no digest", survey_report::seal_hint(one));
         let mut json = own_json("integrity", message);
         json["step"] = "digest".into();
         json["plugin"] = survey_report::name(one).into();

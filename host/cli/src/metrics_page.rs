@@ -134,8 +134,10 @@ impl Source {
         let is_get = request.method() == Method::GET;
         let (status, text) = match (request.uri().path(), is_get) {
             (PATH, true) => (StatusCode::OK, self.text()),
-            (PATH, false) => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
-            _ => (StatusCode::NOT_FOUND, format!("the metrics are at {PATH}\n")),
+            (PATH, false) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET\n".to_owned())
+            }
+            _ => (StatusCode::NOT_FOUND, format!("not found; the metrics are at {PATH}\n")),
         };
         let mut response = Response::new(Full::new(Bytes::from(text)));
         *response.status_mut() = status;
@@ -158,7 +160,7 @@ fn serve(
     runtime.block_on(async {
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => drop(until.run_until_cancelled(accept(&listener, source)).await),
-            Err(error) => tracing::error!(%error, "the metrics page is not served"),
+            Err(error) => tracing::error!(%error, "cannot serve metrics"),
         }
     });
 }

@@ -267,7 +267,7 @@ impl LinePump<'_> {
             (_, count) => format!("after {} lines", HumanCount(count)),
         };
         let unprocessed = HumanCount(unprocessed);
-        format!("error: stopped {place}: {unprocessed} more read but not processed")
+        format!("error: stopped {place}; lines read but not processed: {unprocessed}")
     }
 
     fn stopped_json(&self, unprocessed: u64) -> Value {

@@ -77,7 +77,9 @@ fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
     };
     let Some((file, sha256, length)) = found else {
         let problem = surveyed.problem;
-        return Err(problem.map_or_else(|| not_sealed("it has no library"), problem_of(folder)));
+        return Err(
+            problem.map_or_else(|| not_sealed("it contains no library"), problem_of(folder))
+        );
     };
     if let Some(problem) = surveyed.problem {
         match problem.step() {

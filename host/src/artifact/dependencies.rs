@@ -1,5 +1,5 @@
-//! The libraries that a plugin's library links and that lie in the plugin's folder, with their
-//! bytes. Does not search for them.
+//! The libraries in a plugin's folder that the plugin's library links, with their bytes. Does not
+//! search for them.
 
 use std::path::PathBuf;
 

@@ -69,7 +69,7 @@ fn objection(relative: &str) -> Option<&'static str> {
         return Some("is empty");
     }
     if relative.contains('\0') {
-        return Some("holds a NUL character");
+        return Some("contains a NUL character");
     }
     // Checked on every platform, so that a manifest means the same everywhere.
     let has_drive =
@@ -78,7 +78,7 @@ fn objection(relative: &str) -> Option<&'static str> {
         return Some("is absolute");
     }
     if relative.split(['/', '\\']).any(|part| part == "..") {
-        return Some("leads out with `..`");
+        return Some("leaves the folder with `..`");
     }
     let is_plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     if !Path::new(relative).components().all(is_plain) {

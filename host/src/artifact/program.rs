@@ -73,8 +73,8 @@ impl StagedProgram {
         // The drop of the previous copy removes its rest.
         *copy = ProgramCopy::make(&area, &artifact, &self.folder, &self.relative, &self.name_hint)?;
         tracing::warn!(
-            "the private copy of `{}` was removed and has been restored; another \
-             program removes files from the temporary folder",
+            "the private copy of `{}` was missing and has been restored; another program may be \
+             removing files from the temporary folder",
             self.original.display()
         );
         Ok(())
@@ -252,7 +252,7 @@ mod tests {
             staged.ensure_intact().expect("the copy exists");
             fs::remove_file(staged.path()).expect("it exists");
             let error = staged.ensure_intact().expect_err("another build").to_string();
-            assert!(error.contains("no longer the loaded build"), "{error}");
+            assert!(error.contains("has changed since"), "{error}");
             fs::write(at("tool"), "first").expect("a file");
             staged.ensure_intact().expect("a copy again");
         }

@@ -137,7 +137,7 @@ fn check_file_size(bytes: usize) -> io::Result<()> {
         let limit = getrlimit(Resource::Fsize).current;
         if let Some(limit) = limit.filter(|limit| (bytes as u64) > *limit) {
             let message = format!(
-                "it has {bytes} bytes, but this process can write at most {limit} to a file \
+                "it has {bytes} bytes, but this process can write at most {limit} bytes to a file \
                  (`ulimit -f`)"
             );
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));

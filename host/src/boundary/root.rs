@@ -106,10 +106,7 @@ fn summary_of(errors: &AbiInstabilityErrors) -> String {
             format!("found a size of {} bytes, expected {}", size.found, size.expected)
         }
         Some(AbiInstability::MismatchedPrefixSize(size)) => {
-            format!(
-                "found {} fields that every version has, expected {}",
-                size.found, size.expected
-            )
+            format!("found {} required fields, expected {}", size.found, size.expected)
         }
         Some(AbiInstability::UnexpectedField(field)) => {
             format!(
@@ -122,7 +119,10 @@ fn summary_of(errors: &AbiInstabilityErrors) -> String {
             format!("found the type `{}`, expected `{}`", name.found.name(), name.expected.name())
         }
         Some(AbiInstability::Package(package)) => {
-            format!("found a type of `{}`, expected one of `{}`", package.found, package.expected)
+            format!(
+                "found a type of the crate `{}`, expected one of `{}`",
+                package.found, package.expected
+            )
         }
         _ => "a type differs".to_owned(),
     };

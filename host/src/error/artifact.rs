@@ -57,23 +57,32 @@ impl ArtifactError {
             Self::TooDeep { .. } => "pass a folder closer to the plugins".to_owned(),
             Self::OutsideFolder { .. } => "put the file itself in the folder".to_owned(),
             Self::LibraryNotFound { libraries, .. } if libraries.is_empty() => {
-                "run `cargo xtask build-plugins` to build and install the library".to_owned()
+                "run `hotbay build` to build and install the library".to_owned()
             }
             Self::LibraryNotFound { .. } => {
                 "set `library` in plugin.json to the name without prefix and suffix".to_owned()
             }
             Self::WritableByOthers { path, .. } => {
-                format!("run `chmod go-w {}`, or allow it with {ALLOW_WRITABLE}", path.display())
+                format!(
+                    "run `chmod go-w {}`, or turn this check off with {ALLOW_WRITABLE}",
+                    path.display()
+                )
             }
             Self::TooManyFiles { .. } => {
-                format!("remove files that the program does not need, or use {ALLOW_WRITABLE}")
+                format!(
+                    "remove files that the program does not need, or turn this check off with \
+                    {ALLOW_WRITABLE}"
+                )
             }
             Self::ForeignOwner { path, user, .. } => {
-                format!("run `chown {user} {}`, or allow it with {ALLOW_WRITABLE}", path.display())
+                format!(
+                    "run `chown {user} {}`, or turn this check off with {ALLOW_WRITABLE}",
+                    path.display()
+                )
             }
             Self::OriginalChanged { .. } => "reload the plugin, or restore the file".to_owned(),
             Self::ChangedWhileRead { .. } => {
-                "install files by rename, as `cargo xtask build-plugins` does".to_owned()
+                "install files by rename, as `hotbay build` does".to_owned()
             }
             Self::Length { .. } | Self::Digest { .. } => {
                 "install the file again if it is incomplete, or run `hotbay seal DIR` to write its \
@@ -81,8 +90,8 @@ impl ArtifactError {
                     .to_owned()
             }
             Self::Unverified { .. } => {
-                "run `cargo xtask build-plugins` or `hotbay seal DIR` to write it, or load the \
-                 plugin without it with `.allow_unverified(true)` / `--allow-unverified`"
+                "run `hotbay build` or `hotbay seal DIR` to add it, or load the plugin without it \
+                 with `.allow_unverified(true)` / `--allow-unverified`"
                     .to_owned()
             }
             Self::Stage { source, .. } => return stage_hint(source),
@@ -171,12 +180,14 @@ impl fmt::Display for ArtifactError {
             ),
             Self::OriginalChanged { path } => write!(
                 f,
-                "the private copy of `{}` was removed, and that file is no longer the loaded build",
+                "the private copy of `{}` was removed, and that file has changed since the plugin \
+                 was loaded",
                 path.display()
             ),
             Self::ForeignOwner { path, owner, user } => write!(
                 f,
-                "`{}` belongs to user {owner}; expected root or user {user}, who runs this program",
+                "`{}` is owned by user {owner}; expected root or user {user}, which runs this \
+                 program",
                 path.display()
             ),
             Self::TooLarge { path, found_bytes, max_bytes } => write!(
@@ -189,18 +200,18 @@ impl fmt::Display for ArtifactError {
             }
             Self::Length { path, found, expected } => write!(
                 f,
-                "`{}` has {found} bytes, but its manifest states {expected}",
+                "`{}` has {found} bytes, but its manifest expects {expected}",
                 path.display()
             ),
             Self::Digest { path, found, expected } => write!(
                 f,
-                "`{}` has SHA-256 {}, but its manifest states {}",
+                "`{}` has SHA-256 {}, but its manifest expects {}",
                 path.display(),
                 Hex(found),
                 Hex(expected)
             ),
             Self::Unverified { path } => {
-                write!(f, "the manifest of `{}` states no `sha256`", path.display())
+                write!(f, "the manifest of `{}` contains no `sha256`", path.display())
             }
             Self::Stage { path, .. } => {
                 write!(f, "cannot write a private copy to `{}`", path.display())
@@ -242,7 +253,7 @@ mod tests {
             (ArtifactError::Unverified { path: path() }, &["sha256", "hotbay seal", "--allow-"]),
             (
                 ArtifactError::Length { path: path(), found: 1, expected: 2 },
-                &["1 bytes", "states 2"],
+                &["1 bytes", "expects 2"],
             ),
             (
                 ArtifactError::Digest { path: path(), found: [0xab; 32], expected: [0; 32] },

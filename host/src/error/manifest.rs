@@ -189,7 +189,7 @@ impl fmt::Display for Problem {
                 write!(f, "is {bytes} bytes long; expected at most {max_bytes}")
             }
             Self::TooDeep { max_depth } => {
-                write!(f, "nests deeper than {max_depth} levels")
+                write!(f, "is nested deeper than {max_depth} levels")
             }
             Self::Value { found, expected, .. } => write!(f, "is {found}; expected {expected}"),
             Self::Missing { expected } => write!(f, "is missing; expected {expected}"),

@@ -448,7 +448,7 @@ impl Error {
         self.0.retry_after
     }
 
-    /// Returns advice on how to fix the error, as one line without a full stop.
+    /// Returns advice on how to fix the error, as one line without a final period.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }

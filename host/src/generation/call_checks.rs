@@ -39,7 +39,7 @@ impl CallPolicy {
         let hint = if self.withheld.contains(operation) {
             "grant the permission in the application's permission policy; the manifest requests it"
         } else if operation.is_empty() {
-            "name an operation, or remove the call of `operation`"
+            "pass the name of an operation, or remove the call to `operation`"
         } else {
             "add the operation to `permissions` in plugin.json"
         };
@@ -177,7 +177,7 @@ mod tests {
             &[],
             "",
             "plugin `store` was not called: it has no permission for ``, or any other",
-            "name an operation, or remove the call of `operation`",
+            "pass the name of an operation, or remove the call to `operation`",
         );
     }
 

@@ -1,5 +1,5 @@
 //! Generations whose libraries stay mapped: counted, listed with the reason, and never freed while
-//! the reason lasts. Retries those whose reason may pass.
+//! the reason lasts. Retries those whose reason is temporary.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -176,7 +176,7 @@ impl Generation {
     fn error_from_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {
         match failure {
             Failure::Error(own) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                let message = "did not answer before the deadline, and returned an error after it";
+                let message = "did not answer before the deadline, and then returned an error";
                 let error =
                     Error::new(ErrorKind::DeadlineExceeded, message).caused_by(own.to_string());
                 error.of(&self.name).in_generation(self.id)
@@ -227,12 +227,12 @@ impl Generation {
     fn no_endpoint(&self, request: &Request<'_>) -> Error {
         let message = match request.endpoint() {
             Some(endpoint) => format!(
-                "was not called: the request names the endpoint `{endpoint}`, and only plugins of \
+                "was not called: the request names the endpoint `{endpoint}`, but only plugins of \
                  kind `process` have endpoints"
             ),
             None => {
-                "was not called: the request has a method or headers, and only plugins of kind \
-                     `process` are called by HTTP"
+                "was not called: the request has a method or headers, but only plugins of kind \
+                 `process` are called over HTTP"
                     .to_owned()
             }
         };

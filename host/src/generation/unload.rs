@@ -221,7 +221,7 @@ pub(crate) fn close(
         // A thread that was exiting may have run one of their destructors meanwhile.
         let key_threads = root.census().key_threads;
         if key_threads > 0 {
-            let reason = format!("thread keys: {key_threads} thread(s) hold one");
+            let reason = format!("thread keys: {key_threads} thread(s) hold values");
             return Err((reason, RetainReason::Temporary(Arc::new(image), Some(root))));
         }
     }
@@ -281,7 +281,7 @@ fn use_reason(image: &Image, root: Option<Root>, settle: WaitForThreads) -> Opti
 fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
     let outputs = image.outputs().sum();
     if outputs > 0 {
-        return Some(format!("outputs: {outputs} held"));
+        return Some(format!("outputs: {outputs} still held"));
     }
     if let Some(root) = root {
         let Some(census) = census(image, root) else {
@@ -294,14 +294,14 @@ fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
             return Some(format!("threads: {} still running", census.live_threads));
         }
         if census.key_threads > 0 {
-            return Some(format!("thread keys: {} thread(s) hold one", census.key_threads));
+            return Some(format!("thread keys: {} thread(s) hold values", census.key_threads));
         }
     }
     match image.variables() {
         Variables::Free => None,
-        Variables::Held(name) => Some(format!("memory: `{name}` points into it")),
+        Variables::Held(name) => Some(format!("memory: `{name}` points into the library")),
         Variables::Unreadable => Some(
-            "memory: the environment of this process cannot be read, and may point into it"
+            "memory: the environment of this process cannot be read, and may point into the library"
                 .to_owned(),
         ),
     }

@@ -252,7 +252,10 @@ impl Pinned {
             return self.inner.slot.unloaded_error();
         }
         let generation = self.generation();
-        let message = format!("was not called: the pinned generation {generation} is not current");
+        let message = format!(
+            "was not called: the pinned generation {generation} is no longer \
+            current"
+        );
         let error = Error::new(ErrorKind::Retired, message).with_hint("pin the plugin again");
         error.of(&self.inner.slot.name).in_generation(generation)
     }

@@ -176,14 +176,14 @@ const MAX_PLACES: usize = 8;
 /// Returns the error of each of several plugins with the same name.
 fn duplicate(name: &PluginName, places: &[&Path]) -> Error {
     let shown = places.iter().take(MAX_PLACES).map(|place| format!("`{}`", place.display()));
-    let shown = shown.collect::<Vec<_>>().join(" and in ");
+    let shown = shown.collect::<Vec<_>>().join(", ");
     let more = match places.len().saturating_sub(MAX_PLACES) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
     let message = format!("was found {} times: in {shown}{more}", places.len());
     let error = Error::new(ErrorKind::Duplicate, message).of(name);
-    error.with_hint("rename all but one by their `name`")
+    error.with_hint("remove all but one, or give each a different `name`")
 }
 
 /// A plugin that was discovered.

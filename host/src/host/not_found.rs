@@ -1,4 +1,4 @@
-//! Errors for plugins that do not serve.
+//! Errors for plugins that are not serving.
 
 use super::registry::{Entries, Stage};
 use crate::error::{Error, ErrorKind};

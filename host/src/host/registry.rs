@@ -381,19 +381,14 @@ fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Er
 }
 
 fn duplicate(candidate: &Candidate, loaded: &Entry) -> Error {
-    let source = |folder: &Option<PathBuf>| match folder {
-        Some(folder) => format!("`{}`", folder.display()),
-        None => "the program".to_owned(),
+    let mut message = match &loaded.folder {
+        Some(folder) => format!("is already loaded from `{}`", folder.display()),
+        None => "is already compiled into the program".to_owned(),
     };
-    if candidate.folder.is_some() && candidate.folder == loaded.folder {
-        let message = format!("is already loaded from {}", source(&loaded.folder));
-        return Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
+    let is_same = candidate.folder.is_some() && candidate.folder == loaded.folder;
+    if let Some(folder) = candidate.folder.as_ref().filter(|_| !is_same) {
+        message.push_str(&format!("; another one was found in `{}`", folder.display()));
     }
-    let message = format!(
-        "was found twice: in {} and in {}",
-        source(&loaded.folder),
-        source(&candidate.folder)
-    );
     let error = Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
-    error.with_hint("change the `name` of one of them")
+    if is_same { error } else { error.with_hint("change the `name` of one of them") }
 }

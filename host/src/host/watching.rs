@@ -94,7 +94,9 @@ impl ChangeHandler for FolderWatcher {
             } else if self.unload_removed {
                 let names = serving.into_iter().map(|plugin| plugin.manifest.name().clone());
                 let names: Vec<_> = names.collect();
-                on_thread(move || this.unload(&host, &names, "its folder is gone", Next::Nothing));
+                on_thread(move || {
+                    this.unload(&host, &names, "its folder was removed", Next::Nothing)
+                });
             }
             return;
         }
@@ -270,7 +272,7 @@ impl FolderAttempt {
                 plugin: plugin.clone(),
                 generation,
                 step: Some(LoadStep::Requires),
-                reason: format!("{reason}, and it stays loaded: {}", error.full_message()),
+                reason: format!("{reason}, but the plugin stays loaded: {}", error.full_message()),
                 hint: error.hint().map(str::to_owned),
             });
         }

@@ -1,5 +1,5 @@
 //! Rejects requests for an operation that the plugin has no permission for. Costs a null check if
-//! the request names none, else a lookup in a small set.
+//! the request names none, otherwise a lookup in a small set.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Skips the layers below if none of them has anything to do for a call, which is usual. Costs a
-//! check of two fields of the request and one word of the slot.
+//! Skips the layers below if none of them has anything to do for a call, which is the usual case.
+//! Costs a check of two fields of the request and one word of the slot.
 
 use std::sync::Arc;
 

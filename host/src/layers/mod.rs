@@ -118,7 +118,7 @@ impl Layers {
         let applies = |layer: &&Arc<dyn Layer>| layer.applies_to(manifest);
         let select = || self.layers.iter().filter(applies).cloned().collect();
         let layers = catch_unwind(AssertUnwindSafe(select)).map_err(|payload| {
-            let message = "was not loaded: `applies_to` of a layer of the application panicked";
+            let message = "was not loaded: `applies_to` of an application layer panicked";
             let error = Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload));
             error.of(manifest.name())
         })?;
@@ -143,6 +143,6 @@ pub(crate) fn stack(slot: &Arc<Slot>, applied: &PluginLayers) -> Stack {
 /// Returns the error of a call during which `what` of the application panicked.
 #[cold]
 fn panic_error(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
-    let message = format!("was called, and {what} of the application panicked");
+    let message = format!("was called, but {what} of the application panicked");
     Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload)).of(&slot.name)
 }

@@ -154,7 +154,7 @@ fn build(schema: &Value, costs: Costs) -> Result<Validator<MeteredJson>, SchemaE
 }
 
 fn too_deep() -> String {
-    format!("nests deeper than {MAX_NESTING_DEPTH} levels")
+    format!("is nested deeper than {MAX_NESTING_DEPTH} levels")
 }
 
 #[cfg(test)]
@@ -313,7 +313,7 @@ mod tests {
         assert!(checker.check_text(deep(64).as_bytes(), None).is_ok());
         let message =
             |text: &str| checker.check_text(text.as_bytes(), None).unwrap_err().to_string();
-        assert_eq!(message(&deep(66)), "nests deeper than 64 levels");
+        assert_eq!(message(&deep(66)), "is nested deeper than 64 levels");
         let expect = "it is not JSON: recursion limit exceeded at line 1 column 128";
         assert_eq!(message(&deep(1_000_000)), expect);
         assert_eq!(message(&"{\"a\":".repeat(1_000_000)), expect.replace("128", "636"));
@@ -323,7 +323,7 @@ mod tests {
     fn too_deep_schema_and_value_are_rejected() {
         let deep = (0..MAX_NESTING_DEPTH).fold(json!({}), |inner, _| json!({ "not": inner }));
         let too_deep = json!({ "not": deep });
-        let expect = "nests deeper than 64 levels";
+        let expect = "is nested deeper than 64 levels";
         check(&deep, &json!({}), "");
         check(&too_deep, &json!({}), &format!("the schema {expect}"));
         check(&json!({}), &too_deep, expect);

@@ -1,4 +1,4 @@
-//! Makes the JSON Schema of `plugin.json` from the table of fields. Reads no manifest.
+//! Generates the JSON Schema of `plugin.json` from the table of fields. Reads no manifest.
 
 use serde_json::{Map, Value, json};
 

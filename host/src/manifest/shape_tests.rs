@@ -118,7 +118,7 @@ fn too_long_or_too_deep_text_is_rejected_unparsed() {
     let long = " ".repeat(MAX_MANIFEST_BYTES + 1);
     check(&long, "plugin.json: the manifest is 1048577 bytes long; expected at most 1048576");
     let deep = |depth| format!("{{\"config\":\n{}", "[".repeat(depth));
-    check(&deep(500_000), "plugin.json:2:64: the manifest nests deeper than 64 levels");
+    check(&deep(500_000), "plugin.json:2:64: the manifest is nested deeper than 64 levels");
     let within = format!(
         "{{\"name\": \"a\", \"version\": \"1.0.0\", \"api\": \"*\", \"config\": {{\"a\": \"{}\"}}}}",
         "[\\\"{".repeat(100)

@@ -21,9 +21,9 @@ pub(super) const MAX_MESSAGE_CHARS: usize = 200;
 /// Maximum number of steps for finding the violations of a value.
 const MAX_DESCRIBING_STEPS: u64 = 2_000_000;
 
-/// Memory of violations per step, so that all take about 64 MB at most. Then the memory of one
-/// violation besides its pointer and what it repeats of the schema, and that for each level of the
-/// value, since it contains the path through the schema too.
+/// Memory for violations per step; all violations together take at most about 64 MB. The next two
+/// are the memory of one violation, without its pointer and the quoted part of the schema, and its
+/// memory per level of the value, since a violation also contains its path through the schema.
 const BYTES_PER_STEP: usize = 32;
 const BYTES_PER_VIOLATION: usize = 1024;
 const BYTES_PER_LEVEL: usize = 128;

@@ -16,11 +16,11 @@ use crate::id::PluginName;
 ///
 /// | name | kind | value |
 /// |---|---|---|
-/// | `hotbay_calls_total` | counter | calls, whatever their outcome |
+/// | `hotbay_calls_total` | counter | calls, regardless of their outcome |
 /// | `hotbay_call_errors_total` | counter | calls that the plugin answered with an error |
-/// | `hotbay_call_faults_total` | counter | panics, and unrequested exits of processes |
-/// | `hotbay_process_exits_total` | counter | processes that exited without being asked to |
-/// | `hotbay_process_restarts_total` | counter | processes that replaced one that exited |
+/// | `hotbay_call_faults_total` | counter | panics and unexpected exits of processes |
+/// | `hotbay_process_exits_total` | counter | processes that exited unexpectedly |
+/// | `hotbay_process_restarts_total` | counter | processes that were started to replace one that exited |
 /// | `hotbay_calls_refused_total` | counter | calls that never reached the plugin |
 /// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to start |
 /// | `hotbay_calls_abandoned_total` | counter | pooled calls that exceeded their deadlines after they reached the plugin |
@@ -29,15 +29,15 @@ use crate::id::PluginName;
 /// | `hotbay_cache_misses_total` | counter | calls not found in the plugin's cache |
 /// | `hotbay_calls_waiting` | gauge | queued calls |
 /// | `hotbay_calls_running` | gauge | running calls |
-/// | `hotbay_generation` | gauge | the generation that serves, 0 for none |
+/// | `hotbay_generation` | gauge | the current generation, 0 if none |
 /// | `hotbay_quarantined` | gauge | 1 while the plugin is quarantined |
-/// | `hotbay_cache_bytes` | gauge | bytes that the plugin's cache holds |
+/// | `hotbay_cache_bytes` | gauge | bytes in the plugin's cache |
 /// | `hotbay_live_bytes` | gauge | bytes that the plugin has allocated, if it counts them |
-/// | `hotbay_process_id` | gauge | the id of the plugin's process, 0 while none runs |
+/// | `hotbay_process_id` | gauge | the id of the plugin's process, 0 if none is running |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
-/// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | number of calls of which one is sampled |
+/// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | the duration of one call in this many is sampled |
 /// | `hotbay_plugins` | gauge, whole host | loaded plugins |
-/// | `hotbay_kept_libraries` | gauge, whole host | libraries that stay mapped after the unload of their plugins |
+/// | `hotbay_kept_libraries` | gauge, whole host | libraries that stay mapped although their plugins were unloaded |
 ///
 /// Counters are the host's exact counts at the time of the export. They continue if a plugin is
 /// unloaded and loaded again, but omit what it did between the last export and its unload. The
@@ -77,19 +77,21 @@ struct Exported {
 type Row<T> = (&'static str, &'static str, fn(&PluginInfo) -> T);
 
 const COUNTERS: [Row<u64>; 11] = [
-    ("hotbay_calls_total", "calls, whatever their outcome", |plugin| plugin.stats.calls),
+    ("hotbay_calls_total", "calls, regardless of their outcome", |plugin| plugin.stats.calls),
     ("hotbay_call_errors_total", "calls that the plugin answered with an error", |plugin| {
         plugin.stats.errors
     }),
-    ("hotbay_call_faults_total", "panics, and unrequested exits of processes", |plugin| {
+    ("hotbay_call_faults_total", "panics and unexpected exits of processes", |plugin| {
         plugin.stats.faults
     }),
-    ("hotbay_process_exits_total", "processes that exited without being asked to", |plugin| {
+    ("hotbay_process_exits_total", "processes that exited unexpectedly", |plugin| {
         plugin.stats.exits
     }),
-    ("hotbay_process_restarts_total", "processes that replaced one that exited", |plugin| {
-        plugin.stats.restarts
-    }),
+    (
+        "hotbay_process_restarts_total",
+        "processes that were started to replace one that exited",
+        |plugin| plugin.stats.restarts,
+    ),
     ("hotbay_calls_refused_total", "calls that never reached the plugin", |plugin| {
         plugin.stats.refused
     }),
@@ -115,19 +117,19 @@ const COUNTERS: [Row<u64>; 11] = [
 const GAUGES: [Row<Option<f64>>; 7] = [
     ("hotbay_calls_waiting", "queued calls", |plugin| Some(plugin.stats.waiting as f64)),
     ("hotbay_calls_running", "running calls", |plugin| Some(plugin.stats.running as f64)),
-    ("hotbay_generation", "the generation that serves, 0 for none", |plugin| {
+    ("hotbay_generation", "the current generation, 0 if none", |plugin| {
         Some(plugin.generation.map_or(0, |generation| generation.get()) as f64)
     }),
     ("hotbay_quarantined", "1 while the plugin is quarantined", |plugin| {
         Some(f64::from(u8::from(plugin.state == PluginState::Quarantined)))
     }),
-    ("hotbay_cache_bytes", "bytes that the plugin's cache holds", |plugin| {
+    ("hotbay_cache_bytes", "bytes in the plugin's cache", |plugin| {
         Some(plugin.stats.cache_bytes as f64)
     }),
     ("hotbay_live_bytes", "bytes that the plugin has allocated, if it counts them", |plugin| {
         plugin.stats.live_bytes.map(|bytes| bytes as f64)
     }),
-    ("hotbay_process_id", "the id of the plugin's process, 0 while none runs", |plugin| {
+    ("hotbay_process_id", "the id of the plugin's process, 0 if none is running", |plugin| {
         // A plugin that never was a process has no such gauge.
         (plugin.pid.is_some() || plugin.stats.exits > 0).then(|| f64::from(plugin.pid.unwrap_or(0)))
     }),
@@ -135,10 +137,10 @@ const GAUGES: [Row<Option<f64>>; 7] = [
 
 const DURATION: (&str, &str) = (Exporter::DURATION, "durations of sampled calls");
 const SAMPLED: (&str, &str) =
-    ("hotbay_call_duration_sampled_one_in", "number of calls of which one is sampled");
+    ("hotbay_call_duration_sampled_one_in", "the duration of one call in this many is sampled");
 const PLUGINS: (&str, &str) = ("hotbay_plugins", "loaded plugins");
 const KEPT: (&str, &str) =
-    ("hotbay_kept_libraries", "libraries that stay mapped after the unload of their plugins");
+    ("hotbay_kept_libraries", "libraries that stay mapped although their plugins were unloaded");
 
 static METADATA: Metadata<'static> = Metadata::new("hotbay", Level::INFO, Some("hotbay::metrics"));
 

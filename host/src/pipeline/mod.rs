@@ -77,7 +77,7 @@ impl Pipeline {
     pub(crate) fn new(steps: Vec<PipelineStep>, find: Arc<dyn Find>) -> Result<Self, Error> {
         if steps.is_empty() {
             let error = Error::new(ErrorKind::NotFound, "a pipeline needs at least one step");
-            return Err(error.with_hint("name the plugins in their order"));
+            return Err(error.with_hint("list the plugins in the order of the calls"));
         }
         let pipeline = Self { steps: steps.into(), find };
         for at in 0..pipeline.steps.len() {

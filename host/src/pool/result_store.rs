@@ -1,5 +1,5 @@
 //! The results of a pool. An entry is pending, then completed, and then taken: by its ticket while
-//! that lives, and else by `take` or `drain`.
+//! that exists, otherwise by `take` or `drain`.
 //!
 //! No foreign code but `T::clone` runs under the lock: wakers and values leave it first.
 //! Checked with loom by `tests/loom`, which brings its own locks.

@@ -88,7 +88,9 @@ fn run(candidate: Candidate, mut kit: TestKit) -> Result<Conformance, Error> {
     let thread = std::thread::spawn(move || runtime.block_on(runtime.spawn(task)));
     match thread.join() {
         Ok(Ok(conformance)) => Ok(conformance),
-        _ => Err(failed.caused_by("the check ended early; this is a bug in the host")),
+        _ => {
+            Err(failed.caused_by("the check ended before all steps ran; this is a bug in the host"))
+        }
     }
 }
 
@@ -96,7 +98,7 @@ fn run(candidate: Candidate, mut kit: TestKit) -> Result<Conformance, Error> {
 fn verified(candidate: &Candidate, artifact: &Artifact, report: &mut Report) -> bool {
     let manifest = &candidate.manifest;
     let Some(digest) = manifest.sha256() else {
-        report.skipped("digest", "plugin.json states no `sha256`");
+        report.skipped("digest", "plugin.json contains no `sha256`");
         return true;
     };
     match artifact.verify(Some(*digest.as_bytes()), manifest.length(), false) {

@@ -120,7 +120,7 @@ impl Search<'_> {
             let Some(path) = self.find(name, &origin, &links.dirs, relative)? else { continue };
             if needs_only_known(std::slice::from_ref(name)).is_ok() {
                 self.found.notes.push(format!(
-                    "`{name}` in its folder is not used: the process already has its own C library"
+                    "`{name}` in its folder is not used: the process already has a C library"
                 ));
                 continue;
             }

@@ -68,12 +68,11 @@ pub(super) fn decode(
     count: usize,
 ) -> Result<Vec<Result<Output, Failure>>, Failure> {
     let response = reply::success(response)?;
-    let replies: Replies<'_> = serde_json::from_slice(&response.body).map_err(|error| {
-        protocol_failure(format!("`/batch` is not valid JSON of a batch: {error}"))
-    })?;
+    let replies: Replies<'_> = serde_json::from_slice(&response.body)
+        .map_err(|error| protocol_failure(format!("`/batch` is not a valid batch: {error}")))?;
     let found = replies.replies.len();
     if found != count {
-        return Err(protocol_failure(format!("`/batch` holds {found} replies, expected {count}")));
+        return Err(protocol_failure(format!("`/batch` has {found} replies; expected {count}")));
     }
     replies.replies.into_iter().map(|one| Ok(outcome(one))).collect()
 }
@@ -85,11 +84,11 @@ fn outcome(one: One<'_>) -> Result<Output, Failure> {
     let Body(body) = one.body;
     if body == "-" {
         return Err(protocol_failure(
-            "an entry of `/batch` has neither `body` nor `error`".to_owned(),
+            "`/batch` has a reply with neither `body` nor `error`".to_owned(),
         ));
     }
     let bytes = STANDARD.decode(body.as_bytes()).map_err(|error| {
-        protocol_failure(format!("the `body` of an entry of `/batch` is not valid base64: {error}"))
+        protocol_failure(format!("`/batch` has a reply whose `body` is not valid base64: {error}"))
     })?;
     Ok(Output::bytes(bytes).with_content_type(reply::content_type(&one.content_type)))
 }
@@ -138,7 +137,7 @@ mod tests {
         assert!(all[1].contains("no (code 7)"), "{all:?}");
         assert!(all[2].contains("not valid base64"), "{all:?}");
         assert!(all[3].contains("neither"), "{all:?}");
-        assert!(outcomes(r#"{"replies":[]}"#, 1)[0].contains("holds 0 replies, expected 1"));
-        assert!(outcomes("[]", 1)[0].contains("not valid JSON of a batch"));
+        assert!(outcomes(r#"{"replies":[]}"#, 1)[0].contains("has 0 replies; expected 1"));
+        assert!(outcomes("[]", 1)[0].contains("not a valid batch"));
     }
 }

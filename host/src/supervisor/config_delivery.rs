@@ -84,7 +84,7 @@ pub(super) fn give(
         Channel::File => {
             let path = folder.join("config.json");
             write(&path, &config)
-                .map_err(|error| format!("its start configuration was not written: {error}"))?;
+                .map_err(|error| format!("cannot write its start configuration: {error}"))?;
             launch.environment.push((FILE_VARIABLE.into(), path.clone().into()));
             return Ok(Some(path));
         }

@@ -261,6 +261,6 @@ fn backoff_error(why: &Diagnosis, until: Instant) -> Error {
     let wait = until.saturating_duration_since(Instant::now());
     let wait_ms = wait.as_millis();
     let message =
-        format!("was not called: its process is not running, and restarts in {wait_ms} ms");
+        format!("was not called: its process is not running; the next start is in {wait_ms} ms");
     Error::new(ErrorKind::StartFailed, message).caused_by(why.clone()).with_retry_after(wait)
 }

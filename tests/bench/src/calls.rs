@@ -40,8 +40,8 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
 }
 
 fn table(bytes: usize, samples: &[Samples]) -> Table {
-    let title = format!("Calls: {bytes} bytes in, {bytes} bytes out (ns a call)");
-    let head = ["what", "min", "median", "above raw, min", "above raw, median", "goal", ""];
+    let title = format!("Calls: {bytes} bytes in, {bytes} bytes out (ns per call)");
+    let head = ["what", "min", "median", "over raw, min", "over raw, median", "goal", ""];
     let mut table = Table::new(title, head);
     let raw = &samples[0];
     for one in samples {
@@ -62,10 +62,10 @@ fn table(bytes: usize, samples: &[Samples]) -> Table {
         ]);
     }
     table.note(
-        "`raw: trait object` is what goals are relative to; its output, and that of `raw: C`, is \
-         on the heap. `in place` is `Output::copy_of`, which allocates nothing; `heap` is \
-         `Output::bytes`; `counted` is with the allocator of `export_plugin!(T)`. The median is \
-         that of the differences of neighboring samples, and decides.",
+        "Goals are relative to `raw: trait object`; its output, and that of `raw: C`, is on the \
+         heap. `in place` is `Output::copy_of`, which allocates nothing; `heap` is \
+         `Output::bytes`; `counted` uses the allocator of `export_plugin!(T)`. `over raw, median` \
+         is the median of the differences of neighboring samples, and goals refer to it.",
     );
     table
 }

@@ -33,15 +33,15 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
             let reply = handle.call_without_layers(Request::bytes(black_box(&input)));
             black_box(reply.expect("the echo succeeds").as_bytes());
         }),
-        contender("traced, metered, bounded, guarded", &plain, |handle| {
+        contender("default layers", &plain, |handle| {
             let reply = handle.call(Request::bytes(black_box(&input)));
             black_box(reply.expect("the echo succeeds").as_bytes());
         }),
-        contender("the same with a deadline", &plain, |handle| {
+        contender("default layers and a deadline", &plain, |handle| {
             let request = Request::bytes(black_box(&input)).with_timeout(Duration::from_secs(5));
             black_box(handle.call(request).expect("the echo succeeds").as_bytes());
         }),
-        contender("the same with a layer of the application", &layered, |handle| {
+        contender("default layers and an application layer", &layered, |handle| {
             let reply = handle.call(Request::bytes(black_box(&input)));
             black_box(reply.expect("the echo succeeds").as_bytes());
         }),
@@ -68,8 +68,8 @@ fn contender<'a>(
 }
 
 fn table(samples: &[Samples]) -> Table {
-    let head = ["what", "min", "median", "above bare, min", "above bare, median", "goal", ""];
-    let mut table = Table::new("Layers: 16 bytes, in place (ns a call)", head);
+    let head = ["what", "min", "median", "over bare, min", "over bare, median", "goal", ""];
+    let mut table = Table::new("Layers: 16 bytes, in place (ns per call)", head);
     let bare = &samples[0];
     for (index, one) in samples.iter().enumerate() {
         let above = one.above(bare);
@@ -85,8 +85,9 @@ fn table(samples: &[Samples]) -> Table {
         ]);
     }
     table.note(
-        "No trace subscriber is installed. A deadline reads the clock twice, when it is set and when \
-         it is checked; more often only if the plugin queries it.",
+        "The default layers trace the call, count it, check its limits, and record its outcome. No \
+         trace subscriber is installed. A deadline reads the clock twice: when it is set and when \
+         it is checked. It reads the clock again only if the plugin queries the deadline.",
     );
     table
 }

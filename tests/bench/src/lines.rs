@@ -51,7 +51,7 @@ pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
 }
 
 fn table(lines: u64, rates: &[Vec<f64>; 3], grown: f64) -> Table {
-    let title = format!("Lines: {lines} of about 100 bytes through three plugins");
+    let title = format!("Lines: {lines} lines of about 100 bytes through three plugins");
     let mut table = Table::new(title, ["what", "best", "median", "goal", ""]);
     let names = ["`call` in a loop on two threads", "run_many, ordered", "run_many, unordered"];
     let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
@@ -64,7 +64,7 @@ fn table(lines: u64, rates: &[Vec<f64>; 3], grown: f64) -> Table {
         let ratio = best(own) / best(&rates[0]);
         let medians = quantile(own.clone(), 0.5) / quantile(rates[0].clone(), 0.5);
         table.row([
-            format!("{name}, against the loop"),
+            format!("{name}, relative to the loop"),
             format!("{ratio:.2}"),
             format!("{medians:.2}"),
             format!("≥ {MIN_RATIO}"),
@@ -72,7 +72,7 @@ fn table(lines: u64, rates: &[Vec<f64>; 3], grown: f64) -> Table {
         ]);
     }
     table.row([
-        format!("MiB more after the first {WARM_LINES}"),
+        format!("MiB growth after the first {WARM_LINES}"),
         format!("{:.2}", grown / f64::from(1 << 20)),
         none(),
         format!("≤ {:.0}", MAX_GROWTH / f64::from(1 << 20)),
@@ -131,7 +131,7 @@ fn streamed(pipeline: &Pipeline, many: RunOptions, lines: u64) -> anyhow::Result
         }
         anyhow::Ok(())
     })??;
-    ensure!(done == lines, "{done} of {lines} lines came back");
+    ensure!(done == lines, "{done} of {lines} lines were returned");
     let rate = lines as f64 / start.elapsed().as_secs_f64();
     Ok((rate, most.max(rss_bytes()?) as f64 - warm as f64))
 }

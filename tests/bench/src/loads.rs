@@ -39,7 +39,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
         block_on(host.unload("echo"))??;
         own[1].push(start.elapsed().as_nanos() as f64);
     }
-    ensure!(host.retained().is_empty(), "libraries were kept: {:?}", host.retained());
+    ensure!(host.retained().is_empty(), "libraries were retained: {:?}", host.retained());
     report.print(&table(library.length, rounds, raw, own));
     report.print(&table_of_steps(steps));
     Ok(())
@@ -49,7 +49,7 @@ fn table(length: u64, rounds: usize, raw: [Vec<f64>; 2], own: [Vec<f64>; 2]) -> 
     let kib = length >> 10;
     let title = format!("Loads: a library of {kib} KiB, {rounds} loads each (µs)");
     let head =
-        ["what", "raw, min", "raw, p50", "hotbay, min", "hotbay, p50", "ratio of p50", "goal", ""];
+        ["what", "raw, min", "raw, p50", "hotbay, min", "hotbay, p50", "p50 ratio", "goal", ""];
     let mut table = Table::new(title, head);
     let whats = ["load", "load and unload"];
     for ((what, raw), own) in whats.into_iter().zip(raw).zip(own) {
@@ -68,17 +68,17 @@ fn table(length: u64, rounds: usize, raw: [Vec<f64>; 2], own: [Vec<f64>; 2]) -> 
         ]);
     }
     table.note(
-        "Raw: read, SHA-256, write under a new name, `dlopen`, abi_stable's check with its own \
-         checker, `start`; to unload, discard, `dlclose` and remove the copy. The host \
-         also does: manifest, schema, trust in files, segments, stamp, versions, a thread for the \
-         plugin's own code, health; to unload, drain, shutdown, census, and a check that the \
+        "The raw load: read, SHA-256, write under a new name, `dlopen`, abi_stable's check with \
+         its own checker, `start`. The raw unload: discard, `dlclose`, remove the copy. The host's \
+         load adds: manifest, schema, file permissions, segments, stamp, versions, a thread for \
+         the plugin's code, health. Its unload adds: drain, shutdown, census, and a check that the \
          mapping is gone.",
     );
     table
 }
 
 fn table_of_steps(steps: [Vec<f64>; STEPS.len()]) -> Table {
-    let mut table = Table::new("Loads: the steps of the raw loader (µs)", ["step", "min", "p50"]);
+    let mut table = Table::new("Loads: steps of the raw loader (µs)", ["step", "min", "p50"]);
     for (step, times) in STEPS.into_iter().zip(steps) {
         let at = |part| us(quantile(times.clone(), part));
         table.row([step.to_owned(), at(0.0), at(0.5)]);

@@ -67,11 +67,11 @@ fn listed(count: usize, plugins: &Path, repeats: usize) -> anyhow::Result<Table>
         survey.push(process::measured(&mut child("survey", plugins)?, File::create(&out)?)?);
     }
     let mut table = Table::new(
-        format!("Many: {count} folders, surveyed without running anything"),
-        ["what", "ms, min", "ms, p50", "cores", "MiB at most", "goal", ""],
+        format!("Many: survey of {count} folders, without running plugin code"),
+        ["what", "ms, min", "ms, p50", "cores", "peak MiB", "goal", ""],
     );
     let all = lines >= count;
-    for (what, usages) in [("hotbay list", list), ("HostBuilder::survey", survey)] {
+    for (what, usages) in [("hotbay list", list), ("`inspect::survey`", survey)] {
         let ms = |part| {
             let times = usages.iter().map(|usage| usage.wall.as_secs_f64() * 1e3);
             quantile(times.collect(), part)
@@ -107,8 +107,8 @@ fn cores(usages: &[Usage]) -> f64 {
 
 fn loaded(counts: &[usize], loads: &[(usize, [f64; 5])]) -> Table {
     let mut table = Table::new(
-        "Many: a host that loads all of them, and then shuts down (each at its best)",
-        ["what", "µs a plugin", "cores", "MiB in all", "goal", ""],
+        "Many: loading all folders, then shutting down (best runs)",
+        ["what", "µs per plugin", "cores", "MiB in total", "goal", ""],
     );
     let best = |count: usize, number: usize, best: fn(f64, f64) -> f64| {
         let found = loads.iter().filter(|(found, _)| *found == count);
@@ -127,7 +127,7 @@ fn loaded(counts: &[usize], loads: &[(usize, [f64; 5])]) -> Table {
                 us_of_ns(time),
                 format!("{cores:.2}"),
                 if at == 0 { format!("{rss:.0}") } else { none() },
-                format!("≥ {MIN_CORES} cores, ≤ {MAX_GROWTH} × the first"),
+                format!("≥ {MIN_CORES} cores, ≤ {MAX_GROWTH} × first row"),
                 format!(
                     "cores {}, growth {growth:.2} {}",
                     verdict(cores >= MIN_CORES),
@@ -136,7 +136,10 @@ fn loaded(counts: &[usize], loads: &[(usize, [f64; 5])]) -> Table {
             ]);
         }
     }
-    table.note("The folders hold hard links of one library; each load copies and checks it anew.");
+    table.note(
+        "The folders contain hard links to one library; each load copies and checks it \
+        again.",
+    );
     table
 }
 

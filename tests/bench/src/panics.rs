@@ -25,7 +25,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
         install(&library, &plugins, package, "panic")?;
     }
     let head =
-        ["what", "calls that ran", "µs a call", "MiB after 1,000", "MiB at the end", "goal", ""];
+        ["what", "calls run", "µs per call", "MiB after 1,000", "MiB at the end", "goal", ""];
     let mut table = Table::new(format!("Panics: {count} calls without quarantine"), head);
     for package in ["bench-echo", "bench-echo-uncounted"] {
         for backtrace in [None, Some("1")] {

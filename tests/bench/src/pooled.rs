@@ -41,8 +41,8 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
     let bare = Bare::start(&raw)?;
     let (rounds, calls) = if quick { (1, 200) } else { (9, 40_000) };
     let mut table = Table::new(
-        "Pooled: 16 bytes",
-        ["what", "callers", "calls/s, best", "p50 µs", "p99 µs", "compared", "goal", ""],
+        "Pooled calls: 16 bytes",
+        ["what", "callers", "calls/s, best", "p50 µs", "p99 µs", "ratio", "goal", ""],
     );
     for callers in [1, 64] {
         let mut found = [Vec::new(), Vec::new(), Vec::new()];
@@ -68,10 +68,10 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
         }
     }
     table.note(
-        "`execute` copies, guards, counts and bounds; the others call the raw trait object. \
-         `compared`: with one caller, how long a call takes (p50) against spawn_blocking; with \
-         64, how many times as many calls as spawn_blocking, and how many times the cost of the \
-         channel, by the medians of neighboring rounds.",
+        "`execute` copies the input, catches panics, counts, and limits; the others call the raw \
+         trait object. With one caller, `ratio` is the p50 of `execute` relative to \
+         spawn_blocking. With 64 callers, it is the rate of `execute` relative to spawn_blocking, \
+         and its cost relative to the channel. Ratios are medians of neighboring rounds.",
     );
     report.print(&table);
     Ok(())

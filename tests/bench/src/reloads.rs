@@ -26,8 +26,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEBOUNCE: Duration = Duration::from_millis(1);
 
 const WATCHED: &str = "watched: library and manifest";
-const REQUESTED: &str = "`Host::reload` of the same";
-const LOAD: &str = "`Host::load` of the same, in a new name";
+const REQUESTED: &str = "`Host::reload` of the same files";
+const LOAD: &str = "`Host::load` under a new name";
 
 pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 5 } else { 200 };
@@ -54,7 +54,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
 
     let names = [
         WATCHED,
-        "watched: manifest alone",
+        "watched: manifest only",
         REQUESTED,
         LOAD,
         "copy to a unique path, `dlopen`, `dlclose`",
@@ -75,7 +75,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
 }
 
 fn table(rounds: usize, names: [&str; 6], times: &[Vec<f64>; 6]) -> Table {
-    let title = format!("Reloads: from the last rename to the first answer, {rounds} each (µs)");
+    let title = format!("Reloads: from the last rename to the first reply, {rounds} each (µs)");
     let head = ["what", "min", "p50", "p99", "max", "goal", ""];
     let mut table = Table::new(title, head);
     let at = |row: usize, part| quantile(times[row].clone(), part);
@@ -95,18 +95,19 @@ fn table(rounds: usize, names: [&str; 6], times: &[Vec<f64>; 6]) -> Table {
         table.row([name.to_owned(), min, p50, p99, max, goal, met]);
     }
     table.note(format!(
-        "By the medians a watched reload takes {} µs more than the load alone: {} are the swap \
-         (snapshot, the config of the new generation, promote), {} the watch (the file \
-         event, thread wake-ups, the check of sizes and times), of which {} go to the \
-         library's rename, which is checked before the manifest's arrives.",
+        "By the medians, a watched reload takes {} µs longer than a load. Of these, {} µs are the \
+         swap (snapshot, config of the new generation, promote) and {} µs the watch (file event, \
+         thread wake-ups, check of sizes and times). The watch includes {} µs for the library's \
+         rename, which is checked before the manifest's rename arrives.",
         us(watched - load),
         us(requested - load),
         us(watched - requested),
         us(watched - alone),
     ));
     table.note(
-        "`dlopen` alone checks, starts and drains nothing. hot-lib-reloader copies, takes a CRC, \
-         opens and closes; the time is until its `update` is true.",
+        "`dlopen` alone checks, starts and drains nothing. hot-lib-reloader copies the library, \
+         computes a CRC, opens the copy and closes the old one. Its time ends when `update` \
+         returns true.",
     );
     table
 }
@@ -166,7 +167,7 @@ impl<'a> Place<'a> {
     /// Calls until another generation answers, then waits until the old one is closed.
     fn answered_after(&self, before: u64, start: Instant) -> anyhow::Result<f64> {
         while self.generation()? == before {
-            ensure!(start.elapsed() < WAIT_TIMEOUT, "the new build does not answer");
+            ensure!(start.elapsed() < WAIT_TIMEOUT, "the new build did not answer");
             thread::yield_now();
         }
         let took = start.elapsed();

@@ -77,8 +77,8 @@ fn cases() -> [Case; 3] {
 
 pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
     let mut table = Table::new(
-        "Schemas: an input read and checked (ns a call)",
-        ["what", "min", "median", "of the library alone", "goal", ""],
+        "Schemas: parsing and checking an input (ns per call)",
+        ["what", "min", "median", "relative to the library", "goal", ""],
     );
     let (rounds, sample) = if quick { (20, 50) } else { (1000, 500) };
     for case in cases() {
@@ -89,7 +89,7 @@ pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
         handle.call(Request::text(&case.input))?;
         let mut contenders = [
             Contender {
-                name: format!("{}: the library alone", case.name),
+                name: format!("{}: library only", case.name),
                 work: Box::new(|times| {
                     for _ in 0..times {
                         let read = serde_json::from_slice(black_box(case.input.as_bytes()));
@@ -99,7 +99,7 @@ pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
                 }),
             },
             Contender {
-                name: format!("{}: a call", case.name),
+                name: format!("{}: call", case.name),
                 work: Box::new(|times| {
                     for _ in 0..times {
                         let reply = handle.call(Request::text(black_box(&case.input)));
@@ -112,8 +112,8 @@ pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
         rows(&mut table, &samples, case.has_goal);
     }
     table.note(
-        "Reading the JSON is most of it. If a schema follows references, the check runs on a \
-         thread with a large enough stack.",
+        "Parsing the JSON takes most of the time. If a schema follows references, the check runs \
+         on a thread with a large enough stack.",
     );
     report.print(&table);
     Ok(())

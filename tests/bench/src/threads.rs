@@ -61,8 +61,10 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
 }
 
 fn table(contenders: &[Contender<'_>], windows: usize, calls: u64) -> Table {
-    let head = ["what", "one, M/s", "two, M/s", "best / best", "median / median", "goal", ""];
-    let mut table = Table::new("Threads: 16 bytes, calls a second from one and from two", head);
+    let head =
+        ["what", "1 thread, M/s", "2 threads, M/s", "ratio, best", "ratio, median", "goal", ""];
+    let mut table =
+        Table::new("Threads: 16 bytes, calls per second with one thread and with two", head);
     let mut rates = vec![[vec![], vec![]]; contenders.len()];
     for _ in 0..windows {
         for (contender, rates) in contenders.iter().zip(&mut rates) {
@@ -87,8 +89,8 @@ fn table(contenders: &[Contender<'_>], windows: usize, calls: u64) -> Table {
         ]);
     }
     table.note(
-        "The best windows decide, since others were disturbed on one of the cores; the \
-         raw trait object shows what the machine allows.",
+        "Goals refer to the best windows, since others were disturbed on one of the cores. The raw \
+         trait object shows what the machine allows.",
     );
     table
 }

@@ -16,7 +16,7 @@ const PACKAGE: &str = "HOTBAY_TESTS_ALLOCATOR";
 const RELOADS: u64 = 20;
 
 fn run_in_own_process(package: &str) {
-    // Built here, so that the subprocess finds it built.
+    // Built before the subprocess starts, which then does not need to build it.
     library(package);
     run_in_subprocess("allocators::allocator_child_process", PACKAGE, package);
 }

@@ -189,8 +189,8 @@ fn held_replies_stay_readable_and_keep_library() {
             _ => block_on(handle.execute(Request::text("x"))).unwrap(),
         })
         .collect();
-    assert_eq!(swap.swap().as_deref(), Some("outputs: 3 held"));
-    swap.is_kept("outputs: 3 held");
+    assert_eq!(swap.swap().as_deref(), Some("outputs: 3 still held"));
+    swap.is_kept("outputs: 3 still held");
     for reply in replies {
         assert_eq!(reply.as_bytes(), [b'x'; 500]);
     }

@@ -130,7 +130,7 @@ fn zeroed_hole_is_refused_by_digest() {
 
 #[test]
 fn library_without_digest_is_refused_unless_allowed() {
-    let expected = ["sha256", "cargo xtask build-plugins", "allow_unverified"];
+    let expected = ["sha256", "hotbay build", "allow_unverified"];
     check("faulty", Plugin::unverified, DIGEST, &expected);
 
     let plugins = Plugins::new();

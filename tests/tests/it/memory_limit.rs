@@ -18,7 +18,7 @@ fn install(plugins: &Plugins, config_number: u32) -> PathBuf {
 /// Makes the plugin hold memory until a file exists.
 fn hold(handle: &PluginHandle, release: Option<&Path>) {
     let hold = json!({ "hold_bytes": HELD_BYTES, "release": release });
-    // Pooled: the plugin starts a thread, and that would leave something on this one.
+    // Pooled, since the plugin starts a thread, which would leave thread-local values on this one.
     block_on(handle.execute(Request::json(&hold).unwrap())).unwrap();
 }
 

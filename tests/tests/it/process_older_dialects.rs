@@ -282,6 +282,6 @@ fn method_and_headers_are_unsupported_in_process() {
     {
         let error = echo.call(request).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", error.full_message());
-        assert!(error.to_string().contains("by HTTP"), "{error}");
+        assert!(error.to_string().contains("over HTTP"), "{error}");
     }
 }

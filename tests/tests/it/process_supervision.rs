@@ -69,7 +69,7 @@ fn missing_copy_is_not_staged_from_another_build() {
         let error = format!("{:?}", running.call(&json!({ "do": "count" })).err()?);
         error.contains("step `stage`").then_some(error)
     });
-    assert!(message.contains("no longer the loaded build"), "{message}");
+    assert!(message.contains("has changed since"), "{message}");
     // The start is retried, and works once the file is back.
     fs::rename(&kept, &program).unwrap();
     event(&mut events, is_restart);

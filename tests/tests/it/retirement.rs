@@ -31,8 +31,8 @@ fn held_reply_keeps_library_and_stays_readable() {
     let folder = plugins.add(&name, "faulty").config(config).write();
     let reply = block_on(loaded(&host, &folder).execute(Request::text("x"))).unwrap();
     block_on(host.unload(&name)).unwrap();
-    assert_eq!(wait_for_end(&mut events).as_deref(), Some("outputs: 1 held"));
-    assert_eq!(host.retained()[0].reason, "outputs: 1 held");
+    assert_eq!(wait_for_end(&mut events).as_deref(), Some("outputs: 1 still held"));
+    assert_eq!(host.retained()[0].reason, "outputs: 1 still held");
     #[cfg(target_os = "linux")]
     assert!(mappings(&name) > 0);
     drop(host);

@@ -173,7 +173,7 @@ fn function_looked_up_with_version_is_detected() {
 
 #[test]
 fn c11_key_keeps_library_until_thread_exits() {
-    assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread(s) hold one", "closed"]);
+    assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread(s) hold values", "closed"]);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn hook_keeps_library_forever() {
 #[test]
 fn library_memory_in_process_keeps_library() {
     is_kept("environment", "it called `putenv`, which leaves plugin memory in the environment");
-    is_kept("environment-list", "memory: `environ` points into it");
+    is_kept("environment-list", "memory: `environ` points into the library");
     is_kept("buffer", "it called `setvbuf`, which leaves plugin memory in a stream");
     let log = "it called `openlog`, which leaves a plugin string in the syslog client";
     is_kept("log-name", log);
@@ -224,7 +224,7 @@ fn library_memory_in_process_keeps_library() {
 #[test]
 fn process_memory_is_read_without_process_vm_readv() {
     assert_eq!(end_after("no-memory-call looked-up"), ["closed"]);
-    is_kept("no-memory-call environment-list", "memory: `environ` points into it");
+    is_kept("no-memory-call environment-list", "memory: `environ` points into the library");
 }
 
 /// Makes `process_vm_readv` fail on this thread and threads started by it.

@@ -77,7 +77,7 @@ fn long_or_deep_input_is_refused_concisely() {
     check(&handle, r#"{ "n": 1, "of": [{ "n": 2 }, { "n": 3, "of": [] }] }"#, Ok(()));
     check(&handle, r#"{ "n": 1, "of": [{ "n": "2" }] }"#, Err("/of/0"));
     check(&handle, &nested(60), Ok(()));
-    check(&handle, &nested(70), Err("nests deeper than 64 levels"));
+    check(&handle, &nested(70), Err("is nested deeper than 64 levels"));
     check(&handle, &nested(400_000), Err("recursion limit exceeded"));
     check(&handle, &"[".repeat(1 << 20), Err("recursion limit exceeded"));
     check(&handle, &format!("{{ \"n\": \"{}\" }}", "é".repeat(50_000)), Err("`/n`: \"éé"));

@@ -254,7 +254,7 @@ fn removed_plugin_stays_if_required_or_kept_by_option() {
     fs::remove_dir_all(watched.folder("echo")).unwrap();
     let kept = event(&mut watched.events, |event| summary(event) == "RolledBack echo");
     let HostEvent::RolledBack { reason, .. } = kept else { unreachable!("the event matches") };
-    assert!(reason.contains("its folder is gone") && reason.contains("`needs`"), "{reason}");
+    assert!(reason.contains("its folder was removed") && reason.contains("`needs`"), "{reason}");
     assert_eq!(watched.answer("echo"), "old");
     // It is unloaded when no plugin requires it anymore.
     fs::remove_dir_all(watched.folder("needs")).unwrap();

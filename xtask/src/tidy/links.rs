@@ -23,7 +23,7 @@ pub(super) fn check(files: &[File], paths: &[String], problems: &mut Vec<Problem
             if !inside {
                 let line = file.text[..range.start].matches('\n').count() + 1;
                 let message =
-                    format!("the link to `{dest_url}` does not lead to a file of the repository");
+                    format!("the link to `{dest_url}` does not point to a file in the repository");
                 let hint = "fix or remove it".to_owned();
                 problems.push(Problem::error(&file.path, line, message, hint));
             }

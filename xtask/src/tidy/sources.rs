@@ -35,7 +35,7 @@ pub(super) fn check(
 fn opening(file: &File, problems: &mut Vec<Problem>) {
     if !file.text.trim_start_matches('\u{feff}').starts_with("//!") {
         let message = "the file does not start with `//!`".to_owned();
-        let hint = "describe in the first line what this file does";
+        let hint = "describe in the first line what the file does";
         problems.push(Problem::error(&file.path, 1, message, hint));
     }
 }

@@ -49,9 +49,9 @@ pub(super) fn build(
         match target {
             Target::Library => {
                 let hint = r#"set `crate-type = ["cdylib", "rlib"]` under [lib]"#;
-                Hinted::new(format!("cargo built no cdylib of `{manifest}`"), hint).into()
+                Hinted::new(format!("cargo built no cdylib from `{manifest}`"), hint).into()
             }
-            Target::Program(name) => anyhow!("cargo built no binary `{name}` of `{manifest}`"),
+            Target::Program(name) => anyhow!("cargo built no binary `{name}` from `{manifest}`"),
         }
     })
 }

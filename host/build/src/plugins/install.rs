@@ -79,7 +79,7 @@ pub(super) fn install(
     for name in before.iter().filter(|name| !installed.contains(name)) {
         let path = into.join(name);
         fs::remove_file(&path)
-            .with_context(|| format!("cannot remove the stale `{}`", path.display()))?;
+            .with_context(|| format!("cannot remove the stale file `{}`", path.display()))?;
     }
     Ok(Installed { main: into.join(&main.name), is_new })
 }

@@ -104,7 +104,11 @@ impl Build<'_> {
             if let Some(other) = sources.iter().find(is_other) {
                 let (name, folder) = (&source.name, shown(&other.folder));
                 let message = format!("`{name}` would replace the source of `{}`", other.name);
-                bail!(Hinted::new(format!("{message} in `{folder}`"), "choose another --out"));
+                bail!(Hinted::new(
+                    format!("{message} in `{folder}`"),
+                    "choose another folder with \
+                    `--out`"
+                ));
             }
         }
         Ok(())
@@ -328,7 +332,7 @@ mod tests {
         let build = build_of(vec![root.path().to_owned()], root.path().to_owned());
         let error = build.sources().map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("would replace the source of `c`"), "{error}");
-        assert_eq!(hint_of(&error), Some("choose another --out"));
+        assert_eq!(hint_of(&error), Some("choose another folder with `--out`"));
     }
 
     #[test]

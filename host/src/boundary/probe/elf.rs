@@ -30,8 +30,13 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
     pub(super) fn read(bytes: &'d [u8]) -> Result<Self, ProbeError> {
         check_inside(bytes, "the ELF header", 0, size_of::<H>() as u64)?;
         let header =
-            H::parse(bytes).map_err(|_| malformed("its ELF header is not of version 1"))?;
-        let endian = header.endian().map_err(|_| malformed("its ELF header has no byte order"))?;
+            H::parse(bytes).map_err(|_| malformed("its ELF header has an unknown version"))?;
+        let endian = header.endian().map_err(|_| {
+            malformed(
+                "its ELF header has an unknown byte \
+            order",
+            )
+        })?;
         elf_platform(header, endian)?;
         match header.e_type(endian) {
             elf::ET_DYN => {}
@@ -42,18 +47,18 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             elf::ET_CORE => {
                 return Err(ProbeError::WrongKind { found: "a core dump" });
             }
-            _ => return Err(malformed("its ELF header has no known type")),
+            _ => return Err(malformed("its ELF header has an unknown type")),
         }
         let table = |offset: u64, count: u16, entry: u16, what| {
             check_inside(bytes, what, offset, u64::from(count) * u64::from(entry))
         };
         let (phnum, phentsize) = (header.e_phnum(endian), header.e_phentsize(endian));
-        table(header.e_phoff(endian).into(), phnum, phentsize, "the table of segments")?;
+        table(header.e_phoff(endian).into(), phnum, phentsize, "the program header table")?;
         let (shnum, shentsize) = (header.e_shnum(endian), header.e_shentsize(endian));
-        table(header.e_shoff(endian).into(), shnum, shentsize, "the table of sections")?;
+        table(header.e_shoff(endian).into(), shnum, shentsize, "the section header table")?;
         let segments = header
             .program_headers(endian, bytes)
-            .map_err(|error| malformed(format!("table of segments: {error}")))?;
+            .map_err(|error| malformed(format!("its program header table is invalid: {error}")))?;
 
         let mut elf = Self { bytes, endian, segments, dynamic: &[], strings: &[], symbols: &[] };
         elf.check_segments()?;
@@ -99,7 +104,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             let end = vaddr.checked_add(memsz).filter(|_| filesz <= memsz);
             let end = end.ok_or_else(|| segment_is("has an impossible size"))?;
             if mapped_to.is_some_and(|before| vaddr < before) {
-                return Err(segment_is("overlaps the one before"));
+                return Err(segment_is("overlaps the previous segment"));
             }
             mapped_to = Some(end);
             let align: u64 = segment.p_align(endian).into();
@@ -127,14 +132,14 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
         }
         let entries: &[H::Dyn] = array(WHAT, bytes, bytes.len() / size_of::<H::Dyn>())?;
         match entries.iter().position(|entry| entry.d_tag(endian) == elf::DT_NULL) {
-            Some(0) => Err(malformed(format!("{WHAT} begins with zeros"))),
+            Some(0) => Err(malformed(format!("{WHAT} is empty"))),
             Some(end) => Ok(&entries[..end]),
-            None => Err(malformed(format!("{WHAT} has no end"))),
+            None => Err(malformed(format!("{WHAT} has no end marker"))),
         }
     }
 
     fn read_strings(&self) -> Result<&'d [u8], ProbeError> {
-        const WHAT: &str = "its table of names";
+        const WHAT: &str = "its dynamic string table";
         let (Some(address), Some(size)) = (self.tag(elf::DT_STRTAB), self.tag(elf::DT_STRSZ))
         else {
             return Err(malformed(format!("{WHAT} is missing")));
@@ -151,7 +156,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
     }
 
     fn read_symbols(&self) -> Result<&'d [H::Sym], ProbeError> {
-        const WHAT: &str = "its table of symbols";
+        const WHAT: &str = "its dynamic symbol table";
         let address = self.tag(elf::DT_SYMTAB);
         let address = address.ok_or_else(|| malformed(format!("{WHAT} is missing")))?;
         let count = self.symbol_count()?;
@@ -161,9 +166,9 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
 
     /// Reads the number of symbols from a hash table, the only place that has it.
     fn symbol_count(&self) -> Result<usize, ProbeError> {
-        const WHAT: &str = "its hash table of symbols";
+        const WHAT: &str = "its symbol hash table";
         let endian = self.endian;
-        let damaged = || malformed(format!("{WHAT} contradicts itself"));
+        let damaged = || malformed(format!("{WHAT} is inconsistent"));
         let count = if let Some(address) = self.tag(elf::DT_GNU_HASH) {
             let bytes = self.at_most(WHAT, address, u64::MAX)?;
             let header: &[elf::GnuHashHeader<Endianness>] = array(WHAT, bytes, 1)?;
@@ -205,16 +210,16 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             DT_VERNEED, DT_VERSYM,
         };
         let ranges: [(DynamicTag, Option<DynamicTag>, &str); 10] = [
-            (DT_RELA, Some(DT_RELASZ), "its table of relocations"),
-            (DT_REL, Some(DT_RELSZ), "its table of relocations"),
-            (DT_RELR, Some(DT_RELRSZ), "its table of relative relocations"),
-            (DT_JMPREL, Some(DT_PLTRELSZ), "its table of imported functions"),
-            (DT_INIT_ARRAY, Some(DT_INIT_ARRAYSZ), "its list of initializers"),
-            (DT_FINI_ARRAY, Some(DT_FINI_ARRAYSZ), "its list of finalizers"),
+            (DT_RELA, Some(DT_RELASZ), "its relocation table"),
+            (DT_REL, Some(DT_RELSZ), "its relocation table"),
+            (DT_RELR, Some(DT_RELRSZ), "its relative relocation table"),
+            (DT_JMPREL, Some(DT_PLTRELSZ), "its PLT relocation table"),
+            (DT_INIT_ARRAY, Some(DT_INIT_ARRAYSZ), "its initializer array"),
+            (DT_FINI_ARRAY, Some(DT_FINI_ARRAYSZ), "its finalizer array"),
             (DT_INIT, None, "its initializer"),
             (DT_FINI, None, "its finalizer"),
-            (DT_VERSYM, None, "its table of versions"),
-            (DT_VERNEED, None, "its table of required versions"),
+            (DT_VERSYM, None, "its symbol version table"),
+            (DT_VERNEED, None, "its version requirement table"),
         ];
         for (address, size, what) in ranges {
             let Some(address) = self.tag(address).filter(|address| *address != 0) else {
@@ -238,7 +243,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
     pub(super) fn at(&self, what: &str, address: u64, size: u64) -> Result<&'d [u8], ProbeError> {
         let bytes = self.at_most(what, address, size)?;
         if (bytes.len() as u64) < size {
-            return Err(malformed(format!("{what} ends outside its segment")));
+            return Err(malformed(format!("{what} extends beyond its segment")));
         }
         Ok(bytes)
     }
@@ -252,7 +257,8 @@ impl<'d, H: FileHeader<Endian = Endianness>> Elf<'d, H> {
             let skip = address.checked_sub(segment.p_vaddr(self.endian).into())?;
             data.get(usize::try_from(skip).ok()?..).filter(|rest| !rest.is_empty())
         });
-        let rest = found.ok_or_else(|| malformed(format!("{what} is outside its segments")))?;
+        let rest =
+            found.ok_or_else(|| malformed(format!("{what} is outside all loadable segments")))?;
         Ok(&rest[..usize::try_from(size).unwrap_or(usize::MAX).min(rest.len())])
     }
 
@@ -337,5 +343,5 @@ fn array<'d, T: object::Pod>(
 ) -> Result<&'d [T], ProbeError> {
     let read = object::slice_from_bytes(bytes, count);
     read.map(|(items, _)| items)
-        .map_err(|()| malformed(format!("{what} is cut off or not aligned")))
+        .map_err(|()| malformed(format!("{what} is truncated or misaligned")))
 }

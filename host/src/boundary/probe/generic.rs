@@ -68,7 +68,7 @@ impl<'d> Image<'d> for Generic<'d> {
             if is_named {
                 let size = CAPACITY as u64;
                 let read = |s: object::Segment<'d, '_>| s.data_range(address, size).ok().flatten();
-                let outside = || malformed("its plugin stamp is outside its segments");
+                let outside = || malformed("its plugin stamp is outside all loadable segments");
                 return self.0.segments().find_map(read).ok_or_else(outside).map(Some);
             }
         }

@@ -74,7 +74,12 @@ pub(crate) fn relinked(
     let mut copy = Patched { bytes: bytes.to_vec(), endian: elf.endian };
     let strings_at = elf.append_to(&mut copy, &strings)?;
 
-    let segment = elf.segment(elf::PT_DYNAMIC).ok_or_else(|| malformed("no dynamic section"))?;
+    let segment = elf.segment(elf::PT_DYNAMIC).ok_or_else(|| {
+        malformed(
+            "its dynamic section is \
+        missing",
+        )
+    })?;
     let first = usize_of(segment.p_offset(elf.endian))?;
     for (number, entry) in elf.dynamic.iter().enumerate() {
         let at = first + number * DYNAMIC_ENTRY;
@@ -95,7 +100,8 @@ pub(crate) fn relinked(
     for at in elf.version_name_offsets()? {
         let name = u64::from(copy.u32(at)?);
         if let Some(by) = added(name) {
-            let by = u32::try_from(by).map_err(|_| malformed("its table of names is too long"))?;
+            let by =
+                u32::try_from(by).map_err(|_| malformed("its dynamic string table is too long"))?;
             copy.put(at, &copy.endian.write_u32(by))?;
         }
     }
@@ -157,7 +163,7 @@ impl Elf<'_, Header> {
 
     /// Returns the file offsets of the file names in the list of required versions.
     fn version_name_offsets(&self) -> Result<Vec<usize>, ProbeError> {
-        const WHAT: &str = "its table of required versions";
+        const WHAT: &str = "its version requirement table";
         let mut offsets = Vec::new();
         let Some(mut address) = self.tag(elf::DT_VERNEED).filter(|address| *address != 0) else {
             return Ok(offsets);
@@ -173,7 +179,7 @@ impl Elf<'_, Header> {
             }
             address = address.saturating_add(next.into());
         }
-        Err(malformed(format!("{WHAT} has no end")))
+        Err(malformed(format!("{WHAT} has no end marker")))
     }
 }
 

@@ -28,7 +28,7 @@ impl Stamp {
         let magic = lines.next().unwrap_or_default();
         if magic != MAGIC {
             let found = magic.chars().take(MAGIC.len()).collect::<String>();
-            return Err(bad(format!("begins with `{}`, not `{MAGIC}`", found.escape_debug())));
+            return Err(bad(format!("begins with `{}`; expected `{MAGIC}`", found.escape_debug())));
         }
         const KEYS: [&str; 6] = ["package", "version", "api", "rustc", "target", "panic"];
         let mut values = [None::<&str>; KEYS.len()];
@@ -41,17 +41,18 @@ impl Stamp {
             };
             // Values are printed to terminals.
             if value.is_empty() || value.chars().any(|char| is_escaped(char, Lines::One)) {
-                return Err(bad(format!("has no printable `{key}`")));
+                return Err(bad(format!("has an empty or unprintable `{key}`")));
             }
             if values[at].replace(value).is_some() {
-                return Err(bad(format!("states `{key}` twice")));
+                return Err(bad(format!("contains `{key}` twice")));
             }
         }
-        let value = |at: usize| values[at].ok_or_else(|| bad(format!("lacks `{}`", KEYS[at])));
+        let value = |at: usize| values[at].ok_or_else(|| bad(format!("has no `{}`", KEYS[at])));
         let version = |at: usize| {
             let text = value(at)?;
-            semver::Version::parse(text)
-                .map_err(|error| bad(format!("has `{text}` as `{}`: {error}", KEYS[at])))
+            semver::Version::parse(text).map_err(|error| {
+                bad(format!("has the invalid version `{text}` in `{}`: {error}", KEYS[at]))
+            })
         };
         Ok(Self {
             package: value(0)?.to_owned(),

@@ -30,13 +30,13 @@ fn stamp_has_all_values_and_ignores_unknown_ones() {
 #[test]
 fn invalid_stamp_is_rejected_with_reason() {
     let replaced = [
-        ("HOTBAY-STAMP 1", "HOTBAY-STAMP 2", "not `HOTBAY-STAMP 1`"),
-        ("package=transform\n", "", "lacks `package`"),
-        ("version=0.1.0", "version=0.1", "`0.1` as `version`"),
+        ("HOTBAY-STAMP 1", "HOTBAY-STAMP 2", "expected `HOTBAY-STAMP 1`"),
+        ("package=transform\n", "", "has no `package`"),
+        ("version=0.1.0", "version=0.1", "the invalid version `0.1` in `version`"),
         ("api=1.0.0", "api=1.0.0\napi=1.0.0", "`api` twice"),
         ("panic=unwind", "panic", "without `=`"),
-        ("panic=unwind", "panic=", "no printable `panic`"),
-        ("transform", "trans\u{1b}[2Jform", "no printable `package`"),
+        ("panic=unwind", "panic=", "unprintable `panic`"),
+        ("transform", "trans\u{1b}[2Jform", "unprintable `package`"),
     ];
     for (from, to, expected) in replaced {
         assert_error(Stamp::parse(TEXT.replace(from, to).as_bytes()), expected);

@@ -1,5 +1,5 @@
 //! Answers calls from earlier replies, if the application enables it. Costs a null check if not;
-//! else the SHA-256 of the input, a short lock, and a copy of the reply.
+//! otherwise the SHA-256 of the input, a short lock, and a copy of the reply.
 
 mod store;
 

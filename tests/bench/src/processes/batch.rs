@@ -25,12 +25,12 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         rates[2].push(many(&runtime, place, calls, 1)?);
         rates[3].push(many(&runtime, place, calls, 8)?);
     }
-    let title = format!("Processes: requests of 16 bytes by `run_many`, {CHUNK} in a round trip");
-    let head = ["what", "requests/s, best", "requests/s", "times `call`", "goal", ""];
+    let title = format!("Processes: 16-byte requests with `run_many`, {CHUNK} per round trip");
+    let head = ["what", "requests/s, best", "requests/s", "vs. `call`", "goal", ""];
     let mut table = Table::new(title, head);
     let names = [
-        "`call`, one after another",
-        "`execute`, one after another",
+        "`call`, sequential",
+        "`execute`, sequential",
         "`run_many`, one chunk at a time",
         "`run_many`, up to 8 chunks at a time",
     ];
@@ -48,8 +48,8 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         ]);
     }
     table.note(
-        "By the medians of neighboring rounds. A batch is JSON with the bytes as base64; each \
-         request in it runs as a separate call, guarded and counted.",
+        "Ratios are medians of neighboring rounds. A batch is JSON with the bytes as base64; each \
+         request in it runs as a separate call, with all layers.",
     );
     report.print(&table);
     Ok(())

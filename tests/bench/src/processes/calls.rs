@@ -26,7 +26,7 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
     let contenders: [(&str, Round<'_>); 5] = [
         ("bare client, bare server on current_thread", bare(current)?),
         ("bare client, bare server on multi_thread", bare(multi)?),
-        ("bare client, server of the SDK", of_client(launched.connect()?)),
+        ("bare client, SDK server", of_client(launched.connect()?)),
         ("`call`", Box::new(|calls| called(place, calls))),
         ("`execute`", Box::new(|calls| executed(&runtime, place, calls))),
     ];
@@ -41,8 +41,18 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
             found.push([0.5, 0.9, 0.99].map(|part| quantile(times.clone(), part)));
         }
     }
-    let title = format!("Processes: 16 bytes there and back, {rounds} × {calls} calls (µs)");
-    let head = ["what", "p50, best", "p50", "p90", "p99", "to current", "to multi", "goal", ""];
+    let title = format!("Processes: round trips of 16 bytes, {rounds} × {calls} calls (µs)");
+    let head = [
+        "what",
+        "p50, best",
+        "p50",
+        "p90",
+        "p99",
+        "vs. current_thread",
+        "vs. multi_thread",
+        "goal",
+        "",
+    ];
     let mut table = Table::new(title, head);
     for (index, name) in names.into_iter().enumerate() {
         let all = |part: usize| found[index].iter().map(move |round| round[part]);
@@ -60,15 +70,15 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
             at(2),
             format!("{:.2}", to(0)),
             format!("{:.2}", to(1)),
-            if is_ours { format!("≤ {MAX_RATIO} to current") } else { none() },
+            if is_ours { format!("≤ {MAX_RATIO} × current_thread") } else { none() },
             if is_ours { verdict(to(0) <= MAX_RATIO) } else { none() },
         ]);
     }
     table.note(
         "Each server is a separate process, and each client keeps one connection over a Unix \
-         socket. The bare client and `execute` run on a current_thread runtime, `call` on the \
-         thread alone. Quantiles are the medians of those of the rounds; the ratios are the \
-         medians of p50 against p50 of the same round, and decide.",
+         socket. The bare client and `execute` run on a current_thread runtime; `call` needs no \
+         runtime. Each quantile is the median of that quantile over all rounds. The ratios are \
+         medians of the p50 ratios of each round, and goals refer to them.",
     );
     report.print(&table);
     Ok(())

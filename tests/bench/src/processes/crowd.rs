@@ -39,13 +39,13 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         }
         found[3].push(executed(&runtime, place, calls)?);
     }
-    let title = format!("Processes: {CALLERS} callers at once, 16 bytes");
-    let head = ["what", "calls/s, best", "calls/s", "p50 µs", "p99 µs", "rate to current"];
+    let title = format!("Processes: {CALLERS} concurrent callers, 16 bytes");
+    let head = ["what", "calls/s, best", "calls/s", "p50 µs", "p99 µs", "rate vs. current_thread"];
     let mut table = Table::new(title, head);
     let names = [
         "bare, server on current_thread",
         "bare, server on multi_thread",
-        "bare, server of the SDK",
+        "bare, SDK server",
         "`execute`",
     ];
     for (name, rounds) in names.into_iter().zip(&found) {
@@ -62,8 +62,8 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         ]);
     }
     table.note(
-        "All callers are tasks of one multi_thread runtime, and each bare one has its own \
-         connection. The server of the SDK has a thread for each connection.",
+        "All callers are tasks of one multi_thread runtime, and each bare caller has its own \
+         connection. The SDK server has a thread for each connection.",
     );
     report.print(&table);
     Ok(())

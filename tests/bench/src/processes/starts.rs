@@ -59,14 +59,14 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
 }
 
 fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
-    let title = format!("Processes: from the spawn to the first answer, {rounds} each (ms)");
-    let mut table = Table::new(title, ["what", "min", "p50", "p99", "above bare", "goal", ""]);
+    let title = format!("Processes: from spawn to first reply, {rounds} each (ms)");
+    let mut table = Table::new(title, ["what", "min", "p50", "p99", "over bare", "goal", ""]);
     let names = [
-        "bare: spawn to the first `/healthz`",
-        "bare: spawn to the first answer",
-        "`Host::load` to the first answer",
-        "SIGKILL to the next answer",
-        "of that, as reported by `Restarted`",
+        "bare: spawn to first `/healthz`",
+        "bare: spawn to first reply",
+        "`Host::load` to first reply",
+        "SIGKILL to next reply",
+        "the part that `Restarted` reports",
     ];
     for (index, name) in names.into_iter().enumerate() {
         let at = |part| format!("{:.2}", quantile(times[index].clone(), part));
@@ -84,11 +84,11 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
         ]);
     }
     table.note(
-        "Bare: `Command::spawn`, a line of stdout, connect, ask. A load also does this: manifest, \
-         digest, a private copy of the program, a run of it with `capabilities`, a private \
-         folder, the socket of the host's services, a guardian (a shell), the health. A \
-         restart detects the exit, kills what is left of the process and its group, and starts \
-         again.",
+        "Bare: `Command::spawn`, read a line of stdout, connect, send a request. A load also reads \
+         the manifest, checks the digest, copies the program, and runs it with `capabilities`. It \
+         creates a private folder, the socket of the host's services and a guardian (a shell), and \
+         checks the health. A restart detects the exit, kills the rest of the process's group, and \
+         starts the program again.",
     );
     table
 }

@@ -40,29 +40,29 @@ pub(crate) fn soak(mib: u64, report: &Report) -> anyhow::Result<bool> {
     let before = rss_bytes()?;
     let mut goals = Goals::new(format!("Flood: {mib} MiB to stderr, then to stdout"));
     let mut lines = 0;
-    goals.found("a call while it is quiet, p50 µs", us(&quiet, 0.5));
-    goals.found("a call while it is quiet, p99 µs", us(&quiet, 0.99));
+    goals.found("call without output, p50, µs", us(&quiet, 0.5));
+    goals.found("call without output, p99, µs", us(&quiet, 0.99));
     for pipe in ["stderr", "stdout"] {
         let start = Instant::now();
         let (grown, calls) = called_while(&plugin, || print(&plugin, mib << 20, pipe))?;
         let took = start.elapsed().as_secs_f64();
         lines += (mib << 20) / LINE_BYTES;
-        goals.found(&format!("{pipe}: MiB a second"), format!("{:.0}", mib as f64 / took));
+        goals.found(&format!("{pipe}: MiB per second"), format!("{:.0}", mib as f64 / took));
         let is_met = calls.count > 0;
-        goals.goal(&format!("{pipe}: calls meanwhile"), calls.count, "go on", is_met);
-        goals.found(&format!("{pipe}: a call, p50 µs"), us(&calls, 0.5));
-        goals.found(&format!("{pipe}: a call, p99 µs"), us(&calls, 0.99));
+        goals.goal(&format!("{pipe}: calls meanwhile"), calls.count, "> 0", is_met);
+        goals.found(&format!("{pipe}: call, p50, µs"), us(&calls, 0.5));
+        goals.found(&format!("{pipe}: call, p99, µs"), us(&calls, 0.99));
         let growth = grown.saturating_sub(before);
         let found = format!("{:.1}", growth as f64 / f64::from(1 << 20));
-        goals.goal(&format!("{pipe}: MiB more"), found, "≤ 8", growth <= MAX_GROWTH);
+        goals.goal(&format!("{pipe}: MiB growth"), found, "≤ 8", growth <= MAX_GROWTH);
     }
     let dropped = host.list().remove(0).stats.log_lines_dropped;
     goals.found("lines printed", lines);
     goals.found("lines that reached the log", LINES.load(Ordering::Relaxed));
-    goals.goal("lines dropped, and counted", dropped, "> 0", dropped > 0 || mib < 16);
+    goals.goal("lines dropped and counted", dropped, "> 0", dropped > 0 || mib < 16);
     goals.note(
-        "Lines of 80 bytes; at most 1000 a second reach the log, which only counts them. Two \
-         threads call without pause meanwhile; memory is measured every 10 ms.",
+        "Lines have 80 bytes; at most 1000 per second reach the log, which only counts them. \
+         Meanwhile, two threads call without pause, and memory is measured every 10 ms.",
     );
     runtime.block_on(host.shutdown(Duration::from_secs(10)));
     Ok(goals.print(report))

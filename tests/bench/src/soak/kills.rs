@@ -46,37 +46,37 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let staged = std::fs::read_dir(&staging)?.flatten();
     left.extend(staged.map(|file| file.path().display().to_string()));
 
-    let mut goals = Goals::new(format!("Kills: a process ended {count} times by SIGKILL"));
-    goals.found("calls that were answered", killed.answered);
+    let mut goals = Goals::new(format!("Kills: a process killed {count} times with SIGKILL"));
+    goals.found("calls answered", killed.answered);
     for (kind, count) in &killed.failed {
-        goals.found(&format!("calls that failed with `{kind}`"), count);
+        goals.found(&format!("calls failed with `{kind}`"), count);
     }
-    goals.none_of("other answers, and other errors", killed.wrong.len());
+    goals.none_of("wrong replies and other errors", killed.wrong.len());
     let late_ms = killed.max_late.as_secs_f64() * 1e3;
     let goal = format!("≤ {MAX_LATE_MS}");
     let in_time = late_ms <= MAX_LATE_MS;
-    goals.goal("result after the deadline, at most, ms", format!("{late_ms:.1}"), &goal, in_time);
+    goals.goal("result after deadline, max, ms", format!("{late_ms:.1}"), &goal, in_time);
     let restarts: Vec<_> = killed.restarts.iter().map(|took| took.as_secs_f64() * 1e3).collect();
     let at = |part| quantile(restarts.clone(), part);
     let goal = format!("< {MAX_RESTART_MS}");
     let is_met = at(0.5) < MAX_RESTART_MS;
-    goals.hope("kill to the next answer, p50 ms", format!("{:.1}", at(0.5)), &goal, is_met);
-    goals.found("kill to the next answer, p99 ms", format!("{:.1}", at(0.99)));
-    goals.found("kill to the next answer, at most, ms", format!("{:.1}", at(1.0)));
+    goals.hope("kill to next reply, p50, ms", format!("{:.1}", at(0.5)), &goal, is_met);
+    goals.found("kill to next reply, p99, ms", format!("{:.1}", at(0.99)));
+    goals.found("kill to next reply, max, ms", format!("{:.1}", at(1.0)));
     let after_ms: Vec<_> = killed.after_ms.iter().map(|&ms| ms as f64).collect();
     let at = |part| quantile(after_ms.clone(), part);
-    goals.found("processes started again", after_ms.len());
+    goals.found("processes restarted", after_ms.len());
     let is_met = at(0.5) < MAX_RESTART_MS;
     goals.hope("`after_ms` of `Restarted`, p50", at(0.5), &goal, is_met);
     goals.found("`after_ms` of `Restarted`, p99", at(0.99));
-    goals.none_of("zombies, descriptors, folders, files left", left.len());
+    goals.none_of("zombies, descriptors, folders and files left", left.len());
     for wrong in killed.wrong.iter().take(5).chain(&left) {
         goals.note(wrong);
     }
     goals.note(
-        "4 callers without pause, by `call` and by `execute`, with idempotent requests and \
-         deadlines of 1 s. Every fourth kill is followed by another at a random moment, often in \
-         the middle of a start; the others by a call that is timed. Quarantine is off.",
+        "4 callers use `call` and `execute` without pause, with idempotent requests and deadlines \
+         of 1 s. Every fourth kill is followed by another at a random moment, often in the middle \
+         of a start. The other kills are followed by a timed call. Quarantine is off.",
     );
     Ok(goals.print(report))
 }

@@ -72,13 +72,13 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     );
     let mut plain = |what: &str, found: String| table.row([what.to_owned(), found, none(), none()]);
     plain("calls", sum.to_string());
-    plain("MiB of anonymous memory when warm", mib(before));
-    plain("MiB at most", mib(most));
+    plain("MiB of anonymous memory after warm-up", mib(before));
+    plain("peak MiB", mib(most));
     plain("MiB at the end", mib(after));
     let grown = after as f64 - before as f64;
     let is_met = grown <= MAX_GROWTH;
     table.row([
-        "MiB more".to_owned(),
+        "MiB growth".to_owned(),
         format!("{:.2}", grown / f64::from(1 << 20)),
         "≤ 20".to_owned(),
         verdict(is_met),

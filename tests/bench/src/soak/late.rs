@@ -72,7 +72,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let left = workers();
     let waits = waits.into_inner().expect("no panic");
     let at = |part| quantile(waits.clone(), part);
-    let title = format!("Late: {count} calls that return 20 ms after their deadlines of 5 ms");
+    let title = format!("Late: {count} calls that return 20 ms after their 5 ms deadline");
     let mut table = Table::new(title, ["what", "found", "goal", ""]);
     let mut is_met = true;
     let mut row = |what: &str, found: String, goal: Option<(String, bool)>| {
@@ -85,23 +85,23 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         };
         table.row([what.to_owned(), found, goal, met]);
     };
-    row("calls that began", starts.load(Ordering::Relaxed).to_string(), None);
-    row("abandoned", info.stats.abandoned.to_string(), None);
+    row("calls started", starts.load(Ordering::Relaxed).to_string(), None);
+    row("calls abandoned", info.stats.abandoned.to_string(), None);
     let never_back = starts.load(Ordering::Relaxed) - ended.load(Ordering::Relaxed);
-    row("began and never came back", never_back.to_string(), Some(("0".into(), never_back == 0)));
+    row("started and never returned", never_back.to_string(), Some(("0".into(), never_back == 0)));
     let others = others.into_inner();
     row("other results", others.to_string(), Some(("0".to_owned(), others == 0)));
-    row("result after the deadline, p50 ms", format!("{:.2}", at(0.5)), None);
-    row("result after the deadline, p99 ms", format!("{:.2}", at(0.99)), None);
+    row("result after deadline, p50, ms", format!("{:.2}", at(0.5)), None);
+    row("result after deadline, p99, ms", format!("{:.2}", at(0.99)), None);
     let goal = (format!("≤ {MAX_LATE_MS}"), at(1.0) <= MAX_LATE_MS);
-    row("result after the deadline, at most, ms", format!("{:.2}", at(1.0)), Some(goal));
+    row("result after deadline, max, ms", format!("{:.2}", at(1.0)), Some(goal));
     let threads = threads.into_inner();
     let goal = (format!("≤ {max_threads}"), threads <= max_threads);
-    row("workers at once, at most", threads.to_string(), Some(goal));
+    row("concurrent workers, max", threads.to_string(), Some(goal));
     row("workers after shutdown", left.to_string(), Some(("0".to_owned(), left == 0)));
     let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
     let goal = (format!("≤ {}", mib(MAX_GROWTH)), grown <= MAX_GROWTH);
-    row("MiB more after the first tenth", mib(grown), Some(goal));
+    row("MiB growth after the first tenth", mib(grown), Some(goal));
     table.note("Quarantine is off. A call that does not start in time fails and never runs.");
     report.print(&table);
     Ok(is_met)

@@ -37,16 +37,16 @@ pub(crate) fn soak(count: u64, quick: bool, report: &Report) -> anyhow::Result<b
     let what = "with a digest, by `Host::reload`".to_owned();
     rows.push((what, count, sealed.refused, sealed.refused == count));
     let sealed_by_watch = watched_ones(&built, watched, &mut calls)?;
-    let what = "with a digest, by the watch".to_owned();
+    let what = "with a digest, by a watch".to_owned();
     rows.push((what, watched, sealed_by_watch, sealed_by_watch == watched));
     let bare = reloaded(&built, unsealed, false, &mut calls)?;
     let is_advised = bare.reasons.keys().all(|reason| reason.contains("seal"));
-    let what = "without one: refused, with advice".to_owned();
+    let what = "without a digest: refused with a hint".to_owned();
     rows.push((what, unsealed, bare.refused, bare.refused == unsealed && is_advised));
     let codes = check_all(&built, &command, checked)?;
     let survived = codes.iter().filter(|(code, _)| ["0", "1"].contains(&code.as_str()));
     let survived: u64 = survived.map(|(_, count)| count).sum();
-    let what = "`hotbay check` survives, without a digest".to_owned();
+    let what = "without a digest: `hotbay check` survives".to_owned();
     rows.push((what, checked, survived, survived == checked));
 
     let mut is_met = true;
@@ -58,14 +58,14 @@ pub(crate) fn soak(count: u64, quick: bool, report: &Report) -> anyhow::Result<b
     }
     let (made, failed) = (calls.made.to_string(), calls.failed + calls.wrong + calls.lost());
     is_met &= failed == 0;
-    let what = "calls of the old code that failed".to_owned();
+    let what = "failed calls to the old build".to_owned();
     table.row([what, none(), failed.to_string(), "0".to_owned(), verdict(failed == 0)]);
-    table.row(["calls of the old code".to_owned(), none(), made, none(), none()]);
+    table.row(["calls to the old build".to_owned(), none(), made, none(), none()]);
     notes.push(format!("Exit codes of `hotbay check`: {codes:?}."));
     for (reason, count) in sealed.reasons.iter().chain(&bare.reasons) {
         notes.push(format!("{count} times: {reason}"));
     }
-    notes.extend(calls.first.map(|first| format!("The first call that went wrong: {first}")));
+    notes.extend(calls.first.map(|first| format!("First failed call: {first}")));
     for note in notes {
         table.note(note);
     }

@@ -8,7 +8,7 @@ pub(crate) struct Mutation {
 }
 
 /// The kinds of damage.
-pub(crate) const DAMAGES: [&str; 3] = ["truncated", "zeroed in part", "bits flipped"];
+pub(crate) const DAMAGES: [&str; 3] = ["truncated", "partly zeroed", "bits flipped"];
 
 impl Mutation {
     pub(crate) fn new(seed: u64) -> Self {

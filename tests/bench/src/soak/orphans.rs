@@ -44,20 +44,21 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         }
     }
     let at = |part| quantile(times.clone(), part);
-    let mut goals = Goals::new(format!("Orphans: a host ended {count} times by SIGKILL"));
-    goals.found("processes of its plugins", processes);
-    goals.none_of("processes more or fewer than wanted", unseen);
-    goals.found("all gone after, p50 ms", format!("{:.0}", at(0.5)));
+    let mut goals = Goals::new(format!("Orphans: a host killed {count} times with SIGKILL"));
+    goals.found("plugin processes", processes);
+    goals.none_of("missing or surplus processes", unseen);
+    goals.found("time until all exited, p50, ms", format!("{:.0}", at(0.5)));
     let is_met = at(1.0) <= MAX_GONE.as_secs_f64() * 1e3;
-    goals.goal("all gone after, at most, ms", format!("{:.0}", at(1.0)), "≤ 1000", is_met);
+    goals.goal("time until all exited, max, ms", format!("{:.0}", at(1.0)), "≤ 1000", is_met);
     goals.none_of("processes and folders left", left.len());
     for left in left.iter().take(5) {
         goals.note(left);
     }
     goals.note(
-        "Two plugins, each with a child in its group and two in separate sessions, one of \
-         which closed the pipes; and a guardian each. All are found by the tag of their \
-         launch, in any process's environment or arguments; folders by the host's process id.",
+        "Each of two plugins has a guardian, a child in its group, and two children in separate \
+         sessions, one of which closed the pipes. The soak finds all of them by the tag of their \
+         launch, in any process's environment or arguments. It finds folders by the host's process \
+         id.",
     );
     Ok(goals.print(report))
 }

@@ -31,23 +31,23 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let mut plain = |what: &str, found: String| {
         table.row([what.to_owned(), found, none(), none()]);
     };
-    plain("swaps a second", format!("{:.0}", count as f64 / seconds));
+    plain("swaps per second", format!("{:.0}", count as f64 / seconds));
     plain("increments", counts.made.to_string());
-    plain("the count at the end", total.to_string());
+    plain("final count", total.to_string());
     plain("longest call, µs", us(counts.longest.as_nanos() as f64));
     let goals = [
-        ("increments lost", counts.made.saturating_sub(total)),
-        ("increments doubled", total.saturating_sub(counts.made)),
-        ("answers that are not 1 to the count, each once", u64::from(!counts.is_each_once())),
-        ("answers below one that came before", counts.backwards),
-        ("calls that failed", counts.failed),
-        ("builds kept at the end", kept as u64),
+        ("lost increments", counts.made.saturating_sub(total)),
+        ("duplicated increments", total.saturating_sub(counts.made)),
+        ("missing or repeated totals", u64::from(!counts.is_each_once())),
+        ("replies below an earlier one", counts.backwards),
+        ("failed calls", counts.failed),
+        ("builds retained at the end", kept as u64),
     ];
     for (what, found) in goals {
         table.row([what.to_owned(), found.to_string(), "0".to_owned(), verdict(found == 0)]);
     }
     if let Some(first) = &counts.first {
-        table.note(format!("The first call that failed: {first}"));
+        table.note(format!("First failed call: {first}"));
     }
     table.note(
         "Two threads count with `call`, one with `execute`. The replies are checked by their \
@@ -55,8 +55,9 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     );
     let (made, lost) = (control.counts.made, control.counts.made.saturating_sub(control.total));
     table.note(format!(
-        "To show that a loss would be detected: with the handover `overlap`, which \
-         promises less, {lost} of {made} increments were lost in {CONTROL_SWAPS} swaps."
+        "A control run shows that losses are detected: with the handover `overlap`, which does not \
+         promise to keep increments, {lost} of {made} increments were lost in {CONTROL_SWAPS} \
+         swaps."
     ));
     report.print(&table);
     Ok(goals.iter().all(|(_, found)| *found == 0))

@@ -89,7 +89,7 @@ impl<'a> Swapper<'a> {
         let next = async { tokio::time::timeout(EVENT_TIMEOUT, events.next()).await };
         let event = self.runtime.block_on(next).with_context(|| {
             let stats = &self.stats;
-            format!("no event for generations {:?}, kept {:?}", stats.open, stats.kept)
+            format!("no event for generations {:?}, retained {:?}", stats.open, stats.kept)
         })?;
         self.stats.note(event.context("the host was dropped")?);
         Ok(())

@@ -24,19 +24,19 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
     let both = run(&built, count, &[CallMethod::Execute, CallMethod::Call])?;
     let execute = run(&built, count, &[CallMethod::Execute])?;
-    let title = format!("Swaps: {count} each, under load without pause");
-    let head = ["what", "execute and call", "execute alone", "goal", ""];
+    let title = format!("Swaps: {count} each, under continuous load");
+    let head = ["what", "execute and call", "execute only", "goal", ""];
     let mut table = Table::new(title, head);
     let runs = [&both, &execute];
     let plain = |what: &str, number: &dyn Fn(&Run) -> String| {
         [what.to_owned(), number(runs[0]), number(runs[1]), none(), none()]
     };
-    table.row(plain("swaps a second", &|run| format!("{:.0}", count as f64 / run.seconds)));
+    table.row(plain("swaps per second", &|run| format!("{:.0}", count as f64 / run.seconds)));
     table.row(plain("calls", &|run| run.calls.made.to_string()));
-    table.row(plain("by the one build", &|run| run.calls.by_build[0].to_string()));
-    table.row(plain("by the other", &|run| run.calls.by_build[1].to_string()));
-    table.row(plain("closed", &|run| run.stats.closed.to_string()));
-    table.row(plain("kept for a while", &|run| run.stats.kept_at_first.to_string()));
+    table.row(plain("calls to one build", &|run| run.calls.by_build[0].to_string()));
+    table.row(plain("calls to the other build", &|run| run.calls.by_build[1].to_string()));
+    table.row(plain("libraries closed", &|run| run.stats.closed.to_string()));
+    table.row(plain("libraries retained temporarily", &|run| run.stats.kept_at_first.to_string()));
     let mut is_met = true;
     let mut goal = |what: &str, number: &dyn Fn(&Run) -> u64| {
         let [both, execute] = runs.map(number);
@@ -44,39 +44,39 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         let met = verdict(both + execute == 0);
         table.row([what.to_owned(), both.to_string(), execute.to_string(), "0".to_owned(), met]);
     };
-    goal("calls that failed", &|run| run.calls.failed);
-    goal("answers of neither build", &|run| run.calls.wrong);
-    goal("calls never answered", &|run| run.calls.lost());
-    goal("kept at the end", &|run| run.stats.kept.len() as u64);
+    goal("failed calls", &|run| run.calls.failed);
+    goal("replies of neither build", &|run| run.calls.wrong);
+    goal("calls without a reply", &|run| run.calls.lost());
+    goal("libraries retained at the end", &|run| run.stats.kept.len() as u64);
     goal("old mappings at the end", &|run| run.mapped as u64);
     goal("mappings after shutdown", &|run| run.mapped_after as u64);
     let grown = |run: &Run| run.rss[1] as f64 - run.rss[0] as f64;
     let mib = |bytes: f64| format!("{:.2}", bytes / f64::from(1 << 20));
     table.row(plain("MiB after the first 100", &|run| mib(run.rss[0] as f64)));
     table.row(plain("MiB at the end", &|run| mib(run.rss[1] as f64)));
-    table.row(plain("bytes leaked, as reported", &|run| run.leaked.to_string()));
+    table.row(plain("reported leaks, in bytes", &|run| run.leaked.to_string()));
     let unexplained = grown(&execute) - execute.leaked as f64;
     is_met &= unexplained <= MAX_GROWTH;
     table.row([
-        "MiB more, less leaked".to_owned(),
+        "MiB growth, without reported leaks".to_owned(),
         mib(grown(&both) - both.leaked as f64),
         mib(unexplained),
-        "≤ 4 (execute alone)".to_owned(),
+        "≤ 4 (execute only)".to_owned(),
         verdict(unexplained <= MAX_GROWTH),
     ]);
     for run in runs {
         is_met &= run.calls.is_clean();
         if let Some(first) = &run.calls.first {
-            table.note(format!("The first that went wrong: {first}"));
+            table.note(format!("First wrong reply or failure: {first}"));
         }
         if let Some((generation, reason)) = run.stats.kept.first_key_value() {
-            table.note(format!("Kept: generation {generation}: {reason}"));
+            table.note(format!("Generation {generation} was retained: {reason}"));
         }
     }
     table.note(
-        "`transform` with two configs and libraries of different digests, installed by renames \
-         and reloaded by `Host::reload`, at most 3 replaced generations that are still closing. \
-         `execute` keeps 8 calls queued.",
+        "`transform` has two builds with different configs and digests. They are installed by \
+         rename and reloaded by `Host::reload`, while at most 3 replaced generations are still \
+         closing. `execute` keeps 8 calls queued.",
     );
     report.print(&table);
     both.stats.check()?;

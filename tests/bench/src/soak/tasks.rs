@@ -97,22 +97,22 @@ fn print(seconds: u64, stats: &CallStats, pools: u64, stuck: u64, report: &Repor
     let twice = outcomes.values().filter(|reports| **reports > 1).count() as u64;
     let never = accepted - outcomes.len() as u64;
     let unaccounted = count(&stats.ran).abs_diff(count(&stats.done) + count(&stats.panicked));
-    let title = format!("Tasks: {SUBMITTERS} threads that submit, {seconds} s");
+    let title = format!("Tasks: {SUBMITTERS} submitting threads, {seconds} s");
     let mut table = Table::new(title, ["what", "found", "goal", ""]);
     for (what, found) in [
         ("pools", pools),
-        ("accepted", accepted),
-        ("refused", count(&stats.refused)),
-        ("done", count(&stats.done)),
-        ("panicked", count(&stats.panicked)),
-        ("rejected without running", count(&stats.never_ran)),
+        ("tasks accepted", accepted),
+        ("tasks refused", count(&stats.refused)),
+        ("tasks completed", count(&stats.done)),
+        ("tasks panicked", count(&stats.panicked)),
+        ("tasks rejected without running", count(&stats.never_ran)),
     ] {
         table.row([what.to_owned(), found.to_string(), none(), none()]);
     }
     let goals = [
-        ("without an outcome", never),
-        ("with two outcomes", twice),
-        ("ran, but reported otherwise", unaccounted),
+        ("tasks without an outcome", never),
+        ("tasks with two outcomes", twice),
+        ("tasks that ran with a wrong outcome", unaccounted),
         ("threads that wait forever", stuck),
     ];
     for (what, found) in goals {

@@ -28,7 +28,7 @@ const END: u8 = 2;
 
 pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("bench-echo")?;
-    let title = format!("Waits: two threads that call, {count} swaps");
+    let title = format!("Waits: two calling threads, {count} swaps");
     let head = ["what", "in place", "heap", "goal", ""];
     let mut table = Table::new(title, head);
     let runs = [run(&built, count, "in-place")?, run(&built, count, "heap")?];
@@ -36,7 +36,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         let [in_place, heap] = [number(&runs[0]), number(&runs[1])];
         table.row([what.to_owned(), in_place, heap, none(), none()]);
     };
-    row("swaps a second", &|run| format!("{:.0}", count as f64 / run.seconds));
+    row("swaps per second", &|run| format!("{:.0}", count as f64 / run.seconds));
     for (phase, what) in ["without swaps", "with swaps"].into_iter().enumerate() {
         row(&format!("calls {what}"), &|run| run.observed.times[phase].count().to_string());
         for (part, name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"), (1.0, "max")] {
@@ -44,8 +44,8 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
             row(&name, &|run| format!("{:.0}", run.observed.times[phase].quantile(part)));
         }
     }
-    row("forced switches with swaps", &|run| run.observed.forced.to_string());
-    row("voluntary switches without swaps", &|run| run.observed.voluntary[0].to_string());
+    row("involuntary context switches with swaps", &|run| run.observed.forced.to_string());
+    row("voluntary context switches without swaps", &|run| run.observed.voluntary[0].to_string());
     let failed: u64 = runs.iter().map(|run| run.observed.failed).sum();
     let waits = runs.each_ref().map(|run| run.observed.voluntary[1]);
     let is_waitless = waits == [0, 0];
@@ -54,17 +54,17 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         .map(|run| run.observed.times[1].quantile(0.999) / run.observed.times[0].quantile(0.999));
     let is_quick = ratios.iter().all(|&ratio| ratio <= MAX_RATIO);
     let [in_place, heap] = waits.map(|waits| waits.to_string());
-    let what = "voluntary switches with swaps".to_owned();
+    let what = "voluntary context switches with swaps".to_owned();
     table.row([what, in_place, heap, "0".to_owned(), verdict(is_waitless)]);
     let [in_place, heap] = ratios.map(|ratio| format!("{ratio:.2}"));
-    let what = "p99.9 with / without".to_owned();
+    let what = "p99.9 with / without swaps".to_owned();
     table.row([what, in_place, heap, format!("≤ {MAX_RATIO}"), verdict(is_quick)]);
     let [in_place, heap] = runs.each_ref().map(|run| run.observed.failed.to_string());
-    let what = "calls that failed".to_owned();
+    let what = "failed calls".to_owned();
     table.row([what, in_place, heap, "0".to_owned(), verdict(failed == 0)]);
     table.note(
-        "`bench-echo` with 16 bytes, answered in place or on the heap (where plugin and host \
-         share the system's allocator). A call's time includes that of reading the clock.",
+        "`bench-echo` with 16 bytes; outputs are in place or on the heap (where plugin and host \
+         share the system's allocator). A call's time includes reading the clock.",
     );
     report.print(&table);
     Ok(is_waitless && is_quick && failed == 0)
