@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
-use crate::setters::setters;
+use hotbay_manifest::setters;
 
 /// The limits of each plugin, which are also the defaults for its manifest.
 ///

@@ -69,22 +69,27 @@ mod host;
 mod id;
 pub mod inspect;
 mod layers;
-pub mod manifest;
 pub mod metrics;
 mod panic;
 mod pipeline;
 pub mod pool;
 mod providers;
 mod reload;
-mod setters;
 mod slot;
 #[cfg(unix)]
 mod supervisor;
 mod sync;
 
+/// The content of `plugin.json`.
+pub mod manifest {
+    pub use hotbay_manifest::{
+        ConfigSchema, Digest, Handover, InvalidDigest, Kind, Limits, Manifest, ManifestError,
+        Provided, SocketType, Unload,
+    };
+}
+
 pub use call::{Reply, Request};
 pub use config::{HostLimits, Quarantine};
-pub use error::manifest::ManifestError;
 pub use error::{Error, ErrorKind, LoadStep, Result};
 pub use event::{Events, HostEvent, QuarantineReason};
 pub use handle::{Execute, Pinned, PluginHandle};
@@ -94,7 +99,7 @@ pub use host::{
 };
 pub use id::{GenerationId, InvalidName, PluginName};
 pub use layers::{Call, Layer, Next, ResponseCache};
-pub use manifest::Manifest;
+pub use manifest::{Manifest, ManifestError};
 pub use metrics::{PluginInfo, PluginState};
 pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};
 pub use providers::{OnFailure, Preference, Providers};

@@ -47,7 +47,7 @@ const EXPORT: &str = "export_plugin!(Greeter);\n\n";
 
 /// The JSON Schema of `plugin.json`, which editors find by `$schema`: a copy in a standalone crate.
 const SCHEMA_FILE: &str = "plugin.schema.json";
-const MEMBER_SCHEMA: &str = "../../host/plugin.schema.json";
+const MEMBER_SCHEMA: &str = "../../host/manifest/plugin.schema.json";
 
 const MAX_NAME_CHARS: usize = 64;
 
@@ -235,7 +235,7 @@ impl Texts {
         ];
         if sdk.is_some() {
             texts.push((".gitignore", include_str!("template/gitignore").to_owned()));
-            texts.push((SCHEMA_FILE, include_str!("../../plugin.schema.json").to_owned()));
+            texts.push((SCHEMA_FILE, include_str!("../../manifest/plugin.schema.json").to_owned()));
         }
         texts.extend(match kind {
             Kind::Library => vec![

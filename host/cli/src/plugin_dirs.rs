@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use hotbay::{Error, Host, HostBuilder, PluginName};
+use hotbay_manifest::nearest;
 
 use crate::args::Options;
 use crate::failure::Failure;
@@ -136,12 +137,10 @@ fn not_found(
 ) -> Failure {
     let names = surveyed.iter().filter_map(|one| one.manifest.as_ref());
     let names: BTreeSet<_> = names.map(|manifest| manifest.name().as_str()).collect();
-    let similarity = |known: &&&str| strsim::jaro_winkler(known, name);
-    let nearest = names.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    let hint = match nearest {
-        Some(nearest) if similarity(&nearest) > 0.8 => format!("did you mean `{nearest}`?"),
-        Some(_) => "run `hotbay list` to see all plugins".to_owned(),
-        None => NO_PLUGINS_HINT.to_owned(),
+    let hint = match nearest(name, names.iter().copied()) {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None if names.is_empty() => NO_PLUGINS_HINT.to_owned(),
+        None => "run `hotbay list` to see all plugins".to_owned(),
     };
     let message = match dirs {
         [] => format!("plugin `{name}` not found"),

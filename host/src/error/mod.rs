@@ -6,7 +6,6 @@ pub(crate) mod boundary;
 mod diagnosis;
 mod hex;
 mod hint;
-pub(crate) mod manifest;
 pub(crate) mod probe;
 
 use std::borrow::Cow;

@@ -20,13 +20,13 @@ use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
 use crate::id::PluginName;
 use crate::layers::{Layer, Layers};
-use crate::manifest::{Manifest, start_order};
 use crate::pool::Timer;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{
     AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Rules, Source,
 };
 use crate::sync::SameProcess;
+use hotbay_manifest::{Manifest, start_order};
 
 /// Configures a [`Host`]: see [`Host::builder`].
 ///

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Host;
 use crate::generation::State;
-use crate::manifest::Manifest;
 use crate::metrics::{HostStats, PluginInfo, PluginState, PluginStats};
 use crate::reload::Build;
 use crate::slot::{SAMPLED_ONE_IN, Slot};
+use hotbay_manifest::Manifest;
 
 impl Host {
     /// Returns the counts of the host and of every plugin.

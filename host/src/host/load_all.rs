@@ -14,15 +14,15 @@ use semver::Version;
 use super::discovery::Discovered;
 use super::registry::Loadable;
 use super::{Inner, absolute};
-use crate::error::manifest::Unstartable;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
-use crate::manifest::{Manifest, StartCandidate, start_order};
 use crate::panic::catch_panic;
 use crate::reload::{
     Candidate, FolderSearch, LoadOptions, Rules, Source, SurveyedPlugin, search, survey_one,
 };
 use crate::sync::lock;
+use hotbay_manifest::Unstartable;
+use hotbay_manifest::{Manifest, StartCandidate, start_order};
 
 /// The outcome of [`Host::load_all`](crate::Host::load_all).
 ///

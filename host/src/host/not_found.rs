@@ -33,8 +33,7 @@ pub(super) fn nearest<'n>(
     known: impl Iterator<Item = &'n str> + Clone,
     label: &str,
 ) -> Option<String> {
-    let near = known.clone().map(|known| (strsim::damerau_levenshtein(known, name), known));
-    if let Some((_, near)) = near.filter(|(distance, _)| *distance <= 1 + name.len() / 4).min() {
+    if let Some(near) = hotbay_manifest::nearest(name, known.clone()) {
         return Some(format!("did you mean `{near}`?"));
     }
     let names: Vec<_> = known.take(8).collect();

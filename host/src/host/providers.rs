@@ -9,8 +9,8 @@ use super::{Host, HostBuilder, Inner, shutting_down};
 use crate::error::{Error, ErrorKind};
 use crate::handle::PluginHandle;
 use crate::id::{InvalidName, PluginName};
-use crate::manifest::{Kind, Manifest};
 use crate::providers::{Location, Offers, Preference, ProviderSource, Providers, Rank};
+use hotbay_manifest::{Kind, Manifest, nearest};
 
 impl Host {
     /// Returns the plugins that provide a contract: those whose manifests list it in `provides`. See
@@ -121,7 +121,7 @@ impl Inner {
             );
             return Error::new(ErrorKind::NotFound, message);
         }
-        let hint = match nearest(contract, &known) {
+        let hint = match nearest(contract, known.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => "no loaded plugin provides a contract".to_owned(),
             None => {
@@ -134,10 +134,4 @@ impl Inner {
         let message = format!("no plugin provides contract `{contract}`");
         Error::new(ErrorKind::NotFound, message).with_hint(hint)
     }
-}
-
-fn nearest<'k>(contract: &str, known: &'k [String]) -> Option<&'k str> {
-    let near = known.iter().map(|one| (strsim::damerau_levenshtein(one, contract), one.as_str()));
-    let near = near.filter(|(distance, _)| *distance <= 1 + contract.len() / 4).min();
-    near.map(|(_, near)| near)
 }

@@ -15,12 +15,12 @@ use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
-use crate::manifest::Manifest;
 use crate::metrics::PluginInfo;
 use crate::providers::{Changes, Offer, Offers};
 use crate::reload::{Build, Candidate, Dependent, LoadOptions, Loaded};
 use crate::slot::Slot;
 use crate::sync::ProcessEpoch;
+use hotbay_manifest::Manifest;
 
 #[derive(Debug)]
 pub(super) struct Registry {

@@ -14,8 +14,8 @@ use crate::boundary::{Instance, Root};
 use crate::error::{Error, ErrorKind};
 use crate::handle::PluginHandle;
 use crate::id::PluginName;
-use crate::manifest::Manifest;
 use crate::reload::{Candidate, Constructor, Source};
+use hotbay_manifest::Manifest;
 
 type Construct = Arc<dyn Fn(&Config) -> Result<Instance, PluginError> + Send + Sync>;
 

@@ -11,8 +11,8 @@ use super::panic_error;
 use crate::call::{Reply, Request};
 use crate::error::{Error, bug};
 use crate::id::PluginName;
-use crate::manifest::Manifest;
 use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
+use hotbay_manifest::Manifest;
 
 /// A layer of the application around the calls of its plugins, such as authentication, a cache or
 /// a log.

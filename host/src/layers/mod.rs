@@ -40,7 +40,6 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
-use crate::manifest::Manifest;
 use crate::panic::fault_of;
 use crate::slot::Slot;
 use app::UserLayers;
@@ -52,6 +51,7 @@ use circuit_breaker::CircuitBreaker;
 use concurrency_limit::ConcurrencyLimit;
 use deadline::Deadline;
 use fast_path::FastPath;
+use hotbay_manifest::Manifest;
 use meter::Meter;
 use trace::Trace;
 use validate::{Validate, Validator};

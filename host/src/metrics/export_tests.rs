@@ -10,9 +10,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::GenerationId;
-use crate::manifest::Manifest;
 use crate::metrics::Latencies;
 use crate::sync::lock;
+use hotbay_manifest::Manifest;
 
 /// All values by `name` or `name{plugin}`; of a histogram, the number of durations.
 #[derive(Clone, Default)]

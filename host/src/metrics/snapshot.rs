@@ -8,7 +8,7 @@ use semver::Version;
 
 use super::latency::LatencySnapshot;
 use crate::id::{GenerationId, PluginName};
-use crate::manifest::Manifest;
+use hotbay_manifest::Manifest;
 
 /// The state of a loaded plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +20,7 @@ pub enum PluginState {
     /// It is [quarantined](crate::Quarantine): calls fail until a probe succeeds.
     Quarantined,
     /// Its calls wait: a reload moves its state or has stopped it. See
-    /// [`Handover`](crate::manifest::Handover).
+    /// [`Handover`](hotbay_manifest::Handover).
     Paused,
     /// It accepts no new calls, and some still run.
     Draining,

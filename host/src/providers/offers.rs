@@ -2,7 +2,7 @@
 
 use semver::{Version, VersionReq};
 
-use crate::manifest::Manifest;
+use hotbay_manifest::Manifest;
 
 /// The contracts that one plugin provides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

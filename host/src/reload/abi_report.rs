@@ -9,7 +9,7 @@ use crate::boundary::{Image, Root};
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::unload::{WaitForThreads, close};
-use crate::manifest::Kind;
+use hotbay_manifest::Kind;
 use std::path::Path;
 use std::sync::Arc;
 

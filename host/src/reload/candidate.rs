@@ -10,12 +10,12 @@ use super::{LoadOptions, Rules};
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
 use crate::error::artifact::ArtifactError;
-use crate::error::manifest::{SchemaError, Unstartable, Violation};
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::GenerationId;
-use crate::manifest::{
+use hotbay_manifest::{
     Checker, ConfigSchema, Kind, MAX_MANIFEST_BYTES, Manifest, StartCandidate, position_of,
 };
+use hotbay_manifest::{SchemaError, Unstartable, Violation};
 
 /// A plugin that may be loaded, according to its manifest.
 #[derive(Clone, Debug)]

@@ -20,8 +20,8 @@ use crate::call::Request;
 use crate::config::HostLimits;
 use crate::conformance::Conformance;
 use crate::error::{Diagnosis, Error, ErrorKind, LoadStep};
-use crate::manifest::Kind;
 use crate::supervisor::{Capabilities, Processes, Program, Report, Sample, TestKit, allowed};
+use hotbay_manifest::Kind;
 
 /// The options of a check.
 pub(crate) struct ConformanceRun<'a> {

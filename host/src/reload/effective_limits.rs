@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::HostLimits;
-use crate::manifest::{Kind, Limits};
+use hotbay_manifest::{Kind, Limits};
 
 /// The limits of one plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,12 +81,10 @@ mod tests {
     #[test]
     fn requested_limits_are_bounded_and_changes_noted() {
         let host = HostLimits { max_queued_calls: 100, ..HostLimits::default() };
-        let requested = Limits {
-            queue: Some(1000),
-            input_bytes: Some(7),
-            stack_bytes: Some(1),
-            ..Limits::default()
-        };
+        let requested = Limits::default()
+            .with_queue(Some(1000))
+            .with_input_bytes(Some(7))
+            .with_stack_bytes(Some(1));
         let (limits, notes) = effective_limits(&requested, Kind::Library, &host);
         assert_eq!((limits.queue, limits.input_bytes), (100, 7));
         assert_eq!(limits.stack_bytes, MIN_STACK_BYTES);

@@ -26,10 +26,10 @@ use crate::generation::unload::{WaitForThreads, close};
 use crate::generation::{
     Backend, InstanceRef, IoLimits, Parts, RetainReason, RetainedEntry, UnloadLeftovers,
 };
-use crate::manifest::{Handover, Kind, Manifest};
 use crate::panic::catch_panic;
 use crate::pool::{RunOutcome, WorkerThreads};
 use crate::slot::Slot;
+use hotbay_manifest::{Handover, Kind, Manifest};
 
 /// A plugin that serves in its own slot.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::fmt;
 use hotbay_plugin::Snapshot;
 use serde_json::Value;
 
-use crate::error::manifest::ManifestError;
-use crate::manifest::{Limits, Manifest};
+use hotbay_manifest::ManifestError;
+use hotbay_manifest::{Limits, Manifest};
 
 /// Options of [`Host::load_with`](crate::Host::load_with), which replace fields of `plugin.json`.
 ///

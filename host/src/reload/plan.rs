@@ -4,7 +4,7 @@ use semver::VersionReq;
 
 use super::load::Build;
 use crate::id::PluginName;
-use crate::manifest::{Handover, Manifest};
+use hotbay_manifest::{Handover, Manifest};
 
 /// A plugin that requires the one to be replaced.
 #[derive(Clone, Debug)]
@@ -33,7 +33,8 @@ pub(crate) fn plan(
     dependents: &[Dependent],
 ) -> Plan {
     let same = sha256.is_some() && current.sha256 == sha256;
-    if same && without_seal(&current.manifest) == without_seal(next) {
+    // The digest of the library is compared separately.
+    if same && current.manifest.without_seal() == next.without_seal() {
         return Plan::Unchanged;
     }
     let found = next.version();
@@ -48,14 +49,10 @@ pub(crate) fn plan(
     Plan::Refuse(format!("the new build is {found}, and {}", refusals.join(" and ")))
 }
 
-/// Returns the manifest without its seal, since the digest of the library is compared separately.
-fn without_seal(manifest: &Manifest) -> Manifest {
-    Manifest { sha256: None, length: None, ..manifest.clone() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::sync::Arc;
 
     fn manifest(version: &str) -> Manifest {
@@ -81,7 +78,9 @@ mod tests {
     #[test]
     fn unchanged_build_is_not_loaded() {
         check(&manifest("1.2.0"), 1, &[], Plan::Unchanged);
-        let sealed = Manifest { length: Some(7), ..manifest("1.2.0") };
+        let text = r#"{ "name": "echo", "version": "1.2.0", "api": "*", "length": 7 }"#;
+        let sealed = Manifest::parse(text, Path::new("plugin.json")).expect("a manifest");
+        assert_eq!(sealed.without_seal(), manifest("1.2.0"));
         check(&sealed, 1, &[], Plan::Unchanged);
     }
 

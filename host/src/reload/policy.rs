@@ -10,15 +10,15 @@ use super::effective_limits::PluginLimits;
 use super::schema_check::run_check;
 use crate::error::Error;
 #[cfg(unix)]
-use crate::error::manifest::SchemaError;
-#[cfg(unix)]
 use crate::error::{ErrorKind, LoadStep};
 use crate::generation::{CallPolicy, Parts};
-#[cfg(unix)]
-use crate::manifest::{Checker, Types};
 use crate::pool::QueueLimits;
 #[cfg(unix)]
 use crate::supervisor::Capabilities;
+#[cfg(unix)]
+use hotbay_manifest::SchemaError;
+#[cfg(unix)]
+use hotbay_manifest::{Checker, Types};
 
 pub(super) fn call_policy(
     context: &LoaderContext,

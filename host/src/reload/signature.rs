@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate};
-use crate::manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest};
+use hotbay_manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest};
 
 /// Maximum depth below a plugin's folder at which libraries are searched.
 const MAX_DEPTH: usize = 2;

@@ -8,9 +8,9 @@ use hotbay_plugin::{Config, PluginError};
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
 use crate::generation::CallPolicy;
-use crate::manifest::Kind;
 #[cfg(unix)]
 use crate::supervisor::Program;
+use hotbay_manifest::Kind;
 
 /// The source of a plugin's code.
 #[derive(Debug)]

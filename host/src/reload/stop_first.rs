@@ -11,8 +11,8 @@ use super::swap::{Swapped, drain_timeout_error, snapshot, undrained_error};
 use crate::error::{Error, ErrorKind};
 use crate::generation::UnloadLeftovers;
 use crate::generation::unload::{self, Stopped};
-use crate::manifest::Manifest;
 use crate::slot::Slot;
+use hotbay_manifest::Manifest;
 
 pub(super) fn swap(
     context: &LoaderContext,

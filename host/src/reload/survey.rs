@@ -12,7 +12,7 @@ use crate::artifact::{discover, locate, trust};
 use crate::boundary::probe::{Probed, exports, probe};
 use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind, LoadStep};
-use crate::manifest::{Digest, Kind, Manifest, check_api, check_stamp};
+use hotbay_manifest::{Digest, Kind, Manifest, check_api, check_stamp};
 
 /// The result of a survey of one folder with a manifest.
 #[derive(Debug)]

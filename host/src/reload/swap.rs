@@ -12,9 +12,9 @@ use super::source::Source;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::unload::unload;
 use crate::generation::{Generation, InstanceRef};
-use crate::manifest::{Handover, Manifest};
 use crate::pool::RunOutcome;
 use crate::slot::Slot;
+use hotbay_manifest::{Handover, Manifest};
 
 /// A completed swap.
 #[derive(Debug)]

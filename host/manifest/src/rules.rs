@@ -7,7 +7,7 @@ use semver::Version;
 
 use super::Limits;
 use super::fields::{self, LIMITS, Shape};
-use crate::id::PluginName;
+use crate::name::PluginName;
 
 /// Completes the sentence "expected …"; `None` if the field's own wording is sufficient.
 pub(crate) type Expected = Option<String>;

@@ -10,7 +10,7 @@ use super::rules::{self, Expected};
 use super::tree::quoted;
 use super::words::{Handover, Kind, SocketType, Unload};
 use super::{ConfigSchema, Limits, Manifest, Provided};
-use crate::error::manifest::{ManifestError, Problem};
+use crate::error::{ManifestError, Problem};
 
 impl Manifest {
     /// Returns a manifest with this name and version, and defaults otherwise. It accepts any
@@ -112,7 +112,7 @@ impl Manifest {
     }
 
     /// Adds a contract that the plugin provides, in this version of the contract, by which
-    /// [`Host::providers`](crate::Host::providers) finds it.
+    /// `Host::providers` finds it.
     ///
     /// # Errors
     ///

@@ -1,6 +1,11 @@
-//! Parses `plugin.json` into a `Manifest`, and decides what depends on manifests alone: whether
-//! versions are compatible, in which order plugins start, whether a config matches its schema. Uses
-//! neither disk nor network; only `metered` reads a clock.
+//! Parses `plugin.json` into a [`Manifest`], and decides what depends on manifests alone: whether
+//! versions are compatible ([`check_api`], [`check_stamp`]), in which order plugins start
+//! ([`start_order`]), and whether a config matches its schema ([`Checker`]).
+//!
+//! Uses neither disk nor network, and reads no clock except to bound a check against a schema. The
+//! crate `hotbay` exports what its users need; the rest serves `hotbay` and its tools.
+
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 mod budget_tests;
@@ -8,9 +13,12 @@ mod build;
 mod checker;
 mod compatible;
 mod digest;
+mod error;
 mod expansion;
 mod fields;
 mod metered;
+mod name;
+mod nearest;
 mod order;
 mod parse;
 #[cfg(test)]
@@ -22,6 +30,7 @@ mod resources;
 mod rules;
 mod schema;
 mod seal;
+mod setters;
 #[cfg(test)]
 mod shape_tests;
 mod steps;
@@ -39,19 +48,20 @@ use std::time::Duration;
 
 use semver::{Version, VersionReq};
 
-pub(crate) use checker::Checker;
-pub(crate) use compatible::{check_api, check_stamp};
+pub use checker::Checker;
+pub use compatible::{check_api, check_stamp};
 pub use digest::{Digest, InvalidDigest};
-pub(crate) use order::{StartCandidate, start_order};
-pub(crate) use schema::json_schema;
-pub(crate) use seal::seal;
-pub(crate) use tree::{MAX_MANIFEST_BYTES, position_of};
-pub(crate) use types::Types;
+pub use error::{
+    ApiMismatch, Exceeded, ManifestError, SchemaError, StampMismatch, Unstartable, Violation,
+};
+pub use name::{InvalidName, PluginName};
+pub use nearest::nearest;
+pub use order::{StartCandidate, StartOrder, start_order};
+use schema::json_schema;
+use seal::seal;
+pub use tree::{MAX_MANIFEST_BYTES, position_of};
+pub use types::Types;
 pub use words::{Handover, Kind, SocketType, Unload};
-
-use crate::error::manifest::ManifestError;
-use crate::id::PluginName;
-use crate::setters::setters;
 
 /// The content of a `plugin.json`.
 ///
@@ -99,7 +109,6 @@ pub struct Manifest {
 
 /// The JSON Schema of a plugin's config or input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ConfigSchema {
     /// The schema itself, always an object.
     Inline(serde_json::Value),
@@ -284,7 +293,7 @@ impl Manifest {
     }
 
     /// Returns both schemas, each with the name of its field.
-    pub(crate) fn schemas(&self) -> [(&'static str, Option<&ConfigSchema>); 2] {
+    pub fn schemas(&self) -> [(&'static str, Option<&ConfigSchema>); 2] {
         [("config_schema", self.config_schema()), ("input_schema", self.input_schema())]
     }
 
@@ -336,11 +345,17 @@ impl Manifest {
     pub fn length(&self) -> Option<u64> {
         self.length
     }
+
+    /// Returns the manifest without its digest and length.
+    #[must_use]
+    pub fn without_seal(&self) -> Self {
+        Self { sha256: None, length: None, ..self.clone() }
+    }
 }
 
 impl Limits {
     /// Returns every limit with its name in the manifest.
-    pub(crate) fn entries(&self) -> [(&'static str, Option<u64>); 8] {
+    pub fn entries(&self) -> [(&'static str, Option<u64>); 8] {
         [
             ("deadline_ms", self.deadline.map(whole_millis)),
             ("workers", self.workers.map(u64::from)),

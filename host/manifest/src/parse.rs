@@ -12,9 +12,9 @@ use super::fields::{self, Field, LIMITS, MANIFEST, PROVIDED, Presence, Shape};
 use super::rules::{self, Expected};
 use super::tree::{Mistakes, Source, found, join, key_at, quoted};
 use super::words::{Handover, Kind, SocketType, Unload};
-use super::{ConfigSchema, Limits, Manifest, Provided};
-use crate::error::manifest::{ManifestError, Problem};
-use crate::id::PluginName;
+use super::{ConfigSchema, Limits, Manifest, Provided, nearest};
+use crate::error::{ManifestError, Problem};
+use crate::name::PluginName;
 
 /// Parses the text of a `plugin.json`; `file` is only used in messages.
 pub(crate) fn manifest(text: &str, file: &Path) -> Result<Manifest, ManifestError> {
@@ -232,7 +232,7 @@ impl<'t> Fields<'t> {
                 continue;
             }
             let known: Vec<_> = table.iter().map(|field| field.name).collect();
-            let nearest = fields::nearest(key, known.iter().copied());
+            let nearest = nearest(key, known.iter().copied());
             let problem = Problem::Unknown { nearest, known };
             mistakes.record(source.mistake(key_at(property), &join(&path, key), problem));
         }
@@ -326,7 +326,7 @@ impl<'t> FieldValue<'t> {
     fn error_with(&self, found: &str, expected: Expected) -> ManifestError {
         let nearest = match (&self.field.shape, self.value) {
             (Shape::Words(words), Value::StringLit(text)) => {
-                fields::nearest(&text.value, words.iter().copied())
+                nearest(&text.value, words.iter().copied())
             }
             _ => None,
         };

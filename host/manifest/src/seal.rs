@@ -6,7 +6,7 @@ use jsonc_parser::cst::{CstInputValue, CstRootNode};
 
 use super::tree::{STRICT, Source, without_mark};
 use super::{Digest, Manifest};
-use crate::error::manifest::{ManifestError, Problem};
+use crate::error::{ManifestError, Problem};
 
 /// The file name in messages about a text without a known file.
 const FILE: &str = "plugin.json";

@@ -298,24 +298,6 @@ pub(crate) fn is_ignored(key: &str) -> bool {
     key == "$schema" || key.starts_with("x-")
 }
 
-/// Maximum length of a word that is compared with known ones; the comparison is quadratic.
-const MAX_COMPARED_BYTES: usize = 64;
-
-/// Returns the known word that `word` probably means.
-pub(crate) fn nearest(
-    word: &str,
-    known: impl IntoIterator<Item = &'static str>,
-) -> Option<&'static str> {
-    if word.len() > MAX_COMPARED_BYTES {
-        return None;
-    }
-    let normalized = |text: &str| text.to_lowercase().replace('_', "-");
-    let word = normalized(word);
-    let distance = |name| (strsim::osa_distance(&word, &normalized(name)), name);
-    let (distance, name) = known.into_iter().map(distance).min()?;
-    (distance <= name.len().div_ceil(4)).then_some(name)
-}
-
 const fn field(
     name: &'static str,
     shape: Shape,
@@ -328,25 +310,4 @@ const fn field(
 
 const fn number(min: u64, max: u64) -> Shape {
     Shape::Number { min, max }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_similar_word_is_suggested() {
-        let check = |word: &str, expect: Option<&str>| {
-            let known = MANIFEST.iter().map(|field| field.name);
-            assert_eq!(nearest(word, known), expect, "{word}");
-        };
-        check("verison", Some("version"));
-        check("Version", Some("version"));
-        check("config-schema", Some("config_schema"));
-        check("permission", Some("permissions"));
-        check("api_version", None);
-        check("color", None);
-        check("", None);
-        check(&"n".repeat(1 << 20), None);
-    }
 }

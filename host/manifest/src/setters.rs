@@ -1,6 +1,8 @@
 //! Setters of option structs.
 
 /// Implements a `with_*` setter for each public field of an option struct.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! setters {
     ($options:ident { $($setter:ident => $field:ident: $type:ty,)+ }) => {
         impl $options {
@@ -15,5 +17,3 @@ macro_rules! setters {
         }
     };
 }
-
-pub(crate) use setters;

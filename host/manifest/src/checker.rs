@@ -13,7 +13,7 @@ use super::metered::{Budget, Metered, MeteredJson, with_budget};
 use super::steps::{Outline, outline, with_stack};
 use super::tree::MAX_NESTING_DEPTH;
 use super::violations::{bounded, describe, violation};
-use crate::error::manifest::{Exceeded, SchemaError, Violation};
+use crate::error::{Exceeded, SchemaError, Violation};
 
 /// Maximum number of steps of a check; a step is an access to the value. A text of one megabyte
 /// takes about two million steps with a usual schema.
@@ -30,7 +30,7 @@ const MAX_PATTERN_BACKTRACKS: usize = 100_000;
 ///
 /// References recurse, and a schema of a few kilobytes can chain thousands of them. So a schema
 /// that is not flat is processed on a thread with a sufficient stack, while the caller waits.
-pub(crate) struct Checker {
+pub struct Checker {
     /// `None` if each check would exceed its budget. Only `drop` takes it.
     validator: Option<Validator<MeteredJson>>,
     outline: Outline,
@@ -39,7 +39,7 @@ pub(crate) struct Checker {
 
 impl Checker {
     /// Compiles a schema. Fails if `deadline` passed before.
-    pub(crate) fn new(schema: &Value, deadline: Option<Instant>) -> Result<Self, SchemaError> {
+    pub fn new(schema: &Value, deadline: Option<Instant>) -> Result<Self, SchemaError> {
         let Some(outline) = outline(schema, MAX_NESTING_DEPTH) else {
             return Err(SchemaError::Schema(Violation::of_all(too_deep())));
         };
@@ -56,21 +56,13 @@ impl Checker {
     }
 
     /// Checks a value. Stops at `deadline`.
-    pub(crate) fn check(
-        &self,
-        value: &Value,
-        deadline: Option<Instant>,
-    ) -> Result<(), SchemaError> {
+    pub fn check(&self, value: &Value, deadline: Option<Instant>) -> Result<(), SchemaError> {
         self.check_value(value, true, deadline)
     }
 
     /// Checks a text, which must be JSON. Stops at `deadline`. If an object has a key twice, the
     /// last one counts.
-    pub(crate) fn check_text(
-        &self,
-        text: &[u8],
-        deadline: Option<Instant>,
-    ) -> Result<(), SchemaError> {
+    pub fn check_text(&self, text: &[u8], deadline: Option<Instant>) -> Result<(), SchemaError> {
         let violation_error = |message| Err(SchemaError::Value(vec![Violation::of_all(message)]));
         if text.is_empty() {
             return violation_error("it is empty; expected JSON".to_owned());

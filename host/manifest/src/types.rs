@@ -8,11 +8,11 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::Checker;
-use crate::error::manifest::SchemaError;
+use crate::error::SchemaError;
 
 /// The schemas of types, by each of their names.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Types(BTreeMap<String, Arc<Checker>>);
+pub struct Types(BTreeMap<String, Arc<Checker>>);
 
 #[derive(Deserialize)]
 struct Typed {
@@ -21,19 +21,20 @@ struct Typed {
 
 impl Types {
     /// Adds a type under its names. The first type with a name keeps it.
-    pub(crate) fn add<'n>(&mut self, names: impl Iterator<Item = &'n String>, checker: Checker) {
+    pub fn add<'n>(&mut self, names: impl Iterator<Item = &'n String>, checker: Checker) {
         let checker = Arc::new(checker);
         for name in names {
             self.0.entry(name.clone()).or_insert_with(|| Arc::clone(&checker));
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Returns whether no type has a schema.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Validates an input that names one of the types; accepts any other. Stops at `deadline`.
-    pub(crate) fn check<'t>(
+    pub fn check<'t>(
         &'t self,
         input: &[u8],
         deadline: Option<Instant>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use semver::{Version, VersionReq};
 
-use crate::id::PluginName;
+use crate::name::PluginName;
 
 /// Maximum number of names in the message of a dependency cycle.
 const MAX_CYCLE_NAMES: usize = 12;
@@ -210,18 +210,33 @@ impl fmt::Display for Problem {
 
 /// The reason a plugin and this host have incompatible plugin APIs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum ApiMismatch {
+pub enum ApiMismatch {
     /// The manifest's `api` does not accept the host's version.
-    HostNotAccepted { accepted: VersionReq, host: Version },
+    HostNotAccepted {
+        /// The versions that the manifest accepts.
+        accepted: VersionReq,
+        /// The version of this host.
+        host: Version,
+    },
     /// The library was built with another major version.
-    OtherMajor { built: Version, host: Version },
+    OtherMajor {
+        /// The version that the library was built with.
+        built: Version,
+        /// The version of this host.
+        host: Version,
+    },
     /// The library was built with a newer minor version than the host's.
-    NewerMinor { built: Version, host: Version },
+    NewerMinor {
+        /// The version that the library was built with.
+        built: Version,
+        /// The version of this host.
+        host: Version,
+    },
 }
 
 impl ApiMismatch {
     /// Returns the hint of the error.
-    pub(crate) fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::HostNotAccepted { host, .. } => format!(
                 "use a host that `api` accepts, or let `api` accept {host} if the plugin works \
@@ -256,16 +271,16 @@ impl Error for ApiMismatch {}
 
 /// The differences between a manifest and the stamp of its library.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StampMismatch {
+pub struct StampMismatch {
     /// The stamp's package and the manifest's, if they differ.
-    pub(crate) package: Option<(String, String)>,
+    pub package: Option<(String, String)>,
     /// The stamp's version and the manifest's, if they differ.
-    pub(crate) version: Option<(Version, Version)>,
+    pub version: Option<(Version, Version)>,
 }
 
 impl StampMismatch {
     /// Returns the hint of the error.
-    pub(crate) fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         Some("install library and manifest of the same build".to_owned())
     }
 }
@@ -290,20 +305,38 @@ impl Error for StampMismatch {}
 
 /// The reason a plugin cannot be started with the other plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unstartable {
+pub enum Unstartable {
     /// No plugin has the required name.
-    Missing { required: PluginName, accepted: VersionReq },
+    Missing {
+        /// The required plugin.
+        required: PluginName,
+        /// The accepted versions.
+        accepted: VersionReq,
+    },
     /// The required plugin has a version that is not accepted.
-    Version { required: PluginName, accepted: VersionReq, found: Version },
+    Version {
+        /// The required plugin.
+        required: PluginName,
+        /// The accepted versions.
+        accepted: VersionReq,
+        /// The version of the plugin.
+        found: Version,
+    },
     /// The plugin requires itself through others; the cycle starts at the first name.
-    Cycle { names: Arc<[PluginName]> },
+    Cycle {
+        /// The plugins of the cycle.
+        names: Arc<[PluginName]>,
+    },
     /// The required plugin cannot be started either.
-    Refused { required: PluginName },
+    Refused {
+        /// The required plugin.
+        required: PluginName,
+    },
 }
 
 impl Unstartable {
     /// Returns the hint of the error.
-    pub(crate) fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Missing { required, .. } => format!("add the plugin `{required}`"),
             Self::Version { .. } => {
@@ -346,7 +379,7 @@ impl Error for Unstartable {}
 
 /// The reason a value does not match a JSON Schema of its plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum SchemaError {
+pub enum SchemaError {
     /// The schema is invalid, refers to another document, or recurses too deep for this value.
     Schema(Violation),
     /// The first violations, in the order of the schema; empty if they were not located.
@@ -359,7 +392,7 @@ pub(crate) enum SchemaError {
 
 /// Which part of its budget a check exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exceeded {
+pub enum Exceeded {
     /// This number of steps.
     Steps(u64),
     /// This number of evaluations of subschemas at one location of a value.
@@ -406,11 +439,11 @@ impl fmt::Display for Exceeded {
 
 /// A violation at one location of a value or schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Violation {
+pub struct Violation {
     /// The JSON pointer, such as `/mode`; empty for the whole value.
-    pub(crate) pointer: String,
+    pub pointer: String,
     /// The found and the expected value.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 impl Violation {
@@ -422,7 +455,7 @@ impl Violation {
 
 impl SchemaError {
     /// Returns the hint of the error.
-    pub(crate) fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
             Self::Schema(_) => Some("fix the schema".to_owned()),
             Self::Exceeded(exceeded) => Some(exceeded.hint().to_owned()),

@@ -7,7 +7,7 @@ use std::thread;
 use serde_json::Value;
 
 use super::tree::MAX_NESTING_DEPTH;
-use crate::error::manifest::{SchemaError, Violation};
+use crate::error::{SchemaError, Violation};
 
 /// Stack of a check, besides that of its steps.
 const MIN_STACK_BYTES: usize = 2 << 20;

@@ -6,28 +6,31 @@ use std::sync::Arc;
 
 use semver::{Version, VersionReq};
 
-use crate::error::manifest::Unstartable;
-use crate::id::PluginName;
+use crate::error::Unstartable;
+use crate::name::PluginName;
 
 /// A plugin that should start, or that already runs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StartCandidate<'m> {
-    pub(crate) name: &'m PluginName,
-    pub(crate) version: &'m Version,
-    pub(crate) requires: &'m BTreeMap<PluginName, VersionReq>,
+pub struct StartCandidate<'m> {
+    /// The plugin's name.
+    pub name: &'m PluginName,
+    /// The plugin's version.
+    pub version: &'m Version,
+    /// The plugins that it requires.
+    pub requires: &'m BTreeMap<PluginName, VersionReq>,
 }
 
 /// The order as indices of candidates; contains each of them exactly once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StartOrder {
+pub struct StartOrder {
     /// Each level requires only plugins of earlier levels; sorted by name.
-    pub(crate) levels: Vec<Vec<usize>>,
+    pub levels: Vec<Vec<usize>>,
     /// Plugins that cannot start, with the reason; sorted by name.
-    pub(crate) refused: Vec<(usize, Unstartable)>,
+    pub refused: Vec<(usize, Unstartable)>,
 }
 
 /// Orders `candidates`, whose names are unique.
-pub(crate) fn start_order(candidates: &[StartCandidate<'_>]) -> StartOrder {
+pub fn start_order(candidates: &[StartCandidate<'_>]) -> StartOrder {
     let graph = Graph::new(candidates);
     let mut reasons: Vec<Option<Unstartable>> =
         candidates.iter().map(|candidate| graph.own_reason(candidate)).collect();

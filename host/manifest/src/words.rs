@@ -6,7 +6,6 @@ macro_rules! words {
         $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
         pub enum $name {
             $(#[$first_doc])* #[default] $first,
             $($(#[$variant_doc])* $variant,)*

@@ -3,13 +3,13 @@
 
 use semver::{Version, VersionReq};
 
-use crate::error::manifest::{ApiMismatch, StampMismatch};
+use crate::error::{ApiMismatch, StampMismatch};
 
 /// Checks that a plugin works with a host that provides plugin API `host`.
 ///
 /// `accepted` is the manifest's `api`, `built` the API version in the library's stamp. The manifest
 /// is checked first, then the stamp, whatever the manifest accepts.
-pub(crate) fn check_api(
+pub fn check_api(
     accepted: &VersionReq,
     built: &Version,
     host: &Version,
@@ -28,7 +28,7 @@ pub(crate) fn check_api(
 }
 
 /// Checks that a library's stamp has the package and version of its manifest.
-pub(crate) fn check_stamp(
+pub fn check_stamp(
     package: &str,
     version: &Version,
     stamp_package: &str,

@@ -10,10 +10,10 @@ use jsonc_parser::errors::ParseError;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde::de::IgnoredAny;
 
-use crate::error::manifest::{ManifestError, Problem};
+use crate::error::{ManifestError, Problem};
 
 /// Maximum bytes of a manifest's text.
-pub(crate) const MAX_MANIFEST_BYTES: usize = 1 << 20;
+pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 
 /// Maximum number of nested objects and lists; JSON parsers are recursive.
 pub(crate) const MAX_NESTING_DEPTH: usize = 64;
@@ -180,7 +180,7 @@ impl<'t> Source<'t> {
 /// Returns line and column of the value at a JSON pointer in `text`, or of its nearest parent.
 ///
 /// Returns `None` if `text` is not valid JSON.
-pub(crate) fn position_of(text: &str, pointer: &str) -> Option<(usize, usize)> {
+pub fn position_of(text: &str, pointer: &str) -> Option<(usize, usize)> {
     let source = Source::new(text, "");
     let tree = source.tree().ok()?;
     let mut value = &tree;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Checker;
 use super::checker::check_once;
-use crate::error::manifest::{Exceeded, SchemaError};
+use crate::error::{Exceeded, SchemaError};
 
 fn nested(levels: usize, inner: Value, wrap: impl Fn(Value) -> Value) -> Value {
     (0..levels).fold(inner, |inner, _| wrap(inner))
