@@ -85,7 +85,7 @@ impl Inner {
         if let Err(error) = spawned {
             tracing::error!(%error, %plugin, "cannot start a thread for a reload");
             // Callers get an error, because their senders are dropped.
-            drop(self.reload_queue.done(&plugin));
+            drop(self.reload_queue.abandon(&plugin));
         }
     }
 
