@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::hint::Hinted;
+use crate::plugins::manifest::check_plugin_name;
 use crate::print::{line, quoted};
 use crate::workspace::Workspace;
 
@@ -48,8 +49,6 @@ const EXPORT: &str = "export_plugin!(Greeter);\n\n";
 /// The JSON Schema of `plugin.json`, which editors find by `$schema`: a copy in a standalone crate.
 const SCHEMA_FILE: &str = "plugin.schema.json";
 const MEMBER_SCHEMA: &str = "../../host/manifest/plugin.schema.json";
-
-const MAX_NAME_CHARS: usize = 64;
 
 /// Keywords, crates of the compiler, and the dependencies of the template.
 const TAKEN: &[&str] = &[
@@ -126,10 +125,9 @@ const TAKEN_BY_CARGO: &[&str] = &["build", "deps", "examples", "incremental"];
 pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
     let name = &options.name;
     check_name(name, kind(options))?;
-    if let Some(path) = &options.sdk {
-        let path = path.canonicalize();
-        let path =
-            path.with_context(|| format!("cannot read the SDK {:?}", options.sdk.as_ref()))?;
+    if let Some(given) = &options.sdk {
+        let path = given.canonicalize();
+        let path = path.with_context(|| format!("cannot read the SDK `{}`", given.display()))?;
         sdk.path = Some(path);
     }
     let parent = options.path.as_deref().unwrap_or(Path::new(""));
@@ -254,13 +252,7 @@ impl Texts {
 
 /// Rejects names that the host would reject, or that cannot name a crate.
 fn check_name(name: &str, kind: Kind) -> anyhow::Result<()> {
-    let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
-    let rest = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
-    ensure!(
-        starts && rest && name.len() <= MAX_NAME_CHARS,
-        "`{name}` is not a valid plugin name; expected a lower-case letter, then at most 63 of \
-         `a-z`, `0-9`, `-`"
-    );
+    check_plugin_name(name)?;
     if TAKEN.contains(&name) {
         bail!("`{name}` is not a valid plugin name: Rust or the plugin's code already uses it");
     }

@@ -1,15 +1,18 @@
-//! Prints lines. A closed reader is not an error, and nothing here panics.
+//! Prints lines, and escapes control characters in them. A closed reader is not an error, and
+//! nothing here panics.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::Context;
+use hotbay_plugin::text::{Lines, escaped};
 
 /// Prints a line on stdout.
 pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    let text = text.to_string();
+    match writeln!(stdout, "{}", escaped(&text, Lines::Many)).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to stdout")
         }
@@ -19,7 +22,7 @@ pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
 
 /// Prints a line on stderr, if that is possible.
 pub(crate) fn message(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", escaped(&text.to_string(), Lines::Many));
 }
 
 /// Returns a path as a word of a shell command.

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(crate) struct CallState {
     state: AtomicU8,
-    /// The generation whose plugin runs the call; zero before and after.
-    entered: AtomicU64,
+    /// The generation whose plugin runs the call, if [`ENTERED`] is set.
+    generation: AtomicU64,
     /// Its number as a probe; zero if it is not a probe.
     probe: AtomicU64,
     /// Whether its timeout was counted.
@@ -26,10 +26,14 @@ const TIMED_OUT: u8 = 2;
 const ASYNC: u8 = 4;
 /// A flag beside one of those: it has reached the plugin.
 const REACHED: u8 = 8;
+/// A flag beside one of those: the plugin runs it.
+const ENTERED: u8 = 16;
+const FLAGS: u8 = ASYNC | REACHED | ENTERED;
 
-// Relaxed everywhere: each word is independent. The sender's lock decides who completes the call.
-// The flags are bits of the state's own word: `mark_async` and `end` see each other, and a call that
-// ended before it reached the plugin never reaches it. The lock of `Notify` orders the rest.
+// The sender's lock decides who completes the call. The flags are bits of the state's own word:
+// `mark_async` and `end` see each other, and a call that ended before it reached the plugin never
+// reaches it. `enter_plugin` releases and `end` acquires, so that a timer that ends a call which has
+// reached the plugin sees its generation. The lock of `Notify` orders the rest, and all else is relaxed.
 impl CallState {
     /// Returns whether the caller waits for the result.
     pub(crate) fn is_active(&self) -> bool {
@@ -42,7 +46,7 @@ impl CallState {
     }
 
     fn load(&self) -> u8 {
-        self.state.load(Ordering::Relaxed) & !(ASYNC | REACHED)
+        self.state.load(Ordering::Relaxed) & !FLAGS
     }
 
     /// Records that it runs as a task, which waits for [`cancelled`](Self::cancelled).
@@ -70,9 +74,9 @@ impl CallState {
     }
 
     fn end(&self, state: u8) {
-        let is_active = |word: u8| word & !(ASYNC | REACHED) == ACTIVE;
+        let is_active = |word: u8| word & !FLAGS == ACTIVE;
         let end = |word| is_active(word).then_some(word | state);
-        let ended = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end);
+        let ended = self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, end);
         if ended.is_ok_and(|before| before & ASYNC != 0) {
             self.cancel_notify.notify_waiters();
         }
@@ -97,14 +101,9 @@ impl CallState {
     /// and must not run.
     #[must_use]
     pub(crate) fn enter_plugin(&self, generation: u64) -> bool {
-        self.entered.store(generation, Ordering::Relaxed);
-        let before = self.state.fetch_or(REACHED, Ordering::Relaxed);
-        if before & !(ASYNC | REACHED) == ACTIVE {
-            return true;
-        }
-        self.state.fetch_and(!REACHED, Ordering::Relaxed);
-        self.leave_plugin();
-        false
+        self.generation.store(generation, Ordering::Relaxed);
+        let enter = |word| (word & !FLAGS == ACTIVE).then_some(word | REACHED | ENTERED);
+        self.state.fetch_update(Ordering::Release, Ordering::Relaxed, enter).is_ok()
     }
 
     /// Returns whether it has reached the plugin, which may have returned.
@@ -114,19 +113,52 @@ impl CallState {
 
     /// Records that the plugin has returned.
     pub(crate) fn leave_plugin(&self) {
-        self.entered.store(0, Ordering::Relaxed);
+        self.state.fetch_and(!ENTERED, Ordering::Relaxed);
     }
 
     /// Prepares the state for the next call of a batch.
     pub(crate) fn reset(&self) {
-        self.leave_plugin();
-        self.state.fetch_and(!REACHED, Ordering::Relaxed);
+        self.state.fetch_and(!(REACHED | ENTERED), Ordering::Relaxed);
         self.mark_probe(0);
         self.is_timeout_counted.store(false, Ordering::Relaxed);
     }
 
     /// Returns the generation whose plugin runs it.
     pub(crate) fn entered(&self) -> Option<u64> {
-        Some(self.entered.load(Ordering::Relaxed)).filter(|entered| *entered != 0)
+        let is_entered = self.state.load(Ordering::Relaxed) & ENTERED != 0;
+        is_entered.then(|| self.generation.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn ended_call_never_seems_to_reach_plugin() {
+        let state = CallState::default();
+        state.cancel();
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| (0..200_000).any(|_| state.enter_plugin(1)));
+            while !worker.is_finished() {
+                assert!(!state.has_reached_plugin() && state.entered().is_none());
+            }
+            assert!(!worker.join().expect("the worker"));
+        });
+    }
+
+    #[test]
+    fn call_may_enter_plugin_twice() {
+        let state = CallState::default();
+        for generation in 1..3 {
+            assert!(state.enter_plugin(generation));
+            assert_eq!(state.entered(), Some(generation));
+            state.leave_plugin();
+            assert_eq!((state.entered(), state.has_reached_plugin()), (None, true));
+        }
+        state.time_out();
+        assert!(!state.enter_plugin(3) && state.timed_out());
+        assert_eq!((state.entered(), state.has_reached_plugin()), (None, true));
     }
 }

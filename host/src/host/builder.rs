@@ -385,12 +385,13 @@ impl HostBuilder {
         for (candidate, source) in in_order(self.compiled_in)? {
             host.inner.load(&candidate, source, None)?;
         }
+        if self.is_watched {
+            host.inner.watch(self.poll_interval, self.unload_removed)?;
+        }
+        // After the watch, which a shutdown ends.
         if let Some(token) = self.cancellation {
             let guard = shut_down_with(&host.inner, token)?;
             let _ = host.inner.cancellation.set(guard);
-        }
-        if self.is_watched {
-            host.inner.watch(self.poll_interval, self.unload_removed)?;
         }
         Ok(host)
     }

@@ -329,7 +329,8 @@ fn each<T: Sync, R: Send>(items: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
     };
     thread::scope(|scope| {
         for _ in 1..cores.min(items.len()) {
-            scope.spawn(take);
+            // Without a thread, the others do its work.
+            let _ = thread::Builder::new().name("hotbay-load".to_owned()).spawn_scoped(scope, take);
         }
         take();
     });

@@ -48,7 +48,8 @@ pub use unload::{RetainedLibrary, UnloadReport};
 
 /// A plugin host. Cheap to clone; dropping the last clone shuts it down without grace.
 ///
-/// Its futures run on any executor: the work is done on threads of the host.
+/// Its futures run on any executor: the work is done on threads of the host. Once a future was
+/// polled, its work completes even if the future is dropped.
 ///
 /// A host belongs to the process that built it. After a `fork`, everything that the child does
 /// with it fails with [`ErrorKind::Forked`] or returns nothing, and dropping it there does
@@ -88,7 +89,7 @@ struct Inner {
     /// The choices of providers that were reported.
     choices: Choices,
     reload_queue: CoalescingQueue<ReloadRequest>,
-    /// Reloads and unloads in the background.
+    /// Loads, reloads, and unloads of replaced generations.
     background: Arc<WaitGroup>,
     /// Unloads of single plugins.
     unloads: Arc<WaitGroup>,
@@ -113,7 +114,8 @@ impl Host {
             return load_all::refused(&self.inner.dirs, error);
         }
         let host = self.clone();
-        on_thread("hotbay-load", move || load_all::load_all(&host.inner)).await.unwrap_or_default()
+        let loaded = on_thread("hotbay-load", move || load_all::load_all(&host.inner)).await;
+        loaded.unwrap_or_else(|error| load_all::refused(&self.inner.dirs, error))
     }
 
     /// Loads the plugin of a folder.
@@ -173,7 +175,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// `NotFound`, with the nearest name of a loaded plugin as the hint.
+    /// `NotFound`, with the nearest name of a loaded plugin as the hint; `Shutdown`.
     pub fn plugin(&self, name: &str) -> Result<PluginHandle, Error> {
         self.inner.registry.find(name)
     }
@@ -183,7 +185,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// `NotFound` if one of them is not loaded, or if `steps` is empty.
+    /// `NotFound` if one of them is not loaded, or if `steps` is empty; `Shutdown`.
     pub fn pipeline<S>(&self, steps: impl IntoIterator<Item = S>) -> Result<Pipeline, Error>
     where
         S: Into<PipelineStep>,
@@ -208,7 +210,7 @@ impl Host {
     ///
     /// Depends on the step that failed: see [`Error::step`]. The old build keeps serving, and
     /// nothing remains of the new one. `NotFound`; `Requires` if a plugin that requires this one
-    /// does not accept the new version; `Superseded` if a later request replaced this one.
+    /// does not accept the new version; `Superseded` if a later request replaced this one; `Shutdown`.
     pub async fn reload(&self, name: &str) -> Result<Reloaded, Error> {
         let plugin = self.inner.registry.find(name)?.name().clone();
         let (sender, receiver) = oneshot::channel();
@@ -275,6 +277,8 @@ impl Inner {
         source: Source,
         state: Option<Snapshot>,
     ) -> Result<PluginHandle, Error> {
+        // Counted first, so that a shutdown that does not find the plugin waits for its load.
+        let _running = self.background.start();
         let reservation = self.registry.reserve(candidate)?;
         self.check_retained(candidate)?;
         let layers = self.layers.of(&candidate.manifest)?;

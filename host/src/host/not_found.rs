@@ -1,11 +1,16 @@
 //! Errors for plugins that are not serving.
 
 use super::registry::{Entries, Stage};
+use super::shutting_down;
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 
-/// Returns the error for a plugin that does not serve: it is being loaded or unloaded, or unknown.
+/// Returns the error for a plugin that does not serve: it is being loaded or unloaded, or unknown,
+/// or the host was shut down.
 pub(super) fn not_serving(name: &str, entries: &Entries) -> Error {
+    if entries.is_closed {
+        return shutting_down();
+    }
     let Some(entry) = entries.by_name.get(name) else { return not_found(name, entries) };
     let message = match entry.stage {
         Stage::Unloading => "is being unloaded",

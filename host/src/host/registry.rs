@@ -33,7 +33,7 @@ pub(super) struct Registry {
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     pub(super) by_name: BTreeMap<PluginName, Entry>,
-    is_closed: bool,
+    pub(super) is_closed: bool,
     /// The number of loads, so that plugins can be unloaded in the reverse order.
     loads: u64,
 }
@@ -41,6 +41,8 @@ pub(super) struct Entries {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
+    /// The manifest of the build that a reload is starting.
+    next: Option<Arc<Manifest>>,
     folder: Option<PathBuf>,
     options: Arc<LoadOptions>,
     pub(super) stage: Stage,
@@ -81,6 +83,7 @@ impl Registry {
         check_requirements(candidate, &entries)?;
         let entry = Entry {
             manifest: Arc::new(manifest.clone()),
+            next: None,
             folder: candidate.folder.clone(),
             options: Arc::clone(&candidate.options),
             stage: Stage::Loading,
@@ -95,9 +98,6 @@ impl Registry {
         if let Some(Entry { stage: Stage::Serving { handle, .. }, .. }) = entries.by_name.get(name)
         {
             return Ok(handle.clone());
-        }
-        if entries.is_closed {
-            return Err(shutting_down());
         }
         Err(not_serving(name, &entries))
     }
@@ -118,19 +118,23 @@ impl Registry {
         }
     }
 
-    /// Checks that the plugins that `candidate` requires are loaded.
-    pub(super) fn check_requirements(&self, candidate: &Candidate) -> Result<(), Error> {
-        check_requirements(candidate, &self.read())
-    }
-
-    /// Returns the plugins that require a plugin.
-    pub(super) fn dependents(&self, name: &PluginName) -> Vec<Dependent> {
-        let entries = self.read();
-        let dependent = |entry: &Entry| {
-            let wanted = entry.manifest.requires().get(name)?.clone();
-            Some(Dependent { name: entry.manifest.name().clone(), required: wanted })
+    /// Starts the reload of the plugin in `slot` as `next`. Until the result is dropped, the plugins
+    /// that `next` requires are not unloaded, and no plugin is loaded that does not accept its version.
+    pub(super) fn begin_reload(
+        &self,
+        next: &Candidate,
+        slot: &Arc<Slot>,
+    ) -> Result<Reloading<'_>, Error> {
+        let name = next.manifest.name();
+        let mut entries = self.write();
+        check_requirements(next, &entries)?;
+        let dependents = entries.dependents(name.as_str()).collect();
+        let Some(entry) = entries.by_name.get_mut(name.as_str()).filter(|it| it.is_of(slot)) else {
+            return Err(slot.unloaded_error());
         };
-        entries.by_name.values().filter_map(dependent).collect()
+        let next = Arc::new(next.manifest.clone());
+        entry.next = Some(Arc::clone(&next));
+        Ok(Reloading { registry: self, next, dependents })
     }
 
     /// Records the new build of a plugin. Returns its generation, or `None` if the plugin was unloaded
@@ -148,6 +152,7 @@ impl Registry {
             return None;
         }
         entry.manifest = Arc::clone(&new.manifest);
+        entry.next = None;
         *offers = offers_of(&new);
         *build = new;
         slot.generation().map(|generation| generation.id)
@@ -156,28 +161,32 @@ impl Registry {
     /// Frees the name of a plugin that no longer serves, unless it is being unloaded.
     pub(super) fn remove(&self, name: &PluginName, of: &Arc<Slot>) {
         let mut entries = self.write();
-        let entry = entries.by_name.get(name.as_str());
-        let is_of = |entry: &Entry| match &entry.stage {
-            Stage::Serving { slot, .. } => Arc::ptr_eq(slot, of),
-            Stage::Loading | Stage::Unloading => false,
-        };
-        if entry.is_some_and(is_of) {
+        if entries.by_name.get(name.as_str()).is_some_and(|entry| entry.is_of(of)) {
             entries.by_name.remove(name.as_str());
         }
     }
 
     /// Starts the unload of a plugin. Its name is free when the result is dropped.
-    pub(super) fn begin_unload(&self, name: &str) -> Result<Unloading<'_>, Error> {
+    pub(super) fn begin_unload(
+        &self,
+        name: &str,
+        scope: UnloadScope,
+    ) -> Result<Unloading<'_>, Error> {
         let mut entries = self.write();
-        let Some(Entry { stage: Stage::Serving { slot, .. }, .. }) = entries.by_name.get(name)
+        let Some(Entry { stage: Stage::Serving { slot, .. }, folder, .. }) =
+            entries.by_name.get(name)
         else {
             return Err(not_serving(name, &entries));
         };
+        if scope == UnloadScope::CompiledIn && folder.is_some() {
+            let message = "cannot be unregistered: it was loaded from a folder";
+            let error = Error::new(ErrorKind::Unsupported, message).of(&slot.name);
+            return Err(error.with_hint("use `Host::unload`"));
+        }
         let slot = Arc::clone(slot);
-        let requires = |entry: &Entry| entry.manifest.requires().contains_key(name);
-        let dependents = entries.by_name.values().filter(|entry| requires(entry));
-        let dependents: Vec<_> =
-            dependents.map(|entry| format!("`{}`", entry.manifest.name())).collect();
+        let mut dependents: Vec<_> =
+            entries.dependents(name).map(|dependent| format!("`{}`", dependent.name)).collect();
+        dependents.dedup();
         if !dependents.is_empty() {
             let message = format!("is required by {}", dependents.join(", "));
             let error = Error::new(ErrorKind::Requires, message).of(&slot.name);
@@ -268,11 +277,38 @@ impl Registry {
     }
 }
 
+impl Entries {
+    /// Returns the requirements of a plugin by others, sorted by name.
+    fn dependents(&self, name: &str) -> impl Iterator<Item = Dependent> {
+        let manifests = self.by_name.values().flat_map(|it| [Some(&it.manifest), it.next.as_ref()]);
+        manifests.flatten().filter_map(move |manifest| {
+            let required = manifest.requires().get(name)?.clone();
+            Some(Dependent { name: manifest.name().clone(), required })
+        })
+    }
+}
+
 impl Entry {
+    /// Returns whether the plugin serves in `of`.
+    fn is_of(&self, of: &Arc<Slot>) -> bool {
+        match &self.stage {
+            Stage::Serving { slot, .. } => Arc::ptr_eq(slot, of),
+            Stage::Loading | Stage::Unloading => false,
+        }
+    }
+
     fn info(&self) -> Option<PluginInfo> {
         let Stage::Serving { slot, build, order, .. } = &self.stage else { return None };
         Some(snapshot(slot, build, &self.manifest, self.folder.as_ref(), *order))
     }
+}
+
+/// The plugins that an unload accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnloadScope {
+    Any,
+    /// Plugins of this program only.
+    CompiledIn,
 }
 
 /// A plugin that serves.
@@ -333,6 +369,24 @@ impl Drop for Reservation<'_> {
     }
 }
 
+/// A plugin that is being reloaded.
+#[derive(Debug)]
+pub(super) struct Reloading<'t> {
+    registry: &'t Registry,
+    next: Arc<Manifest>,
+    /// The requirements of the plugin by others.
+    pub(super) dependents: Vec<Dependent>,
+}
+
+impl Drop for Reloading<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.registry.write();
+        if let Some(entry) = entries.by_name.get_mut(self.next.name().as_str()) {
+            entry.next.take_if(|next| Arc::ptr_eq(next, &self.next));
+        }
+    }
+}
+
 /// A plugin that is being unloaded; its name is free when this is dropped.
 #[derive(Debug)]
 pub(super) struct Unloading<'t> {
@@ -372,6 +426,10 @@ fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Er
                 let found = entry.manifest.version();
                 format!("it requires `{name}` {required}, but {found} is loaded")
             }
+            Some(Entry { next: Some(next), .. }) if !required.matches(next.version()) => {
+                let found = next.version();
+                format!("it requires `{name}` {required}, but {found} is being loaded")
+            }
             Some(_) => continue,
         };
         let failed = candidate.failed(LoadStep::Requires, ErrorKind::Requires);
@@ -381,14 +439,23 @@ fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Er
 }
 
 fn duplicate(candidate: &Candidate, loaded: &Entry) -> Error {
-    let mut message = match &loaded.folder {
-        Some(folder) => format!("is already loaded from `{}`", folder.display()),
-        None => "is already compiled into the program".to_owned(),
+    let duplicate =
+        |message| Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
+    let message = match (&candidate.folder, &loaded.folder) {
+        (None, None) => return duplicate("is already registered".to_owned()),
+        (Some(new), Some(old)) if new == old => {
+            return duplicate(format!("is already loaded from `{}`", old.display()));
+        }
+        (Some(new), Some(old)) => format!(
+            "is already loaded from `{}`; another one was found in `{}`",
+            old.display(),
+            new.display()
+        ),
+        (Some(folder), None) => format!(
+            "is already compiled into the program; another one was found in `{}`",
+            folder.display()
+        ),
+        (None, Some(folder)) => format!("is already loaded from `{}`", folder.display()),
     };
-    let is_same = candidate.folder.is_some() && candidate.folder == loaded.folder;
-    if let Some(folder) = candidate.folder.as_ref().filter(|_| !is_same) {
-        message.push_str(&format!("; another one was found in `{}`", folder.display()));
-    }
-    let error = Error::new(ErrorKind::Duplicate, message).of(candidate.manifest.name());
-    if is_same { error } else { error.with_hint("change the `name` of one of them") }
+    duplicate(message).with_hint("change the `name` of one of them")
 }

@@ -85,7 +85,7 @@ impl Inner {
         if let Err(error) = spawned {
             tracing::error!(%error, %plugin, "cannot start a thread for a reload");
             // Callers get an error, because their senders are dropped.
-            drop(self.reload_queue.done(&plugin));
+            drop(self.reload_queue.abandon(&plugin));
         }
     }
 
@@ -158,15 +158,14 @@ impl Inner {
             let message = format!("its folder now contains the plugin `{}`", next.manifest.name());
             return Err(next.failed(LoadStep::Manifest, ErrorKind::Manifest).caused_by(message));
         }
-        self.registry.check_requirements(&next)?;
-        let dependents = self.registry.dependents(plugin);
+        let reloading = self.registry.begin_reload(&next, &there.slot)?;
         let library = read_artifact(&next, rules);
         content.set_artifact(&library);
         let library = library?;
         let sha256 = library.as_ref().map(Artifact::content);
         // A new generation of the same build starts without faults.
         let ends_quarantine = is_explicit && there.slot.health.is_quarantined();
-        match plan(&there.build, &next.manifest, sha256, &dependents) {
+        match plan(&there.build, &next.manifest, sha256, &reloading.dependents) {
             // Schema files are part of the build too.
             Plan::Unchanged
                 if !ends_quarantine && there.build.schemas == next.schema_digests(rules) =>

@@ -9,7 +9,8 @@ use hotbay_plugin::{CallContext, Config, Output, Payload, Plugin, PluginError};
 use serde_json::Value;
 
 use super::function::Function;
-use super::{Host, HostBuilder, Inner, UnloadReport, nearest, on_thread};
+use super::registry::UnloadScope;
+use super::{Host, HostBuilder, UnloadReport, nearest, on_thread};
 use crate::boundary::{Instance, Root};
 use crate::error::{Error, ErrorKind};
 use crate::handle::PluginHandle;
@@ -106,7 +107,8 @@ impl Host {
     /// Depends on the step that failed: see [`Error::step`]. `Duplicate` if a plugin of this name
     /// is loaded; `Shutdown`.
     pub async fn register<T: Plugin>(&self, manifest: Manifest) -> Result<PluginHandle, Error> {
-        self.start(Ok(manifest), Source::Type(Root::compiled_in::<T>())).await
+        let name = manifest.name().clone();
+        self.start(name.as_str(), Ok((manifest, Source::Type(Root::compiled_in::<T>())))).await
     }
 
     /// Registers a function as a plugin.
@@ -131,7 +133,8 @@ impl Host {
     where
         F: Fn(&CallContext<'_>, Payload<'_>) -> Result<Output, PluginError> + Send + Sync + 'static,
     {
-        self.start(manifest_of(name), function_source(function)).await
+        let plugin = manifest_of(name).map(|manifest| (manifest, function_source(function)));
+        self.start(name, plugin).await
     }
 
     /// Unloads a plugin of this program, like [`unload`](Self::unload).
@@ -140,13 +143,7 @@ impl Host {
     ///
     /// The same as [`unload`](Self::unload); `Unsupported` if the plugin was loaded from a folder.
     pub async fn unregister(&self, name: &str) -> Result<UnloadReport, Error> {
-        let plugin = self.inner.registry.find(name)?;
-        if self.inner.registry.serving_plugin(plugin.name())?.folder.is_some() {
-            let message = "cannot be unregistered: it was loaded from a folder";
-            let error = Error::new(ErrorKind::Unsupported, message).of(plugin.name());
-            return Err(error.with_hint("use `Host::unload`"));
-        }
-        self.unload(name).await
+        self.unload_in(name, UnloadScope::CompiledIn).await
     }
 
     /// Creates a plugin by the factory of `kind`, with this name and config, and starts it.
@@ -162,37 +159,45 @@ impl Host {
         name: &str,
         config: Value,
     ) -> Result<PluginHandle, Error> {
-        let Factories(factories) = &self.inner.factories;
+        let plugin = self.inner.factories.construct(kind).and_then(|construct| {
+            let manifest = manifest_of(name)?
+                .with_config(config)
+                .map_err(|error| not_registered(name).caused_by(error))?;
+            Ok((manifest, Source::Value(construct)))
+        });
+        self.start(name, plugin).await
+    }
+
+    async fn start(
+        &self,
+        name: &str,
+        plugin: Result<(Manifest, Source), Error>,
+    ) -> Result<PluginHandle, Error> {
+        self.check_process()?;
+        let host = self.clone();
+        let name = name.to_owned();
+        let load = move || {
+            let loaded = plugin.and_then(|(manifest, source)| {
+                host.inner.load(&Candidate::compiled_in(manifest), source, None)
+            });
+            host.inner.emit_refused(Path::new(&name), &loaded);
+            loaded
+        };
+        on_thread("hotbay-load", load).await?
+    }
+}
+
+impl Factories {
+    /// Returns the constructor of a plugin of this kind.
+    fn construct(&self, kind: &str) -> Result<Constructor, Error> {
+        let Self(factories) = self;
         let Some(construct) = factories.get(kind) else {
             let error = Error::new(ErrorKind::NotFound, format!("factory `{kind}` not found"));
             let hint = nearest(kind, factories.keys().map(String::as_str), "registered factories");
             return Err(error.with_hint(hint.unwrap_or("no factory is registered".to_owned())));
         };
-        let manifest = Manifest::new(name, "0.0.0")
-            .and_then(|manifest| manifest.with_config(config))
-            .map_err(|error| not_registered(name).caused_by(error));
         let construct = Arc::clone(construct);
-        let source = Source::Value(Constructor(Box::new(move |config| construct(config))));
-        self.start(manifest, source).await
-    }
-
-    async fn start(
-        &self,
-        manifest: Result<Manifest, Error>,
-        source: Source,
-    ) -> Result<PluginHandle, Error> {
-        self.check_process()?;
-        let host = self.clone();
-        let candidate = Candidate::compiled_in(manifest?);
-        on_thread("hotbay-load", move || host.inner.start(&candidate, source)).await?
-    }
-}
-
-impl Inner {
-    fn start(&self, candidate: &Candidate, source: Source) -> Result<PluginHandle, Error> {
-        let loaded = self.load(candidate, source, None);
-        self.emit_refused(Path::new(candidate.manifest.name().as_str()), &loaded);
-        loaded
+        Ok(Constructor(Box::new(move |config| construct(config))))
     }
 }
 

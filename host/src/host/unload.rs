@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::registry::UnloadScope;
 use super::{Host, Inner, on_thread};
 use crate::error::Error;
 use crate::event::HostEvent;
@@ -60,13 +61,21 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// `NotFound`; `Requires` if other plugins require it. An error of the plugin's own shutdown is
+    /// `NotFound`; `Requires` if other plugins require it; `Shutdown`. An error of the plugin's own shutdown is
     /// in the report, since the plugin is unloaded all the same.
     pub async fn unload(&self, name: &str) -> Result<UnloadReport, Error> {
+        self.unload_in(name, UnloadScope::Any).await
+    }
+
+    pub(super) async fn unload_in(
+        &self,
+        name: &str,
+        scope: UnloadScope,
+    ) -> Result<UnloadReport, Error> {
         self.check_process()?;
         let host = self.clone();
         let name = name.to_owned();
-        on_thread("hotbay-unload", move || host.inner.unload(&name)).await?
+        on_thread("hotbay-unload", move || host.inner.unload(&name, scope)).await?
     }
 
     /// Returns the libraries that stay mapped after the unload of their plugins.
@@ -83,22 +92,27 @@ impl Host {
     ///
     /// New calls fail with `Shutdown`. Running and queued calls have `grace` to finish. After that,
     /// queued calls fail with `Shutdown`, and a plugin whose calls still run stays mapped, with an
-    /// event. It may be called again, even concurrently: each call completes when the shutdown has.
+    /// event. Loads, reloads and unloads that run are waited for until
+    /// [`stop_timeout`](crate::HostLimits::stop_timeout) after `grace`, unless `grace` is zero. It may
+    /// be called again, even concurrently: each call completes when the shutdown has.
     pub async fn shutdown(&self, grace: Duration) {
         if self.check_process().is_err() {
             return;
         }
         let host = self.clone();
-        let done = on_thread("hotbay-shutdown", move || host.inner.shutdown(grace));
-        // Without a thread, the drop of the last host does the same.
-        let _ = done.await;
+        let done = on_thread("hotbay-shutdown", move || host.inner.shutdown(grace)).await;
+        if done.is_err() {
+            // No thread is available, so this one is blocked.
+            self.inner.shutdown(grace);
+        }
     }
 }
 
 impl Inner {
-    pub(super) fn unload(&self, name: &str) -> Result<UnloadReport, Error> {
-        let unloading = self.registry.begin_unload(name)?;
+    pub(super) fn unload(&self, name: &str, scope: UnloadScope) -> Result<UnloadReport, Error> {
+        // Counted first, so that a shutdown that does not find the plugin waits for its unload.
         let _running = self.unloads.start();
+        let unloading = self.registry.begin_unload(name, scope)?;
         let slot = unloading.slot();
         let (generation, outcome) = self.end(slot, self.context.limits.drain_timeout);
         // A reload in progress ends its own build. The name is free after that.

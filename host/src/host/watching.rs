@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use super::registry::Loadable;
+use super::registry::{Loadable, UnloadScope};
 use super::reload::ReloadRequest;
 use super::{Inner, Reloaded};
 use crate::artifact::discover::MANIFEST;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::id::PluginName;
-use crate::reload::{Attempt, AttemptOutcome, Candidate, Content, OutcomeSender, Rules, Source};
-use crate::reload::{ChangeHandler, Watch, WatchOptions};
+use crate::reload::{
+    Attempt, AttemptOutcome, Candidate, ChangeHandler, Content, LoadOptions, OutcomeSender, Rules,
+    Source, Watch, WatchOptions,
+};
 use crate::sync::lock;
 
 /// Handles the changed folders of one host.
@@ -38,6 +40,8 @@ struct Failure {
     reason: String,
     kind: ErrorKind,
     is_reported: bool,
+    /// The options of the folder's next load.
+    options: Arc<LoadOptions>,
     /// Content and reason of the failure that was reported last, if that is another one.
     reported: Option<(Content, String)>,
 }
@@ -60,6 +64,8 @@ enum Next {
 pub(super) struct FolderAttempt {
     folder: PathBuf,
     attempt: Attempt,
+    /// The options with which the folder is loaded, if it is not reloaded.
+    options: Arc<LoadOptions>,
     failures: Arc<FailureLog>,
     outcome: OutcomeSender,
 }
@@ -74,9 +80,9 @@ impl FolderWatcher {
 impl ChangeHandler for FolderWatcher {
     fn run(&mut self, folder: &Path, attempt: Attempt, outcome: OutcomeSender) {
         let Some(host) = self.host.upgrade() else { return };
-        let failures = Arc::clone(&self.failures);
-        let this = FolderAttempt { folder: folder.to_owned(), attempt, failures, outcome };
         let serving = host.serving_from(folder);
+        let (failures, options) = (Arc::clone(&self.failures), self.options(folder, &serving));
+        let this = FolderAttempt { folder: folder.to_owned(), attempt, options, failures, outcome };
         let exists = folder.join(MANIFEST).exists();
         let Some(first) = serving.first().map(|plugin| plugin.manifest.name().clone()) else {
             if !exists {
@@ -119,6 +125,19 @@ impl ChangeHandler for FolderWatcher {
 }
 
 impl FolderWatcher {
+    /// Returns the options of the plugin that serves from `folder` under the name of its manifest, or
+    /// that did before its load failed.
+    fn options(&self, folder: &Path, serving: &[Loadable]) -> Arc<LoadOptions> {
+        let mut options = serving.iter().map(|plugin| &plugin.options);
+        match options.find(|options| options.name().is_none()) {
+            Some(options) => Arc::clone(options),
+            None => {
+                let failed = lock(&self.failures.failed);
+                failed.get(folder).map(|failure| Arc::clone(&failure.options)).unwrap_or_default()
+            }
+        }
+    }
+
     /// Returns the plugins that serve from `folder` under another name than its manifest states
     /// now, and the reason to unload them.
     fn renamed(&self, folder: &Path, serving: &[Loadable]) -> Option<(Vec<PluginName>, String)> {
@@ -193,7 +212,7 @@ impl FolderAttempt {
     fn load(self, host: &Arc<Inner>, may_wait_for_removal: bool) {
         let rules = &host.context.rules;
         let content = Content::of(&self.folder, rules);
-        let candidate = Candidate::read(&self.folder, rules);
+        let candidate = Candidate::read_with(&self.folder, rules, &self.options);
         let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
         let error = match &loaded {
             Ok(handle) => {
@@ -249,7 +268,7 @@ impl FolderAttempt {
         let mut kept = Vec::new();
         for plugin in plugins {
             let generation = host.registry.info(plugin).and_then(|info| info.generation);
-            if let Err(error) = host.unload(plugin.as_str()) {
+            if let Err(error) = host.unload(plugin.as_str(), UnloadScope::Any) {
                 kept.push((plugin, generation, error));
             }
         }
@@ -314,7 +333,8 @@ impl FolderAttempt {
         let was_reported = reported.as_ref().is_some_and(is_same);
         let is_reported = is_reported || was_reported;
         let reported = reported.filter(|_| !is_reported);
-        let failure = Failure { content, reason, kind, is_reported, reported };
+        let options = Arc::clone(&self.options);
+        let failure = Failure { content, reason, kind, is_reported, options, reported };
         failed.insert(self.folder.clone(), failure);
         !was_reported
     }

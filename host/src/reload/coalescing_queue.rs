@@ -73,6 +73,13 @@ impl<R> CoalescingQueue<R> {
         next
     }
 
+    /// Ends a job that could not run; returns the request that waits for it.
+    pub(crate) fn abandon(&self, plugin: &PluginName) -> Option<R> {
+        let waiting = lock(&self.jobs).remove(plugin).flatten();
+        self.idle.notify_all();
+        waiting
+    }
+
     /// Waits until no job runs for `plugin`, at most until `deadline`.
     pub(crate) fn wait(&self, plugin: &PluginName, deadline: Instant) {
         let jobs = lock(&self.jobs);
@@ -107,5 +114,8 @@ mod tests {
         assert_eq!(queue.done(&echo), Some(4));
         assert_eq!(queue.done(&echo), None);
         assert_eq!(queue.submit(&echo, 5), Submission::Run(5));
+        assert_eq!(queue.submit(&echo, 6), Submission::Queued);
+        assert_eq!(queue.abandon(&echo), Some(6));
+        assert_eq!(queue.submit(&echo, 7), Submission::Run(7));
     }
 }

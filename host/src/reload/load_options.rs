@@ -10,7 +10,8 @@ use hotbay_manifest::{Limits, Manifest};
 
 /// Options of [`Host::load_with`](crate::Host::load_with), which replace fields of `plugin.json`.
 ///
-/// They apply to later reloads of the plugin too, except for the state.
+/// They apply to later reloads of the plugin too, except for the state. If they set no name, they
+/// also apply when the watched manifest gets another name.
 ///
 /// ```
 /// use hotbay::LoadOptions;

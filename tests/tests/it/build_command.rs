@@ -91,6 +91,18 @@ fn plugins_installed_in_the_folder_of_a_script_are_not_installed_again() {
 }
 
 #[test]
+fn invalid_plugin_name_is_refused_and_escaped() {
+    let root = Plugins::new();
+    script(root.dir(), r"\u001b[31mred", "1");
+    let output = command(root.dir(), &[]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("is not a valid plugin name"), "{stderr}");
+    assert!(!stderr.contains('\x1b'), "{stderr:?}");
+    assert!(!root.dir().join("target").exists());
+}
+
+#[test]
 fn stdout_that_cannot_be_written_is_an_error() {
     let root = Plugins::new();
     script(root.dir(), "s", "1");

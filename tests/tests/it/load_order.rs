@@ -1,7 +1,9 @@
 //! Plugins that require each other, share a name, or share a library.
 
+use std::sync::{Mutex, mpsc};
+
 use hotbay::{ErrorKind, Host, HostEvent, LoadReport, LoadStep, Manifest, Output, Request};
-use hotbay_tests::{Plugins, block_on, events_until, host, loaded, refused};
+use hotbay_tests::{Plugin, Plugins, block_on, events_until, host, loaded, refused};
 use serde_json::json;
 
 /// Installs plugins: `web: store ^1` is the plugin `web`, which requires `store`. All have version
@@ -197,4 +199,47 @@ impl hotbay_plugin::Plugin for Never {
     ) -> Result<Output, hotbay::PluginError> {
         Ok(Output::default())
     }
+}
+
+/// Reloads `echo` as `next` changes it, and calls `meanwhile` after the check of the requirements,
+/// before the new build starts.
+fn while_reloading<T>(
+    plugins: &Plugins,
+    next: impl Fn(Plugin) -> Plugin,
+    meanwhile: impl FnOnce(&Host) -> T,
+) -> (T, Result<(), hotbay::Error>) {
+    let (started, start) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (started, released) = (Mutex::new(started), Mutex::new(released));
+    let host = Host::builder()
+        .plugin_dir(plugins.dir())
+        .permission_policy(move |_, permission| {
+            if permission == "wait" {
+                let _ = started.lock().unwrap().send(());
+                let _ = released.lock().unwrap().recv();
+            }
+            true
+        })
+        .build()
+        .unwrap();
+    loaded(&host, plugins.add("base", "faulty").write());
+    loaded(&host, plugins.add("echo", "faulty").write());
+    next(plugins.add("echo", "faulty").set("permissions", json!(["wait"]))).write();
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| block_on(host.reload("echo")).map(drop));
+        start.recv().unwrap();
+        let result = meanwhile(&host);
+        release.send(()).unwrap();
+        (result, reload.join().unwrap())
+    })
+}
+
+#[test]
+fn requirement_of_a_reload_is_not_unloaded() {
+    let plugins = Plugins::new();
+    let next = |plugin: Plugin| plugin.set("requires", json!({ "base": "*" }));
+    let (unloaded, reloaded) =
+        while_reloading(&plugins, next, |host| block_on(host.unload("base")).map(drop));
+    assert_eq!(unloaded.unwrap_err().kind(), ErrorKind::Requires);
+    reloaded.unwrap();
 }

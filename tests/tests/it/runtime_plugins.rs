@@ -9,7 +9,7 @@ use hotbay::{
     CallContext, CancellationToken, ErrorKind, Host, HostEvent, LoadStep, Manifest, Output,
     Payload, Plugin, PluginError, Request,
 };
-use hotbay_tests::{Plugins, block_on, event, limits, until};
+use hotbay_tests::{Plugins, block_on, event, limits, threads, until};
 use serde_json::json;
 
 pub(crate) fn names(host: &Host) -> Vec<String> {
@@ -152,6 +152,7 @@ fn factory_may_use_its_host() {
     let outcomes = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&outcomes);
     let host = Host::builder()
+        .limits(limits(|limits| limits.stop_timeout = Duration::from_secs(1)))
         .register_factory("plain", |_: &Config| Ok(Plain))
         .register_factory("nested", move |_: &Config| {
             let host = HOST.get().unwrap().lock().unwrap().clone().unwrap();
@@ -313,7 +314,7 @@ fn token_ends_hosts_at_any_moment() {
             assert!(copy.list().is_empty());
         }
     }
-    until("no thread is left", || hotbay_tests::threads("hotbay-cancel").is_empty().then_some(()));
+    until("no thread is left", || threads("hotbay-cancel").is_empty().then_some(()));
 }
 
 #[test]
@@ -342,4 +343,79 @@ fn unregister_while_calls_run() {
     assert_eq!(running.join().unwrap().unwrap().as_text().unwrap(), "done");
     until("it is unloaded", || host.retained().is_empty().then_some(()));
     assert_eq!(handle.call(Request::text("x")).unwrap_err().kind(), ErrorKind::Retired);
+}
+
+#[test]
+fn shutdown_waits_for_a_load_that_runs() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let factory = Arc::clone(&ended);
+    let (started, start) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (started, released) = (Mutex::new(started), Mutex::new(released));
+    let host = Host::builder()
+        .register_factory("slow", move |_: &Config| {
+            let _ = started.lock().unwrap().send(());
+            let _ = released.lock().unwrap().recv();
+            Ok(Slow(Arc::clone(&factory)))
+        })
+        .build()
+        .unwrap();
+    let other = host.clone();
+    let create = std::thread::spawn(move || block_on(other.create("slow", "slow", json!({}))));
+    start.recv().unwrap();
+    let other = host.clone();
+    let shutdown = std::thread::spawn(move || {
+        block_on(other.shutdown(Duration::from_secs(10)));
+        ended.load(Ordering::SeqCst)
+    });
+    until("the host is closed", || {
+        let error = host.plugin("slow").err()?;
+        (error.kind() == ErrorKind::Shutdown).then_some(())
+    });
+    release.send(()).unwrap();
+    assert_eq!(create.join().unwrap().unwrap_err().kind(), ErrorKind::Shutdown);
+    assert!(shutdown.join().unwrap(), "the loaded plugin was still shutting down");
+}
+
+#[test]
+fn every_refused_registration_is_an_event() {
+    let host = Host::builder().register_factory("plain", |_: &Config| Ok(Plain)).build().unwrap();
+    let mut events = host.events();
+    let mut refused = |error: Option<hotbay::Error>| {
+        let error = error.expect("it is refused");
+        let Some(HostEvent::Refused { plugin, reason, hint }) = events.try_next() else {
+            panic!("no event for `{}`", error.full_message());
+        };
+        assert_eq!(reason, error.full_message());
+        assert_eq!(hint.as_deref(), error.hint());
+        plugin
+    };
+    let nothing = || Ok(Output::text(""));
+    assert_eq!(refused(block_on(host.register_fn("No", move |_, _| nothing())).err()), "No");
+    assert_eq!(refused(block_on(host.create("plain", "No", json!({}))).err()), "No");
+    assert_eq!(refused(block_on(host.create("plain", "a", json!(1))).err()), "a");
+    assert_eq!(refused(block_on(host.create("unknown", "a", json!({}))).err()), "a");
+}
+
+#[test]
+fn second_registration_of_a_name_is_reported_as_such() {
+    let host = Host::builder().register_fn("x", |_, _| Ok(Output::text(""))).build().unwrap();
+    let error = block_on(host.register_fn("x", |_, _| Ok(Output::text("")))).unwrap_err();
+    assert_eq!(error.full_message(), "plugin `x` is already registered");
+}
+
+#[test]
+fn cancelled_token_leaves_no_watch() {
+    let plugins = Plugins::new();
+    let token = CancellationToken::new();
+    token.cancel();
+    let hosts: Vec<_> = (0..20)
+        .map(|_| {
+            let builder = Host::builder().plugin_dir(plugins.dir()).hot_reload(true);
+            builder.cancellation_token(token.clone()).build().unwrap()
+        })
+        .collect();
+    // Other tests watch as well, but not forever.
+    until("no watch is left", || threads("hotbay-watch").is_empty().then_some(()));
+    drop(hosts);
 }

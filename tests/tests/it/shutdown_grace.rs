@@ -261,3 +261,22 @@ fn leave_no_thread() {
     // Handles may outlive the host.
     assert_eq!(faulty.call(Request::json_text("{}")).unwrap_err().kind(), ErrorKind::Shutdown);
 }
+
+#[test]
+fn every_method_fails_with_shutdown_after_it() {
+    let scripted = ScriptedPlugin::new();
+    let host = scripted.host(|builder| builder).host;
+    block_on(host.shutdown(Duration::ZERO));
+    let errors = [
+        host.plugin("scripted").err(),
+        host.pipeline(["scripted"]).err(),
+        block_on(host.load("nowhere-at-all")).err(),
+        block_on(host.reload("scripted")).err(),
+        block_on(host.unload("scripted")).err(),
+        block_on(host.unregister("scripted")).err(),
+    ];
+    let kinds = errors.map(|error| error.map(|error| error.kind()));
+    assert_eq!(kinds[0], Some(ErrorKind::Shutdown));
+    assert_eq!(kinds[1], Some(ErrorKind::Shutdown));
+    assert_eq!(kinds[3..], [Some(ErrorKind::Shutdown); 3], "{kinds:?}");
+}

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hotbay::{Events, Host, HostBuilder, HostEvent, Request};
+use hotbay::{Events, Host, HostBuilder, HostEvent, LoadOptions, Request};
 use hotbay_tests::{
     LIMIT, Plugins, block_on, event, events_until, library_file_name, threads, until,
 };
@@ -407,4 +407,23 @@ fn host_shutdown_ends_watch() {
     }
     // Other tests watch as well, but not forever.
     until("no watch is left", || (watching() == 0).then_some(()));
+}
+
+#[test]
+fn renamed_plugin_keeps_the_options_of_its_load() {
+    let mut watched = Watched::with_echo(as_it_is);
+    let folder = watched.folder("echo");
+    block_on(watched.host.unload("echo")).unwrap();
+    let options = LoadOptions::new().with_config(json!({ "answers": "set" }));
+    block_on(watched.host.load_with(&folder, options)).unwrap();
+    watched.edit("\"name\": \"echo\"", "\"name\": \"shout\"");
+    event(&mut watched.events, |event| summary(event) == "Loaded shout");
+    assert_eq!(watched.answer("shout"), "set");
+    // Also if the new name cannot be loaded at first.
+    watched.edit("\"name\": \"shout\"", "\"name\": \"Shout\"");
+    watched.edit("\"name\": \"Shout\"", "\"name\": \"cry\", \"requires\": {\"no\": \"*\"}");
+    event(&mut watched.events, |event| summary(event).starts_with("Refused"));
+    watched.edit("\"no\": \"*\"", "");
+    event(&mut watched.events, |event| summary(event) == "Loaded cry");
+    assert_eq!(watched.answer("cry"), "set");
 }

@@ -1,7 +1,7 @@
 //! The fields of a `plugin.json` that a build needs, and the two fields that it sets. The host
 //! validates the rest.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
 use serde_json::{Map, Value};
@@ -37,6 +37,7 @@ impl Manifest {
             bail!("a manifest is a JSON object");
         };
         let name = required(&fields, "name")?;
+        check_plugin_name(&name)?;
         let package = optional(&fields, "package")?;
         let kind = match optional(&fields, "kind")?.as_deref() {
             None | Some("library") => {
@@ -55,7 +56,7 @@ impl Manifest {
         Ok(Self {
             names_package: package.is_some(),
             package: package.unwrap_or_else(|| name.clone()),
-            name: inside(name)?,
+            name,
             version: required(&fields, "version")?,
             kind,
             schema_files,
@@ -98,6 +99,20 @@ fn program(fields: &Map<String, Value>) -> anyhow::Result<String> {
     let program = command.get(0).and_then(Value::as_str);
     let expected = "expected a list that begins with the program, such as [\"serve\"]";
     Ok(program.with_context(|| format!("`command` is {command}; {expected}"))?.to_owned())
+}
+
+const MAX_NAME_CHARS: usize = 64;
+
+/// Rejects names that the host rejects.
+pub(crate) fn check_plugin_name(name: &str) -> anyhow::Result<()> {
+    let starts_valid = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let is_valid = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
+    ensure!(
+        starts_valid && is_valid && name.len() <= MAX_NAME_CHARS,
+        "`{name}` is not a valid plugin name; expected a lower-case letter, then at most 63 of \
+         `a-z`, `0-9` and `-`"
+    );
+    Ok(())
 }
 
 /// Rejects names that lead out of the plugin's folder, since they become paths to write to.
@@ -173,7 +188,10 @@ mod tests {
             r#"{"name": "a", "version": "1.0.0", "library": "../a"}"#,
             "`../a` does not name a file in the plugin's own folder",
         );
-        check(r#"{"name": "..", "version": "1.0.0", "library": "a"}"#, "`..` does not name a file");
+        for name in ["..", "", "A", "a_b", "a/b", &"a".repeat(65)] {
+            let text = format!(r#"{{"name": "{name}", "version": "1.0.0", "library": "a"}}"#);
+            check(&text, &format!("`{name}` is not a valid plugin name"));
+        }
         let process = |command: &str| {
             format!(r#"{{"name": "a", "version": "1.0.0", "kind": "process"{command}}}"#)
         };

@@ -73,7 +73,8 @@ fn collect(
             collect(root, &within, installed, files)?;
             continue;
         }
-        let metadata = path.metadata().with_context(|| format!("`{}`", path.display()))?;
+        let metadata =
+            path.metadata().with_context(|| format!("cannot read `{}`", path.display()))?;
         if !metadata.is_file() {
             continue;
         }
