@@ -9,7 +9,7 @@ const MAX_COMPARED_BYTES: usize = 64;
 ///
 /// ```
 /// # use hotbay_manifest::nearest;
-/// assert_eq!(nearest("Trasnform", ["filter", "transform"]), Some("transform"));
+/// assert_eq!(nearest("Transfrm", ["filter", "transform"]), Some("transform"));
 /// assert_eq!(nearest("counter", ["filter", "transform"]), None);
 /// ```
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
