@@ -7,18 +7,17 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
-mod budget_tests;
 mod build;
-mod checker;
+#[cfg(feature = "schema")]
+mod check;
 mod compatible;
 mod digest;
 mod error;
-mod expansion;
 mod fields;
-mod metered;
 mod name;
 mod nearest;
+#[cfg(not(feature = "schema"))]
+mod no_check;
 mod order;
 mod parse;
 #[cfg(test)]
@@ -26,19 +25,17 @@ mod random_tests;
 #[cfg(test)]
 mod reference;
 mod render;
-mod resources;
 mod rules;
 mod schema;
+mod schema_error;
 mod seal;
 mod setters;
 #[cfg(test)]
 mod shape_tests;
-mod steps;
 mod tree;
 mod types;
 #[cfg(test)]
 mod value_tests;
-mod violations;
 mod words;
 
 use std::borrow::Cow;
@@ -48,16 +45,18 @@ use std::time::Duration;
 
 use semver::{Version, VersionReq};
 
-pub use checker::Checker;
+#[cfg(feature = "schema")]
+pub use check::Checker;
 pub use compatible::{check_api, check_stamp};
 pub use digest::{Digest, InvalidDigest};
-pub use error::{
-    ApiMismatch, Exceeded, ManifestError, SchemaError, StampMismatch, Unstartable, Violation,
-};
+pub use error::{ApiMismatch, ManifestError, StampMismatch, Unstartable};
 pub use name::{InvalidName, PluginName};
 pub use nearest::nearest;
+#[cfg(not(feature = "schema"))]
+pub use no_check::Checker;
 pub use order::{StartCandidate, StartOrder, start_order};
 use schema::json_schema;
+pub use schema_error::{Exceeded, SchemaError, Violation};
 use seal::seal;
 pub use tree::{MAX_MANIFEST_BYTES, position_of};
 pub use types::Types;

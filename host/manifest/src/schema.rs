@@ -96,7 +96,7 @@ fn rules_for(kind: Kind) -> Value {
 #[cfg(test)]
 mod tests {
     use super::super::Manifest;
-    use super::super::checker::check_once;
+    use super::super::Checker;
     use super::*;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plugin.schema.json");

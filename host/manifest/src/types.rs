@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::Checker;
-use crate::error::SchemaError;
+use crate::schema_error::SchemaError;
 
 /// The schemas of types, by each of their names.
 #[derive(Clone, Debug, Default)]

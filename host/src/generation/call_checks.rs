@@ -98,6 +98,8 @@ pub(super) fn input_too_large(found: usize, max: u64) -> Error {
 fn invalid_input(schema: &str, error: SchemaError) -> Error {
     let (kind, message) = match error {
         SchemaError::NoThread(_) => (ErrorKind::Overloaded, "could not be validated against"),
+        // Not reached: a plugin whose schema cannot be compiled is not loaded.
+        SchemaError::Unsupported => (ErrorKind::Internal, "cannot be validated against"),
         SchemaError::Exceeded(Exceeded::Deadline) => {
             (ErrorKind::DeadlineExceeded, "was not validated before the deadline against")
         }

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::Checker;
-use super::checker::check_once;
-use crate::error::{Exceeded, SchemaError};
+use super::check_once;
+use crate::schema_error::{Exceeded, SchemaError};
 
 fn nested(levels: usize, inner: Value, wrap: impl Fn(Value) -> Value) -> Value {
     (0..levels).fold(inner, |inner, _| wrap(inner))

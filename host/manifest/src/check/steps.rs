@@ -6,8 +6,8 @@ use std::thread;
 
 use serde_json::Value;
 
-use super::tree::MAX_NESTING_DEPTH;
-use crate::error::{SchemaError, Violation};
+use crate::schema_error::{SchemaError, Violation};
+use crate::tree::MAX_NESTING_DEPTH;
 
 /// Stack of a check, besides that of its steps.
 const MIN_STACK_BYTES: usize = 2 << 20;

@@ -8,12 +8,20 @@ use std::time::Instant;
 use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
-use super::expansion::{Costs, costs};
-use super::metered::{Budget, Metered, MeteredJson, with_budget};
-use super::steps::{Outline, outline, with_stack};
-use super::tree::MAX_NESTING_DEPTH;
-use super::violations::{bounded, describe, violation};
-use crate::error::{Exceeded, SchemaError, Violation};
+#[cfg(test)]
+mod budget_tests;
+mod expansion;
+mod metered;
+mod resources;
+mod steps;
+mod violations;
+
+use crate::schema_error::{Exceeded, SchemaError, Violation};
+use crate::tree::MAX_NESTING_DEPTH;
+use expansion::{Costs, costs};
+use metered::{Budget, Metered, MeteredJson, with_budget};
+use steps::{Outline, outline, with_stack};
+use violations::{bounded, describe, violation};
 
 /// Maximum number of steps of a check; a step is an access to the value. A text of one megabyte
 /// takes about two million steps with a usual schema.
@@ -151,8 +159,8 @@ fn too_deep() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::steps::MAX_STEPS_ON_CALLER_STACK;
-    use super::super::violations::MAX_MESSAGE_CHARS;
+    use super::steps::MAX_STEPS_ON_CALLER_STACK;
+    use super::violations::MAX_MESSAGE_CHARS;
     use super::*;
     use serde_json::{Map, json};
     use std::thread;

@@ -10,7 +10,7 @@ use jsonschema::paths::Location;
 use serde_json::Value;
 
 use super::metered::{AccessCosts, Budget, Metered, MeteredJson, with_budget};
-use crate::error::Violation;
+use crate::schema_error::Violation;
 
 /// Maximum number of violations of a value that are reported.
 const MAX_VIOLATIONS: usize = 3;

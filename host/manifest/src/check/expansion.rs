@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::metered::AccessCosts;
 use super::resources::{MAX_SUBSCHEMAS, compiles_too_many};
-use crate::error::{Exceeded, SchemaError, Violation};
+use crate::schema_error::{Exceeded, SchemaError, Violation};
 
 /// Maximum number of evaluations of subschemas at one location of a value.
 const MAX_EXPANSIONS: usize = 10_000;

@@ -15,7 +15,7 @@ use jsonschema::json::{Array, Json, Node, NodeIdentity, Object, SerdeJson, cmp};
 use jsonschema::types::JsonType;
 use serde_json::{Map, Number, Value};
 
-use crate::error::Exceeded;
+use crate::schema_error::Exceeded;
 
 /// Maximum time of a check.
 const MAX_CHECK_TIME: Duration = Duration::from_secs(5);
