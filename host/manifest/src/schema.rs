@@ -95,8 +95,8 @@ fn rules_for(kind: Kind) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Manifest;
     use super::super::Checker;
+    use super::super::Manifest;
     use super::*;
 
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plugin.schema.json");
@@ -113,11 +113,12 @@ mod tests {
 
     #[test]
     fn schema_and_parser_accept_the_same_manifests() {
+        let checker = Checker::new(&json_schema(), None).unwrap();
         let check = |extra: &str, is_valid: bool| {
             let mut manifest = json!({ "name": "a", "version": "1.0.0", "api": "^1" });
             let extra: Map<_, _> = serde_json::from_str(extra).unwrap();
             manifest.as_object_mut().unwrap().extend(extra);
-            let checked = check_once(&json_schema(), &manifest);
+            let checked = checker.check(&manifest, None);
             assert_eq!(checked.is_ok(), is_valid, "{manifest}: {checked:?}");
             let parsed = Manifest::parse(&manifest.to_string(), "".as_ref());
             assert_eq!(parsed.is_ok(), is_valid, "{manifest}: {parsed:?}");
