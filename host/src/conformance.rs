@@ -49,7 +49,7 @@ impl Conformance {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 impl ConformanceStep {
     pub(crate) fn new(
         name: &'static str,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::call::Request;
 pub use crate::conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 use crate::error::Error;
-#[cfg(any(doc, not(unix)))]
+#[cfg(any(doc, not(all(unix, feature = "process"))))]
 use crate::error::ErrorKind;
 use crate::host::HostBuilder;
 pub use crate::reload::{Built, Inspection, SurveyedPlugin};
@@ -70,13 +70,14 @@ pub fn abi_report(
 /// # Errors
 ///
 /// [`ErrorKind::Manifest`] and [`ErrorKind::Integrity`] if there is nothing to start,
-/// [`ErrorKind::Unsupported`] for libraries and on systems without process plugins.
+/// [`ErrorKind::Unsupported`] for libraries, and without process plugins: on other systems than Unix,
+/// or without the feature `process`.
 pub fn check_program(
     builder: &HostBuilder,
     folder: impl AsRef<Path>,
     sample: Option<&Request<'_>>,
 ) -> Result<Conformance, Error> {
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     return crate::reload::check_program(
         folder.as_ref(),
         sample,
@@ -87,11 +88,11 @@ pub fn check_program(
             staging_dir: builder.staging_dir.as_deref(),
         },
     );
-    #[cfg(not(unix))]
+    #[cfg(not(all(unix, feature = "process")))]
     {
         let _ = (builder, sample);
         let folder = folder.as_ref().display();
-        let message = format!("`{folder}`: process plugins need Unix");
-        Err(Error::new(ErrorKind::Unsupported, message))
+        let message = format!("`{folder}`: {}", crate::reload::NO_PROCESSES);
+        Err(Error::new(ErrorKind::Unsupported, message).with_hint(crate::reload::NO_PROCESSES_HINT))
     }
 }

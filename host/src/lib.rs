@@ -76,7 +76,7 @@ pub mod pool;
 mod providers;
 mod reload;
 mod slot;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 mod supervisor;
 mod sync;
 

@@ -1,7 +1,7 @@
 //! Turns a folder on disk into a private copy that no other user can change. Finds, checks, reads,
 //! verifies and stages files; never opens a library and runs none of its bytes.
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 mod beside;
 pub(crate) mod dependencies;
 pub(crate) mod digest;
@@ -9,7 +9,7 @@ pub(crate) mod discover;
 pub(crate) mod folder_lock;
 pub(crate) mod locate;
 mod private_folder;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 pub(crate) mod program;
 pub(crate) mod stage;
 pub(crate) mod staged;

@@ -15,7 +15,7 @@ use crate::error::artifact::ArtifactError;
 
 #[cfg(unix)]
 pub(crate) use super::private_folder::make_usable;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 pub(super) use super::staged::write_executable;
 
 /// Maximum number of characters of a name hint in a file's name.

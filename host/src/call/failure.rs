@@ -14,5 +14,6 @@ pub(crate) enum Failure {
     /// It returned a code that this version does not know.
     Code(i32),
     /// The call could not be made, or its result could not be received.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     Other(Error),
 }

@@ -71,7 +71,7 @@ impl Reply {
     }
 
     /// Sets an output in memory of the host.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     pub(crate) fn made_elsewhere(&mut self, generation: GenerationId, output: Output) {
         (self.generation, self.output) = (generation, output);
     }

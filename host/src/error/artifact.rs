@@ -29,8 +29,10 @@ pub(crate) enum ArtifactError {
     /// Another user owns it.
     ForeignOwner { path: PathBuf, owner: u32, user: u32 },
     /// The folder of a program holds more files than the host checks.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     TooManyFiles { path: PathBuf, max_entries: usize, max_depth: usize },
     /// The private copy was removed, and the original has changed since.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     OriginalChanged { path: PathBuf },
     /// It is larger than the host reads into memory.
     TooLarge { path: PathBuf, found_bytes: u64, max_bytes: u64 },

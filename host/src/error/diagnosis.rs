@@ -10,7 +10,7 @@ pub(crate) struct Diagnosis {
     pub(crate) hint: Option<String>,
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 impl Diagnosis {
     pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: Some(hint.into()) }

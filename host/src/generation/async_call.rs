@@ -3,11 +3,11 @@
 
 use super::lease::CallArgs;
 use super::{Backend, InstanceRef};
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use crate::call::Failure;
 use crate::call::Reply;
 use crate::error::Error;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use crate::supervisor::ProcessCall;
 
 impl InstanceRef {
@@ -17,7 +17,7 @@ impl InstanceRef {
         args: CallArgs<'_>,
         reply: &mut Reply,
     ) -> Result<(), Error> {
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "process"))]
         if let Some(Backend::OutOfProcess(process)) = self.backend() {
             let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
@@ -40,14 +40,14 @@ impl InstanceRef {
     pub(crate) fn batch(&self) -> Option<usize> {
         match self.backend()? {
             Backend::InProcess(_) => None,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Backend::OutOfProcess(process) => process.max_batch(),
         }
     }
 
     /// Sends many calls as one batch and returns their results in order.
     pub(crate) async fn call_many(&self, args: Vec<CallArgs<'_>>) -> Vec<Result<Reply, Error>> {
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "process"))]
         if let Some(Backend::OutOfProcess(process)) = self.backend() {
             return self.call_process_many(process, &args).await;
         }
@@ -59,7 +59,7 @@ impl InstanceRef {
         answers
     }
 
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     async fn call_process_many(
         &self,
         process: &crate::supervisor::Process,
@@ -105,7 +105,7 @@ impl InstanceRef {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 #[cold]
 fn missing() -> Error {
     crate::error::bug!("a batch has fewer results than calls")

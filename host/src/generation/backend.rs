@@ -9,11 +9,11 @@ use hotbay_plugin::Snapshot;
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
 use crate::pool::{RunOutcome, WorkerThreads};
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use crate::supervisor::{Process, Program};
 
 /// Time limit for killing and reaping a process and all that it started; far more than needed.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The code or process that runs a generation's calls.
@@ -22,7 +22,7 @@ pub(crate) enum Backend {
     /// A library, or compiled-in code.
     InProcess(Instance),
     /// A process.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     OutOfProcess(Process),
 }
 
@@ -32,7 +32,7 @@ pub(crate) enum UnloadLeftovers {
     /// The mapped code.
     Library(Arc<Image>, Root),
     /// The program that the process was started from.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     Process(Arc<Program>),
 }
 
@@ -41,7 +41,7 @@ impl Backend {
     pub(crate) fn health(&self) -> Result<(), Failure> {
         match self {
             Self::InProcess(instance) => instance.health(),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.health(),
         }
     }
@@ -50,7 +50,7 @@ impl Backend {
     pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>, Failure> {
         match self {
             Self::InProcess(instance) => instance.snapshot(),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.snapshot(),
         }
     }
@@ -59,7 +59,7 @@ impl Backend {
     pub(crate) fn restore(&mut self, snapshot: Snapshot) -> Result<(), Failure> {
         match self {
             Self::InProcess(instance) => instance.restore(snapshot),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.restore(snapshot),
         }
     }
@@ -68,7 +68,7 @@ impl Backend {
     pub(crate) fn shut_down(&mut self, graceful: bool) -> Result<(), Failure> {
         match self {
             Self::InProcess(instance) => instance.end(graceful),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.shut_down(graceful),
         }
     }
@@ -77,7 +77,7 @@ impl Backend {
     pub(crate) fn image(&self) -> Option<&Arc<Image>> {
         match self {
             Self::InProcess(instance) => Some(instance.image()),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(_) => None,
         }
     }
@@ -101,7 +101,7 @@ impl Backend {
     pub(crate) fn shutdown_timeout(&self, stop_timeout: Duration) -> Duration {
         match self {
             Self::InProcess(_) => stop_timeout,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(_) => stop_timeout.saturating_add(KILL_TIMEOUT),
         }
     }
@@ -113,7 +113,7 @@ impl Backend {
                 let root = instance.root();
                 UnloadLeftovers::Library(instance.into_image(), root)
             }
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => UnloadLeftovers::Process(Arc::clone(process.program())),
         }
     }
@@ -122,7 +122,7 @@ impl Backend {
     pub(crate) fn contracts(&self) -> Vec<(String, Vec<String>)> {
         match self {
             Self::InProcess(_) => Vec::new(),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.contracts(),
         }
     }
@@ -131,7 +131,7 @@ impl Backend {
     pub(crate) fn fixed_socket(&self) -> Option<std::path::PathBuf> {
         match self {
             Self::InProcess(_) => None,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.fixed_socket(),
         }
     }
@@ -140,7 +140,7 @@ impl Backend {
     pub(crate) fn config_notes(&self) -> Vec<String> {
         match self {
             Self::InProcess(_) => Vec::new(),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.config_notes(),
         }
     }
@@ -149,14 +149,18 @@ impl Backend {
     pub(crate) fn pid(&self) -> Option<u32> {
         match self {
             Self::InProcess(_) => None,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.pid(),
         }
     }
 
     /// Returns the bytes that the plugin has allocated, if it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
-        let Self::InProcess(instance) = self else { return None };
+        let instance = match self {
+            Self::InProcess(instance) => instance,
+            #[cfg(all(unix, feature = "process"))]
+            Self::OutOfProcess(_) => return None,
+        };
         let census = instance.root().census();
         census.counts_bytes.then_some(census.live_bytes)
     }

@@ -15,7 +15,7 @@ use super::{Backend, Generation, Parts, State};
 use crate::call::{CallState, Failure, Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
 use crate::pool::RunOutcome;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use crate::supervisor::{Process, ProcessCall};
 use crate::sync::ReturnSlot;
 
@@ -127,7 +127,7 @@ impl InstanceRef {
         }
         let instance = match backend {
             Backend::InProcess(instance) => instance,
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Backend::OutOfProcess(process) => return self.call_process(process, args, reply),
         };
         if request.endpoint().is_some() || request.names_http() {
@@ -165,7 +165,7 @@ impl InstanceRef {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 impl InstanceRef {
     /// Calls a process and waits on this thread.
     #[cold]

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::Fault;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use hotbay_plugin::Output;
 use hotbay_plugin::text::{Lines, MAX_CONTENT_TYPE_BYTES, escaped, is_escaped, start_of};
 use semver::Version;
@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::boundary::services::Registration;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use crate::call::Reply;
 use crate::call::{CallState, Failure, Request};
 use crate::error::{Error, ErrorKind};
@@ -186,6 +186,7 @@ impl Generation {
     }
 
     /// Rejects an input that is too large.
+    #[cfg(all(unix, feature = "process"))]
     fn check_input(&self, request: &Request<'_>) -> Result<(), Error> {
         let found = request.as_bytes().len();
         let fits = found as u64 <= self.limits.max_input_bytes;
@@ -193,7 +194,7 @@ impl Generation {
     }
 
     /// Fills `reply` with the output of a process.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     fn fill_reply(
         &self,
         request: &Request<'_>,

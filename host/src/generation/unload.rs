@@ -135,7 +135,7 @@ pub(crate) fn close_or_retain(
         UnloadLeftovers::Library(image, root) => {
             close(image, Some(root), stopped.reason, WaitForThreads::Briefly)
         }
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "process"))]
         UnloadLeftovers::Process(_) => Ok(None),
     };
     match closed {

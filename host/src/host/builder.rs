@@ -363,7 +363,7 @@ impl HostBuilder {
                 events,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
-                #[cfg(unix)]
+                #[cfg(all(unix, feature = "process"))]
                 processes: crate::supervisor::Processes::default(),
                 inherit_env: self.environment,
             }),

@@ -244,7 +244,7 @@ pub(super) fn ready_to_open(
     let _ = backend.shut_down(false);
     let leftovers = match backend.into_leftovers() {
         UnloadLeftovers::Library(image, root) => Some((image, Some(root))),
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "process"))]
         UnloadLeftovers::Process(_) => None,
     };
     Err(StartFailure { step, cause: FailureCause::Plugin(failure), leftovers })

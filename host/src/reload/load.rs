@@ -13,11 +13,11 @@ use super::library_loader::{
     self, Code, FailureCause, StartFailure, into_backend, probe_file, ready_to_open, retain_reason,
 };
 use super::policy::{call_policy, check_schemas};
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use super::process_loader;
 use super::source::{Constructor, Source};
 use super::survey::read_artifact;
-#[cfg(not(unix))]
+#[cfg(not(all(unix, feature = "process")))]
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Root};
 use crate::call::Failure;
@@ -114,7 +114,7 @@ impl NewGeneration {
         let mut candidate = candidate.clone();
         match &source {
             Source::Mapped { policy, .. } => candidate.granted.clone_from(&policy.permissions),
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Source::Restart { policy, .. } => candidate.granted.clone_from(&policy.permissions),
             _ => notes.extend(candidate.evaluate(context.permission_policy.as_ref())?),
         }
@@ -139,7 +139,7 @@ impl NewGeneration {
                 let code = Code::Ready(image, root);
                 library_loader::start(context, candidate, code, until, &mut parts, slot)?
             }
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Source::Restart { program, policy } => {
                 parts.policy = policy;
                 process_loader::start_staged(context, candidate, program, until, &mut parts, slot)?
@@ -204,7 +204,7 @@ impl NewGeneration {
             RunOutcome::Completed(UnloadLeftovers::Library(image, root)) => {
                 give_up(context, candidate, image, Some(root), parts.retain_reason);
             }
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             RunOutcome::Completed(UnloadLeftovers::Process(_)) => {}
             RunOutcome::TimedOut | RunOutcome::SpawnFailed(_) => {
                 retain(context, candidate, "drop: still running".to_owned(), RetainReason::Running);
@@ -291,11 +291,10 @@ fn construct(
     into_backend(started, context, candidate, parts)
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use process_loader::start as start_process;
 
-/// Processes need local sockets, process groups and signals.
-#[cfg(not(unix))]
+#[cfg(not(all(unix, feature = "process")))]
 fn start_process(
     _: &LoaderContext,
     candidate: &Candidate,
@@ -305,9 +304,9 @@ fn start_process(
     _: &mut Parts,
     _: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let message = "plugins of kind `process` are supported on Unix only";
     let kind = crate::error::ErrorKind::Unsupported;
-    Err(candidate.failed(LoadStep::Manifest, kind).caused_by(message))
+    let failed = candidate.failed(LoadStep::Manifest, kind).caused_by(super::NO_PROCESSES);
+    Err(failed.with_hint(super::NO_PROCESSES_HINT))
 }
 
 /// Closes the image of a failed load, or retains it with the reason.

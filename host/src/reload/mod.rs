@@ -5,7 +5,7 @@ mod abi_report;
 mod callsites;
 mod candidate;
 mod coalescing_queue;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 mod conformance;
 mod content;
 mod debounce;
@@ -23,9 +23,9 @@ mod permissions;
 mod plan;
 mod plugin_log;
 mod policy;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 mod process_loader;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 mod process_observer;
 mod rate_limiter;
 mod roots;
@@ -52,7 +52,7 @@ use crate::pool::Timer;
 pub(crate) use abi_report::abi_report;
 pub(crate) use candidate::Candidate;
 pub(crate) use coalescing_queue::{CoalescingQueue, Submission};
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 pub(crate) use conformance::{ConformanceRun, check_program};
 pub(crate) use content::Content;
 pub(crate) use debounce::{Attempt, AttemptOutcome};
@@ -68,6 +68,16 @@ pub(crate) use survey::{
 };
 pub(crate) use swap::{Swapped, swap};
 pub(crate) use watch::{ChangeHandler, OutcomeSender, Watch, WatchOptions};
+
+/// Why no program can be started: processes need local sockets, process groups and signals.
+#[cfg(not(all(unix, feature = "process")))]
+pub(crate) const NO_PROCESSES: &str = "this host was built without process plugins";
+#[cfg(not(all(unix, feature = "process")))]
+pub(crate) const NO_PROCESSES_HINT: &str = if cfg!(unix) {
+    "enable the feature `process` of `hotbay`"
+} else {
+    "process plugins need Unix; build the plugin as a library"
+};
 
 /// State shared by all loads of a host.
 #[derive(Debug)]
@@ -85,9 +95,10 @@ pub(crate) struct LoaderContext {
     pub(crate) deferred_unloads: DeferredUnloads,
     pub(crate) staging: Arc<StagingArea>,
     pub(crate) abandoned_checks: AbandonedChecks,
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     pub(crate) processes: crate::supervisor::Processes,
     /// Names of environment variables that processes inherit besides the usual ones.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     pub(crate) inherit_env: Vec<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Makes the call policy of a build from its manifest and the host's limits.
 
 use std::sync::Arc;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use std::time::Instant;
 
 use super::LoaderContext;
@@ -9,15 +9,15 @@ use super::candidate::Candidate;
 use super::effective_limits::PluginLimits;
 use super::schema_check::run_check;
 use crate::error::Error;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use crate::error::{ErrorKind, LoadStep};
 use crate::generation::{CallPolicy, Parts};
 use crate::pool::QueueLimits;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use crate::supervisor::Capabilities;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use hotbay_manifest::SchemaError;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use hotbay_manifest::{Checker, Types};
 
 pub(super) fn call_policy(
@@ -48,7 +48,7 @@ pub(super) fn call_policy(
 
 /// Validates config and calls against the schemas that a program declares. A schema of the
 /// manifest for the input takes precedence.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 pub(super) fn check_declared(
     context: &LoaderContext,
     candidate: &Candidate,
@@ -76,7 +76,7 @@ pub(super) fn check_declared(
 }
 
 /// Validates the config; returns the checkers of calls.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 fn declared_schemas(
     candidate: &Candidate,
     capabilities: &Capabilities,
@@ -98,7 +98,7 @@ fn declared_schemas(
 }
 
 /// Validates the config against the schema that the program declares.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 pub(super) fn check_declared_config(
     candidate: &Candidate,
     capabilities: &Capabilities,
@@ -113,7 +113,7 @@ pub(super) fn check_declared_config(
     })
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 fn declared(
     candidate: &Candidate,
     what: &str,

@@ -8,7 +8,7 @@ use hotbay_plugin::{Config, PluginError};
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
 use crate::generation::CallPolicy;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "process"))]
 use crate::supervisor::Program;
 use hotbay_manifest::Kind;
 
@@ -26,7 +26,7 @@ pub(crate) enum Source {
     /// A library that is already mapped, with the call policy of its generation.
     Mapped { image: Arc<Image>, root: Root, retain_reason: Option<String>, policy: Arc<CallPolicy> },
     /// A program that already ran, with the call policy of its generation.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     Restart { program: Arc<Program>, policy: Arc<CallPolicy> },
 }
 
@@ -34,7 +34,7 @@ impl Source {
     /// Returns the kind of plugin if it does not follow from the manifest.
     pub(super) fn kind(&self) -> Option<Kind> {
         match self {
-            #[cfg(unix)]
+            #[cfg(all(unix, feature = "process"))]
             Self::Restart { .. } => Some(Kind::Process),
             _ => None,
         }

@@ -69,7 +69,7 @@ pub(super) fn swap(
         UnloadLeftovers::Library(image, root) => {
             Source::Mapped { image, root, retain_reason, policy }
         }
-        #[cfg(unix)]
+        #[cfg(all(unix, feature = "process"))]
         UnloadLeftovers::Process(program) => Source::Restart { program, policy },
     };
     match NewGeneration::start(context, &old, source, slot, until()) {

@@ -156,7 +156,7 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
     if surveyed.problem.is_none() {
         surveyed.problem = candidate.check_schemas(rules, None).err();
     }
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "process"))]
     if let Some(program) = library.filter(|_| candidate.kind() == Kind::Process)
         && surveyed.problem.is_none()
     {
