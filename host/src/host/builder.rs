@@ -282,7 +282,8 @@ impl HostBuilder {
     /// is reported only after 300 ms without a change. The same content is reported once.
     ///
     /// For network file systems, whose changes the system does not report, see
-    /// [`watch_poll_interval`](Self::watch_poll_interval).
+    /// [`watch_poll_interval`](Self::watch_poll_interval). Without the feature `watch`, the host polls
+    /// every second by default.
     pub fn hot_reload(mut self, is_enabled: bool) -> Self {
         self.is_watched = is_enabled;
         self

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::Duration;
 
@@ -10,18 +10,10 @@ use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::debounce::Change;
-use super::watch::Event;
+use super::watch::{Event, Flags};
 
 /// Time in which the watcher's thread must exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Flags of the watch thread, besides its events.
-#[derive(Debug, Default)]
-pub(super) struct Flags {
-    pub(super) stop: AtomicBool,
-    /// Events were lost.
-    pub(super) events_lost: AtomicBool,
-}
 
 /// The watcher of one host.
 pub(super) struct FsWatcher {

@@ -15,6 +15,10 @@ mod dependencies;
 #[path = "no_dependencies.rs"]
 mod dependencies;
 mod effective_limits;
+#[cfg(feature = "watch")]
+mod fs_watcher;
+#[cfg(not(feature = "watch"))]
+#[path = "no_fs_watcher.rs"]
 mod fs_watcher;
 mod library_loader;
 mod load;

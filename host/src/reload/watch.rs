@@ -5,19 +5,28 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Rules;
 use super::debounce::{Attempt, AttemptOutcome, Change, DebounceLimits, Debouncer};
-use super::fs_watcher::{Flags, FsWatcher};
+use super::fs_watcher::FsWatcher;
 use super::roots::Roots;
 use super::signature::{Signature, Signatures};
 use crate::artifact::discover::MANIFEST;
 
+/// Flags of the watch thread, besides its events.
+#[derive(Debug, Default)]
+pub(super) struct Flags {
+    pub(super) stop: AtomicBool,
+    /// Events were lost.
+    pub(super) events_lost: AtomicBool,
+}
+
 /// A message that wakes the watch thread.
+#[cfg_attr(not(feature = "watch"), allow(dead_code, reason = "for the file watcher"))]
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A path changed.
@@ -321,6 +330,6 @@ fn is_below_link(path: &Path) -> bool {
     folder.is_some_and(|folder| !path.starts_with(folder))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "watch"))]
 #[path = "watch_tests.rs"]
 mod tests;
