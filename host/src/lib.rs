@@ -40,8 +40,14 @@
 //! | a `tower` service, with its middleware | feature `tower`: a [`PluginHandle`] is a `Service` | a worker |
 //!
 //! # Features
-//! No feature is enabled by default.
 //!
+//! The first three are enabled by default. Without default features, `hotbay` compiles about half as
+//! many crates.
+//!
+//! - `process`: process plugins (Unix only).
+//! - `schema`: configs and inputs are validated against JSON Schemas. Without it, a plugin that has a
+//!   schema is refused.
+//! - `watch`: hot reload learns of changed files from the system. Without it, it polls.
 //! - `metrics`: [`metrics::Exporter`], for the `metrics` facade.
 //! - `serde`: events implement `Serialize`.
 //! - `tower`: [`PluginHandle`] and [`Pipeline`] implement `tower_service::Service`.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use crate::{demo, test, tidy};
+use crate::{demo, features, test, tidy};
 use hotbay_build::{Hinted, Workspace, cargo};
 
 /// A step of CI.
@@ -26,6 +26,7 @@ const STEPS: &[Step] = &[
         command: "cargo clippy --workspace --all-targets --features hotbay/tower -- -D warnings",
         run: clippy,
     },
+    Step { name: "features", command: "cargo xtask features", run: features::run },
     Step {
         name: "test",
         command: "cargo xtask test",

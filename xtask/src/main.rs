@@ -7,6 +7,7 @@ mod bench;
 mod build_plugins;
 mod ci;
 mod demo;
+mod features;
 mod soak;
 mod test;
 mod tidy;
@@ -33,6 +34,8 @@ enum Command {
     NewPlugin(new_plugin::Options),
     /// Checks what the compiler does not: order of modules, `unsafe`, dependencies, links, language.
     Tidy,
+    /// Checks that the host compiles with each combination of its features.
+    Features,
     /// Runs all tests of the workspace.
     Test(test::Options),
     /// Runs the steps of CI.
@@ -62,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BuildPlugins(options) => build_plugins::run(&workspace, &options).map(drop),
         Command::NewPlugin(options) => new_plugin::create_in(&workspace, &options),
         Command::Tidy => tidy::run(&workspace),
+        Command::Features => features::run(&workspace),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Ci => ci::run(&workspace),
         Command::Demo(options) => demo::run(&workspace, &options),

@@ -156,6 +156,13 @@ impl Backend {
 
     /// Returns the bytes that the plugin has allocated, if it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
+        #[cfg_attr(
+            not(all(unix, feature = "process")),
+            allow(
+                clippy::infallible_destructuring_match,
+                reason = "with processes it is fallible"
+            )
+        )]
         let instance = match self {
             Self::InProcess(instance) => instance,
             #[cfg(all(unix, feature = "process"))]

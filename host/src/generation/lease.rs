@@ -125,6 +125,13 @@ impl InstanceRef {
         if input.len() as u64 > generation.limits.max_input_bytes {
             return Err(generation.input_too_large(input.len()));
         }
+        #[cfg_attr(
+            not(all(unix, feature = "process")),
+            allow(
+                clippy::infallible_destructuring_match,
+                reason = "with processes it is fallible"
+            )
+        )]
         let instance = match backend {
             Backend::InProcess(instance) => instance,
             #[cfg(all(unix, feature = "process"))]

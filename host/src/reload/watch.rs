@@ -330,6 +330,7 @@ fn is_below_link(path: &Path) -> bool {
     folder.is_some_and(|folder| !path.starts_with(folder))
 }
 
-#[cfg(all(test, feature = "watch"))]
+#[cfg(feature = "watch")]
+#[cfg(test)]
 #[path = "watch_tests.rs"]
 mod tests;
