@@ -2,11 +2,12 @@
 
 use std::error::Error as StdError;
 
+use hotbay_manifest::{ApiMismatch, ManifestError, SchemaError, StampMismatch, Unstartable};
+
 use super::artifact::ArtifactError;
 use super::boundary::BoundaryError;
 use super::probe::ProbeError;
 use super::{Diagnosis, Error};
-use hotbay_manifest::{ApiMismatch, ManifestError, SchemaError, StampMismatch, Unstartable};
 
 /// Returns the hint of an error, if it is one of this crate's and has one.
 pub(super) fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use hotbay_manifest::{Exceeded, SchemaError};
+
 use super::CallPolicy;
 use crate::call::Request;
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
-use hotbay_manifest::{Exceeded, SchemaError};
 
 /// Limits on operation names in messages: characters of each, and their number.
 const MAX_NAME_CHARS: usize = 64;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
+use hotbay_manifest::{Checker, Types};
+
 use crate::pool::QueueLimits;
 use crate::sync::after;
-use hotbay_manifest::{Checker, Types};
 
 /// The policy for calls of one generation.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use hotbay_manifest::{Manifest, start_order};
 use tokio_util::sync::CancellationToken;
 
 use super::cancellation::shut_down_with;
@@ -26,7 +27,6 @@ use crate::reload::{
     AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Rules, Source,
 };
 use crate::sync::SameProcess;
-use hotbay_manifest::{Manifest, start_order};
 
 /// Configures a [`Host`]: see [`Host::builder`].
 ///

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hotbay_manifest::Manifest;
+
 use super::Host;
 use crate::generation::State;
 use crate::metrics::{HostStats, PluginInfo, PluginState, PluginStats};
 use crate::reload::Build;
 use crate::slot::{SAMPLED_ONE_IN, Slot};
-use hotbay_manifest::Manifest;
 
 impl Host {
     /// Returns the counts of the host and of every plugin.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use hotbay_manifest::{Manifest, StartCandidate, Unstartable, start_order};
 use hotbay_plugin::Snapshot;
 use semver::Version;
 
@@ -21,8 +22,6 @@ use crate::reload::{
     Candidate, FolderSearch, LoadOptions, Rules, Source, SurveyedPlugin, search, survey_one,
 };
 use crate::sync::lock;
-use hotbay_manifest::Unstartable;
-use hotbay_manifest::{Manifest, StartCandidate, start_order};
 
 /// The outcome of [`Host::load_all`](crate::Host::load_all).
 ///

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
+use hotbay_manifest::{Kind, Manifest, nearest};
 use semver::VersionReq;
 
 use super::{Host, HostBuilder, Inner, shutting_down};
@@ -10,7 +11,6 @@ use crate::error::{Error, ErrorKind};
 use crate::handle::PluginHandle;
 use crate::id::{InvalidName, PluginName};
 use crate::providers::{Location, Offers, Preference, ProviderSource, Providers, Rank};
-use hotbay_manifest::{Kind, Manifest, nearest};
 
 impl Host {
     /// Returns the plugins that provide a contract: those whose manifests list it in `provides`. See

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
+use hotbay_manifest::Manifest;
+
 use super::info::snapshot;
 use super::not_found::not_serving;
 use super::shutdown_latch::ShutdownLatch;
@@ -20,7 +22,6 @@ use crate::providers::{Changes, Offer, Offers};
 use crate::reload::{Build, Candidate, Dependent, LoadOptions, Loaded};
 use crate::slot::Slot;
 use crate::sync::ProcessEpoch;
-use hotbay_manifest::Manifest;
 
 #[derive(Debug)]
 pub(super) struct Registry {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use hotbay_manifest::Manifest;
 use hotbay_plugin::{CallContext, Config, Output, Payload, Plugin, PluginError};
 use serde_json::Value;
 
@@ -16,7 +17,6 @@ use crate::error::{Error, ErrorKind};
 use crate::handle::PluginHandle;
 use crate::id::PluginName;
 use crate::reload::{Candidate, Constructor, Source};
-use hotbay_manifest::Manifest;
 
 type Construct = Arc<dyn Fn(&Config) -> Result<Instance, PluginError> + Send + Sync>;
 

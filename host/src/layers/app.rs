@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hotbay_manifest::Manifest;
 use hotbay_plugin::TraceContext;
 
 use super::panic_error;
@@ -12,7 +13,6 @@ use crate::call::{Reply, Request};
 use crate::error::{Error, bug};
 use crate::id::PluginName;
 use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
-use hotbay_manifest::Manifest;
 
 /// A layer of the application around the calls of its plugins, such as authentication, a cache or
 /// a log.

@@ -38,6 +38,8 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use hotbay_manifest::Manifest;
+
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 use crate::panic::fault_of;
@@ -51,7 +53,6 @@ use circuit_breaker::CircuitBreaker;
 use concurrency_limit::ConcurrencyLimit;
 use deadline::Deadline;
 use fast_path::FastPath;
-use hotbay_manifest::Manifest;
 use meter::Meter;
 use trace::Trace;
 use validate::{Validate, Validator};

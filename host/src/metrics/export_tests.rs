@@ -6,13 +6,13 @@ use std::time::Duration;
 use ::metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Recorder, SharedString,
 };
+use hotbay_manifest::Manifest;
 use proptest::prelude::*;
 
 use super::*;
 use crate::id::GenerationId;
 use crate::metrics::Latencies;
 use crate::sync::lock;
-use hotbay_manifest::Manifest;
 
 /// All values by `name` or `name{plugin}`; of a histogram, the number of durations.
 #[derive(Clone, Default)]

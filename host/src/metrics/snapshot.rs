@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hotbay_manifest::Manifest;
 use semver::Version;
 
 use super::latency::LatencySnapshot;
 use crate::id::{GenerationId, PluginName};
-use hotbay_manifest::Manifest;
 
 /// The state of a loaded plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

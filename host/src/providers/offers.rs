@@ -1,8 +1,7 @@
 //! The contracts that a plugin provides, under all their names. Values only.
 
-use semver::{Version, VersionReq};
-
 use hotbay_manifest::Manifest;
+use semver::{Version, VersionReq};
 
 /// The contracts that one plugin provides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! Opens a library only for abi_stable's full report about it.
 
+use hotbay_manifest::Kind;
+
 use super::candidate::Candidate;
 use super::dependencies::stage;
 use super::survey::read_artifact;
@@ -9,7 +11,6 @@ use crate::boundary::{Image, Root};
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::unload::{WaitForThreads, close};
-use hotbay_manifest::Kind;
 use std::path::Path;
 use std::sync::Arc;
 

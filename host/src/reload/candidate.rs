@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use hotbay_manifest::{
+    Checker, ConfigSchema, Kind, MAX_MANIFEST_BYTES, Manifest, SchemaError, StartCandidate,
+    Unstartable, Violation, position_of,
+};
+
 use super::{LoadOptions, Rules};
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate, trust};
 use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::GenerationId;
-use hotbay_manifest::{
-    Checker, ConfigSchema, Kind, MAX_MANIFEST_BYTES, Manifest, StartCandidate, position_of,
-};
-use hotbay_manifest::{SchemaError, Unstartable, Violation};
 
 /// A plugin that may be loaded, according to its manifest.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hotbay_manifest::Kind;
 use hyper::header::HeaderValue;
 
 use super::Rules;
@@ -21,7 +22,6 @@ use crate::config::HostLimits;
 use crate::conformance::Conformance;
 use crate::error::{Diagnosis, Error, ErrorKind, LoadStep};
 use crate::supervisor::{Capabilities, Processes, Program, Report, Sample, TestKit, allowed};
-use hotbay_manifest::Kind;
 
 /// The options of a check.
 pub(crate) struct ConformanceRun<'a> {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::HostLimits;
 use hotbay_manifest::{Kind, Limits};
+
+use crate::config::HostLimits;
 
 /// The limits of one plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]

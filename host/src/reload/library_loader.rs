@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hotbay_manifest::{Manifest, Unload};
 use hotbay_plugin::Snapshot;
 use hotbay_plugin::abi::RawServices;
 use hotbay_plugin::text::{Lines, escaped};
@@ -25,7 +26,6 @@ use crate::error::{Diagnosis, Error, ErrorKind, LoadStep};
 use crate::generation::{Backend, Parts, RetainReason, UnloadLeftovers, error_of};
 use crate::pool::{OpeningThread, RunOutcome};
 use crate::slot::Slot;
-use hotbay_manifest::{Manifest, Unload};
 
 /// Returns why an opened library must stay mapped, according to its manifest and file.
 pub(super) fn retain_reason(manifest: &Manifest, probed: &Probed) -> Option<String> {

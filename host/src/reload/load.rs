@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use hotbay_manifest::{Handover, Kind, Manifest};
 use hotbay_plugin::{Config, Snapshot};
 
 use super::LoaderContext;
@@ -29,7 +30,6 @@ use crate::generation::{
 use crate::panic::catch_panic;
 use crate::pool::{RunOutcome, WorkerThreads};
 use crate::slot::Slot;
-use hotbay_manifest::{Handover, Kind, Manifest};
 
 /// A plugin that serves in its own slot.
 #[derive(Debug)]

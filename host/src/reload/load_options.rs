@@ -2,11 +2,9 @@
 
 use std::fmt;
 
+use hotbay_manifest::{Limits, Manifest, ManifestError};
 use hotbay_plugin::Snapshot;
 use serde_json::Value;
-
-use hotbay_manifest::ManifestError;
-use hotbay_manifest::{Limits, Manifest};
 
 /// Options of [`Host::load_with`](crate::Host::load_with), which replace fields of `plugin.json`.
 ///

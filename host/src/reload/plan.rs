@@ -1,10 +1,10 @@
 //! Decides what to do about a build that may have changed. Pure.
 
+use hotbay_manifest::{Handover, Manifest};
 use semver::VersionReq;
 
 use super::load::Build;
 use crate::id::PluginName;
-use hotbay_manifest::{Handover, Manifest};
 
 /// A plugin that requires the one to be replaced.
 #[derive(Clone, Debug)]

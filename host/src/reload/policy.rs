@@ -4,6 +4,9 @@ use std::sync::Arc;
 #[cfg(all(unix, feature = "process"))]
 use std::time::Instant;
 
+#[cfg(all(unix, feature = "process"))]
+use hotbay_manifest::{Checker, SchemaError, Types};
+
 use super::LoaderContext;
 use super::candidate::Candidate;
 use super::effective_limits::PluginLimits;
@@ -15,10 +18,6 @@ use crate::generation::{CallPolicy, Parts};
 use crate::pool::QueueLimits;
 #[cfg(all(unix, feature = "process"))]
 use crate::supervisor::Capabilities;
-#[cfg(all(unix, feature = "process"))]
-use hotbay_manifest::SchemaError;
-#[cfg(all(unix, feature = "process"))]
-use hotbay_manifest::{Checker, Types};
 
 pub(super) fn call_policy(
     context: &LoaderContext,

@@ -6,9 +6,10 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use hotbay_manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest};
+
 use crate::artifact::digest::Artifact;
 use crate::artifact::{discover, locate};
-use hotbay_manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest};
 
 /// Maximum depth below a plugin's folder at which libraries are searched.
 const MAX_DEPTH: usize = 2;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use hotbay_manifest::Kind;
 use hotbay_plugin::{Config, PluginError};
 
 use crate::artifact::digest::Artifact;
@@ -10,7 +11,6 @@ use crate::boundary::{Image, Instance, Root};
 use crate::generation::CallPolicy;
 #[cfg(all(unix, feature = "process"))]
 use crate::supervisor::Program;
-use hotbay_manifest::Kind;
 
 /// The source of a plugin's code.
 #[derive(Debug)]

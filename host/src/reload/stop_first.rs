@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use hotbay_manifest::Manifest;
+
 use super::LoaderContext;
 use super::candidate::Candidate;
 use super::load::{NewGeneration, Until};
@@ -12,7 +14,6 @@ use crate::error::{Error, ErrorKind};
 use crate::generation::UnloadLeftovers;
 use crate::generation::unload::{self, Stopped};
 use crate::slot::Slot;
-use hotbay_manifest::Manifest;
 
 pub(super) fn swap(
     context: &LoaderContext,

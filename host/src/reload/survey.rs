@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hotbay_manifest::{Digest, Kind, Manifest, check_api, check_stamp};
 use semver::Version;
 
 use super::candidate::Candidate;
@@ -12,7 +13,6 @@ use crate::artifact::{discover, locate, trust};
 use crate::boundary::probe::{Probed, exports, probe};
 use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind, LoadStep};
-use hotbay_manifest::{Digest, Kind, Manifest, check_api, check_stamp};
 
 /// The result of a survey of one folder with a manifest.
 #[derive(Debug)]

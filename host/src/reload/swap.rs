@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use hotbay_manifest::{Handover, Manifest};
 use hotbay_plugin::Snapshot;
 
 use super::LoaderContext;
@@ -14,7 +15,6 @@ use crate::generation::unload::unload;
 use crate::generation::{Generation, InstanceRef};
 use crate::pool::RunOutcome;
 use crate::slot::Slot;
-use hotbay_manifest::{Handover, Manifest};
 
 /// A completed swap.
 #[derive(Debug)]

@@ -1,10 +1,11 @@
 //! The runtime shared by all processes of one host, created with the first one.
 
 use std::fmt;
-use std::io;
-use std::sync::{Mutex, PoisonError};
 
+use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::error::Diagnosis;
 
 /// Threads of the runtime: one continues while another is blocked in a system call, such as fork.
 const THREADS: usize = 2;
@@ -12,35 +13,36 @@ const THREADS: usize = 2;
 /// The runtime of a host's processes.
 #[derive(Default)]
 pub(crate) struct Processes {
-    runtime: Mutex<Option<Runtime>>,
+    /// Not of std: its `OnceLock` has no initialization that can fail and be retried.
+    runtime: OnceCell<Runtime>,
 }
 
 impl Processes {
     /// Returns the runtime, and creates it on first use.
-    pub(crate) fn runtime(&self) -> io::Result<Handle> {
-        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(runtime) = &*runtime {
-            return Ok(runtime.handle().clone());
-        }
-        if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_sigchld(&status))
-        {
-            let message = "this program ignores SIGCHLD, so it cannot observe the exit of its \
-                           children; reset the signal to its default (SIG_DFL)";
-            return Err(io::Error::other(message));
-        }
-        let created = Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("hotbay-process")
-            .enable_all()
-            .build()?;
-        let handle = runtime.insert(created).handle().clone();
-        #[cfg(target_os = "linux")]
-        if super::adopted::adopts() {
-            handle.spawn(super::adopted::reap_forever());
-        }
-        handle.spawn_blocking(|| super::folder::sweep(&std::env::temp_dir()));
-        Ok(handle)
+    pub(crate) fn runtime(&self) -> Result<Handle, Diagnosis> {
+        self.runtime.get_or_try_init(create).map(|runtime| runtime.handle().clone())
     }
+}
+
+fn create() -> Result<Runtime, Diagnosis> {
+    if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_sigchld(&status)) {
+        return Err(Diagnosis::new(
+            "this program ignores SIGCHLD, so it cannot observe the exit of its children",
+            "reset the signal to its default (SIG_DFL)",
+        ));
+    }
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("hotbay-process")
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime of the processes: {error}"))?;
+    #[cfg(target_os = "linux")]
+    if super::adopted::adopts() {
+        runtime.spawn(super::adopted::reap_forever());
+    }
+    runtime.spawn_blocking(|| super::folder::sweep(&std::env::temp_dir()));
+    Ok(runtime)
 }
 
 /// Returns whether a process ignores SIGCHLD, by its `/proc/PID/status`.
@@ -55,8 +57,7 @@ impl Drop for Processes {
     /// Stops the runtime without waiting: by now every process was stopped, and waiting for a
     /// runtime inside another one would panic.
     fn drop(&mut self) {
-        let runtime = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(runtime) = runtime {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
