@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use hotbay_manifest::PluginName;
 
 use crate::hint::Hinted;
-use crate::plugins::manifest::check_plugin_name;
 use crate::print::{line, quoted};
 use crate::workspace::Workspace;
 
@@ -252,7 +252,7 @@ impl Texts {
 
 /// Rejects names that the host would reject, or that cannot name a crate.
 fn check_name(name: &str, kind: Kind) -> anyhow::Result<()> {
-    check_plugin_name(name)?;
+    PluginName::new(name)?;
     if TAKEN.contains(&name) {
         bail!("`{name}` is not a valid plugin name: Rust or the plugin's code already uses it");
     }

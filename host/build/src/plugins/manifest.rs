@@ -1,7 +1,8 @@
 //! The fields of a `plugin.json` that a build needs, and the two fields that it sets. The host
 //! validates the rest.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
+use hotbay_manifest::PluginName;
 use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
 use serde_json::{Map, Value};
@@ -37,7 +38,7 @@ impl Manifest {
             bail!("a manifest is a JSON object");
         };
         let name = required(&fields, "name")?;
-        check_plugin_name(&name)?;
+        PluginName::new(&name)?;
         let package = optional(&fields, "package")?;
         let kind = match optional(&fields, "kind")?.as_deref() {
             None | Some("library") => {
@@ -99,20 +100,6 @@ fn program(fields: &Map<String, Value>) -> anyhow::Result<String> {
     let program = command.get(0).and_then(Value::as_str);
     let expected = "expected a list that begins with the program, such as [\"serve\"]";
     Ok(program.with_context(|| format!("`command` is {command}; {expected}"))?.to_owned())
-}
-
-const MAX_NAME_CHARS: usize = 64;
-
-/// Rejects names that the host rejects.
-pub(crate) fn check_plugin_name(name: &str) -> anyhow::Result<()> {
-    let starts_valid = name.starts_with(|c: char| c.is_ascii_lowercase());
-    let is_valid = name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
-    ensure!(
-        starts_valid && is_valid && name.len() <= MAX_NAME_CHARS,
-        "`{name}` is not a valid plugin name; expected a lower-case letter, then at most 63 of \
-         `a-z`, `0-9` and `-`"
-    );
-    Ok(())
 }
 
 /// Rejects names that lead out of the plugin's folder, since they become paths to write to.
