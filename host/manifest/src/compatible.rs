@@ -9,6 +9,21 @@ use crate::error::{ApiMismatch, StampMismatch};
 ///
 /// `accepted` is the manifest's `api`, `built` the API version in the library's stamp. The manifest
 /// is checked first, then the stamp, whatever the manifest accepts.
+///
+/// # Errors
+///
+/// Fails with the first mismatch.
+///
+/// ```
+/// use hotbay_manifest::{ApiMismatch, check_api};
+/// use semver::{Version, VersionReq};
+///
+/// let host = Version::new(1, 2, 0);
+/// let accepted = VersionReq::parse("^1.0").expect("a requirement");
+/// assert_eq!(check_api(&accepted, &Version::new(1, 1, 0), &host), Ok(()));
+/// let newer = check_api(&accepted, &Version::new(1, 3, 0), &host);
+/// assert!(matches!(newer, Err(ApiMismatch::NewerMinor { .. })));
+/// ```
 pub fn check_api(
     accepted: &VersionReq,
     built: &Version,
@@ -28,6 +43,10 @@ pub fn check_api(
 }
 
 /// Checks that a library's stamp has the package and version of its manifest.
+///
+/// # Errors
+///
+/// Fails with the differences.
 pub fn check_stamp(
     package: &str,
     version: &Version,

@@ -13,16 +13,28 @@ pub struct Checker(Infallible);
 
 impl Checker {
     /// Fails, since this build has no schema checker.
+    ///
+    /// # Errors
+    ///
+    /// Always [`SchemaError::Unsupported`].
     pub fn new(_: &Value, _: Option<Instant>) -> Result<Self, SchemaError> {
         Err(SchemaError::Unsupported)
     }
 
     /// Never called, since no checker exists.
+    ///
+    /// # Errors
+    ///
+    /// None.
     pub fn check(&self, _: &Value, _: Option<Instant>) -> Result<(), SchemaError> {
         match self.0 {}
     }
 
     /// Never called, since no checker exists.
+    ///
+    /// # Errors
+    ///
+    /// None.
     pub fn check_text(&self, _: &[u8], _: Option<Instant>) -> Result<(), SchemaError> {
         match self.0 {}
     }

@@ -34,6 +34,10 @@ impl Types {
     }
 
     /// Validates an input that names one of the types; accepts any other. Stops at `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the name of the type if the input does not match its schema.
     pub fn check<'t>(
         &'t self,
         input: &[u8],

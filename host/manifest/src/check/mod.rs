@@ -38,6 +38,20 @@ const MAX_PATTERN_BACKTRACKS: usize = 100_000;
 ///
 /// References recurse, and a schema of a few kilobytes can chain thousands of them. So a schema
 /// that is not flat is processed on a thread with a sufficient stack, while the caller waits.
+///
+/// ```
+/// use hotbay_manifest::{Checker, SchemaError};
+/// use serde_json::json;
+///
+/// let schema = json!({ "properties": { "mode": { "enum": ["upper", "lower"] } } });
+/// let checker = Checker::new(&schema, None)?;
+/// checker.check(&json!({ "mode": "upper" }), None)?;
+/// match checker.check(&json!({ "mode": "title" }), None) {
+///     Err(SchemaError::Value(violations)) => assert_eq!(violations[0].pointer, "/mode"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), SchemaError>(())
+/// ```
 pub struct Checker {
     /// `None` if each check would exceed its budget. Only `drop` takes it.
     validator: Option<Validator<MeteredJson>>,
@@ -46,7 +60,12 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// Compiles a schema. Fails if `deadline` passed before.
+    /// Compiles a schema.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the schema is invalid or nested too deep, or if `deadline` has passed. A schema
+    /// whose checks would exceed their budget compiles; each check of it fails.
     pub fn new(schema: &Value, deadline: Option<Instant>) -> Result<Self, SchemaError> {
         let Some(outline) = outline(schema, MAX_NESTING_DEPTH) else {
             return Err(SchemaError::Schema(Violation::of_all(too_deep())));
@@ -64,12 +83,20 @@ impl Checker {
     }
 
     /// Checks a value. Stops at `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the violations, or if the check exceeded its budget.
     pub fn check(&self, value: &Value, deadline: Option<Instant>) -> Result<(), SchemaError> {
         self.check_value(value, true, deadline)
     }
 
     /// Checks a text, which must be JSON. Stops at `deadline`. If an object has a key twice, the
     /// last one counts.
+    ///
+    /// # Errors
+    ///
+    /// As of [`check`](Self::check), and if the text is not JSON.
     pub fn check_text(&self, text: &[u8], deadline: Option<Instant>) -> Result<(), SchemaError> {
         let violation_error = |message| Err(SchemaError::Value(vec![Violation::of_all(message)]));
         if text.is_empty() {
