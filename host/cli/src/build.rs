@@ -10,7 +10,7 @@ use crate::args::Build;
 use crate::failure::Failure;
 
 /// The SDK beside the sources that this command was built from.
-const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugin-api");
+const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugin-api");
 
 pub(crate) fn new(options: &new_plugin::Options) -> Result<Status, Failure> {
     let path = Path::new(SDK).canonicalize().ok();

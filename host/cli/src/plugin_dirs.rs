@@ -151,10 +151,15 @@ fn not_found(
     if !dirs.is_empty() {
         failure = failure.with_hint(hint);
     }
+    // A plugin whose manifest cannot be read may be the one.
+    let unnamed = surveyed.iter().filter(|one| one.manifest.is_none());
+    let errors: Vec<_> =
+        errors.iter().chain(unnamed.filter_map(|one| one.problem.as_ref())).collect();
     if errors.is_empty() {
         return failure;
     }
-    let mut reasons: Vec<_> = errors.iter().take(MAX_REASONS).map(Error::full_message).collect();
+    let reasons = errors.iter().take(MAX_REASONS).map(|error| error.full_message());
+    let mut reasons: Vec<_> = reasons.collect();
     let more = errors.len() - reasons.len();
     if more > 0 {
         reasons.push(format!("{more} more errors, which `hotbay list` prints"));

@@ -16,16 +16,20 @@ fn script(folder: &Path, name: &str, text: &str) {
     fs::write(&program, text).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let manifest = format!(
-        r#"{{"name": "{name}", "version": "1.0.0", "kind": "process", "command": ["run.sh"]}}"#
+        r#"{{"name": "{name}", "version": "1.0.0", "api": "^1.0", "kind": "process", "command": ["run.sh"]}}"#
     );
     fs::write(folder.join("plugin.json"), manifest).unwrap();
 }
 
 #[allow(clippy::disallowed_methods, reason = "the command is a process")]
-fn command(here: &Path, arguments: &[&str]) -> Command {
+fn hotbay(here: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary("hotbay-cli", "hotbay"));
-    command.arg("build").args(arguments).current_dir(here).stdin(Stdio::null());
+    command.args(arguments).current_dir(here).stdin(Stdio::null());
     command
+}
+
+fn command(here: &Path, arguments: &[&str]) -> Command {
+    hotbay(here, &[&["build"], arguments].concat())
 }
 
 /// `hotbay build --watch`, with the lines that it prints.
@@ -97,9 +101,50 @@ fn invalid_plugin_name_is_refused_and_escaped() {
     let output = command(root.dir(), &[]).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("is not a valid plugin name"), "{stderr}");
+    assert!(
+        stderr.contains("`name` is ") && stderr.contains("expected a lower-case letter"),
+        "{stderr}"
+    );
     assert!(!stderr.contains('\x1b'), "{stderr:?}");
     assert!(!root.dir().join("target").exists());
+}
+
+#[test]
+fn build_that_the_host_would_refuse_is_not_installed() {
+    let root = Plugins::new();
+    script(root.dir(), "s", "1");
+    assert!(command(root.dir(), &[]).stdout(Stdio::null()).status().unwrap().success());
+    let manifest = root.dir().join("plugin.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"api\"", "\"apis\"")).unwrap();
+    let output = command(root.dir(), &[]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("`apis` is not a known field"), "{stderr}");
+    assert!(stderr.contains("did you mean `api`?"), "{stderr}");
+    let installed = fs::read_to_string(root.dir().join("target/plugins/s/plugin.json")).unwrap();
+    assert!(installed.contains("\"api\""), "{installed}");
+}
+
+#[test]
+fn new_plugin_links_the_sdk_beside_the_command() {
+    let root = Plugins::new();
+    let mut command = hotbay(root.dir(), &["new", "greet"]);
+    assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    let manifest = fs::read_to_string(root.dir().join("greet/Cargo.toml")).unwrap();
+    let path = manifest.split_once("path = \"").expect("a path").1.split('"').next().unwrap();
+    assert!(Path::new(path).join("src/lib.rs").is_file(), "{manifest}");
+}
+
+#[test]
+fn call_of_a_refused_plugin_gives_the_reason() {
+    let root = Plugins::new();
+    script(&root.dir().join("other"), "s", "1");
+    fs::write(root.dir().join("other/plugin.json"), r#"{ "name": "s" }"#).unwrap();
+    let output = hotbay(root.dir(), &["call", "s", "--dir", "."]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("plugin `s` not found"), "{stderr}");
+    assert!(stderr.contains("`api` is missing"), "{stderr}");
 }
 
 #[test]

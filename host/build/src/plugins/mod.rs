@@ -229,6 +229,8 @@ fn source(folder: PathBuf) -> anyhow::Result<Option<Source>> {
     let manifest = fs::read_to_string(&manifest)
         .with_context(|| format!("cannot read `{}`", manifest.display()))
         .and_then(|text| {
+            // A build that the host would refuse must not replace one that it loads.
+            hotbay_manifest::Manifest::parse(&text, &manifest).map_err(|error| hinted(&error))?;
             Manifest::read(&text).with_context(|| format!("invalid `{}`", manifest.display()))
         });
     let name = match &manifest {
@@ -239,6 +241,13 @@ fn source(folder: PathBuf) -> anyhow::Result<Option<Source>> {
     // A library without a crate was built elsewhere and is used as is.
     let is_built = matches!(&manifest, Ok(Manifest { kind: Kind::Library { .. }, .. }));
     Ok((is_crate || !is_built).then_some(Source { folder, name, manifest, is_crate }))
+}
+
+fn hinted(error: &hotbay_manifest::ManifestError) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => Hinted::new(error.to_string(), hint).into(),
+        None => anyhow::Error::msg(error.to_string()),
+    }
 }
 
 /// Returns the sources with one of `names`; all if it is empty.
@@ -306,7 +315,7 @@ mod tests {
             let at = root.join(folder);
             fs::create_dir_all(&at).unwrap();
             let manifest = format!(
-                r#"{{"name": "{name}", "version": "1.0.0", "kind": "process", "command": ["x"]}}"#
+                r#"{{"name": "{name}", "version": "1.0.0", "api": "^1", "kind": "process", "command": ["x"]}}"#
             );
             fs::write(at.join("plugin.json"), manifest).unwrap();
         }
