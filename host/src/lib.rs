@@ -1,8 +1,8 @@
 //! A plugin host: loads plugins into a running program, keeps the program alive when they fail, and
 //! replaces them with newer builds while calls are in flight.
 //!
-//! A plugin is a shared library, a program in any language, or a type of this program. Callers use
-//! all of them through the same [`PluginHandle`].
+//! A plugin is a shared library, a program in any language, or a type compiled into this
+//! program. Callers use all of them through the same [`PluginHandle`].
 //!
 //! ```
 //! use hotbay::{Host, Output, Request};
@@ -47,14 +47,15 @@
 //! - `process`: process plugins (Unix only).
 //! - `schema`: configs and inputs are validated against JSON Schemas. Without it, a plugin that has a
 //!   schema is refused.
-//! - `watch`: hot reload learns of changed files from the system. Without it, it polls.
+//! - `watch`: the operating system notifies hot reload of changed files. Without it,
+//!   hot reload polls.
 //! - `metrics`: [`metrics::Exporter`], for the `metrics` facade.
 //! - `serde`: events implement `Serialize`.
 //! - `tower`: [`PluginHandle`] and [`Pipeline`] implement `tower_service::Service`.
 //!
 //! # What the host cannot contain
 //!
-//! A panic in a plugin only returns an error to its caller. A plugin inside this process can still
+//! A panic in a plugin is returned to its caller as an error. A plugin inside this process can still
 //! end the process: by a stack overflow, a second panic while unwinding, a failed allocation,
 //! `abort`, `exit`, or undefined behavior. So can the initializers of a library, which run when it
 //! is opened. A process plugin cannot.

@@ -68,8 +68,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! [`serve_plugin!`] defines `main`. A panic fails one call, as in a library. An abort, a leak or
-//! an endless loop affects only the program, which the host can kill. The host cancels a call by
+//! [`serve_plugin!`] defines `main`. A panic fails only the current call, as in a library. An abort, a
+//! leak or an endless loop affects only the program, which the host can kill. The host cancels a call by
 //! closing its connection.
 //!
 //! # Logging

@@ -135,7 +135,7 @@ impl Source {
         let (status, text) = match (request.uri().path(), is_get) {
             (PATH, true) => (StatusCode::OK, self.text()),
             (PATH, false) => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET\n".to_owned())
+                (StatusCode::METHOD_NOT_ALLOWED, "method not allowed; expected GET\n".to_owned())
             }
             _ => (StatusCode::NOT_FOUND, format!("not found; the metrics are at {PATH}\n")),
         };

@@ -200,7 +200,10 @@ impl fmt::Display for Problem {
                 write!(f, "is set twice, on lines {first_line} and {second_line}")
             }
             Self::OnlyFor { kind, other } => {
-                write!(f, "is only for plugins of kind `{kind}`, and this one is a `{other}`")
+                write!(
+                    f,
+                    "is valid only for plugins of kind `{kind}`; this plugin is of kind `{other}`"
+                )
             }
             Self::RequiresItself => f.write_str("is the plugin itself"),
         }

@@ -3,7 +3,7 @@
 //! ([`start_order`]), and whether a config matches its schema ([`Checker`]).
 //!
 //! Uses neither disk nor network, and reads no clock except to bound a check against a schema. The
-//! crate `hotbay` exports what its users need; the rest serves `hotbay` and its tools.
+//! crate `hotbay` re-exports what its users need; the rest serves `hotbay` and its tools.
 
 #![forbid(unsafe_code)]
 

@@ -150,11 +150,11 @@ fn library_must_be_a_bare_stem() {
 fn command_is_required_for_process_only() {
     check_line(
         "\"command\": [\"serve\"]",
-        "2:1: `command` is only for plugins of kind `process`, and this one is a `library`",
+        "2:1: `command` is valid only for plugins of kind `process`; this plugin is of kind `library`",
     );
     check_line(
         "\"kind\": \"process\", \"command\": [\"serve\"], \"library\": \"a\"",
-        "2:42: `library` is only for plugins of kind `library`, and this one is a `process`",
+        "2:42: `library` is valid only for plugins of kind `library`; this plugin is of kind `process`",
     );
     check_line(
         "\"kind\": \"process\", \"command\": []",

@@ -62,7 +62,8 @@ impl ArtifactError {
                 "run `hotbay build` to build and install the library".to_owned()
             }
             Self::LibraryNotFound { .. } => {
-                "set `library` in plugin.json to the name without prefix and suffix".to_owned()
+                "set `library` in plugin.json to the library's name without prefix and suffix"
+                    .to_owned()
             }
             Self::WritableByOthers { path, .. } => {
                 format!(

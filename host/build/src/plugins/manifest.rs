@@ -35,7 +35,7 @@ impl Manifest {
     /// Reads the text of a `plugin.json`.
     pub(crate) fn read(text: &str) -> anyhow::Result<Self> {
         let Value::Object(fields) = serde_json::from_str(text).context("not JSON")? else {
-            bail!("a manifest is a JSON object");
+            bail!("expected a JSON object");
         };
         let name = required(&fields, "name")?;
         PluginName::new(&name)?;
@@ -69,7 +69,7 @@ impl Manifest {
     /// author wrote it.
     pub(crate) fn sealed(&self, sha256: &str, length: usize) -> anyhow::Result<String> {
         let root = CstRootNode::parse(&self.text, &ParseOptions::default())?;
-        let object = root.object_value().context("a manifest is a JSON object")?;
+        let object = root.object_value().context("expected a JSON object")?;
         set(&object, "sha256", CstInputValue::String(sha256.to_owned()));
         set(&object, "length", CstInputValue::Number(length.to_string()));
         Ok(root.to_string())
@@ -167,7 +167,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check("{", "not JSON");
-        check("[]", "a manifest is a JSON object");
+        check("[]", "expected a JSON object");
         check("{\"name\": \"a\", // why\n}", "not JSON");
         check(r#"{"name": "a", "version": "1.0.0"}"#, "`library` is missing");
         check(r#"{"name": 1}"#, "`name` is 1; expected a string");

@@ -23,7 +23,7 @@ pub(crate) fn of_exit(status: ExitStatus, program: &Path, tail: &Tail) -> Diagno
 fn describe(status: ExitStatus) -> String {
     let dumped = if status.core_dumped() { " with a core dump" } else { "" };
     match (status.code(), status.signal()) {
-        (Some(0), _) => "exited with code 0, as if there was nothing to do".to_owned(),
+        (Some(0), _) => "exited with code 0".to_owned(),
         (Some(code), _) => format!("exited with code {code}"),
         (None, Some(signal)) => format!("was killed by {}{dumped}", signal_name(signal)),
         (None, None) => format!("exited with an unknown status: {status}"),
@@ -119,9 +119,10 @@ fn of_signal(signal: i32, program: &Program) -> Option<Diagnosis> {
             "it used an instruction that this CPU does not support, or aborted",
             "build it for an older CPU",
         ),
-        libc::SIGFPE => {
-            Diagnosis::new("an arithmetic error, such as a division by zero", "fix the program")
-        }
+        libc::SIGFPE => Diagnosis::new(
+            "it made an arithmetic error, such as a division by zero",
+            "fix the program",
+        ),
         libc::SIGABRT | libc::SIGTRAP => {
             "it aborted: a failed assertion, a panic that aborts, or out of memory".into()
         }

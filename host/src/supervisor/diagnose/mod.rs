@@ -44,19 +44,22 @@ fn cause(error: &io::Error, path: &Path) -> Option<Diagnosis> {
         }
         libc::EACCES | libc::EPERM => not_permitted(path, &program),
         libc::ENOEXEC => program.why_not_runnable().unwrap_or_else(|| {
-            Diagnosis::new("the kernel does not know the file format", "build it for this machine")
+            Diagnosis::new(
+                "the kernel does not recognize the file format",
+                "build it for this machine",
+            )
         }),
         libc::ETXTBSY => {
             Diagnosis::new("the file is open for writing", "start it after the copy is done")
         }
         libc::EMFILE | libc::ENFILE => {
-            Diagnosis::new("this process or machine has too many files open", "raise `ulimit -n`")
+            Diagnosis::new("this process or machine has too many open files", "raise `ulimit -n`")
         }
         libc::EAGAIN => Diagnosis::new(
             "this user or group has too many processes",
             "raise `ulimit -u` or the limit on tasks",
         ),
-        libc::ENOMEM => "out of memory for another process".into(),
+        libc::ENOMEM => "not enough memory to start another process".into(),
         libc::E2BIG => Diagnosis::new(
             "its config, arguments and environment are too long for a command line",
             "shorten the config, or let the program read it from a file (HOTBAY_CONFIG_FILE)",
@@ -74,9 +77,9 @@ fn missing(path: &Path, program: &Program) -> Diagnosis {
             ),
             _ => Diagnosis::new("file not found", "build or install the program, or fix its path"),
         },
-        _ => program.missing_helper().unwrap_or_else(|| {
-            "the file exists, so the folder in which it starts may be missing".into()
-        }),
+        _ => program
+            .missing_helper()
+            .unwrap_or_else(|| "the file exists, so its working directory may be missing".into()),
     }
 }
 
@@ -95,7 +98,7 @@ fn not_permitted(path: &Path, program: &Program) -> Diagnosis {
             )
             .into()
         }),
-        None => "this user cannot access a folder above it".into(),
+        None => "this user cannot access one of its parent folders".into(),
     }
 }
 
@@ -150,7 +153,7 @@ mod tests {
         check(b"#!/bin/sh\r\nexit\r\n", 0o755, libc::ENOENT, "ends with a carriage return");
         let program = elf(HERE, Some("/nowhere/ld-musl.so.1"));
         check(&program, 0o755, libc::ENOENT, "needs the dynamic linker `/nowhere/ld-musl.so.1`");
-        check(b"#!/bin/sh\n", 0o755, libc::ENOENT, "the folder in which it starts");
+        check(b"#!/bin/sh\n", 0o755, libc::ENOENT, "its working directory");
     }
 
     #[test]
@@ -181,13 +184,13 @@ mod tests {
         noexec(b"MZ\x90\0", "a program for Windows");
         noexec(b"\xcf\xfa\xed\xfe\x07\0", "a program for macOS");
         noexec(b"\x7fELF", "damaged");
-        noexec(b"\0\x01\x02", "does not know the file format");
+        noexec(b"\0\x01\x02", "does not recognize the file format");
     }
 
     #[test]
     fn exhausted_resource_is_reported() {
         check(b"#!/bin/sh\n", 0o755, libc::ETXTBSY, "open for writing\nhint: start it after");
-        check(b"#!/bin/sh\n", 0o755, libc::EMFILE, "too many files open");
+        check(b"#!/bin/sh\n", 0o755, libc::EMFILE, "too many open files");
         check(b"#!/bin/sh\n", 0o755, libc::EAGAIN, "too many processes");
         check(b"#!/bin/sh\n", 0o755, libc::E2BIG, "too long for a command line");
         assert_eq!(reported_cause(b"#!/bin/sh\n", 0o755, libc::EINTR), "");

@@ -100,7 +100,7 @@ impl Program {
                 Diagnosis::new(format!("it is a program for {system}"), "build it for this machine")
             }
             Self::DamagedElf => Diagnosis::new(
-                "its ELF header is damaged or cut off",
+                "its ELF header is damaged or truncated",
                 "build or install the program again",
             ),
             Self::Elf(elf) => return elf.why_not_runnable(),
@@ -117,18 +117,18 @@ impl Program {
                      `{}\\r`",
                     interpreter.display()
                 ),
-                "save it with LF line ends",
+                "save it with LF line endings",
             ),
             Self::Script { interpreter, .. } if !interpreter.exists() => (
                 format!(
-                    "its `#!` line needs the interpreter `{}`, which is not on this machine",
+                    "its `#!` line needs the interpreter `{}`, which is not installed",
                     interpreter.display()
                 ),
                 "install it, or fix the line",
             ),
             Self::Elf(Elf { interpreter: Some(linker), .. }) if !linker.exists() => (
                 format!(
-                    "it needs the dynamic linker `{}`, which is not on this machine",
+                    "it needs the dynamic linker `{}`, which is not installed",
                     linker.display()
                 ),
                 "install the C library that it was built for, or link it statically",
@@ -172,7 +172,7 @@ impl Program {
 impl Elf {
     fn why_not_runnable(&self) -> Option<Diagnosis> {
         if self.kind == Kind::ObjectFile {
-            return Some("it is an object file that is not linked, not a program".into());
+            return Some("it is an object file, not a linked program".into());
         }
         let runs_here = match (ARCH, self.arch) {
             ("x86_64", "x86") | ("aarch64", "arm") => true,

@@ -51,7 +51,7 @@ fn of_linker(line: &str) -> Option<Diagnosis> {
     if let Some(version) = between(line, "version `", "' not found") {
         return Some(Diagnosis::new(
             format!("it was built for a newer system with {version}"),
-            "build it on an older one, or link it statically",
+            "build it on an older system, or link it statically",
         ));
     }
     // glibc, then musl, then macOS.
@@ -77,7 +77,7 @@ fn of_linker(line: &str) -> Option<Diagnosis> {
             "a library on this machine has no symbol `{symbol}`, so its version differs from the \
              one the program was built for"
         ),
-        "install that version",
+        "install the version that the program was built for",
     ))
 }
 
@@ -104,7 +104,7 @@ pub(super) fn missing_interpreter(name: &str) -> Diagnosis {
 }
 
 fn missing_library(name: &str) -> Diagnosis {
-    let message = format!("it needs the library `{name}`, which is not on this machine");
+    let message = format!("it needs the library `{name}`, which is not installed");
     Diagnosis::new(message, "install it")
 }
 
