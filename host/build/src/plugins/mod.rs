@@ -106,8 +106,7 @@ impl Build<'_> {
                 let message = format!("`{name}` would replace the source of `{}`", other.name);
                 bail!(Hinted::new(
                     format!("{message} in `{folder}`"),
-                    "choose another folder with \
-                    `--out`"
+                    "choose another folder with `--out`"
                 ));
             }
         }
