@@ -26,9 +26,11 @@ fn list_prints_plugins_in_order_with_problems() {
 
     unverified(&plugins, "open", json!({}));
     plugins.add_in("plugins/text", "text", "faulty").bytes(|it| *it = b"hello".into()).write();
-    let list = hotbay(plugins.dir(), &["list"]).exits(1).text();
-    let problem = "plugin.json contains no digest; hint: run `hotbay seal plugins/open`";
-    assert!(list.contains(problem), "{list}");
+    let run = hotbay(plugins.dir(), &["list"]).exits(1);
+    let list = run.text();
+    assert!(list.contains("plugin.json contains no digest\n"), "{list}");
+    let hint = "hint: plugin `open`: run `hotbay seal plugins/open`\n";
+    assert!(run.stderr.contains(hint), "{}", run.stderr);
     assert!(list.contains("the file looks like"), "{list}");
     let json = hotbay(plugins.dir(), &["list", "--json", "--allow-unverified"]).exits(1).json();
     let reported: Vec<_> = json["plugins"].as_array().unwrap().iter().collect();
@@ -266,7 +268,7 @@ fn check_survives_unverified_library_that_crashes() {
     assert_eq!((&json["passed"], &json["failed"]), (&json!(3), &json!(3)));
     let message = result("crash")["problem"]["message"].to_string();
     #[cfg(unix)]
-    assert!(message.contains("plugin `crash` crashed while it was loaded: SIGABRT"), "{message}");
+    assert!(message.contains("plugin `crash` crashed while being loaded: SIGABRT"), "{message}");
     assert_eq!(result("crash")["result"], "refused", "{message}");
     assert_eq!(result("panics")["problem"]["step"], "init");
     assert!(result("needs")["problem"]["message"].to_string().contains("cannot be started"));

@@ -68,6 +68,9 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<St
     }
     // The table comes before the messages about it.
     out.flush()?;
+    if !options.json {
+        checked.iter().for_each(Checked::print_hint);
+    }
     survey_report::print_errors(&errors, options);
     match checked.len() {
         0 if dirs.is_empty() => print_message("error: nothing to check: no plugin directory"),
@@ -205,8 +208,7 @@ impl<'a> Checked<'a> {
 
     fn add(&mut self, observed: Observed) {
         if survey_report::has_no_digest(self.plugin) {
-            let hint = survey_report::seal_hint(self.plugin);
-            self.notes.push(format!("plugin.json contains no digest; hint: {hint}"));
+            self.notes.push("plugin.json contains no digest".to_owned());
         }
         match observed.failures.is_empty() {
             true => self.failures.extend(self.health_panic.take()),
@@ -241,6 +243,16 @@ impl<'a> Checked<'a> {
             Some(steps) => steps.print(&survey_report::name(self.plugin), out),
             None => Ok(()),
         }
+    }
+
+    fn print_hint(&self) {
+        let hint = self.refusal.as_ref().and_then(|refusal| refusal.json["hint"].as_str());
+        // A library's trial load printed its hint.
+        let needs_seal = self.refusal.is_none()
+            && survey_report::has_no_digest(self.plugin)
+            && !survey_report::is_library(self.plugin);
+        let seal_hint = needs_seal.then(|| survey_report::seal_hint(self.plugin));
+        survey_report::print_hint_for(self.plugin, hint.or(seal_hint.as_deref()));
     }
 
     fn has_passed(&self) -> bool {

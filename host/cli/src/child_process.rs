@@ -119,9 +119,9 @@ fn tail(from: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
 
 fn crash_message(status: ExitStatus, stderr: &str) -> String {
     let how = match (signal(status), status.code()) {
-        (Some(signal), _) => format!("crashed while it was loaded: {signal}"),
-        (None, Some(code)) => format!("ended the process while it was loaded: exit code {code}"),
-        (None, None) => "ended the process while it was loaded".to_owned(),
+        (Some(signal), _) => format!("crashed while being loaded: {signal}"),
+        (None, Some(code)) => format!("exited while being loaded: exit code {code}"),
+        (None, None) => "exited while being loaded".to_owned(),
     };
     let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
     match last {

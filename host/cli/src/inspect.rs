@@ -11,6 +11,9 @@ use crate::output::Out;
 use crate::plugin_dirs::{builder, find_folder};
 use crate::{Status, survey_report};
 
+/// The digest of a plugin whose manifest does not state it.
+const NO_DIGEST: &str = "not in the manifest";
+
 pub(crate) fn inspect(args: &Inspect, options: &Options, out: &mut Out) -> Result<Status, Failure> {
     let folder = find_folder(&args.plugin, options)?;
     let inspection = hotbay::inspect::plugin(&builder(options, &[]), &folder);
@@ -104,6 +107,9 @@ fn print(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
     facts.extend(file_facts(inspection));
     for (name, fact) in facts.iter().filter(|(_, fact)| !matches!(fact.as_str(), "" | "{}")) {
         out.line(&format!("  {name:<15}{fact}"))?;
+        if fact == NO_DIGEST {
+            out.line(&format!("  hint: {}", survey_report::seal_hint(surveyed)))?;
+        }
     }
     match &surveyed.problem {
         None => out.line("state: ready"),
@@ -162,9 +168,7 @@ fn file_facts(inspection: &Inspection) -> Facts {
     };
     let manifest = inspection.surveyed.manifest.as_ref();
     let digest = match manifest.and_then(|manifest| manifest.sha256()) {
-        None => {
-            format!("not in the manifest; hint: {}", survey_report::seal_hint(&inspection.surveyed))
-        }
+        None => NO_DIGEST.to_owned(),
         Some(stated) if stated == sha256 => "matches the manifest".to_owned(),
         Some(stated) => format!("differs from the manifest: {stated}"),
     };

@@ -39,6 +39,10 @@ pub(crate) fn list(options: &Options, out: &mut Out) -> Result<Status, Failure> 
         print_hint(NO_PLUGINS_HINT);
     }
     if !options.json {
+        for (one, problem) in surveyed.iter().zip(&problems) {
+            let hint = problem.as_ref().and_then(|problem| problem.json["hint"].as_str());
+            survey_report::print_hint_for(one, hint);
+        }
         print_folders_without_manifest(&without_manifest);
     }
     survey_report::print_errors(&errors, options);
@@ -74,12 +78,12 @@ impl Problem {
         if options.allow_unverified || !survey_report::has_no_digest(one) {
             return None;
         }
-        let (message, hint) = ("plugin.json contains no digest", survey_report::seal_hint(one));
+        let message = "plugin.json contains no digest";
         let mut json = own_json("integrity", message);
         json["step"] = "digest".into();
         json["plugin"] = survey_report::name(one).into();
-        json["hint"] = hint.as_str().into();
-        Some(Self { text: format!("{message}; hint: {hint}"), json })
+        json["hint"] = survey_report::seal_hint(one).into();
+        Some(Self { text: message.to_owned(), json })
     }
 }
 

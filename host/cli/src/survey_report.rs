@@ -31,6 +31,13 @@ pub(crate) fn seal_hint(one: &SurveyedPlugin) -> String {
     format!("run `hotbay seal {}`", one.folder.display())
 }
 
+/// Prints the hint for one of the plugins in a table.
+pub(crate) fn print_hint_for(one: &SurveyedPlugin, hint: Option<&str>) {
+    if let Some(hint) = hint {
+        print_message(&format!("hint: plugin `{}`: {hint}", name(one)));
+    }
+}
+
 /// Prints the errors of a survey, unless the JSON document contains them.
 pub(crate) fn print_errors(errors: &[Error], options: &Options) {
     if options.json {

@@ -357,7 +357,7 @@ impl fmt::Display for Unstartable {
                 write!(f, "requires plugin `{required}` {accepted}, which was not found")
             }
             Self::Version { required, accepted, found } => {
-                write!(f, "requires plugin `{required}` {accepted}, found {found}")
+                write!(f, "requires plugin `{required}` {accepted}; found {found}")
             }
             Self::Cycle { names } => {
                 f.write_str("is part of a dependency cycle: ")?;

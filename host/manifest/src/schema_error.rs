@@ -103,7 +103,7 @@ impl fmt::Display for SchemaError {
             }
             Self::Schema(violation) => write!(f, "the schema at {violation}"),
             Self::Value(violations) if violations.is_empty() => f.write_str(
-                "it does not match the schema, and is too large to locate the violation",
+                "it does not match the schema; the violation cannot be located because the value is too large",
             ),
             Self::Value(violations) => {
                 for (index, violation) in violations.iter().enumerate() {

@@ -177,8 +177,7 @@ impl fmt::Display for ArtifactError {
             ),
             Self::TooManyFiles { path, max_entries, max_depth } => write!(
                 f,
-                "`{}` contains more files than can be checked: at most {max_entries}, at most \
-                 {max_depth} folders deep",
+                "`{}` exceeds the limit of {max_entries} files or of {max_depth} nested folders",
                 path.display()
             ),
             Self::OriginalChanged { path } => write!(
@@ -189,7 +188,7 @@ impl fmt::Display for ArtifactError {
             ),
             Self::ForeignOwner { path, owner, user } => write!(
                 f,
-                "`{}` is owned by user {owner}; expected root or user {user}, which runs this \
+                "`{}` is owned by user {owner}; expected root or user {user}, who runs this \
                  program",
                 path.display()
             ),

@@ -86,7 +86,9 @@ fn long_or_deep_input_is_refused_concisely() {
     check(
         &handle,
         &many,
-        Err("it does not match the schema, and is too large to locate the violation"),
+        Err(
+            "it does not match the schema; the violation cannot be located because the value is too large",
+        ),
     );
     check(&handle, &" ".repeat((1 << 20) + 1), Err("`limits.input_bytes` is 1048576"));
 }

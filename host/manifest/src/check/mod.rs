@@ -333,7 +333,10 @@ mod tests {
         let message = checker.check_text(long.as_bytes(), None).unwrap_err().to_string();
         assert!(message.chars().count() < 3 * MAX_MESSAGE_CHARS, "{message}");
         let wrong = format!("[{}0]", "0,".repeat(MAX_DESCRIBED_BYTES));
-        check(&wrong, "it does not match the schema, and is too large to locate the violation");
+        check(
+            &wrong,
+            "it does not match the schema; the violation cannot be located because the value is too large",
+        );
         assert!(checker.check_text(b"{ \"n\": 1, \"of\": [\"\xff\"] }", None).is_err());
         let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         let checker = Checker::new(&json!({ "items": { "$ref": "#" } }), None).unwrap();
