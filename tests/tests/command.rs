@@ -273,7 +273,7 @@ fn check_survives_unverified_library_that_crashes() {
     assert_eq!(result("panics")["problem"]["step"], "init");
     assert!(result("needs")["problem"]["message"].to_string().contains("cannot be started"));
     assert_eq!(result("fine")["result"], "passed");
-    assert!(result("fine")["notes"][0].to_string().contains("hotbay seal"));
+    assert!(result("fine")["hint"].to_string().contains("hotbay seal"));
 }
 
 #[test]

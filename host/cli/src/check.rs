@@ -245,14 +245,23 @@ impl<'a> Checked<'a> {
         }
     }
 
+    /// Returns how to load the plugin, or how to add its digest.
+    fn hint(&self) -> Option<String> {
+        match &self.refusal {
+            Some(refusal) => refusal.json["hint"].as_str().map(str::to_owned),
+            None if survey_report::has_no_digest(self.plugin) => {
+                Some(survey_report::seal_hint(self.plugin))
+            }
+            None => None,
+        }
+    }
+
     fn print_hint(&self) {
-        let hint = self.refusal.as_ref().and_then(|refusal| refusal.json["hint"].as_str());
-        // A library's trial load printed its hint.
-        let needs_seal = self.refusal.is_none()
-            && survey_report::has_no_digest(self.plugin)
-            && !survey_report::is_library(self.plugin);
-        let seal_hint = needs_seal.then(|| survey_report::seal_hint(self.plugin));
-        survey_report::print_hint_for(self.plugin, hint.or(seal_hint.as_deref()));
+        // The trial load of a library without a digest has printed the hint.
+        let is_printed = self.refusal.is_none() && survey_report::is_library(self.plugin);
+        if !is_printed {
+            survey_report::print_hint_for(self.plugin, self.hint().as_deref());
+        }
     }
 
     fn has_passed(&self) -> bool {
@@ -307,6 +316,7 @@ impl<'a> Checked<'a> {
             "problem": self.refusal.as_ref().map(|refusal| &refusal.json),
             "failures": self.failures,
             "notes": self.notes,
+            "hint": self.hint(),
             "library": self.library(),
             "leaked_bytes": leaked_bytes,
             "steps": self.steps.as_ref().map(ConformanceReport::json),
