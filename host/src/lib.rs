@@ -75,8 +75,8 @@ mod handle;
 mod host;
 mod id;
 pub mod inspect;
-mod layers;
 pub mod metrics;
+mod middleware;
 mod panic;
 mod pipeline;
 pub mod pool;
@@ -105,9 +105,9 @@ pub use host::{
     RetainedLibrary, UnloadReport,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
-pub use layers::{Call, Layer, Next, ResponseCache};
 pub use manifest::{Manifest, ManifestError};
 pub use metrics::{PluginInfo, PluginState};
+pub use middleware::{Call, Layer, Next, ResponseCache};
 pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};
 pub use providers::{OnFailure, Preference, Providers};
 pub use reload::LoadOptions;

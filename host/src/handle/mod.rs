@@ -18,7 +18,7 @@ use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::InstanceRef;
 use crate::id::{GenerationId, PluginName};
-use crate::layers::{PluginLayers, Stack, stack};
+use crate::middleware::{PluginLayers, Stack, stack};
 use crate::slot::{AsyncService as _, CallScope, Method, Slot, SyncService as _};
 use crate::sync::ProcessEpoch;
 pub(crate) use batch::BatchItem;

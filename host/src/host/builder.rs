@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
 use crate::id::PluginName;
-use crate::layers::{Layer, Layers};
+use crate::middleware::{Layer, Layers};
 use crate::pool::Timer;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{

@@ -3,7 +3,7 @@
 use super::HostBuilder;
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
-use crate::layers::ResponseCache;
+use crate::middleware::ResponseCache;
 
 impl HostBuilder {
     /// Caches the replies of one plugin, of any kind, and returns them for equal requests. See

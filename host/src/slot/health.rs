@@ -3,9 +3,9 @@
 
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use super::flags::{SlotFlag, SlotFlags};
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind};
 use crate::event::{EventBus, HostEvent, QuarantineReason};
@@ -292,5 +292,43 @@ impl fmt::Debug for Health {
         f.debug_struct("Health")
             .field("quarantined", &self.is_quarantined())
             .finish_non_exhaustive()
+    }
+}
+
+/// A set of [`SlotFlag`]s.
+#[derive(Debug, Default)]
+pub(crate) struct SlotFlags(AtomicU8);
+
+/// A condition that calls must check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum SlotFlag {
+    /// The plugin is quarantined, or its host is shutting down.
+    Health = 1,
+    /// Inputs are validated against a schema.
+    Schema = 2,
+    /// The number of concurrent calls is limited.
+    InFlight = 4,
+}
+
+impl SlotFlags {
+    /// Returns whether no flag is set.
+    #[inline]
+    pub(crate) fn is_clear(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Returns whether `flag` is set.
+    #[inline]
+    pub(crate) fn has(&self, flag: SlotFlag) -> bool {
+        self.0.load(Ordering::Relaxed) & flag as u8 != 0
+    }
+
+    pub(crate) fn set(&self, flag: SlotFlag, on: bool) {
+        if on {
+            self.0.fetch_or(flag as u8, Ordering::Relaxed);
+        } else {
+            self.0.fetch_and(!(flag as u8), Ordering::Relaxed);
+        }
     }
 }

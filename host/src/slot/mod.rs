@@ -1,38 +1,32 @@
-//! The slot of a plugin: its current generation and the queue of its pooled calls. Calls and
-//! reloads meet only here.
+//! The slot of a plugin: its current generation, how that changes (promote, vacate, pause, resume),
+//! and the calls that lease it. Calls and reloads meet only here.
 
-mod async_service;
-mod batch;
-mod cache_meter;
-mod flags;
 mod health;
-mod in_flight;
-mod pause;
 mod queueing;
+mod scope;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use futures_util::future::{Either, select};
 
 use crate::call::{CallState, Reply, Request};
 use crate::config::Quarantine;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, bug};
 use crate::event::EventBus;
-use crate::generation::{CallArgs, CallPolicy, Generation, InstanceRef, next_call_id};
+use crate::generation::{CallArgs, CallPolicy, Generation, InstanceRef, is_in_plugin_call};
 use crate::id::{GenerationId, PluginName};
 use crate::metrics::Latencies;
 use crate::pool::{Queue, TimerHandle};
-use crate::sync::ShardedCounter;
-pub(crate) use async_service::AsyncService;
-pub(crate) use batch::{BatchCollector, BatchSlot, BatchedCall};
-use cache_meter::CacheMeter;
-use flags::SlotFlag;
+use crate::sync::{ShardedCounter, deadline_in, lock};
 pub(crate) use health::{Admission, Health};
-use health::{CallOrigin, is_unanswered};
-use pause::Vacant;
+use health::{CallOrigin, SlotFlag, is_unanswered};
+pub use scope::Method;
+pub(crate) use scope::{AsyncService, BatchCollector, BatchedCall, CallScope, SyncService};
 
 /// The slot of one plugin.
 pub(crate) struct Slot {
@@ -52,6 +46,25 @@ pub(crate) struct Slot {
     changed: Condvar,
     /// Maximum time that a call waits while the plugin is paused.
     pause_timeout: Duration,
+}
+
+/// The reason no generation is current.
+enum Vacant {
+    /// None was loaded yet.
+    Empty,
+    /// The plugin was unloaded.
+    Unloaded,
+    /// The generation finishes its running calls, and is then resumed or replaced. It is taken
+    /// from here when it is unloaded.
+    Paused(Weak<InstanceRef>, Option<Arc<Generation>>),
+}
+
+/// A paused slot, and the generation that served before.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Paused {
+    pub(crate) generation: Arc<Generation>,
+    instance: Weak<InstanceRef>,
 }
 
 /// One call in this many is timed; a power of two.
@@ -79,89 +92,39 @@ pub(crate) struct CallCounters {
     pub(crate) latencies: Latencies,
 }
 
-/// A request on the call path, and the lease it runs under, if it has one.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CallScope<'v> {
-    pub(crate) request: &'v Request<'v>,
-    pub(crate) lease: Option<&'v InstanceRef>,
-    /// State shared with the caller, if others may complete the call.
-    pub(crate) state: Option<&'v CallState>,
-    /// The policy that the call was checked against, if it was.
-    pub(crate) policy: Option<&'v CallPolicy>,
-    pub(crate) method: Method,
-    /// Its slot in a batch, if it is part of one.
-    pub(crate) batch_slot: Option<&'v BatchSlot<'v>>,
-    /// Unique in this process.
-    pub(crate) call_id: u64,
+/// A policy that a call is checked against.
+pub(crate) enum PolicyRef<'c> {
+    /// That of the call's lease.
+    Leased(&'c CallPolicy),
+    /// That of the generation that was current when the call was checked, if there was one.
+    Current(arc_swap::Guard<Option<Arc<CallPolicy>>>),
 }
 
-impl<'v> CallScope<'v> {
-    /// Creates the scope of a call on the caller's thread.
-    #[inline]
-    pub(crate) fn inline(request: &'v Request<'v>) -> Self {
-        let call_id = next_call_id();
-        let method = Method::Call;
-        Self { request, lease: None, state: None, policy: None, method, batch_slot: None, call_id }
-    }
-
-    /// Creates the scope of a call on a worker that holds a lease.
-    #[inline]
-    pub(crate) fn pooled(
-        request: &'v Request<'v>,
-        instance: &'v InstanceRef,
-        state: &'v CallState,
-    ) -> Self {
-        let (lease, state) = (Some(instance), Some(state));
-        Self { lease, state, method: Method::Execute, ..Self::inline(request) }
-    }
-
-    /// Returns the policy that the call was checked against, or that of its lease.
-    pub(crate) fn leased_policy(&self) -> Option<&'v CallPolicy> {
-        self.policy.or_else(|| self.lease.map(|instance| &*instance.generation().policy))
-    }
-
-    fn origin(&self) -> CallOrigin {
-        if self.lease.is_some() { CallOrigin::Admitted } else { CallOrigin::Caller }
+impl PolicyRef<'_> {
+    pub(crate) fn get(&self) -> Option<&CallPolicy> {
+        match self {
+            Self::Leased(policy) => Some(policy),
+            Self::Current(policy) => policy.as_deref(),
+        }
     }
 }
 
-/// The method by which a call is made.
-///
-/// ```
-/// use hotbay::{Call, Error, Host, Layer, Method, Next, Output, Reply, Request};
-///
-/// struct DirectOnly;
-///
-/// impl Layer for DirectOnly {
-///     fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
-///         assert_eq!(call.method(), Method::Call);
-///         next.call(call)
-///     }
-/// }
-///
-/// let host = Host::builder()
-///     .layer(DirectOnly)
-///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
-///     .build()?;
-/// assert_eq!(host.plugin("echo")?.call(Request::text("hello"))?.as_text()?, "hello");
-/// # Ok::<(), Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Method {
-    /// On the caller's thread: [`PluginHandle::call`](crate::PluginHandle::call).
-    Call,
-    /// On the caller's thread, on a pinned generation: [`Pinned::call`](crate::Pinned::call).
-    Pinned,
-    /// On a worker: a thread of the plugin, or a task of the host if the plugin is a process. See
-    /// [`PluginHandle::execute`](crate::PluginHandle::execute).
-    Execute,
+/// Counters of a reply cache.
+#[derive(Debug, Default)]
+pub(crate) struct CacheMeter {
+    /// Calls answered from the cache.
+    pub(crate) hits: AtomicU64,
+    /// Lookups without a result.
+    pub(crate) misses: AtomicU64,
+    /// Bytes held now.
+    pub(crate) bytes: AtomicU64,
 }
 
-/// A service of the call path: a layer, or the slot at its end.
-pub(crate) trait SyncService: Send + Sync {
-    /// Makes the call on this thread and fills `reply`.
-    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error>;
+/// Slots among the concurrent calls; released on drop.
+#[derive(Debug)]
+pub(crate) struct InFlightGuard {
+    policy: Arc<CallPolicy>,
+    calls: u32,
 }
 
 impl Slot {
@@ -251,19 +214,13 @@ impl Slot {
         self.health.flags.has(SlotFlag::Schema)
     }
 
-    /// Calls `next` with the policy for the call: the one it was checked against, that of its
-    /// lease, or that of the current generation.
-    pub(crate) fn with_policy(
-        &self,
-        scope: &CallScope<'_>,
-        next: impl FnOnce(&CallScope<'_>, &CallPolicy) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        if let Some(policy) = scope.leased_policy() {
-            return next(&CallScope { policy: Some(policy), ..*scope }, policy);
-        }
-        match &*self.policy.load() {
-            Some(policy) => next(&CallScope { policy: Some(policy), ..*scope }, policy),
-            None => Err(self.unloaded_error()),
+    /// Returns the policy to check a call against: the one it was checked against before, that of
+    /// its lease, or that of the current generation.
+    pub(crate) fn policy_for<'c>(&self, scope: &CallScope<'c>) -> PolicyRef<'c> {
+        match scope.leased_policy() {
+            Some(policy) => PolicyRef::Leased(policy),
+            // Without incrementing a reference count that all callers share.
+            None => PolicyRef::Current(self.policy.load()),
         }
     }
 
@@ -378,6 +335,90 @@ impl Slot {
     pub(crate) fn begin_shutdown(&self) {
         self.health.begin_shutdown();
     }
+
+    /// Returns the instance of this generation if it is current.
+    pub(crate) fn lease(&self, generation: u64) -> Option<Arc<InstanceRef>> {
+        self.current.load_full().filter(|instance| instance.generation().id.get() == generation)
+    }
+
+    /// Sets whether calls may run as tasks.
+    pub(crate) fn set_supports_async(&self, supports_async: bool) {
+        self.supports_async.store(supports_async, Ordering::Relaxed);
+    }
+
+    /// Returns whether the next call may be a probe, so that calls must not be batched.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.health.needs_check()
+    }
+
+    /// Returns the error of a call that was cancelled while it ran.
+    #[cold]
+    pub(crate) fn cancelled_error(&self) -> Error {
+        let message = "was called, but the caller cancelled the call";
+        Error::new(ErrorKind::Cancelled, message).of(&self.name)
+    }
+
+    /// Returns the error of a call that outlasted the unload of its generation.
+    #[cold]
+    fn aborted_error(&self, instance: &InstanceRef) -> Error {
+        let message = "was unloaded before it answered: the call exceeded the host's \
+                       `drain_timeout`";
+        let error = Error::new(ErrorKind::Retired, message).with_hint("call again").of(&self.name);
+        error.in_generation(instance.generation().id)
+    }
+
+    /// Awaits `answer` until the call is cancelled or the generation aborts its calls; then drops
+    /// it, which ends the exchange.
+    pub(crate) async fn until_cancelled<T>(
+        &self,
+        instance: &InstanceRef,
+        state: &CallState,
+        answer: impl Future<Output = Result<T, Error>> + Send,
+    ) -> Result<T, Error> {
+        let ended = pin!(instance.generation().calls_aborted());
+        let cancelled = pin!(state.cancelled());
+        match select(pin!(answer), select(cancelled, ended)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right((Either::Left(_), _)) => {
+                Err(self.cancelled_error().in_generation(instance.generation().id))
+            }
+            Either::Right((Either::Right(_), _)) => Err(self.aborted_error(instance)),
+        }
+    }
+
+    /// Returns whether the number of concurrent calls is limited.
+    #[inline]
+    pub(crate) fn limits_in_flight(&self) -> bool {
+        self.health.flags.has(SlotFlag::InFlight)
+    }
+
+    /// Takes a slot for one call of the current generation.
+    pub(crate) fn enter_in_flight(&self) -> Result<Option<InFlightGuard>, Error> {
+        match self.enter_many(1) {
+            Some(none) if none.calls == 0 => {
+                let max = none.policy.max_in_flight.unwrap_or_default();
+                let message = format!(
+                    "was not called: {max} calls are already in flight (`limits.in_flight`)"
+                );
+                let error = Error::new(ErrorKind::Overloaded, message)
+                    .with_hint("raise `limits.in_flight`, or retry later");
+                Err(self.with_estimate(error, 1, max).of(&self.name))
+            }
+            entered => Ok(entered),
+        }
+    }
+
+    /// Takes up to `wanted` slots; `None` if calls are not limited.
+    pub(crate) fn enter_many(&self, wanted: u32) -> Option<InFlightGuard> {
+        let policy = self.policy.load_full()?;
+        let max = policy.max_in_flight?;
+        let left = |now: u32| max.saturating_sub(now).min(wanted);
+        let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
+        let before =
+            policy.in_flight.fetch_update(success, failure, |now| now.checked_add(left(now)));
+        let calls = before.map_or(0, left);
+        Some(InFlightGuard { policy, calls })
+    }
 }
 
 impl SyncService for Arc<Slot> {
@@ -400,6 +441,223 @@ impl SyncService for Arc<Slot> {
                 instance.call(args, reply)
             }
         }
+    }
+}
+
+impl AsyncService for Arc<Slot> {
+    /// Calls the leased generation, or hands the call to its batch.
+    async fn call_async<'a>(
+        &'a self,
+        scope: &'a CallScope<'a>,
+        reply: &'a mut Reply,
+    ) -> Result<(), Error> {
+        let CallScope { request, call_id, .. } = *scope;
+        let (Some(instance), Some(state)) = (scope.lease, scope.state) else {
+            return Err(bug!("a task called `{}` without a lease", self.name));
+        };
+        if let Some(batch_slot) = scope.batch_slot {
+            let answer = batch_slot.wait(call_id).await;
+            *reply = answer.map_err(|error| error.of_if_unset(&self.name))?;
+            return Ok(());
+        }
+        let args = CallArgs { request, state: Some(state), call_id };
+        self.until_cancelled(instance, state, instance.call_async(args, reply)).await
+    }
+}
+
+impl Slot {
+    /// Makes a generation current and returns the previous one, which drains. Returns the new
+    /// instance as an error if the plugin was unloaded meanwhile.
+    pub(crate) fn promote(
+        self: &Arc<Self>,
+        instance: InstanceRef,
+    ) -> Result<Option<Arc<Generation>>, Arc<InstanceRef>> {
+        let generation = Arc::clone(instance.generation());
+        let instance = Arc::new(instance);
+        let before = {
+            let mut vacant = lock(&self.vacant);
+            if matches!(*vacant, Vacant::Unloaded) {
+                return Err(instance);
+            }
+            *vacant = Vacant::Empty;
+            self.current.swap(Some(instance))
+        };
+        self.changed.notify_all();
+        self.health.reset(generation.id);
+        let policy = &generation.policy;
+        let flags = &self.health.flags;
+        flags.set(SlotFlag::InFlight, policy.max_in_flight.is_some());
+        // Set before the policy is published, so that a call that sees the policy sees the flag.
+        flags.set(SlotFlag::Schema, policy.checks_input());
+        self.policy.store(Some(Arc::clone(policy)));
+        self.start_epoch(&generation);
+        Ok(before.map(|before| mark_not_current(&before)))
+    }
+
+    /// Rejects all further calls and returns the generation that drains.
+    pub(crate) fn vacate(&self) -> Option<Arc<Generation>> {
+        let (current, vacant) = {
+            let mut vacant = lock(&self.vacant);
+            let vacant = std::mem::replace(&mut *vacant, Vacant::Unloaded);
+            // Before the swap, so that calls of pinned handles fail no later than new calls.
+            if let Some(current) = &*self.current.load() {
+                mark_not_current(current);
+            }
+            (self.current.swap(None), vacant)
+        };
+        self.changed.notify_all();
+        self.queue.close();
+        match (current, vacant) {
+            (Some(current), _) => Some(Arc::clone(current.generation())),
+            (None, Vacant::Paused(_, paused)) => paused,
+            (None, _) => None,
+        }
+    }
+
+    /// Makes new calls wait while the running ones finish; `None` if no generation is current.
+    pub(crate) fn pause(&self) -> Option<Paused> {
+        let current = {
+            let mut vacant = lock(&self.vacant);
+            let current = self.current.swap(None)?;
+            let generation = Arc::clone(current.generation());
+            *vacant = Vacant::Paused(Arc::downgrade(&current), Some(generation));
+            current
+        };
+        self.queue.suspend();
+        let generation = mark_not_current(&current);
+        Some(Paused { generation, instance: Arc::downgrade(&current) })
+    }
+
+    /// Returns whether calls wait for the end of a reload.
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(&*lock(&self.vacant), Vacant::Paused(..))
+    }
+
+    /// Takes a paused generation out of the slot; the caller unloads it.
+    pub(crate) fn take_paused(&self, paused: &Paused) -> Result<Arc<Generation>, Error> {
+        let mut vacant = lock(&self.vacant);
+        match &mut *vacant {
+            Vacant::Paused(_, generation) => {
+                *generation = None;
+                // Its workers exit; queued calls wait for those of the next generation.
+                let _ = self.queue.start_epoch(0, paused.generation.policy.queue);
+                Ok(Arc::clone(&paused.generation))
+            }
+            // It was unloaded meanwhile.
+            _ => Err(self.unloaded_error()),
+        }
+    }
+
+    /// Waits for the leases of a paused generation. Returns an instance that stands for all of
+    /// them, or the number of leases that remain after `timeout`.
+    pub(crate) fn drain(
+        &self,
+        paused: &Paused,
+        timeout: Duration,
+    ) -> Result<Arc<InstanceRef>, usize> {
+        match paused.generation.take_backend(timeout) {
+            Some(backend) => {
+                let generation = Arc::clone(&paused.generation);
+                Ok(Arc::new(InstanceRef::resumed(generation, backend)))
+            }
+            None => Err(paused.instance.strong_count()),
+        }
+    }
+
+    /// Makes a paused generation current again. `instance` is what [`drain`](Self::drain) returned,
+    /// if the generation was drained.
+    pub(crate) fn resume(self: &Arc<Self>, paused: Paused, instance: Option<Arc<InstanceRef>>) {
+        let instance = instance.or_else(|| paused.instance.upgrade()).or_else(|| {
+            // The last lease was just released.
+            let backend = paused.generation.take_backend(Duration::from_secs(1))?;
+            Some(Arc::new(InstanceRef::resumed(Arc::clone(&paused.generation), backend)))
+        });
+        {
+            let mut vacant = lock(&self.vacant);
+            if matches!(*vacant, Vacant::Unloaded) {
+                // The unload also ends the paused generation.
+                return;
+            }
+            paused.generation.set_current(instance.is_some());
+            *vacant = Vacant::Empty;
+            self.current.store(instance);
+        }
+        self.changed.notify_all();
+        self.resume_workers();
+    }
+
+    /// Waits for a current generation while the plugin is paused. A call made from inside a lease
+    /// runs on the paused generation instead, since the pause may wait for that lease.
+    #[cold]
+    fn wait_for_current(&self, request: Option<&Request<'_>>) -> Result<Arc<InstanceRef>, Error> {
+        let deadline = deadline_in(self.pause_timeout);
+        let mut vacant = lock(&self.vacant);
+        loop {
+            if let Some(request) = request {
+                self.check_active(request)?;
+            }
+            if let Some(instance) = self.current.load_full() {
+                return Ok(instance);
+            }
+            let Vacant::Paused(before, _) = &*vacant else { return Err(self.unloaded_error()) };
+            if is_in_plugin_call()
+                && let Some(instance) = before.upgrade()
+            {
+                return Ok(instance);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.pause_timeout_error());
+            }
+            let left = left.min(request.map_or(Duration::MAX, poll_interval));
+            let waited = self.changed.wait_timeout(vacant, left);
+            vacant = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Returns the error of a call that finds no current generation and does not wait.
+    fn vacant_error(&self) -> Error {
+        if matches!(&*lock(&self.vacant), Vacant::Paused(..)) {
+            return Error::new(ErrorKind::Overloaded, "is being reloaded")
+                .with_hint("retry later")
+                .of(&self.name);
+        }
+        self.unloaded_error()
+    }
+
+    fn pause_timeout_error(&self) -> Error {
+        let waited = self.pause_timeout.as_millis();
+        let message =
+            format!("was not called: it is being reloaded, and the call waited {waited} ms");
+        Error::new(ErrorKind::Overloaded, message).with_hint("retry later").of(&self.name)
+    }
+}
+
+/// Returns how soon a waiting call is checked again. A cancelled token does not wake it.
+fn poll_interval(request: &Request<'_>) -> Duration {
+    let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+    let deadline = request.deadline().map_or(Duration::MAX, left);
+    let token = request.cancellation_token().map_or(Duration::MAX, |_| TOKEN_POLL_INTERVAL);
+    deadline.min(token).max(Duration::from_micros(50))
+}
+
+const TOKEN_POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+fn mark_not_current(instance: &InstanceRef) -> Arc<Generation> {
+    instance.generation().set_current(false);
+    Arc::clone(instance.generation())
+}
+
+impl InFlightGuard {
+    /// Returns the number of slots taken.
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.policy.in_flight.fetch_sub(self.calls, Ordering::Relaxed);
     }
 }
 

@@ -17,7 +17,7 @@ mod wait_group;
 pub(crate) use deadline::{after, deadline_in};
 pub(crate) use fork::{ProcessEpoch, SameProcess};
 pub(crate) use return_slot::ReturnSlot;
-pub(crate) use sharded_counter::{LocalShard, ShardedCounter};
+pub(crate) use sharded_counter::ShardedCounter;
 pub(crate) use wait_group::WaitGroup;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -4,7 +4,6 @@
 //! share one. The sum is exact once the threads that add are known to be done.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Mutex;
 
 use super::atomic::AtomicI64;
@@ -19,27 +18,6 @@ pub(crate) struct ShardedCounter {
 
 #[repr(align(64))]
 struct PaddedShard(AtomicI64);
-
-/// The shard of the current thread.
-#[derive(Clone, Copy)]
-pub(crate) struct LocalShard<'t> {
-    cell: &'t AtomicI64,
-    is_owned: bool,
-    /// Not `Send`: another thread has another shard.
-    _of_this_thread: PhantomData<*const ()>,
-}
-
-impl LocalShard<'_> {
-    #[inline]
-    pub(crate) fn add(self, count: i64) {
-        shards::add(self.cell, count, self.is_owned);
-    }
-
-    #[inline]
-    pub(crate) fn get(self) -> i64 {
-        shards::get(self.cell)
-    }
-}
 
 /// Counters that are not in use, to be lent again.
 static FREE: Mutex<Vec<&'static ShardedCounter>> = Mutex::new(Vec::new());
@@ -68,18 +46,8 @@ impl ShardedCounter {
     /// Adds to the shard of this thread.
     #[inline]
     pub(crate) fn add(&self, count: i64) {
-        self.own().add(count);
-    }
-
-    /// Returns the shard of this thread, to use it twice.
-    #[inline]
-    pub(crate) fn own(&self) -> LocalShard<'_> {
-        let cell = shard();
-        LocalShard {
-            cell: &self.cells[cell].0,
-            is_owned: cell != SHARED,
-            _of_this_thread: PhantomData,
-        }
+        let shard = shard();
+        shards::add(&self.cells[shard].0, count, shard != SHARED);
     }
 
     pub(crate) fn sum(&self) -> i64 {

@@ -52,12 +52,6 @@ pub(crate) fn add(shard: &AtomicI64, count: i64, is_owned: bool) {
     }
 }
 
-/// Returns the value of a shard.
-#[inline]
-pub(crate) fn get(shard: &AtomicI64) -> i64 {
-    shard.load(Ordering::Relaxed)
-}
-
 /// Sums shards; exact once the threads that add are known to be done.
 pub(crate) fn sum<'c>(cells: impl Iterator<Item = &'c AtomicI64>) -> i64 {
     cells.map(|shard| shard.load(Ordering::Acquire)).fold(0, i64::wrapping_add)

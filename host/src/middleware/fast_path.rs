@@ -1,4 +1,4 @@
-//! Skips the layers below if none of them has anything to do for a call, which is the usual case.
+//! Skips the middleware below if none of them has anything to do for a call, which is the usual case.
 //! Costs a check of two fields of the request and one word of the slot.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::slot::{Admission, AsyncService, CallScope, Slot, SyncService};
 #[derive(Debug)]
 pub(crate) struct FastPath<S> {
     slot: Arc<Slot>,
-    /// Whether a layer below always has something to do.
+    /// Whether a middleware below always has something to do.
     is_disabled: bool,
     inner: S,
 }

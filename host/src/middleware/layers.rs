@@ -1,5 +1,8 @@
-//! Layers of the application around the calls of its plugins.
+//! The application's code around the calls of its plugins: the trait [`Layer`], and which layers,
+//! validators and caches apply to which plugin.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,10 +11,12 @@ use std::time::{Duration, Instant};
 use hotbay_manifest::Manifest;
 use hotbay_plugin::TraceContext;
 
-use super::panic_error;
+use super::cache::ResponseCache;
+use super::validate::Validator;
 use crate::call::{Reply, Request};
-use crate::error::{Error, bug};
+use crate::error::{Error, ErrorKind, bug};
 use crate::id::PluginName;
+use crate::panic::fault_of;
 use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
 
 /// A layer of the application around the calls of its plugins, such as authentication, a cache or
@@ -210,4 +215,77 @@ impl<S> fmt::Debug for UserLayers<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserLayers").finish_non_exhaustive()
     }
+}
+
+/// The application's additions around calls: layers for all plugins, validators and caches for
+/// some.
+#[derive(Clone, Default)]
+pub(crate) struct Layers {
+    layers: Vec<Arc<dyn Layer>>,
+    validators: BTreeMap<PluginName, Vec<Arc<Validator>>>,
+    caches: BTreeMap<PluginName, ResponseCache>,
+}
+
+impl Layers {
+    /// Adds a layer inside the existing ones.
+    pub(crate) fn add(&mut self, layer: Arc<dyn Layer>) {
+        self.layers.push(layer);
+    }
+
+    /// Adds a validator for one plugin's requests, after the existing ones.
+    pub(crate) fn validate(&mut self, plugin: PluginName, validator: Arc<Validator>) {
+        self.validators.entry(plugin).or_default().push(validator);
+    }
+
+    /// Sets the cache for one plugin's replies.
+    pub(crate) fn cache(&mut self, plugin: PluginName, cache: ResponseCache) {
+        self.caches.insert(plugin, cache);
+    }
+}
+
+impl fmt::Debug for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layers")
+            .field("layers", &self.layers.len())
+            .field("validated", &self.validators.keys())
+            .field("cached", &self.caches.keys())
+            .finish()
+    }
+}
+
+/// The application's additions around the calls of one plugin.
+pub(crate) struct PluginLayers {
+    pub(super) layers: Vec<Arc<dyn Layer>>,
+    pub(super) validators: Vec<Arc<Validator>>,
+    pub(super) cache: Option<ResponseCache>,
+}
+
+impl PluginLayers {
+    /// Returns whether calls may run as tasks: layers of the application would block the runtime.
+    pub(crate) fn supports_async(&self) -> bool {
+        self.layers.is_empty()
+    }
+}
+
+impl Layers {
+    /// Selects the layers for a plugin that is about to be loaded.
+    pub(crate) fn of(&self, manifest: &Manifest) -> Result<PluginLayers, Error> {
+        let applies = |layer: &&Arc<dyn Layer>| layer.applies_to(manifest);
+        let select = || self.layers.iter().filter(applies).cloned().collect();
+        let layers = catch_unwind(AssertUnwindSafe(select)).map_err(|payload| {
+            let message = "was not loaded: `applies_to` of an application layer panicked";
+            let error = Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload));
+            error.of(manifest.name())
+        })?;
+        let validators = self.validators.get(manifest.name()).cloned().unwrap_or_default();
+        let cache = self.caches.get(manifest.name()).cloned();
+        Ok(PluginLayers { layers, validators, cache })
+    }
+}
+
+/// Returns the error of a call during which `what` of the application panicked.
+#[cold]
+pub(super) fn panic_error(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
+    let message = format!("was called, but {what} of the application panicked");
+    Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload)).of(&slot.name)
 }
