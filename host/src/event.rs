@@ -488,7 +488,7 @@ impl Events {
 
     /// Blocks the current thread until the next event. Returns `None` once the host is gone.
     pub fn next_blocking(&mut self) -> Option<HostEvent> {
-        crate::sync::park::block_on(pin!(self.next()))
+        crate::sync::block_on(pin!(self.next()))
     }
 
     /// Returns the next event, or `None` if none is ready.

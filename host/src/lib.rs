@@ -79,13 +79,21 @@ pub mod metrics;
 mod middleware;
 mod panic;
 mod pipeline;
-pub mod pool;
 mod providers;
 mod reload;
 mod slot;
 #[cfg(all(unix, feature = "process"))]
 mod supervisor;
 mod sync;
+mod worker;
+
+/// A pool of threads for closures of the application.
+pub mod pool {
+    pub use crate::worker::{
+        Outcome, PoolLimits, Stopped, SubmitError, SubmitErrorKind, TaskError, TaskId, TaskTicket,
+        WorkerPool,
+    };
+}
 
 /// The content of `plugin.json`.
 pub mod manifest {

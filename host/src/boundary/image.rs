@@ -14,8 +14,8 @@ use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 use super::{Variables, mappings, traces};
 use crate::artifact::staged::Staged;
 use crate::error::boundary::BoundaryError;
-use crate::pool::{Finish, OpeningThread, RunOutcome, WorkerThreads};
 use crate::sync::ShardedCounter;
+use crate::worker::{Finish, OpeningThread, RunOutcome, WorkerThreads};
 
 /// A library that is mapped into this process, or compiled-in code.
 pub(crate) struct Image {

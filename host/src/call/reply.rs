@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hotbay_plugin::Output;
+use hotbay_plugin::{Fault, Output, PluginError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -163,4 +163,18 @@ impl Drop for Held {
             outputs.add(-1);
         }
     }
+}
+
+/// The reason a call failed in the plugin.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It returned an error.
+    Error(PluginError),
+    /// It panicked.
+    Panic(Fault),
+    /// It returned a code that this version does not know.
+    Code(i32),
+    /// The call could not be made, or its result could not be received.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
+    Other(Error),
 }

@@ -1,6 +1,7 @@
 //! The input of one call, and its options.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::Media;
@@ -9,7 +10,6 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Reply;
-use super::headers::Headers;
 use crate::error::{Error, ErrorKind};
 use crate::sync::deadline_in;
 
@@ -450,5 +450,26 @@ impl From<Reply> for Request<'static> {
         let (media, owned_media) = owned(reply.content_type());
         let data = Data::Reply(Box::new(reply));
         Self { data, media, owned_media, deadline: None, more: None }
+    }
+}
+
+/// Headers in the order in which they were added.
+#[derive(Clone, Default)]
+pub(crate) struct Headers(Vec<(Cow<'static, str>, Cow<'static, str>)>);
+
+impl Headers {
+    pub(super) fn push(&mut self, name: Cow<'static, str>, value: Cow<'static, str>) {
+        self.0.push((name, value));
+    }
+
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
+/// Prints only the names: a value may be a password.
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
     }
 }

@@ -8,9 +8,9 @@ use hotbay_plugin::Snapshot;
 
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
-use crate::pool::{RunOutcome, WorkerThreads};
 #[cfg(all(unix, feature = "process"))]
 use crate::supervisor::{Process, Program};
+use crate::worker::{RunOutcome, WorkerThreads};
 
 /// Time limit for killing and reaping a process and all that it started; far more than needed.
 #[cfg(all(unix, feature = "process"))]

@@ -132,7 +132,7 @@ fn granted_names(permissions: &BTreeSet<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::QueueLimits;
+    use crate::worker::QueueLimits;
 
     fn check(granted: &[&str], withheld: &[&str], operation: &str, message: &str, hint: &str) {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();

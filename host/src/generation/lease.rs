@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Backend, Generation, Parts, State};
 use crate::call::{CallState, Failure, Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
-use crate::pool::RunOutcome;
 #[cfg(all(unix, feature = "process"))]
 use crate::supervisor::{Process, ProcessCall};
 use crate::sync::ReturnSlot;
+use crate::worker::RunOutcome;
 
 /// The instance of a generation: owns the backend. The slot holds it; calls borrow it.
 pub(crate) struct InstanceRef {

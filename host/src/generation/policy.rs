@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use hotbay_manifest::{Checker, Types};
 
-use crate::pool::QueueLimits;
 use crate::sync::after;
+use crate::worker::QueueLimits;
 
 /// The policy for calls of one generation.
 #[derive(Clone, Debug)]

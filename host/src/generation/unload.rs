@@ -13,8 +13,8 @@ use crate::boundary::{Close, Image, Root, Variables};
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind};
 use crate::event::HostEvent;
-use crate::pool::RunOutcome;
 use crate::sync::{deadline_in, lock};
+use crate::worker::RunOutcome;
 
 /// Time for which an exiting thread may stay in the system's list.
 const THREAD_EXIT_TIMEOUT: Duration = Duration::from_millis(200);

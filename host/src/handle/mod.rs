@@ -1,18 +1,17 @@
 //! Handles of plugins, which stay valid through reloads.
 
 mod batch;
-mod batch_async;
 mod pooled;
 #[cfg(test)]
 mod task_tests;
-#[cfg(feature = "tower")]
-mod tower;
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use hotbay_plugin::Snapshot;
 use tokio::sync::oneshot;
+use tower_service::Service;
 
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
@@ -267,5 +266,23 @@ impl fmt::Debug for Pinned {
             .field("plugin", &self.inner.slot.name)
             .field("generation", &self.generation())
             .finish()
+    }
+}
+
+impl Service<Request<'static>> for PluginHandle {
+    type Response = Reply;
+    type Error = Error;
+    type Future = Execute;
+
+    /// Always ready. The queue is bounded all the same: if it is full, the call itself returns
+    /// `Overloaded`, or waits for as long as the request
+    /// [waits for space](Request::with_space_timeout).
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Calls [`execute`](PluginHandle::execute).
+    fn call(&mut self, request: Request<'static>) -> Execute {
+        self.execute(request)
     }
 }

@@ -14,9 +14,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{Inner, lost};
 use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
-use crate::pool::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 use crate::slot::CallScope;
 use crate::sync::{after, lock};
+use crate::worker::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 
 type Answer = Result<Reply, Error>;
 

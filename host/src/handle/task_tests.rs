@@ -17,8 +17,8 @@ use crate::error::{Error, ErrorKind};
 use crate::generation::state::State;
 use crate::generation::{Generation, InstanceRef, Parts};
 use crate::host::Host;
-use crate::pool::WorkerThreads;
 use crate::slot::{Admission, CallScope};
+use crate::worker::WorkerThreads;
 use crate::{Call, Layer, Next, Reply};
 
 const TIMEOUT: Duration = Duration::from_secs(60);

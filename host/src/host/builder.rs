@@ -21,12 +21,12 @@ use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
 use crate::id::PluginName;
 use crate::middleware::{Layer, Layers};
-use crate::pool::Timer;
 use crate::providers::{Choices, Preferences};
 use crate::reload::{
     AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Rules, Source,
 };
 use crate::sync::SameProcess;
+use crate::worker::Timer;
 
 /// Configures a [`Host`]: see [`Host::builder`].
 ///

@@ -7,7 +7,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Inner;
 use crate::error::{Error, ErrorKind};
-use crate::sync::park;
+use crate::sync::block_on;
 
 /// Starts a thread that shuts `host` down when `token` is cancelled. Dropping the guard stops the
 /// thread.
@@ -20,7 +20,7 @@ pub(super) fn shut_down_with(
     let guard = dropped.clone().drop_guard();
     let wait = move || {
         let cancelled = token.run_until_cancelled(dropped.cancelled());
-        let is_dropped = park::block_on(pin!(cancelled)).is_some();
+        let is_dropped = block_on(pin!(cancelled)).is_some();
         if let Some(host) = Weak::upgrade(&host).filter(|_| !is_dropped) {
             host.shutdown(host.context.limits.drain_timeout);
         }

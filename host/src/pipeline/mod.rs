@@ -2,13 +2,14 @@
 //! and checks for cancellation before each step; never runs a step after one that failed.
 
 mod many;
-mod runners;
-#[cfg(feature = "tower")]
-mod tower;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use tower_service::Service;
 
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
@@ -148,5 +149,22 @@ impl Pipeline {
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+impl Service<Request<'static>> for Pipeline {
+    type Response = Reply;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>;
+
+    /// Always ready, as its plugins are.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Calls [`run`](Pipeline::run), boxed.
+    fn call(&mut self, request: Request<'static>) -> Self::Future {
+        let pipeline = self.clone();
+        Box::pin(async move { pipeline.run(request).await })
     }
 }

@@ -1,9 +1,12 @@
-//! Decides whether the next provider is tried after a failure. Pure: time is an argument.
+//! Decides whether the next provider is tried after a failure, and which error the attempts of one
+//! call amount to. Pure: time is an argument.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use crate::call::Request;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, bug};
+use crate::handle::PluginHandle;
 
 /// The policy for calls whose provider failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +70,37 @@ fn execution(error: &Error) -> Execution {
             Execution::MayHaveRun
         }
         _ => Execution::Final,
+    }
+}
+
+/// The attempts of one call.
+pub(super) struct Attempts {
+    on_failure: OnFailure,
+    policy: RetryPolicy,
+    /// In the order of the attempts.
+    errors: Vec<Error>,
+}
+
+impl Attempts {
+    pub(super) fn new(on_failure: OnFailure, request: &Request<'_>) -> Self {
+        Self { on_failure, policy: RetryPolicy::of(request), errors: Vec::new() }
+    }
+
+    /// Records a failure; returns whether to try the next provider.
+    pub(super) fn failed(&mut self, plugin: &PluginHandle, error: Error) -> ControlFlow<()> {
+        let tries_next = self.on_failure == OnFailure::NextProvider
+            && may_try_next(&error, &self.policy, Instant::now());
+        self.errors.push(error.of_if_unset(plugin.name()));
+        if tries_next { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    /// Returns the first error, with the others in its message.
+    pub(super) fn error(self) -> Error {
+        let mut errors = self.errors.into_iter();
+        match errors.next() {
+            Some(first) => first.also_tried(errors.as_slice()),
+            None => bug!("a lookup returned no provider and no error"),
+        }
     }
 }
 

@@ -1,11 +1,9 @@
 //! Plugins by the contract that they provide instead of by name. Looks the providers up when the
 //! host's plugins have changed, and tries them in order; never the same one twice for one call.
 
-mod attempts;
-mod choice;
 mod fallback;
 mod offers;
-mod order;
+mod selection;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,12 +16,11 @@ use crate::call::{Reply, Request};
 use crate::error::Error;
 use crate::handle::{Execute, PluginHandle};
 use crate::id::PluginName;
-use attempts::Attempts;
-pub(crate) use choice::Choices;
+use fallback::Attempts;
 pub use fallback::OnFailure;
 pub(crate) use offers::{Offer, Offers};
-pub use order::Preference;
-pub(crate) use order::{Location, Preferences, Rank};
+pub use selection::Preference;
+pub(crate) use selection::{Choices, Location, Preferences, Rank};
 
 /// The plugins that provide a contract, created by [`Host::providers`](crate::Host::providers).
 /// Cheap to clone.

@@ -24,8 +24,8 @@ use crate::call::Failure;
 use crate::error::boundary::BoundaryError;
 use crate::error::{Diagnosis, Error, ErrorKind, LoadStep};
 use crate::generation::{Backend, Parts, RetainReason, UnloadLeftovers, error_of};
-use crate::pool::{OpeningThread, RunOutcome};
 use crate::slot::Slot;
+use crate::worker::{OpeningThread, RunOutcome};
 
 /// Returns why an opened library must stay mapped, according to its manifest and file.
 pub(super) fn retain_reason(manifest: &Manifest, probed: &Probed) -> Option<String> {

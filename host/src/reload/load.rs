@@ -28,8 +28,8 @@ use crate::generation::{
     Backend, InstanceRef, IoLimits, Parts, RetainReason, RetainedEntry, UnloadLeftovers,
 };
 use crate::panic::catch_panic;
-use crate::pool::{RunOutcome, WorkerThreads};
 use crate::slot::Slot;
+use crate::worker::{RunOutcome, WorkerThreads};
 
 /// A plugin that serves in its own slot.
 #[derive(Debug)]

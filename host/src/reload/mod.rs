@@ -52,7 +52,7 @@ use crate::artifact::trust::Trust;
 use crate::config::{HostLimits, Quarantine};
 use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
-use crate::pool::Timer;
+use crate::worker::Timer;
 pub(crate) use abi_report::abi_report;
 pub(crate) use candidate::Candidate;
 pub(crate) use coalescing_queue::{CoalescingQueue, Submission};

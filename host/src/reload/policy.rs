@@ -15,9 +15,9 @@ use crate::error::Error;
 #[cfg(all(unix, feature = "process"))]
 use crate::error::{ErrorKind, LoadStep};
 use crate::generation::{CallPolicy, Parts};
-use crate::pool::QueueLimits;
 #[cfg(all(unix, feature = "process"))]
 use crate::supervisor::Capabilities;
+use crate::worker::QueueLimits;
 
 pub(super) fn call_policy(
     context: &LoaderContext,

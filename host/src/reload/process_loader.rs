@@ -18,11 +18,11 @@ use crate::artifact::trust::Trust;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Backend, Parts};
-use crate::pool::RunOutcome;
 use crate::slot::Slot;
 use crate::supervisor::{
     self, Capabilities, NotStarted, ObserverRef, ProcessLimits, Program, allowed,
 };
+use crate::worker::RunOutcome;
 
 /// Time for a start besides the time that its program gets: each step has its own limit.
 const EXTRA_TIMEOUT: Duration = Duration::from_secs(45);

@@ -13,8 +13,8 @@ use super::source::Source;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::unload::unload;
 use crate::generation::{Generation, InstanceRef};
-use crate::pool::RunOutcome;
 use crate::slot::Slot;
+use crate::worker::RunOutcome;
 
 /// A completed swap.
 #[derive(Debug)]

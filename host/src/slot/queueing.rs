@@ -10,7 +10,7 @@ use crate::call::CallState;
 use crate::error::{Error, ErrorKind};
 use crate::generation::Generation;
 use crate::panic::drop_panic;
-use crate::pool::{
+use crate::worker::{
     DeadlineCheck, Epoch, Job, NextJob, PushOutcome, RejectReason, TimerEntry, WaitLimits,
     WorkSource, WorkerId,
 };

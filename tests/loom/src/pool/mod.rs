@@ -5,19 +5,16 @@ mod locks {
     pub(super) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
 #[allow(dead_code, reason = "included from the host")]
-#[path = "../../../../host/src/pool/job.rs"]
+#[path = "../../../../host/src/worker/job.rs"]
 mod job;
 #[allow(dead_code, reason = "included from the host")]
-#[path = "../../../../host/src/pool/queue.rs"]
+#[path = "../../../../host/src/worker/queue.rs"]
 mod queue;
 #[allow(dead_code, reason = "included from the host")]
-#[path = "../../../../host/src/pool/queue_inner.rs"]
+#[path = "../../../../host/src/worker/queue_inner.rs"]
 mod queue_inner;
-#[allow(dead_code, reason = "included from the host")]
-#[path = "../../../../host/src/pool/queue_now.rs"]
-mod queue_now;
 mod queues;
-#[path = "../../../../host/src/pool/result_store.rs"]
+#[path = "../../../../host/src/worker/result_store.rs"]
 mod result_store;
 
 use std::fmt;

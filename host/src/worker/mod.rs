@@ -1,36 +1,29 @@
 //! Bounded work: a queue with a limit, threads that are joined, and a timer for what waits.
 //! [`WorkerPool`] offers the same for closures of the application. Knows no plugins.
 
-mod pool_inner;
 mod queue_inner;
 mod timer;
 mod worker_threads;
 mod locks {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
-mod async_worker;
 mod job;
 mod opening_thread;
-mod permits;
 mod queue;
-mod queue_now;
 #[cfg(test)]
 mod queue_tests;
 mod result_store;
-mod submit;
 mod task;
 mod worker_pool;
 
-pub(crate) use async_worker::spawn_async_worker;
 pub(crate) use job::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
 pub(crate) use opening_thread::{Finish, OpeningThread};
 pub(crate) use queue::{NextJob, PushOutcome, Queue};
 pub(crate) use queue_inner::{Epoch, QueueLimits, WorkerId};
 pub(crate) use timer::{Timer, TimerEntry, TimerHandle};
-pub(crate) use worker_threads::{RunOutcome, WorkSource, WorkerThreads};
+pub(crate) use worker_threads::{RunOutcome, WorkSource, WorkerThreads, spawn_async_worker};
 
-pub use submit::{SubmitError, SubmitErrorKind};
-pub use task::{Outcome, TaskError, TaskId, TaskTicket};
+pub use task::{Outcome, SubmitError, SubmitErrorKind, TaskError, TaskId, TaskTicket};
 pub use worker_pool::{PoolLimits, Stopped, WorkerPool};
 
-use permits::QueuePermit;
+use worker_pool::QueuePermit;

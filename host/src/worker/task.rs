@@ -1,5 +1,6 @@
-//! Tasks of a pool, as its caller sees them: id, ticket and outcome.
+//! Tasks of a pool, as its caller sees them: the error of a submit, id, ticket and outcome.
 
+use std::error::Error;
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -7,10 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::pool_inner::PoolInner;
-use super::submit::FORKED;
-use crate::sync::deadline_in;
-use crate::sync::park;
+use super::worker_pool::PoolInner;
+use crate::sync::{block_on, block_on_until, deadline_in};
 
 /// The number of a task, unique in this process; later tasks have higher ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,7 +85,7 @@ impl<T> TaskTicket<T> {
                 Poll::Pending => Err(TaskError::WaitInside),
             };
         }
-        park::block_on(pin!(self))
+        block_on(pin!(self))
     }
 
     /// Blocks this thread until the task has an outcome, at most `timeout`.
@@ -97,7 +96,7 @@ impl<T> TaskTicket<T> {
     ///
     /// The ticket itself if the task has no outcome by then.
     pub fn wait_timeout(mut self, timeout: Duration) -> Result<Outcome<T>, Self> {
-        park::wait(Pin::new(&mut self), Some(deadline_in(timeout))).ok_or(self)
+        block_on_until(Pin::new(&mut self), Some(deadline_in(timeout))).ok_or(self)
     }
 
     /// Leaves the outcome in the store, where it is found under this id.
@@ -159,3 +158,70 @@ impl fmt::Display for TaskError {
 }
 
 impl std::error::Error for TaskError {}
+
+/// A task that was not accepted, and why.
+pub struct SubmitError<F> {
+    kind: SubmitErrorKind,
+    task: F,
+}
+
+/// The reason a task was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubmitErrorKind {
+    /// The pool was stopped or cancelled.
+    Closed,
+    /// This process was forked after the pool was created; the workers exist only in the parent.
+    Forked,
+    /// The pool has no workers, so the task would never run.
+    NoWorkers,
+    /// The queue is full.
+    QueueFull,
+    /// The store of results is full.
+    StoreFull,
+}
+
+impl<F> SubmitError<F> {
+    pub(super) fn new(kind: SubmitErrorKind, task: F) -> Self {
+        Self { kind, task }
+    }
+
+    /// Returns why it was not accepted.
+    pub fn kind(&self) -> SubmitErrorKind {
+        self.kind
+    }
+
+    /// Returns the task, which has not run.
+    pub fn into_task(self) -> F {
+        self.task
+    }
+}
+
+/// The message of a pool that is used in a forked child.
+pub(super) const FORKED: &str = "this process was forked after the pool was created";
+
+impl fmt::Display for SubmitErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the pool was stopped or cancelled",
+            Self::Forked => FORKED,
+            Self::NoWorkers => "the pool has no workers (`workers` is 0)",
+            Self::QueueFull => "the queue is full (`max_queued_calls`)",
+            Self::StoreFull => "the store of results is full (`max_results`)",
+        })
+    }
+}
+
+impl<F> fmt::Display for SubmitError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot accept the task: {}", self.kind)
+    }
+}
+
+impl<F> fmt::Debug for SubmitError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubmitError").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl<F> Error for SubmitError<F> {}
