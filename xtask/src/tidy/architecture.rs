@@ -1,7 +1,7 @@
 //! The two lists in `ARCHITECTURE.md` that both readers and `tidy` use, so that the document and the
 //! checks cannot differ.
 
-use super::Problem;
+use super::problem::Problem;
 
 /// The file with the lists.
 pub(super) const FILE: &str = "ARCHITECTURE.md";
@@ -58,7 +58,7 @@ fn fence<'a>(text: &'a str, name: &str) -> Vec<(&'a str, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::render;
+    use super::super::problem::render;
     use super::*;
 
     #[test]

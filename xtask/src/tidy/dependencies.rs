@@ -2,7 +2,7 @@
 
 use toml_edit::{Document, Item, TableLike};
 
-use super::{File, Problem};
+use super::problem::{File, Problem};
 
 /// The tables of a member with dependencies.
 const TABLES: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
@@ -84,7 +84,7 @@ fn line_of(text: &str, at: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::render;
+    use super::super::problem::render;
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {

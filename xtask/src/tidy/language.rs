@@ -1,6 +1,6 @@
 //! Words that STYLE.md rules out in names, comments, documents and messages.
 
-use super::{File, Problem};
+use super::problem::{File, Problem};
 
 /// The document with the rules.
 const RULES: &str = "STYLE.md";

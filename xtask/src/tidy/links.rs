@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use pulldown_cmark::{Event, Options, Parser, Tag};
 
-use super::{File, Problem};
+use super::problem::{File, Problem};
 
 /// Checks the Markdown in `files` against all `paths` of the repository.
 pub(super) fn check(files: &[File], paths: &[String], problems: &mut Vec<Problem>) {
@@ -70,7 +70,7 @@ fn exists(target: &str, paths: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::render;
+    use super::super::problem::render;
     use super::*;
 
     fn check(file: &str, text: &str, expected: &[&str]) {

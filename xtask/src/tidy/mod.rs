@@ -2,15 +2,18 @@
 //! function over texts in its own file; only this file reads the disk.
 
 mod architecture;
+mod circles;
 mod dependencies;
 mod language;
 mod links;
+mod methods;
 mod module_order;
+mod paths;
+mod problem;
 mod source;
 mod sources;
 mod tests_only;
 
-use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -18,51 +21,7 @@ use anyhow::{Context, bail};
 
 use architecture::Architecture;
 use hotbay_build::{Workspace, cargo};
-
-/// A broken rule, printed as `error: file:line: message` with a hint on the next line.
-#[derive(Debug, PartialEq, Eq)]
-struct Problem {
-    file: String,
-    /// From 1.
-    line: usize,
-    message: String,
-    hint: String,
-    severity: Severity,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Severity {
-    /// Reported without failing.
-    Warning,
-    Error,
-}
-
-impl Problem {
-    fn error(file: &str, line: usize, message: String, hint: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line, message, hint: hint.into(), severity: Severity::Error }
-    }
-
-    fn warning(file: &str, line: usize, message: String, hint: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(file, line, message, hint) }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
-        let Self { file, line, message, hint, .. } = self;
-        write!(f, "{severity}: {file}:{line}: {message}\n  hint: {hint}")
-    }
-}
-
-/// A file of the repository; `path` is relative to the root and uses `/`.
-struct File {
-    path: String,
-    text: String,
-}
+use problem::{File, Problem, Severity};
 
 /// Checks all tracked files, and new files that are not ignored.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
@@ -79,6 +38,8 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let document = prose.iter().find(|file| file.path == architecture::FILE);
     let architecture = Architecture::read(document.map(|file| file.text.as_str()), &mut problems);
     module_order::check(&rust, &architecture.modules, &mut problems);
+    circles::check(&rust, &mut problems);
+    methods::check(&rust, &mut problems);
     sources::check(&rust, &architecture.may_contain_unsafe, &mut problems);
     dependencies::check(&crates, &mut problems);
     links::check(&prose, &paths, &mut problems);
@@ -89,6 +50,9 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     })?;
     language::check(&texts, &mut problems);
 
+    let order: Vec<_> = architecture.modules.iter().map(|rank| rank.join(" | ")).collect();
+    println!("order of the host's modules: {}", order.join(" › "));
+    println!("{}", sources::summary(&rust));
     report(problems, paths.len())
 }
 
@@ -101,7 +65,9 @@ fn report(mut problems: Vec<Problem>, files: usize) -> anyhow::Result<()> {
     if errors > 0 {
         bail!("tidy found {errors} error{}", if errors == 1 { "" } else { "s" });
     }
-    println!("tidy: {files} files checked, no errors");
+    println!(
+        "tidy: {files} files checked: no import circles, no `unsafe` outside its list, no file outside the rules"
+    );
     Ok(())
 }
 
@@ -122,19 +88,4 @@ fn read(root: &Path, path: &str) -> anyhow::Result<File> {
     let text =
         fs::read_to_string(root.join(path)).with_context(|| format!("cannot read `{path}`"))?;
     Ok(File { path: path.to_owned(), text })
-}
-
-/// Returns the problems that `check` finds, as they are printed.
-#[cfg(test)]
-fn render(check: impl FnOnce(&mut Vec<Problem>)) -> Vec<String> {
-    let mut problems = Vec::new();
-    check(&mut problems);
-    problems.iter().map(ToString::to_string).collect()
-}
-
-#[cfg(test)]
-impl File {
-    fn new(path: &str, text: &str) -> Self {
-        Self { path: path.to_owned(), text: text.to_owned() }
-    }
 }

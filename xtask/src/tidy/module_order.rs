@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::source::{self, Token};
-use super::{File, Problem, architecture, tests_only};
+use super::paths::{self, Place};
+use super::problem::{File, Problem};
+use super::{architecture, tests_only};
 
 /// The crate whose modules are checked.
 const SRC: &str = "host/src/";
@@ -26,8 +27,10 @@ pub(super) fn check(files: &[File], order: &[Vec<String>], problems: &mut Vec<Pr
             problems.push(Problem::error(&file.path, 1, message, hint));
             continue;
         };
-        for used in uses(file) {
-            if let Some((message, hint)) = check_use(order, &known, (own, rank), used.text) {
+        let place = Place::of(&file.path).map(|place| place.module).unwrap_or_default();
+        for used in paths::used(file, &place) {
+            let target = used.segments.first().copied().unwrap_or("self");
+            if let Some((message, hint)) = check_use(order, &known, (own, rank), target) {
                 problems.push(Problem::error(&file.path, used.line, message, hint));
             }
         }
@@ -75,79 +78,13 @@ fn rank(order: &[Vec<String>], module: &str) -> Option<usize> {
 
 /// Returns the module of a file; `None` for lib.rs and other crates.
 fn module(path: &str) -> Option<&str> {
-    let inside = path.strip_prefix(SRC)?.strip_suffix(".rs")?;
-    let module = inside.split('/').next()?;
-    (module != "lib").then_some(module)
-}
-
-/// Returns the first segment of all paths in the file that start at the crate root.
-fn uses(file: &File) -> Vec<Token<'_>> {
-    let tokens = tests_only::without(&source::tokens(&file.text));
-    // Depth of the file's module: this many `super` lead to the crate root.
-    let inside = file.path.strip_prefix(SRC).unwrap_or(&file.path);
-    let own_depth = inside.split('/').filter(|part| *part != "mod.rs").count();
-
-    let mut used = Vec::new();
-    let (mut braces, mut inline) = (0_usize, Vec::new());
-    let mut at = 0;
-    while at < tokens.len() {
-        let before = at.checked_sub(1).map_or("", |at| tokens[at].text);
-        match tokens[at].text {
-            "{" => braces += 1,
-            "}" => {
-                braces = braces.saturating_sub(1);
-                inline.retain(|depth| *depth < braces + 1);
-            }
-            "mod" if tokens.get(at + 2).is_some_and(|token| token.text == "{") => {
-                inline.push(braces + 1);
-            }
-            // `pub(in crate::…)` restricts visibility and uses nothing.
-            "crate" if before != "in" => used.extend(first_segments(&tokens[at + 1..])),
-            "super" if !matches!(before, "in" | "::") => {
-                let supers = tokens[at..].chunks(2);
-                let supers = supers.take_while(|pair| pair[0].text == "super").count();
-                let after = at + supers * 2 - 1;
-                if supers == own_depth + inline.len() {
-                    used.extend(first_segments(&tokens[after..]));
-                }
-                at = after - 1;
-            }
-            _ => {}
-        }
-        at += 1;
-    }
-    used
-}
-
-/// Returns the names after `::`: one, or a group.
-fn first_segments<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
-    let mut names = Vec::new();
-    if tokens.first().is_none_or(|token| token.text != "::") {
-        return names;
-    }
-    let mut depth = 0_usize;
-    let mut expected = true;
-    for token in &tokens[1..] {
-        match token.text {
-            "{" => depth += 1,
-            "}" => depth = depth.saturating_sub(1),
-            "," if depth == 1 => expected = true,
-            _ if expected => {
-                names.push(*token);
-                expected = false;
-            }
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-    }
-    names
+    let place = Place::of(path).filter(|place| place.root == SRC)?;
+    place.module.first().copied()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::render;
+    use super::super::problem::render;
     use super::*;
 
     fn order() -> Vec<Vec<String>> {

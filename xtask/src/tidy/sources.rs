@@ -1,10 +1,17 @@
 //! Rules for single source files: the module comment, the length, and forbidden words.
 
+use super::problem::{File, Problem};
 use super::source;
-use super::{File, Problem, architecture};
+use super::{architecture, tests_only};
 
-/// Longer files usually contain more than one concept.
-const MAX_LINES: usize = 400;
+/// Longer files contain more than one concept.
+const MAX_LINES: usize = 800;
+
+/// Shorter files are usually part of another concept; `tidy` prints how many there are.
+const FEW_LINES: usize = 80;
+
+/// The folders of the crates that applications and plugins link, or that the command consists of.
+const LIBRARIES: &[&str] = &["host/", "plugin-api/"];
 
 /// Tests misbehave on purpose, and are not shipped.
 const TESTS: &str = "tests/";
@@ -32,6 +39,23 @@ pub(super) fn check(
     }
 }
 
+/// Returns the number and the sizes of the libraries' files, without those for tests only.
+pub(super) fn summary(files: &[File]) -> String {
+    let for_tests: Vec<_> = files.iter().flat_map(tests_only::files).collect();
+    let shipped = files.iter().filter(|file| {
+        let is_library = LIBRARIES.iter().any(|folder| file.path.starts_with(folder));
+        is_library && file.path.contains("src/") && !tests_only::covers(&for_tests, &file.path)
+    });
+    let mut lines: Vec<_> = shipped.map(|file| file.text.lines().count()).collect();
+    lines.sort_unstable();
+    let few = lines.iter().filter(|lines| **lines < FEW_LINES).count();
+    let median = lines.get(lines.len() / 2).copied().unwrap_or_default();
+    format!(
+        "files of the libraries: {}, median {median} lines, {few} with fewer than {FEW_LINES}",
+        lines.len()
+    )
+}
+
 fn opening(file: &File, problems: &mut Vec<Problem>) {
     if !file.text.trim_start_matches('\u{feff}').starts_with("//!") {
         let message = "the file does not start with `//!`".to_owned();
@@ -44,8 +68,8 @@ fn length(file: &File, problems: &mut Vec<Problem>) {
     let lines = file.text.lines().count();
     if lines > MAX_LINES {
         let message = format!("the file has {lines} lines, more than {MAX_LINES}");
-        let hint = "move a second concept into its own file";
-        problems.push(Problem::warning(&file.path, MAX_LINES + 1, message, hint));
+        let hint = "move a concept into its own file";
+        problems.push(Problem::error(&file.path, MAX_LINES + 1, message, hint));
     }
 }
 
@@ -83,7 +107,7 @@ fn words(file: &File, may_contain_unsafe: &[(String, usize)], problems: &mut Vec
 
 #[cfg(test)]
 mod tests {
-    use super::super::render;
+    use super::super::problem::render;
     use super::*;
 
     fn check(path: &str, text: &str, expected: &[&str]) {
@@ -108,10 +132,25 @@ mod tests {
     }
 
     #[test]
-    fn long_file_is_warning() {
+    fn long_file_is_reported() {
         let text = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
-        check("a.rs", &text(400), &[]);
-        check("a.rs", &text(401), &["warning: a.rs:401: the file has 401 lines"]);
+        check("a.rs", &text(800), &[]);
+        check("a.rs", &text(801), &["error: a.rs:801: the file has 801 lines"]);
+    }
+
+    #[test]
+    fn summary_counts_shipped_files_of_libraries() {
+        let file = |path: &str, lines: usize| File::new(path, &"\n".repeat(lines));
+        let files = [
+            file("host/src/a.rs", 10),
+            file("host/cli/src/b.rs", 100),
+            file("plugin-api/src/c.rs", 200),
+            file("tests/src/d.rs", 1),
+            File::new("host/src/lib.rs", &format!("#[cfg(test)]\nmod e;{}", "\n".repeat(300))),
+            file("host/src/e.rs", 1),
+        ];
+        let expected = "files of the libraries: 4, median 200 lines, 1 with fewer than 80";
+        assert_eq!(summary(&files), expected);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Finds code that is compiled only for tests, so that rules for shipped code can skip it.
 
-use super::File;
+use super::problem::File;
 use super::source::{self, Token};
 
 /// Words that start an item after its visibility.
