@@ -92,7 +92,7 @@ mod tests {
 
     fn found(text: &str) -> Vec<String> {
         let file = File::new("a.rs", text);
-        super::super::render(|problems| check(&[file], problems))
+        super::super::problem::render(|problems| check(&[file], problems))
     }
 
     #[test]
