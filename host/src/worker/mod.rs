@@ -8,7 +8,7 @@ mod locks {
     pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 }
 mod job;
-mod opening_thread;
+mod pool_inner;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
@@ -17,13 +17,15 @@ mod task;
 mod worker_pool;
 
 pub(crate) use job::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
-pub(crate) use opening_thread::{Finish, OpeningThread};
 pub(crate) use queue::{NextJob, PushOutcome, Queue};
 pub(crate) use queue_inner::{Epoch, QueueLimits, WorkerId};
 pub(crate) use timer::{Timer, TimerEntry, TimerHandle};
-pub(crate) use worker_threads::{RunOutcome, WorkSource, WorkerThreads, spawn_async_worker};
+pub(crate) use worker_threads::{
+    Finish, OpeningThread, RunOutcome, WorkSource, WorkerThreads, spawn_async_worker,
+};
 
-pub use task::{Outcome, SubmitError, SubmitErrorKind, TaskError, TaskId, TaskTicket};
-pub use worker_pool::{PoolLimits, Stopped, WorkerPool};
+pub use pool_inner::{PoolLimits, TaskTicket};
+pub use task::{Outcome, SubmitError, SubmitErrorKind, TaskError, TaskId};
+pub use worker_pool::{Stopped, WorkerPool};
 
-use worker_pool::QueuePermit;
+use task::QueuePermit;

@@ -1,15 +1,14 @@
-//! Tasks of a pool, as its caller sees them: the error of a submit, id, ticket and outcome.
+//! What a pool says about its tasks: id, outcome, the errors of a submit, and the permits that a task
+//! needs before it is accepted. Waiting tasks are served in order.
 
 use std::error::Error;
 use std::fmt;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use super::worker_pool::PoolInner;
-use crate::sync::{block_on, block_on_until, deadline_in};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::panic::drop_panic;
 
 /// The number of a task, unique in this process; later tasks have higher ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,22 +32,6 @@ pub enum TaskError {
     Forked,
 }
 
-/// A claim on the outcome of one task: a future that runs on any executor, and can also be waited
-/// for.
-///
-/// While it lives, only it can take the outcome. Dropping it leaves the outcome in the store of the
-/// pool; the task runs all the same.
-///
-/// # Panics
-///
-/// When polled again after it was ready.
-#[must_use = "dropping it leaves the outcome in the store; `leave` says so"]
-pub struct TaskTicket<T> {
-    id: TaskId,
-    /// `None` once the outcome was taken.
-    inner: Option<Arc<PoolInner<T>>>,
-}
-
 impl TaskId {
     pub(super) fn next() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
@@ -58,82 +41,6 @@ impl TaskId {
     /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
-    }
-}
-
-impl<T> TaskTicket<T> {
-    pub(super) fn new(id: TaskId, inner: Arc<PoolInner<T>>) -> Self {
-        Self { id, inner: Some(inner) }
-    }
-
-    /// Returns the id of the task.
-    pub fn id(&self) -> TaskId {
-        self.id
-    }
-
-    /// Blocks this thread until the task has an outcome.
-    ///
-    /// # Errors
-    ///
-    /// The error of the task, or [`TaskError::WaitInside`] at once if this thread is a worker of
-    /// the same pool and the task has no outcome yet.
-    pub fn wait(mut self) -> Outcome<T> {
-        if self.inner.as_ref().is_some_and(|inner| inner.is_entered()) {
-            let mut context = Context::from_waker(Waker::noop());
-            return match Pin::new(&mut self).poll(&mut context) {
-                Poll::Ready(outcome) => outcome,
-                Poll::Pending => Err(TaskError::WaitInside),
-            };
-        }
-        block_on(pin!(self))
-    }
-
-    /// Blocks this thread until the task has an outcome, at most `timeout`.
-    ///
-    /// Unlike [`wait`](Self::wait), it may be called by a worker of the same pool.
-    ///
-    /// # Errors
-    ///
-    /// The ticket itself if the task has no outcome by then.
-    pub fn wait_timeout(mut self, timeout: Duration) -> Result<Outcome<T>, Self> {
-        block_on_until(Pin::new(&mut self), Some(deadline_in(timeout))).ok_or(self)
-    }
-
-    /// Leaves the outcome in the store, where it is found under this id.
-    pub fn leave(self) -> TaskId {
-        self.id
-    }
-}
-
-impl<T> Future for TaskTicket<T> {
-    type Output = Outcome<T>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.inner.as_ref().is_some_and(|inner| !inner.process.is_current()) {
-            return Poll::Ready(Err(TaskError::Forked));
-        }
-        // Cloned here: a waker is foreign code, and `poll` locks the store.
-        let waker = context.waker().clone();
-        let inner = self.inner.as_ref().expect("a ticket is not polled after it was ready");
-        let polled = inner.store.poll(self.id, waker);
-        if polled.is_ready() {
-            self.inner = None;
-        }
-        polled
-    }
-}
-
-impl<T> Drop for TaskTicket<T> {
-    fn drop(&mut self) {
-        if let Some(inner) = self.inner.take().filter(|inner| inner.process.is_current()) {
-            inner.store.detach(self.id);
-        }
-    }
-}
-
-impl<T> fmt::Debug for TaskTicket<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskTicket").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -157,7 +64,7 @@ impl fmt::Display for TaskError {
     }
 }
 
-impl std::error::Error for TaskError {}
+impl Error for TaskError {}
 
 /// A task that was not accepted, and why.
 pub struct SubmitError<F> {
@@ -225,3 +132,83 @@ impl<F> fmt::Debug for SubmitError<F> {
 }
 
 impl<F> Error for SubmitError<F> {}
+
+/// A permit; released on drop, which may wake a task that waits for one.
+pub(crate) type QueuePermit = OwnedSemaphorePermit;
+
+/// The permits of one pool.
+#[derive(Debug)]
+pub(super) struct QueuePermits {
+    queue: Permits,
+    results: Permits,
+}
+
+#[derive(Debug)]
+struct Permits {
+    semaphore: Arc<Semaphore>,
+    max_permits: u32,
+}
+
+/// The permits of one task.
+#[derive(Debug)]
+pub(super) struct TaskPermits {
+    pub(super) queue: QueuePermit,
+    pub(super) result: QueuePermit,
+}
+
+impl QueuePermits {
+    pub(super) fn new(max_queued_calls: u32, max_results: u32) -> Self {
+        Self { queue: Permits::new(max_queued_calls), results: Permits::new(max_results) }
+    }
+
+    /// Takes both permits if both are available.
+    pub(super) fn try_acquire(&self) -> Result<TaskPermits, SubmitErrorKind> {
+        let result = self.results.try_acquire(SubmitErrorKind::StoreFull)?;
+        let queue = self.queue.try_acquire(SubmitErrorKind::QueueFull)?;
+        Ok(TaskPermits { queue, result })
+    }
+
+    /// Waits for both permits. Fails once the pool is closed, and at once if a limit is 0.
+    pub(super) async fn acquire(&self) -> Result<TaskPermits, SubmitErrorKind> {
+        // In this order: a permit of the queue is soon released, so it is held more briefly.
+        let result = self.results.acquire(SubmitErrorKind::StoreFull).await?;
+        let queue = self.queue.acquire(SubmitErrorKind::QueueFull).await?;
+        Ok(TaskPermits { queue, result })
+    }
+
+    /// Issues no more permits, and wakes the waiting tasks.
+    pub(super) fn close(&self) {
+        drop_panic(|| self.results.semaphore.close());
+        drop_panic(|| self.queue.semaphore.close());
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.queue.semaphore.is_closed()
+    }
+}
+
+impl Permits {
+    fn new(max_permits: u32) -> Self {
+        let permits = usize::try_from(max_permits).unwrap_or(usize::MAX);
+        Self {
+            semaphore: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            max_permits,
+        }
+    }
+
+    fn try_acquire(&self, full: SubmitErrorKind) -> Result<QueuePermit, SubmitErrorKind> {
+        Arc::clone(&self.semaphore).try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::Closed => SubmitErrorKind::Closed,
+            TryAcquireError::NoPermits => full,
+        })
+    }
+
+    async fn acquire(&self, full: SubmitErrorKind) -> Result<QueuePermit, SubmitErrorKind> {
+        if self.max_permits == 0 {
+            // The wait would never end.
+            return Err(full);
+        }
+        let permit = Arc::clone(&self.semaphore).acquire_owned().await;
+        permit.map_err(|_: AcquireError| SubmitErrorKind::Closed)
+    }
+}
