@@ -2,7 +2,6 @@
 //! an accepted event, neither on stop nor when the store panics.
 
 use std::borrow::Cow;
-use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -11,7 +10,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::channel::{BatchDone, Channel};
+use super::channel::{BatchDone, Channel, CollectError, Collected, MAX_WORKERS};
 use super::store::MetricStore;
 use crate::panic::catch_panic;
 use crate::sync::{SameProcess, lock};
@@ -28,50 +27,13 @@ pub struct CollectorLimits {
 
 impl CollectorLimits {
     /// The maximum number of workers.
-    pub const MAX_WORKERS: u32 = 1024;
+    pub const MAX_WORKERS: u32 = MAX_WORKERS;
 }
 
 impl Default for CollectorLimits {
     fn default() -> Self {
         Self { workers: 2, max_queued_events: 1024 }
     }
-}
-
-/// The counts of a [`Collector`]. After its stop, `accepted` is the sum of `counted` and `failed`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Collected {
-    /// Events that were accepted.
-    pub accepted: u64,
-    /// Events that the store counted.
-    pub counted: u64,
-    /// Events on which the store panicked.
-    pub failed: u64,
-}
-
-/// The reason a collector did not start, or did not accept an event.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum CollectError {
-    /// The number of workers is zero or too large: see [`CollectorLimits::workers`].
-    Workers {
-        /// The requested number.
-        wanted: u32,
-    },
-    /// The channel has no space for any event.
-    NoCapacity,
-    /// A worker thread could not be started.
-    NoThread(std::io::Error),
-    /// The channel is full. Retry later, or wait with [`Collector::record`].
-    Full {
-        /// Events that the channel holds.
-        max_queued_events: usize,
-    },
-    /// The collector has been stopped.
-    Stopped,
-    /// This process was forked after the collector was started; the workers exist only in the
-    /// parent.
-    Forked,
 }
 
 /// Counts events in a [`MetricStore`] in the background.
@@ -260,37 +222,5 @@ fn stops_with(
 impl fmt::Debug for Collector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Collector").field("collected", &self.collected()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for CollectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Workers { wanted } => {
-                let max = CollectorLimits::MAX_WORKERS;
-                write!(f, "cannot start a collector with {wanted} workers; expected 1 to {max}")
-            }
-            Self::NoCapacity => f.write_str(
-                "cannot start a collector with `max_queued_events` 0; expected at least 1",
-            ),
-            Self::NoThread(_) => f.write_str("cannot start a thread for a worker"),
-            Self::Full { max_queued_events } => {
-                write!(
-                    f,
-                    "the channel is full: {max_queued_events} events are queued (`max_queued_events`)"
-                )
-            }
-            Self::Stopped => f.write_str("the collector is stopped"),
-            Self::Forked => f.write_str("this process was forked after the collector was started"),
-        }
-    }
-}
-
-impl StdError for CollectError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::NoThread(error) => Some(error),
-            _ => None,
-        }
     }
 }

@@ -9,7 +9,8 @@ mod latency;
 mod snapshot;
 mod store;
 
-pub use collector::{CollectError, Collected, Collector, CollectorLimits};
+pub use channel::{CollectError, Collected};
+pub use collector::{Collector, CollectorLimits};
 #[cfg(feature = "metrics")]
 pub use export::Exporter;
 pub use latency::{Latencies, LatencyBucket, LatencySnapshot};

@@ -1,7 +1,6 @@
 //! The application's code around the calls of its plugins: the trait [`Layer`], and which layers,
 //! validators and caches apply to which plugin.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +11,7 @@ use hotbay_manifest::Manifest;
 use hotbay_plugin::TraceContext;
 
 use super::cache::ResponseCache;
+use super::service::panic_error;
 use super::validate::Validator;
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
@@ -281,11 +281,4 @@ impl Layers {
         let cache = self.caches.get(manifest.name()).cloned();
         Ok(PluginLayers { layers, validators, cache })
     }
-}
-
-/// Returns the error of a call during which `what` of the application panicked.
-#[cold]
-pub(super) fn panic_error(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
-    let message = format!("was called, but {what} of the application panicked");
-    Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload)).of(&slot.name)
 }

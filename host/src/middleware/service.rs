@@ -1,9 +1,12 @@
 //! What a middleware is, and the service that it forms with the one inside it. A call runs on the
 //! caller's thread or as a future; a middleware is written once for both.
 
+use std::any::Any;
+
 use crate::call::Reply;
-use crate::error::Error;
-use crate::slot::{AsyncService, CallScope, SyncService};
+use crate::error::{Error, ErrorKind};
+use crate::panic::fault_of;
+use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 
 /// Code before and after a call.
 pub(super) trait Middleware: Send + Sync {
@@ -93,4 +96,11 @@ impl<M: Middleware, S: AsyncService> AsyncService for Layered<M, S> {
         self.middleware.after(guard, scope, reply, &outcome);
         outcome
     }
+}
+
+/// Returns the error of a call during which `what` of the application panicked.
+#[cold]
+pub(super) fn panic_error(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
+    let message = format!("was called, but {what} of the application panicked");
+    Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload)).of(&slot.name)
 }

@@ -12,8 +12,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::layers::panic_error;
-use super::service::{Before, Middleware};
+use super::service::{Before, Middleware, panic_error};
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::CallPolicy;
