@@ -1,11 +1,15 @@
-//! Starts cargo and git. The only file of this crate and of xtask that starts processes.
+//! Starts cargo and git, and reads the root, target folder and packages of a workspace from
+//! `cargo metadata`. The only file of this crate and of xtask that starts processes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::cargo;
 
 /// Returns a command for the cargo that runs this program, so that `cargo +nightly xtask` uses
 /// nightly; otherwise for the one of `PATH`.
@@ -64,4 +68,167 @@ fn start_in(folder: &Path, program: &OsStr) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder);
     command
+}
+
+/// A cargo workspace, or a crate that is its own workspace.
+#[derive(Debug)]
+pub struct Workspace {
+    /// The folder of the root `Cargo.toml`.
+    pub root: PathBuf,
+    /// The folder that cargo builds in; respects `CARGO_TARGET_DIR`.
+    pub target: PathBuf,
+    /// The members.
+    pub packages: Vec<Package>,
+}
+
+/// One member.
+#[derive(Debug)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Path of its `Cargo.toml`.
+    pub manifest: PathBuf,
+    /// The folders of the crates that it links by path, without those for its tests.
+    pub links: Vec<PathBuf>,
+}
+
+impl Workspace {
+    /// Returns the workspace of the running crate, or of the current folder.
+    pub fn here() -> anyhow::Result<Self> {
+        // Read at run time, so that a folder that was moved with its target keeps working.
+        let folder = match env::var_os("CARGO_MANIFEST_DIR") {
+            Some(folder) => PathBuf::from(folder),
+            None => env::current_dir().context("cannot read the current folder")?,
+        };
+        Self::read(&folder, None)
+    }
+
+    /// Returns the workspace of the crate with this `Cargo.toml`.
+    pub fn of(manifest: &Path) -> anyhow::Result<Self> {
+        let folder = manifest.parent().unwrap_or(Path::new("."));
+        Self::read(folder, Some(manifest))
+    }
+
+    /// Returns the member with this `Cargo.toml`.
+    pub fn package_at(&self, manifest: &Path) -> Option<&Package> {
+        self.packages.iter().find(|package| package.manifest == manifest)
+    }
+
+    /// Returns the member with this name.
+    pub fn package(&self, name: &str) -> Option<&Package> {
+        self.packages.iter().find(|package| package.name == name)
+    }
+
+    /// Returns the root of the workspace of the crate with this `Cargo.toml`, and the folders of all
+    /// crates that it links by path, directly or indirectly.
+    pub fn links_by_path(&self, manifest: &Path) -> anyhow::Result<(PathBuf, Vec<PathBuf>)> {
+        let mut others = Vec::new();
+        let mut root = None;
+        let mut folders = Vec::new();
+        let mut waiting = vec![manifest.to_owned()];
+        while let Some(manifest) = waiting.pop() {
+            if self.package_at(&manifest).is_none() {
+                others.push(Self::of(&manifest)?);
+            }
+            let mut workspaces = others.iter().rev().chain([self]);
+            let found = workspaces.find_map(|one| Some((one, one.package_at(&manifest)?)));
+            let (workspace, package) =
+                found.with_context(|| format!("`{}` has no [package]", manifest.display()))?;
+            root.get_or_insert_with(|| workspace.root.clone());
+            for folder in &package.links {
+                if !folders.contains(folder) {
+                    folders.push(folder.clone());
+                    waiting.push(folder.join("Cargo.toml"));
+                }
+            }
+        }
+        Ok((root.unwrap_or_else(|| self.root.clone()), folders))
+    }
+
+    /// Returns `path` relative to the root if it is inside.
+    pub fn display<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
+        path.strip_prefix(&self.root).unwrap_or(path).display()
+    }
+
+    fn read(folder: &Path, manifest: Option<&Path>) -> anyhow::Result<Self> {
+        let mut command = cargo::cargo(folder);
+        command.args(["metadata", "--no-deps", "--format-version", "1"]);
+        if let Some(manifest) = manifest {
+            command.arg("--manifest-path").arg(manifest);
+        }
+        let text = cargo::read(&mut command)?;
+        let value =
+            serde_json::from_slice(&text).context("`cargo metadata` printed invalid JSON")?;
+        Self::from_metadata(&value).context("the output of `cargo metadata` lacks a field")
+    }
+
+    fn from_metadata(value: &Value) -> Option<Self> {
+        let text = |value: &Value, key: &str| value.get(key)?.as_str().map(str::to_owned);
+        let packages = value.get("packages")?.as_array()?.iter().map(|package| {
+            Some(Package {
+                name: text(package, "name")?,
+                version: text(package, "version")?,
+                manifest: text(package, "manifest_path")?.into(),
+                links: links(package),
+            })
+        });
+        Some(Self {
+            root: text(value, "workspace_root")?.into(),
+            target: text(value, "target_directory")?.into(),
+            packages: packages.collect::<Option<_>>()?,
+        })
+    }
+}
+
+fn links(package: &Value) -> Vec<PathBuf> {
+    let links = package.get("dependencies").and_then(Value::as_array);
+    let links = links.into_iter().flatten().filter(|link| link["kind"] != "dev");
+    links.filter_map(|link| Some(link.get("path")?.as_str()?.into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_gives_root_target_and_members() {
+        let metadata = serde_json::json!({
+            "workspace_root": "/w", "target_directory": "/elsewhere",
+            "packages": [{"name": "a", "version": "0.2.0", "manifest_path": "/w/a/Cargo.toml"}],
+        });
+        let workspace = Workspace::from_metadata(&metadata).unwrap();
+        assert_eq!(workspace.target, Path::new("/elsewhere"));
+        assert_eq!(workspace.package("a").unwrap().version, "0.2.0");
+        assert_eq!(workspace.package_at(Path::new("/w/a/Cargo.toml")).unwrap().name, "a");
+        assert_eq!(workspace.display(Path::new("/w/x/y")).to_string(), "x/y");
+        assert_eq!(workspace.display(Path::new("/v/y")).to_string(), "/v/y");
+    }
+
+    #[test]
+    fn crates_linked_by_path_are_followed() {
+        let package = |name: &str, links: serde_json::Value| {
+            serde_json::json!({
+                "name": name, "version": "0.1.0", "dependencies": links,
+                "manifest_path": format!("/w/{name}/Cargo.toml"),
+            })
+        };
+        let to = |name: &str, kind: Option<&str>| serde_json::json!({"name": name, "kind": kind, "path": format!("/w/{name}")});
+        let registry = serde_json::json!({"name": "serde", "kind": null});
+        let metadata = serde_json::json!({
+            "workspace_root": "/w", "target_directory": "/w/target",
+            "packages": [
+                package("a", serde_json::json!([to("b", None), registry, to("d", Some("dev"))])),
+                package("b", serde_json::json!([to("c", Some("build")), to("a", None)])),
+                package("c", serde_json::json!([])),
+            ],
+        });
+        let workspace = Workspace::from_metadata(&metadata).unwrap();
+        let (root, links) = workspace.links_by_path(Path::new("/w/c/Cargo.toml")).unwrap();
+        assert_eq!((root, links), ("/w".into(), vec![]));
+        let (_, links) = workspace.links_by_path(Path::new("/w/a/Cargo.toml")).unwrap();
+        let expected = ["/w/b", "/w/c", "/w/a"].map(PathBuf::from);
+        assert!(links.len() == 3 && expected.iter().all(|one| links.contains(one)), "{links:?}");
+    }
 }

@@ -1,11 +1,9 @@
 //! Creates, builds and installs plugins, for `hotbay new`, `hotbay build` and `cargo xtask`.
 
 pub mod cargo;
-mod hint;
 pub mod new_plugin;
 pub mod plugins;
 mod print;
-mod workspace;
 
-pub use hint::{Hinted, hint_of, print_error};
-pub use workspace::{Package, Workspace};
+pub use cargo::{Package, Workspace};
+pub use print::{Hinted, hint_of, print_error};

@@ -7,9 +7,8 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use hotbay_manifest::PluginName;
 
-use crate::hint::Hinted;
-use crate::print::{line, quoted};
-use crate::workspace::Workspace;
+use crate::cargo::Workspace;
+use crate::print::{Hinted, line, quoted};
 
 /// The arguments of `hotbay new` and `cargo xtask new-plugin`.
 #[derive(Debug, Args)]

@@ -15,7 +15,6 @@ mod digest;
 mod error;
 mod fields;
 mod name;
-mod nearest;
 #[cfg(not(feature = "schema"))]
 mod no_check;
 mod order;
@@ -28,7 +27,6 @@ mod render;
 mod rules;
 mod schema;
 mod schema_error;
-mod seal;
 mod setters;
 #[cfg(test)]
 mod shape_tests;
@@ -50,14 +48,13 @@ pub use check::Checker;
 pub use compatible::{check_api, check_stamp};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{ApiMismatch, ManifestError, StampMismatch, Unstartable};
-pub use name::{InvalidName, PluginName};
-pub use nearest::nearest;
+pub use name::{InvalidName, PluginName, nearest};
 #[cfg(not(feature = "schema"))]
 pub use no_check::Checker;
 pub use order::{StartCandidate, StartOrder, start_order};
+use render::seal;
 use schema::json_schema;
 pub use schema_error::{Exceeded, SchemaError, Violation};
-use seal::seal;
 pub use tree::{MAX_MANIFEST_BYTES, position_of};
 pub use types::Types;
 pub use words::{Handover, Kind, SocketType, Unload};

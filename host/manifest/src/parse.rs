@@ -9,10 +9,11 @@ use jsonc_parser::common::Ranged;
 use semver::VersionReq;
 
 use super::fields::{self, Field, LIMITS, MANIFEST, PROVIDED, Presence, Shape};
+use super::name::nearest;
 use super::rules::{self, Expected};
 use super::tree::{Mistakes, Source, found, join, key_at, quoted};
 use super::words::{Handover, Kind, SocketType, Unload};
-use super::{ConfigSchema, Limits, Manifest, Provided, nearest};
+use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::{ManifestError, Problem};
 use crate::name::PluginName;
 

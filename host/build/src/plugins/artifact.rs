@@ -8,8 +8,8 @@ use anyhow::{anyhow, ensure};
 use serde_json::Value;
 
 use crate::cargo;
-use crate::hint::Hinted;
-use crate::workspace::Package;
+use crate::cargo::Package;
+use crate::print::Hinted;
 
 /// The target of a crate that is built.
 #[derive(Clone, Copy, Debug)]

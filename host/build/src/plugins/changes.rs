@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
+use super::install::is_temporary;
 use super::script;
 
 /// The locations of a plugin's sources.
@@ -67,18 +68,6 @@ fn is_of_crate(path: &Path) -> bool {
     let first = path.components().next();
     first == Some(Component::Normal(OsStr::new("src")))
         || [Path::new("Cargo.toml"), Path::new("build.rs")].contains(&path)
-}
-
-/// Returns whether this is the name of a temporary file of an editor or of an installation.
-pub(super) fn is_temporary(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-    name.starts_with(['.', '#'])
-        || name.ends_with(['~', '#'])
-        || name.contains("___jb_")
-        || ["swp", "swx", "swo", "tmp", "bak", "orig"].contains(&ending)
-        // Vim creates files with such names to check whether it can write to a folder.
-        || (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! watching host never sees half of one.
 
 use std::env::consts::{DLL_PREFIX, DLL_SUFFIX};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use super::manifest::{Kind, Manifest};
-use crate::hint::Hinted;
+use crate::print::Hinted;
 
 /// The prefix of the names of files that are being written.
 const UNFINISHED: &str = ".installing-";
@@ -193,6 +194,18 @@ fn has_mode(path: &Path, _mode: u32) -> bool {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns whether this is the name of a temporary file of an editor or of an installation.
+pub(super) fn is_temporary(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    name.starts_with(['.', '#'])
+        || name.ends_with(['~', '#'])
+        || name.contains("___jb_")
+        || ["swp", "swx", "swo", "tmp", "bak", "orig"].contains(&ending)
+        // Vim creates files with such names to check whether it can write to a folder.
+        || (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]

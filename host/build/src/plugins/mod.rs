@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::hint::{Hinted, print_error};
-use crate::print::line;
-use crate::workspace::{Package, Workspace};
+use crate::cargo::{Package, Workspace};
+use crate::print::{Hinted, line, print_error};
 use artifact::Target;
 use changes::{MadeOf, Watched};
 use manifest::{Kind, Manifest};
@@ -66,15 +65,6 @@ impl Build<'_> {
         }
         ensure!(failed.is_empty(), "{} failed: {}", count(failed.len()), failed.join(", "));
         Ok(())
-    }
-
-    /// Builds the plugins, then rebuilds each when its files change, until Ctrl-C.
-    ///
-    /// # Errors
-    ///
-    /// The same as [`run`](Self::run), or if the watch cannot start.
-    pub fn watch(&self) -> anyhow::Result<()> {
-        watch::watch(self)
     }
 
     /// Returns the plugins to build.

@@ -6,9 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 
-use super::changes::is_temporary;
-use super::install::File;
-use crate::hint::Hinted;
+use super::install::{File, is_temporary};
+use crate::print::Hinted;
 
 /// Maximum number of files; a folder with more is probably not a plugin's.
 const MAX_FILES: usize = 1000;

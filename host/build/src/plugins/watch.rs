@@ -14,10 +14,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::changes::{MadeOf, Watched, affected};
-use crate::print::{line, message};
-use crate::print_error;
-
 use super::{Build, Source, count, shown};
+use crate::print::{line, message, print_error};
 
 /// The interval of checks for Ctrl-C, and the time without changes before a build, since editors and
 /// git write several files at once.
@@ -33,8 +31,19 @@ enum Waited {
     Ended,
 }
 
+impl Build<'_> {
+    /// Builds the plugins, then rebuilds each when its files change, until Ctrl-C.
+    ///
+    /// # Errors
+    ///
+    /// The same as [`run`](Self::run), or if the watch cannot start.
+    pub fn watch(&self) -> anyhow::Result<()> {
+        watch(self)
+    }
+}
+
 /// Builds all plugins, then those that change.
-pub(super) fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
+fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // A second signal does not wait for the current build.

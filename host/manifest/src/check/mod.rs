@@ -12,7 +12,6 @@ use serde_json::Value;
 mod budget_tests;
 mod expansion;
 mod metered;
-mod resources;
 mod steps;
 mod violations;
 
