@@ -127,6 +127,17 @@ impl Transport for Async {
     }
 }
 
+/// Opens a socket to a location, for bytes that are not HTTP.
+///
+/// # Errors
+///
+/// The error of the system.
+pub async fn open_socket(
+    location: &Location,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    Async::open(location, &Counts::default()).await.map(TokioIo::into_inner)
+}
+
 /// Connects, even if the child's backlog is full: Linux then returns `WouldBlock`, and does not
 /// notify when there is space.
 async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
