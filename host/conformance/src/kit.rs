@@ -23,13 +23,21 @@ pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An input that the program is known to accept.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// The media type.
-    pub content_type: HeaderValue,
-    /// The input.
-    pub bytes: Bytes,
+    pub(crate) content_type: HeaderValue,
+    pub(crate) bytes: Bytes,
 }
 
 impl Sample {
+    /// Copies an input.
+    pub fn new(content_type: &str, bytes: &[u8]) -> Self {
+        let content_type = HeaderValue::try_from(content_type);
+        Self {
+            content_type: content_type
+                .unwrap_or(HeaderValue::from_static("application/octet-stream")),
+            bytes: Bytes::copy_from_slice(bytes),
+        }
+    }
+
     pub(crate) fn empty() -> Self {
         Self::text("")
     }
