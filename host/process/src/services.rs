@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hotbay_plugin::abi::{MAX_LINE_BYTES, Record};
 use hotbay_plugin::{Level, ServiceError};
-use hotbay_protocol::{ErrorBody, LogRecord, ThreadPanic, endpoint, header};
+use hotbay_protocol::{ErrorBody, LogRecord, ThreadPanic, header, service};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
@@ -115,12 +115,12 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
 }
 
 fn dispatch(path: &str, body: &[u8], observer: &ObserverRef) -> (StatusCode, &'static str) {
-    match path.strip_prefix('/').unwrap_or_default() {
-        endpoint::LOG => match serde_json::from_slice::<LogRecord<'_>>(body) {
+    match path {
+        service::LOG => match serde_json::from_slice::<LogRecord<'_>>(body) {
             Ok(line) => log(&line, observer),
             Err(_) => (StatusCode::BAD_REQUEST, "expected `level` (1 to 5) and `message`"),
         },
-        endpoint::THREAD_PANICKED => match serde_json::from_slice::<ThreadPanic<'_>>(body) {
+        service::THREAD_PANICKED => match serde_json::from_slice::<ThreadPanic<'_>>(body) {
             Ok(panic) => {
                 observer.thread_panicked(&panic.message, &panic.location);
                 (StatusCode::OK, "recorded")

@@ -62,11 +62,14 @@ pub mod endpoint {
 
     /// Endpoints of the protocol itself, which are not functions of the plugin.
     pub const OF_PROTOCOL: [&str; 5] = [BATCH, HEALTH, RESTORE, SHUTDOWN, SNAPSHOT];
+}
 
-    /// The host's service that logs a record.
-    pub const LOG: &str = "log";
-    /// The host's service that records a panic outside of calls.
-    pub const THREAD_PANICKED: &str = "thread-panicked";
+/// Paths of the host's services.
+pub mod service {
+    /// Logs a record.
+    pub const LOG: &str = "/log";
+    /// Records a panic outside of calls.
+    pub const THREAD_PANICKED: &str = "/thread-panicked";
 }
 
 /// Names of headers, in lower case.
