@@ -65,7 +65,7 @@ impl fmt::Debug for Call<'_> {
 
 impl Call<'_> {
     /// Builds the HTTP request.
-    pub(crate) fn to_http(
+    pub(crate) fn http_request(
         &self,
         capabilities: &Capabilities,
         max_response_bytes: u64,

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::lock;
+use crate::sync::lock;
 
 /// A killed process exits sooner; one blocked on a broken disk never does.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -24,8 +24,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::http::{HttpResponse, RequestError};
 use crate::location::Location;
-use crate::lock;
 use crate::sharing::{Open, Sharing};
+use crate::sync::lock;
 
 type Request = hyper::Request<Full<Bytes>>;
 

@@ -128,7 +128,7 @@ fn cause_of_exit(status: ExitStatus, path: &Path, tail: &Tail) -> Option<Diagnos
         // A shell runs an empty file as a program that does nothing.
         0 => program.why_not_runnable().or_else(|| {
             Some(Diagnosis::new(
-                "a plugin prints its location and keeps running",
+                "it exited, but a plugin keeps running after it prints its location",
                 "check that the program supports `--config`",
             ))
         }),

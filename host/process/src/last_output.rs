@@ -68,7 +68,7 @@ fn of_linker(line: &str) -> Option<Diagnosis> {
     match library {
         Some((name, why)) if why.contains("No such file") => return Some(missing_library(name)),
         Some((name, why)) => {
-            return Some(format!("its library `{name}` was not loaded: {why}").into());
+            return Some(format!("cannot load its library `{name}`: {why}").into());
         }
         None => {}
     }
@@ -148,7 +148,7 @@ mod tests {
         check("dyld[7]: Library not loaded: @rpath/libpq.dylib", "needs the library `@rpath/libpq");
         check(
             "./x: error while loading shared libraries: liba.so: wrong ELF class: ELFCLASS32",
-            "its library `liba.so` was not loaded: wrong ELF class",
+            "cannot load its library `liba.so`: wrong ELF class",
         );
         check(
             "./x: /lib/libc.so.6: version `GLIBC_2.38' not found (required by ./x)",

@@ -39,6 +39,7 @@ mod services;
 mod sharing;
 mod start;
 mod state;
+mod sync;
 mod watch;
 
 /// Starts without supervision, and requests without retries.
@@ -62,10 +63,3 @@ pub use process::Process;
 pub use program::{ProcessLimits, Program, ProgramCopy};
 pub use runtime::Processes;
 pub use watch::supervise;
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Locks a mutex whose data is valid even if a thread panicked while it held the lock.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::error::Diagnosis;
-use crate::lock;
+use crate::sync::lock;
 
 /// Receives the events of a process, and serves its requests to the host.
 pub trait ProcessObserver: Send + Sync {

@@ -45,8 +45,10 @@ impl Process {
         cancelled: impl Future<Output = ()>,
         aborted: impl Future<Output = ()>,
     ) -> Result<Output, Failure> {
-        let http_request =
-            call.to_http(&self.shared.capabilities, self.shared.program.limits.max_response_bytes)?;
+        let http_request = call.http_request(
+            &self.shared.capabilities,
+            self.shared.program.limits.max_response_bytes,
+        )?;
         let deadline = http_request.deadline;
         let sending = self.shared.send_until::<Blocking>(http_request, call.may_run_twice());
         let sending = async {
@@ -68,8 +70,10 @@ impl Process {
     ///
     /// The failure of the plugin, or of the call.
     pub async fn call_async(&self, call: &Call<'_>) -> Result<Output, Failure> {
-        let http_request =
-            call.to_http(&self.shared.capabilities, self.shared.program.limits.max_response_bytes)?;
+        let http_request = call.http_request(
+            &self.shared.capabilities,
+            self.shared.program.limits.max_response_bytes,
+        )?;
         let response = self.send_async(http_request, call.may_run_twice()).await?;
         call::output(response)
     }

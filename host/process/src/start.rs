@@ -29,11 +29,11 @@ use crate::http::HttpRequest;
 use crate::last_output::output_suffix;
 use crate::launch::{LaunchFolder, token};
 use crate::location::{Line, Location};
-use crate::lock;
 use crate::output::{self, ObserverRef, PIPE_DRAIN_TIMEOUT, Reader, SharedTail};
 use crate::program::Program;
 use crate::services::{self, HostSocket};
 use crate::state::Live;
+use crate::sync::lock;
 
 /// Delay between two readiness polls; doubled each time.
 const INITIAL_POLL_INTERVAL: Duration = Duration::from_millis(1);

@@ -17,13 +17,13 @@ use crate::error::{Diagnosis, Error};
 use crate::http::{Delivery, HttpRequest};
 use crate::last_output::output_suffix;
 use crate::location::{beyond_loopback, remove_left};
-use crate::lock;
 use crate::output::{ObserverRef, SharedTail, Tail};
 use crate::process::Process;
 use crate::program::Program;
 use crate::restart::{Decision, ExitCause, History, MAX_BACKOFF};
 use crate::start::{Started, start};
 use crate::state::{self, Activity, Command, Live, Phase, Shared};
+use crate::sync::lock;
 
 /// Starts a program for the first time, on a thread of the host's runtime, and spawns its watch
 /// task.

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::ErrorBody;
+use crate::bodies::ErrorBody;
 
 /// The body of a batch request.
 #[derive(Debug, Deserialize)]
