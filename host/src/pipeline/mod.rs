@@ -4,6 +4,7 @@
 mod many;
 
 use std::fmt;
+#[cfg(feature = "tower")]
 use std::pin::Pin;
 use std::sync::Arc;
 #[cfg(feature = "tower")]
