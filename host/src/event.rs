@@ -9,13 +9,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use futures_util::{FutureExt as _, StreamExt};
+use futures_util::{FutureExt as _, StreamExt, stream};
 use hotbay_plugin::Fault;
 use hotbay_plugin::text::{Lines, escaped};
 use semver::Version;
 use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
-use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::error::LoadStep;
 use crate::id::{GenerationId, PluginName};
@@ -449,7 +448,15 @@ impl EventBus {
     pub(crate) fn subscribe(&self) -> Events {
         let sender = self.sender.upgrade();
         let sender = sender.unwrap_or_else(|| broadcast::Sender::new(1));
-        Events { stream: SameProcess::new(BroadcastStream::new(sender.subscribe())) }
+        let events = stream::unfold(sender.subscribe(), async |mut receiver| {
+            let event = match receiver.recv().await {
+                Ok(event) => event,
+                Err(RecvError::Lagged(events)) => HostEvent::Missed { events },
+                Err(RecvError::Closed) => return None,
+            };
+            Some((event, receiver))
+        });
+        Events { stream: SameProcess::new(Box::pin(events.fuse())) }
     }
 }
 
@@ -477,7 +484,7 @@ impl EventBus {
 /// # Ok::<(), hotbay::Error>(())
 /// ```
 pub struct Events {
-    stream: SameProcess<BroadcastStream<HostEvent>>,
+    stream: SameProcess<Pin<Box<dyn Stream<Item = HostEvent> + Send + Sync>>>,
 }
 
 impl Events {
@@ -504,14 +511,7 @@ impl Stream for Events {
         if !self.stream.is_current() {
             return Poll::Ready(None);
         }
-        let received = Pin::new(&mut *self.stream).poll_next(context);
-        received.map(|received| match received {
-            Some(Err(BroadcastStreamRecvError::Lagged(events))) => {
-                Some(HostEvent::Missed { events })
-            }
-            Some(Ok(event)) => Some(event),
-            None => None,
-        })
+        self.stream.as_mut().poll_next(context)
     }
 }
 

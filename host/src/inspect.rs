@@ -14,13 +14,15 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "conformance")]
 use crate::call::Request;
-pub use crate::conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 use crate::error::Error;
-#[cfg(any(doc, not(all(unix, feature = "process"))))]
+#[cfg(all(feature = "conformance", any(doc, not(unix))))]
 use crate::error::ErrorKind;
 use crate::host::HostBuilder;
 pub use crate::reload::{Built, Inspection, SurveyedPlugin};
+#[cfg(feature = "conformance")]
+pub use hotbay_conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 
 /// The outcome of [`survey`].
 #[derive(Debug, Default)]
@@ -70,14 +72,14 @@ pub fn abi_report(
 /// # Errors
 ///
 /// [`ErrorKind::Manifest`] and [`ErrorKind::Integrity`] if there is nothing to start,
-/// [`ErrorKind::Unsupported`] for libraries, and without process plugins: on other systems than Unix,
-/// or without the feature `process`.
+/// [`ErrorKind::Unsupported`] for libraries, and on other systems than Unix.
+#[cfg(feature = "conformance")]
 pub fn check_program(
     builder: &HostBuilder,
     folder: impl AsRef<Path>,
     sample: Option<&Request<'_>>,
 ) -> Result<Conformance, Error> {
-    #[cfg(all(unix, feature = "process"))]
+    #[cfg(unix)]
     return crate::reload::check_program(
         folder.as_ref(),
         sample,
@@ -88,7 +90,7 @@ pub fn check_program(
             staging_dir: builder.staging_dir.as_deref(),
         },
     );
-    #[cfg(not(all(unix, feature = "process")))]
+    #[cfg(not(unix))]
     {
         let _ = (builder, sample);
         let folder = folder.as_ref().display();

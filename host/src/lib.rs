@@ -49,6 +49,7 @@
 //!   schema is refused.
 //! - `watch`: the operating system notifies hot reload of changed files. Without it,
 //!   hot reload polls.
+//! - `conformance`: `inspect::check_program`, which checks programs against the protocol.
 //! - `metrics`: [`metrics::Exporter`], for the `metrics` facade.
 //! - `serde`: events implement `Serialize`.
 //! - `tower`: [`PluginHandle`] and [`Pipeline`] implement `tower_service::Service`.
@@ -67,7 +68,6 @@ mod artifact;
 mod boundary;
 mod call;
 mod config;
-mod conformance;
 mod error;
 mod event;
 mod generation;
@@ -82,8 +82,6 @@ mod pipeline;
 mod providers;
 mod reload;
 mod slot;
-#[cfg(all(unix, feature = "process"))]
-mod supervisor;
 mod sync;
 mod worker;
 

@@ -6,15 +6,15 @@ use hotbay_build::{Workspace, cargo};
 /// The default features, of which every subset is checked.
 const DEFAULT: [&str; 3] = ["process", "schema", "watch"];
 
-/// The features that depend on no other one.
-const INDEPENDENT: [&str; 4] = ["measure", "metrics", "serde", "tower"];
+/// The other features.
+const OTHERS: [&str; 5] = ["conformance", "measure", "metrics", "serde", "tower"];
 
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let subsets = (0..1 << DEFAULT.len()).map(|subset: u32| {
         let is_in = |at: &usize| subset & (1 << at) != 0;
         (0..DEFAULT.len()).filter(is_in).map(|at| DEFAULT[at]).collect::<Vec<_>>().join(",")
     });
-    for features in subsets.chain(INDEPENDENT.map(str::to_owned)) {
+    for features in subsets.chain(OTHERS.map(str::to_owned)) {
         println!("features: {}", if features.is_empty() { "none" } else { &features });
         let mut command = cargo::cargo(&workspace.root);
         command.args([

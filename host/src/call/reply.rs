@@ -178,3 +178,14 @@ pub(crate) enum Failure {
     #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     Other(Error),
 }
+
+#[cfg(all(unix, feature = "process"))]
+impl From<hotbay_process::Failure> for Failure {
+    fn from(failure: hotbay_process::Failure) -> Self {
+        match failure {
+            hotbay_process::Failure::Plugin(error) => Self::Error(error),
+            hotbay_process::Failure::Panic(fault) => Self::Panic(fault),
+            hotbay_process::Failure::Other(error) => Self::Other(Error::of_process(error)),
+        }
+    }
+}

@@ -287,6 +287,22 @@ impl<'a> Request<'a> {
         self.http().map(|http| &http.headers)
     }
 
+    /// Returns the call of a process, which has the given number.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn to_process_call(&self, id: u64) -> hotbay_process::Call<'_> {
+        hotbay_process::Call {
+            id,
+            input: self.as_bytes(),
+            content_type: self.content_type(),
+            endpoint: self.endpoint(),
+            method: self.method(),
+            headers: self.named_headers().map_or(&[], Headers::as_slice),
+            trace: self.trace(),
+            deadline: self.deadline,
+            is_idempotent: self.is_idempotent(),
+        }
+    }
+
     /// Returns whether it is an HTTP request without a body, and thus has no input to check.
     pub(crate) fn is_bodiless(&self) -> bool {
         self.as_bytes().is_empty() && matches!(self.method(), Some("GET" | "HEAD"))
@@ -460,6 +476,12 @@ pub(crate) struct Headers(Vec<(Cow<'static, str>, Cow<'static, str>)>);
 impl Headers {
     pub(super) fn push(&mut self, name: Cow<'static, str>, value: Cow<'static, str>) {
         self.0.push((name, value));
+    }
+
+    /// Returns the names and values.
+    #[cfg(all(unix, feature = "process"))]
+    fn as_slice(&self) -> &[(Cow<'static, str>, Cow<'static, str>)] {
+        &self.0
     }
 
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {

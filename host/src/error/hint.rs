@@ -4,10 +4,10 @@ use std::error::Error as StdError;
 
 use hotbay_manifest::{ApiMismatch, ManifestError, SchemaError, StampMismatch, Unstartable};
 
+use super::Error;
 use super::artifact::ArtifactError;
 use super::boundary::BoundaryError;
 use super::probe::ProbeError;
-use super::{Diagnosis, Error};
 
 /// Returns the hint of an error, if it is one of this crate's and has one.
 pub(super) fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {
@@ -21,7 +21,6 @@ pub(super) fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<Strin
     first_of!(
         ArtifactError,
         BoundaryError,
-        Diagnosis,
         ProbeError,
         ManifestError,
         ApiMismatch,
@@ -29,6 +28,14 @@ pub(super) fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<Strin
         Unstartable,
         SchemaError
     );
+    #[cfg(all(unix, feature = "process"))]
+    if let Some(error) = error.downcast_ref::<hotbay_process::Error>() {
+        return error.hint().map(str::to_owned);
+    }
+    #[cfg(all(unix, feature = "process"))]
+    if let Some(error) = error.downcast_ref::<hotbay_process::Diagnosis>() {
+        return error.hint.clone();
+    }
     if let Some(error) = error.downcast_ref::<Error>() {
         return error.hint().map(str::to_owned);
     }

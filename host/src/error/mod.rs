@@ -3,10 +3,11 @@
 
 pub(crate) mod artifact;
 pub(crate) mod boundary;
-mod diagnosis;
 mod hex;
 mod hint;
 pub(crate) mod probe;
+#[cfg(all(unix, feature = "process"))]
+mod process;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -17,7 +18,6 @@ use hotbay_plugin::text::{Lines, escaped};
 use hotbay_plugin::{Fault, PluginError};
 
 use crate::id::{GenerationId, PluginName};
-pub(crate) use diagnosis::Diagnosis;
 pub(crate) use hex::Hex;
 
 /// The result of most operations of this crate.
@@ -319,7 +319,7 @@ impl Error {
     }
 
     /// Sets the hint if there is one.
-    pub(crate) fn with_optional_hint(self, hint: Option<String>) -> Self {
+    pub(crate) fn with_optional_hint(self, hint: Option<impl Into<Cow<'static, str>>>) -> Self {
         match hint {
             Some(hint) => self.with_hint(hint),
             None => self,

@@ -7,8 +7,6 @@ use super::{Backend, InstanceRef};
 use crate::call::Failure;
 use crate::call::Reply;
 use crate::error::Error;
-#[cfg(all(unix, feature = "process"))]
-use crate::supervisor::ProcessCall;
 
 impl InstanceRef {
     /// Calls like [`call`](Self::call), as a future; dropping it ends the call.
@@ -27,11 +25,11 @@ impl InstanceRef {
             {
                 return Err(generation.ended_before_start(state));
             }
-            let answer = process.call_async(&ProcessCall { request, call_id }).await;
+            let answer = process.call_async(&request.to_process_call(call_id)).await;
             if let Some(state) = state {
                 state.leave_plugin();
             }
-            return generation.fill_reply(request, answer, reply);
+            return generation.fill_reply(request, answer.map_err(Failure::from), reply);
         }
         self.call(args, reply)
     }
@@ -62,7 +60,7 @@ impl InstanceRef {
     #[cfg(all(unix, feature = "process"))]
     async fn call_process_many(
         &self,
-        process: &crate::supervisor::Process,
+        process: &hotbay_process::Process,
         args: &[CallArgs<'_>],
     ) -> Vec<Result<Reply, Error>> {
         let generation = self.generation();
@@ -76,22 +74,24 @@ impl InstanceRef {
         let calls: Vec<_> = args
             .iter()
             .filter(|args| is_batched(args))
-            .map(|args| ProcessCall { request: args.request, call_id: args.call_id })
+            .map(|args| args.request.to_process_call(args.call_id))
             .collect();
         let results = match calls.len() {
             0 => Ok(Vec::new()),
             _ => process.call_many(&calls).await,
         };
         let mut results =
-            results.map_err(|failure| generation.error_from(failure)).map(Vec::into_iter);
+            results.map_err(|failure| generation.error_from(failure.into())).map(Vec::into_iter);
         let mut replies = Vec::with_capacity(args.len());
         for args in args {
             let mut reply = Reply::vacant();
             let outcome = if is_batched(args) {
                 match &mut results {
                     Ok(results) => {
-                        let missing = || Err(Failure::Other(missing()));
-                        let answer = results.next().unwrap_or_else(missing);
+                        let answer = match results.next() {
+                            Some(answer) => answer.map_err(Failure::from),
+                            None => Err(Failure::Other(missing())),
+                        };
                         generation.fill_reply(args.request, answer, &mut reply)
                     }
                     Err(error) => Err(error.cloned()),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
+#[cfg(all(unix, feature = "process"))]
+use hotbay_process::{Process, Program};
 
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
-#[cfg(all(unix, feature = "process"))]
-use crate::supervisor::{Process, Program};
 use crate::worker::{RunOutcome, WorkerThreads};
 
 /// Time limit for killing and reaping a process and all that it started; far more than needed.
@@ -42,7 +42,7 @@ impl Backend {
         match self {
             Self::InProcess(instance) => instance.health(),
             #[cfg(all(unix, feature = "process"))]
-            Self::OutOfProcess(process) => process.health(),
+            Self::OutOfProcess(process) => Ok(process.health()?),
         }
     }
 
@@ -51,7 +51,7 @@ impl Backend {
         match self {
             Self::InProcess(instance) => instance.snapshot(),
             #[cfg(all(unix, feature = "process"))]
-            Self::OutOfProcess(process) => process.snapshot(),
+            Self::OutOfProcess(process) => Ok(process.snapshot()?),
         }
     }
 
@@ -60,7 +60,7 @@ impl Backend {
         match self {
             Self::InProcess(instance) => instance.restore(snapshot),
             #[cfg(all(unix, feature = "process"))]
-            Self::OutOfProcess(process) => process.restore(snapshot),
+            Self::OutOfProcess(process) => Ok(process.restore(snapshot)?),
         }
     }
 
@@ -69,7 +69,7 @@ impl Backend {
         match self {
             Self::InProcess(instance) => instance.end(graceful),
             #[cfg(all(unix, feature = "process"))]
-            Self::OutOfProcess(process) => process.shut_down(graceful),
+            Self::OutOfProcess(process) => Ok(process.shut_down(graceful)?),
         }
     }
 

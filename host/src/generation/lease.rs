@@ -14,8 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Backend, Generation, Parts, State};
 use crate::call::{CallState, Failure, Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
-#[cfg(all(unix, feature = "process"))]
-use crate::supervisor::{Process, ProcessCall};
 use crate::sync::ReturnSlot;
 use crate::worker::RunOutcome;
 
@@ -178,7 +176,7 @@ impl InstanceRef {
     #[cold]
     fn call_process(
         &self,
-        process: &Process,
+        process: &hotbay_process::Process,
         args: CallArgs<'_>,
         reply: &mut Reply,
     ) -> Result<(), Error> {
@@ -190,13 +188,17 @@ impl InstanceRef {
         }
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);
-        let call = ProcessCall { request, call_id };
-        let answer = process.call(&call, self.generation.calls_aborted());
+        let call = request.to_process_call(call_id);
+        let aborted = self.generation.calls_aborted();
+        let answer = match request.cancellation_token() {
+            Some(token) => process.call(&call, token.cancelled(), aborted),
+            None => process.call(&call, std::future::pending(), aborted),
+        };
         DEPTH.set(depth);
         if let Some(state) = state {
             state.leave_plugin();
         }
-        self.generation.fill_reply(request, answer, reply)
+        self.generation.fill_reply(request, answer.map_err(Failure::from), reply)
     }
 }
 

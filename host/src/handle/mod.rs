@@ -7,10 +7,12 @@ mod task_tests;
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "tower")]
 use std::task::{Context, Poll};
 
 use hotbay_plugin::Snapshot;
 use tokio::sync::oneshot;
+#[cfg(feature = "tower")]
 use tower_service::Service;
 
 use crate::call::{Reply, Request};
@@ -269,6 +271,7 @@ impl fmt::Debug for Pinned {
     }
 }
 
+#[cfg(feature = "tower")]
 impl Service<Request<'static>> for PluginHandle {
     type Response = Reply;
     type Error = Error;

@@ -365,7 +365,7 @@ impl HostBuilder {
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
                 #[cfg(all(unix, feature = "process"))]
-                processes: crate::supervisor::Processes::default(),
+                processes: hotbay_process::Processes::default(),
                 inherit_env: self.environment,
             }),
             background: Arc::default(),

@@ -4,11 +4,14 @@
 mod many;
 
 use std::fmt;
+#[cfg(feature = "tower")]
 use std::pin::Pin;
 use std::sync::Arc;
+#[cfg(feature = "tower")]
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+#[cfg(feature = "tower")]
 use tower_service::Service;
 
 use crate::call::{Reply, Request};
@@ -152,6 +155,7 @@ impl fmt::Debug for Pipeline {
     }
 }
 
+#[cfg(feature = "tower")]
 impl Service<Request<'static>> for Pipeline {
     type Response = Reply;
     type Error = Error;

@@ -1,13 +1,13 @@
 //! Checks a program against the protocol: reads and stages it as a load does, then runs the
-//! supervisor's test kit. The program serves no calls.
+//! test kit. The program serves no calls.
 
 use std::error::Error as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use hotbay_conformance::{Conformance, Report, Sample};
 use hotbay_manifest::Kind;
-use hyper::header::HeaderValue;
+use hotbay_process::{Capabilities, Diagnosis, Processes, Program, allowed};
 
 use super::Rules;
 use super::candidate::Candidate;
@@ -17,11 +17,10 @@ use super::process_loader::{check_identity, stage_program};
 use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::StagingArea;
+use crate::artifact::sweep::sweep;
 use crate::call::Request;
 use crate::config::HostLimits;
-use crate::conformance::Conformance;
-use crate::error::{Diagnosis, Error, ErrorKind, LoadStep};
-use crate::supervisor::{Capabilities, Processes, Program, Report, Sample, TestKit, allowed};
+use crate::error::{Error, ErrorKind, LoadStep};
 
 /// The options of a check.
 pub(crate) struct ConformanceRun<'a> {
@@ -46,7 +45,7 @@ pub(crate) fn check_program(
         let failed = candidate.failed(LoadStep::Manifest, ErrorKind::Unsupported);
         return Err(failed.caused_by("it is a library; only processes use the protocol"));
     };
-    let sample = sample.map(sample_of);
+    let sample = sample.map(|sample| Sample::new(sample.content_type(), sample.as_bytes()));
     let mut report = Report::default();
     match candidate.check_schemas(options.rules, None) {
         Ok(_) => report.passed("manifest", format!("`{}`", candidate.manifest.command().join(" "))),
@@ -67,24 +66,25 @@ pub(crate) fn check_program(
         }
     };
     let environment = allowed(std::env::vars_os(), options.environment);
-    let kit = TestKit::new(Program { environment, ..program }, sample, report);
-    run(candidate, kit)
+    run(candidate, Program { environment, ..program }, sample, report)
 }
 
 /// Runs the kit on separate threads, since this thread may belong to a runtime.
-fn run(candidate: Candidate, mut kit: TestKit) -> Result<Conformance, Error> {
+fn run(
+    candidate: Candidate,
+    program: Program,
+    sample: Option<Sample>,
+    report: Report,
+) -> Result<Conformance, Error> {
     let failed = candidate.failed(LoadStep::Launch, ErrorKind::StartFailed);
     let processes = Processes::default();
-    let runtime = match processes.runtime() {
+    let runtime = match processes.runtime(sweep) {
         Ok(runtime) => runtime,
         Err(error) => return Err(failed.caused_by(error)),
     };
-    let task = async move {
-        if let Some(capabilities) = kit.ask_capabilities().await.cloned() {
-            declared(&candidate, &capabilities, &mut kit.report);
-        }
-        kit.finish().await
-    };
+    let declared =
+        move |found: &Capabilities, report: &mut Report| declared(&candidate, found, report);
+    let task = hotbay_conformance::check(program, sample, report, declared);
     let thread = std::thread::spawn(move || runtime.block_on(runtime.spawn(task)));
     match thread.join() {
         Ok(Ok(conformance)) => Ok(conformance),
@@ -135,12 +135,4 @@ fn declared(candidate: &Candidate, capabilities: &Capabilities, report: &mut Rep
 fn cause(error: &Error) -> Diagnosis {
     let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
     Diagnosis { message, hint: error.hint().map(str::to_owned) }
-}
-
-fn sample_of(request: &Request<'_>) -> Sample {
-    let content_type = HeaderValue::try_from(request.content_type());
-    Sample {
-        content_type: content_type.unwrap_or(HeaderValue::from_static("application/octet-stream")),
-        bytes: Bytes::copy_from_slice(request.as_bytes()),
-    }
 }

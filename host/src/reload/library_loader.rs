@@ -1,6 +1,7 @@
 //! Starts a plugin inside this process: from code to an instance, on the thread that opens its
 //! library and exits just before the library is closed.
 
+use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::boundary::services::Registration;
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
 use crate::error::boundary::BoundaryError;
-use crate::error::{Diagnosis, Error, ErrorKind, LoadStep};
+use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Backend, Parts, RetainReason, UnloadLeftovers, error_of};
 use crate::slot::Slot;
 use crate::worker::{OpeningThread, RunOutcome};
@@ -107,7 +108,7 @@ pub(super) struct StartFailure {
 pub(super) enum FailureCause {
     Boundary(BoundaryError),
     Plugin(Failure),
-    Diagnosis(Diagnosis),
+    Other(Box<dyn StdError + Send + Sync>),
 }
 
 /// Starts an instance of the code. A library is opened on a thread that lives until just before it
@@ -282,7 +283,7 @@ fn start_error(candidate: &Candidate, step: LoadStep, cause: FailureCause) -> Er
     let error = candidate.failed(step, kind);
     match cause {
         FailureCause::Boundary(cause) => error.caused_by(cause),
-        FailureCause::Diagnosis(cause) => error.caused_by(cause),
+        FailureCause::Other(cause) => error.caused_by(cause),
         FailureCause::Plugin(Failure::Error(cause)) => error.caused_by(cause),
         FailureCause::Plugin(Failure::Panic(fault)) => error.caused_by(fault),
         FailureCause::Plugin(failure) => error.caused_by(error_of(failure)),

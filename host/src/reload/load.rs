@@ -278,7 +278,7 @@ fn construct(
             Ok(Err(error)) => return Err(failed(FailureCause::Plugin(Failure::Error(error)))),
             Err(message) => {
                 let panic = format!("panicked: {message}");
-                return Err(failed(FailureCause::Diagnosis(panic.into())));
+                return Err(failed(FailureCause::Other(panic.into())));
             }
         };
         let backend = Backend::InProcess(instance);

@@ -5,7 +5,7 @@ mod abi_report;
 mod callsites;
 mod candidate;
 mod coalescing_queue;
-#[cfg(all(unix, feature = "process"))]
+#[cfg(all(unix, feature = "conformance"))]
 mod conformance;
 mod content;
 mod debounce;
@@ -56,7 +56,7 @@ use crate::worker::Timer;
 pub(crate) use abi_report::abi_report;
 pub(crate) use candidate::Candidate;
 pub(crate) use coalescing_queue::{CoalescingQueue, Submission};
-#[cfg(all(unix, feature = "process"))]
+#[cfg(all(unix, feature = "conformance"))]
 pub(crate) use conformance::{ConformanceRun, check_program};
 pub(crate) use content::Content;
 pub(crate) use debounce::{Attempt, AttemptOutcome};
@@ -100,7 +100,7 @@ pub(crate) struct LoaderContext {
     pub(crate) staging: Arc<StagingArea>,
     pub(crate) abandoned_checks: AbandonedChecks,
     #[cfg(all(unix, feature = "process"))]
-    pub(crate) processes: crate::supervisor::Processes,
+    pub(crate) processes: hotbay_process::Processes,
     /// Names of environment variables that processes inherit besides the usual ones.
     #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     pub(crate) inherit_env: Vec<String>,

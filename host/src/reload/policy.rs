@@ -6,6 +6,8 @@ use std::time::Instant;
 
 #[cfg(all(unix, feature = "process"))]
 use hotbay_manifest::{Checker, SchemaError, Types};
+#[cfg(all(unix, feature = "process"))]
+use hotbay_process::Capabilities;
 
 use super::LoaderContext;
 use super::candidate::Candidate;
@@ -15,8 +17,6 @@ use crate::error::Error;
 #[cfg(all(unix, feature = "process"))]
 use crate::error::{ErrorKind, LoadStep};
 use crate::generation::{CallPolicy, Parts};
-#[cfg(all(unix, feature = "process"))]
-use crate::supervisor::Capabilities;
 use crate::worker::QueueLimits;
 
 pub(super) fn call_policy(

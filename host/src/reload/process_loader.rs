@@ -1,9 +1,16 @@
 //! Starts a plugin as a process: digest → private copy → capabilities → config → launch → location
 //! → ready → restore → health. Its capabilities are checked against its manifest before the start.
 
-use std::path::Path;
+use std::any::Any;
+use std::error::Error as _;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use hotbay_process::{
+    Capabilities, Diagnosis, ObserverRef, ProcessLimits, Program, ProgramCopy, Step, allowed,
+};
 
 use super::LoaderContext;
 use super::candidate::Candidate;
@@ -13,15 +20,15 @@ use super::load::Until;
 use super::policy::check_declared;
 use super::process_observer::PluginProcessObserver;
 use crate::artifact::digest::Artifact;
+use crate::artifact::folder_lock::FolderLock;
+use crate::artifact::program::StagedProgram;
 use crate::artifact::stage::StagingArea;
+use crate::artifact::sweep::sweep;
 use crate::artifact::trust::Trust;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Backend, Parts};
 use crate::slot::Slot;
-use crate::supervisor::{
-    self, Capabilities, NotStarted, ObserverRef, ProcessLimits, Program, allowed,
-};
 use crate::worker::RunOutcome;
 
 /// Time for a start besides the time that its program gets: each step has its own limit.
@@ -74,13 +81,13 @@ pub(super) fn stage_program(
         )?;
     Ok(Program {
         name: name.clone(),
-        staged: Arc::new(staged),
+        copy: Arc::new(staged),
         original: artifact.path().to_owned(),
         args: args.iter().map(Into::into).collect(),
         folder: folder.clone(),
         environment: Vec::new(),
         config: manifest.config().clone(),
-        socket_type: manifest.socket_type().as_str(),
+        socket_type: manifest.socket_type(),
         limits: ProcessLimits {
             memory_bytes: limits.memory_bytes,
             descriptors: host.max_process_descriptors,
@@ -93,7 +100,32 @@ pub(super) fn stage_program(
             max_response_bytes: limits.output_bytes,
             max_snapshot_bytes: host.max_snapshot_bytes,
         },
+        own_folder,
     })
+}
+
+impl ProgramCopy for StagedProgram {
+    fn path(&self) -> PathBuf {
+        Self::path(self)
+    }
+
+    fn ensure_intact(&self) -> Result<(), Diagnosis> {
+        Self::ensure_intact(self).map_err(|error| {
+            let message = match error.source() {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            Diagnosis { message, hint: error.hint() }
+        })
+    }
+}
+
+/// Creates a folder that this host owns until the returned value is dropped.
+fn own_folder(
+    make: &dyn Fn() -> io::Result<PathBuf>,
+) -> io::Result<(PathBuf, Box<dyn Any + Send + Sync>)> {
+    let (path, lock) = FolderLock::create(make, PathBuf::as_path)?;
+    Ok((path, Box::new(lock)))
 }
 
 /// Starts a program that is already staged.
@@ -105,13 +137,13 @@ pub(super) fn start_staged(
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let runtime = context.processes.runtime().map_err(|error| {
+    let runtime = context.processes.runtime(sweep).map_err(|error| {
         candidate.failed(LoadStep::Launch, ErrorKind::StartFailed).caused_by(error)
     })?;
     let timeout = context.limits.start_timeout.saturating_add(EXTRA_TIMEOUT);
     let (queried, handle) = (Arc::clone(&program), runtime.clone());
     let outcome = parts.workers.run(timeout, move || {
-        let task = async move { supervisor::capabilities(&queried).await };
+        let task = async move { queried.capabilities().await };
         run_on_runtime(&handle, task).unwrap_or_else(|| Err(capabilities_timeout()))
     });
     let capabilities = match outcome {
@@ -131,12 +163,13 @@ pub(super) fn start_staged(
         Arc::new(PluginProcessObserver::new(candidate, parts.id, slot, max_lines_per_second));
     parts.runtime = Some(runtime.clone());
     let outcome = parts.workers.run(timeout, move || {
-        let task = supervisor::begin(program, capabilities, observer);
+        let task = hotbay_process::supervise(program, capabilities, observer);
         let started = run_on_runtime(&runtime, task).unwrap_or_else(|| Err(capabilities_timeout()));
-        let backend =
-            started.map(Backend::OutOfProcess).map_err(|NotStarted { step, reason, .. }| {
-                StartFailure { step, cause: FailureCause::Diagnosis(reason), leftovers: None }
-            })?;
+        let backend = started.map(Backend::OutOfProcess).map_err(|error| StartFailure {
+            step: LoadStep::of_process(error.step()),
+            cause: FailureCause::Other(error.into()),
+            leftovers: None,
+        })?;
         match until {
             Until::Started => Ok(backend),
             Until::Ready(state) => ready_to_open(backend, state),
@@ -154,13 +187,14 @@ fn run_on_runtime<T: Send + 'static>(
     runtime.block_on(runtime.spawn(task)).ok()
 }
 
-fn not_started(candidate: &Candidate, failure: NotStarted) -> Error {
-    candidate.failed(failure.step, ErrorKind::StartFailed).caused_by(failure.reason)
+fn not_started(candidate: &Candidate, error: hotbay_process::Error) -> Error {
+    let step = LoadStep::of_process(error.step());
+    candidate.failed(step, ErrorKind::StartFailed).caused_by(error)
 }
 
-fn capabilities_timeout() -> NotStarted {
+fn capabilities_timeout() -> hotbay_process::Error {
     let message = "`capabilities` did not finish in time and could not be stopped";
-    NotStarted::at(LoadStep::Capabilities, message)
+    hotbay_process::Error::at(Step::Capabilities, message)
 }
 
 /// Checks the mode of the original, since the copy is always executable.

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use hotbay_plugin::ServiceError;
 use hotbay_plugin::abi::Record;
+use hotbay_process::{Diagnosis, ProcessObserver};
 
 use super::candidate::Candidate;
 use super::services::PluginServices;
 use crate::boundary::services::{Services as _, enabled_level};
-use crate::error::Diagnosis;
 use crate::event::HostEvent;
 use crate::id::{GenerationId, PluginName};
 use crate::slot::Slot;
-use crate::supervisor::ProcessObserver;
 
 pub(super) struct PluginProcessObserver {
     services: PluginServices,

@@ -10,7 +10,7 @@ use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
 use crate::generation::CallPolicy;
 #[cfg(all(unix, feature = "process"))]
-use crate::supervisor::Program;
+use hotbay_process::Program;
 
 /// The source of a plugin's code.
 #[derive(Debug)]

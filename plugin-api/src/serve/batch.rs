@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hotbay_protocol::{BatchRequests, ErrorBody, write_content};
 use hyper::{Response, StatusCode};
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::body::OutgoingBody;
 use super::call_headers::{CallBounds, CallHeaders};
@@ -15,25 +14,10 @@ use super::lifecycle::Server;
 use super::responses;
 use super::routes::{self, CallError};
 use crate::context::Bounds;
-use crate::{ContentType, Output, Payload, Plugin};
+use crate::{ContentType, Payload, Plugin};
 
 /// Interval at which a batch checks whether the host closed the connection.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
-
-#[derive(Deserialize)]
-struct Batch<'a> {
-    #[serde(borrow)]
-    requests: Vec<BatchCall<'a>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BatchCall<'a> {
-    #[serde(borrow, default)]
-    content_type: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow)]
-    body: std::borrow::Cow<'a, str>,
-}
 
 /// Responds to a batch request.
 pub(super) fn respond<T: Plugin>(
@@ -54,7 +38,7 @@ fn run<T: Plugin>(
     call_headers: &CallHeaders,
     bytes: &[u8],
 ) -> Result<String, String> {
-    let batch: Batch<'_> =
+    let batch: BatchRequests<'_> =
         serde_json::from_slice(bytes).map_err(|error| format!("invalid batch: {error}"))?;
     // All bodies are decoded before the first call runs: an invalid batch has no effect.
     let decoded = batch.requests.iter().zip(0..).map(|(call, index): (_, usize)| {
@@ -72,20 +56,18 @@ fn run<T: Plugin>(
     for (at, (call, body)) in batch.requests.iter().zip(bodies).enumerate() {
         replies.push_str(if at == 0 { "" } else { "," });
         if !check.should_run() {
-            write_error(&mut replies, not_started_error());
+            write_error(&mut replies, &not_started_error());
             continue;
         }
         let content_type = call.content_type.as_deref().unwrap_or(ContentType::BYTES);
         let input = Payload::bytes(&body).with_content_type(content_type);
         match routes::call(server, connection, call_headers, input, T::execute) {
-            Ok(output) => write_output(&mut replies, &output),
+            Ok(output) => write_content(&mut replies, output.content_type(), output.as_bytes()),
             Err(CallError::Failed(failure)) => {
-                write_error(&mut replies, responses::failure_json(&failure).into());
+                write_error(&mut replies, &responses::failure_body(&failure));
             }
             Err(CallError::Rejected(error)) => {
-                let message = error.message();
-                let error = json!({ "code": 409, "message": message, "retryable": true });
-                write_error(&mut replies, error);
+                write_error(&mut replies, &retryable(409, error.message()));
             }
         }
     }
@@ -93,16 +75,16 @@ fn run<T: Plugin>(
     Ok(replies)
 }
 
-fn write_output(replies: &mut String, output: &Output) {
-    replies.push_str(r#"{"contentType":"#);
-    replies.push_str(&Value::from(output.content_type()).to_string());
-    replies.push_str(r#","body":""#);
-    STANDARD.encode_string(output.as_bytes(), replies);
-    replies.push_str(r#""}"#);
+fn write_error(replies: &mut String, error: &ErrorBody<'_>) {
+    replies.push_str(r#"{"error":"#);
+    replies.push_str(&responses::to_json(error));
+    replies.push('}');
 }
 
-fn write_error(replies: &mut String, error: Value) {
-    replies.push_str(&json!({ "error": error }).to_string());
+/// Returns the error of a call that can be made again.
+fn retryable(code: i64, message: &str) -> ErrorBody<'_> {
+    let (code, message) = (Some(code), Some(message.into()));
+    ErrorBody { code, message, retryable: Some(true), ..ErrorBody::default() }
 }
 
 /// Checks whether the host still waits for the batch. Polling the connection is a system call,
@@ -127,7 +109,6 @@ impl CancelCheck<'_> {
 }
 
 /// Returns the error of a call that had not started before the batch ended.
-fn not_started_error() -> Value {
-    let message = "the deadline passed before this call started";
-    json!({ "code": 408, "message": message, "retryable": true })
+fn not_started_error() -> ErrorBody<'static> {
+    retryable(408, "the deadline passed before this call started")
 }

@@ -3,15 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use hotbay_protocol::{header, parse_traceparent};
 use hyper::header::{HeaderMap, HeaderName};
 
 use super::connections::Connection;
 use crate::TraceContext;
 use crate::context::Bounds;
 
-static CALL_ID: HeaderName = HeaderName::from_static("hotbay-call-id");
-static DEADLINE_MS: HeaderName = HeaderName::from_static("hotbay-deadline-ms");
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static CALL_ID: HeaderName = HeaderName::from_static(header::CALL_ID);
+static DEADLINE_MS: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
+static TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
 
 /// The headers of a request that describe a call.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl CallHeaders {
             Some(ms) => Instant::now().checked_add(parse_deadline(ms)?),
             None => None,
         };
-        Ok(Self { call_id, trace: text(&TRACEPARENT).and_then(parse_traceparent), deadline })
+        Ok(Self { call_id, trace: text(&TRACEPARENT).and_then(parse_trace), deadline })
     }
 }
 
@@ -56,36 +57,9 @@ fn parse_deadline(ms: &str) -> Result<Duration, String> {
 }
 
 /// Parses a `traceparent`; ignores an invalid one, as the standard requires.
-fn parse_traceparent(text: &str) -> Option<TraceContext> {
-    let mut parts = text.split('-');
-    let version = parts.next()?;
-    let trace_id: [u8; 16] = hex(parts.next()?)?;
-    let span_id: [u8; 8] = hex(parts.next()?)?;
-    let [flags] = hex::<1>(parts.next()?)?;
-    let is_known = version == "00" && parts.next().is_none();
-    let is_newer = hex::<1>(version)? != [0] && version != "ff";
-    let is_valid = trace_id != [0; 16] && span_id != [0; 8];
-    ((is_known || is_newer) && is_valid).then_some(TraceContext { trace_id, span_id, flags })
-}
-
-fn hex<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * BYTES {
-        return None;
-    }
-    let mut bytes = [0; BYTES];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
-    }
-    Some(bytes)
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
+fn parse_trace(text: &str) -> Option<TraceContext> {
+    let (trace_id, span_id, flags) = parse_traceparent(text)?;
+    Some(TraceContext { trace_id, span_id, flags })
 }
 
 /// Bounds of a call: its deadline, and whether the host still holds the connection.
@@ -110,26 +84,6 @@ impl Bounds for CallBounds<'_> {
 mod tests {
     use super::*;
     use hyper::header::HeaderValue;
-
-    #[test]
-    fn traceparent_is_parsed_as_in_the_standard() {
-        let ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
-        let trace = parse_traceparent(&format!("00-{ids}-01")).unwrap();
-        assert_eq!((trace.trace_id[0], trace.trace_id[15]), (0x0a, 0x9c));
-        assert_eq!((trace.span_id[0], trace.span_id[7], trace.flags), (0xb7, 0x31, 1));
-        assert_eq!(parse_traceparent(&format!("01-{ids}-01-more")), Some(trace));
-        for invalid in [
-            format!("00-{ids}"),
-            format!("00-{ids}-01-more"),
-            format!("ff-{ids}-01"),
-            format!("0-{ids}-01"),
-            format!("00-{}-01", ids.to_uppercase()),
-            format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
-            String::new(),
-        ] {
-            assert_eq!(parse_traceparent(&invalid), None, "{invalid}");
-        }
-    }
 
     #[test]
     fn call_headers_are_optional_and_invalid_ones_are_reported() {

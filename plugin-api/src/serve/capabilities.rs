@@ -1,14 +1,13 @@
 //! The capabilities of the program, as JSON.
 
-use serde_json::{Value, json};
+use hotbay_protocol::{Capabilities, OwnCapabilities, VERSION, endpoint};
+use serde_json::Value;
 
 use super::program::Program;
 
 /// Endpoints of every program, beside `healthz` and `shutdown`.
-const STANDARD_ENDPOINTS: [&str; 4] = ["execute", "snapshot", "restore", "batch"];
-
-/// Names that are not available for additional endpoints.
-const RESERVED: [&str; 6] = ["execute", "snapshot", "restore", "batch", "healthz", "shutdown"];
+const STANDARD_ENDPOINTS: [&str; 4] =
+    [endpoint::EXECUTE, endpoint::SNAPSHOT, endpoint::RESTORE, endpoint::BATCH];
 
 /// Returns the capabilities as JSON.
 ///
@@ -18,24 +17,22 @@ const RESERVED: [&str; 6] = ["execute", "snapshot", "restore", "batch", "healthz
 pub(super) fn to_json<T>(program: &Program<T>) -> Result<String, String> {
     let own: Vec<_> = program.endpoints.iter().map(|(name, _)| *name).collect();
     check_names(&own)?;
-    let mut capabilities = json!({
-        "protocol": 1,
-        "name": program.name,
-        "version": program.version,
-        "endpoints": STANDARD_ENDPOINTS.into_iter().chain(own).collect::<Vec<_>>(),
-        "config": ["env", "file"],
-    });
-    let schemas = [
-        ("configSchema", "config_schema", program.config_schema),
-        ("inputSchema", "input_schema", program.input_schema),
-    ];
-    for (key, name, schema) in schemas {
-        let Some(schema) = schema else { continue };
-        let schema: Value = serde_json::from_str(schema)
-            .map_err(|error| format!("invalid JSON in `{name}` of `serve_plugin!`: {error}"))?;
-        capabilities[key] = schema;
-    }
-    Ok(json!({ "hotbay": capabilities }).to_string())
+    let schema = |name: &str, schema: Option<&str>| match schema {
+        None => Ok(None),
+        Some(schema) => serde_json::from_str::<Value>(schema)
+            .map(Some)
+            .map_err(|error| format!("invalid JSON in `{name}` of `serve_plugin!`: {error}")),
+    };
+    let hotbay = OwnCapabilities {
+        config: &["env", "file"],
+        config_schema: schema("config_schema", program.config_schema)?,
+        endpoints: STANDARD_ENDPOINTS.into_iter().chain(own).collect(),
+        input_schema: schema("input_schema", program.input_schema)?,
+        name: program.name,
+        protocol: VERSION,
+        version: program.version,
+    };
+    Ok(serde_json::to_string(&Capabilities { hotbay }).expect("its only maps are those of `Value`"))
 }
 
 fn check_names(own: &[&str]) -> Result<(), String> {
@@ -47,7 +44,10 @@ fn check_names(own: &[&str]) -> Result<(), String> {
                  digits and `-_./`, such as `v1/rows`"
             ));
         }
-        if RESERVED.contains(name) || own[..index].contains(name) {
+        if *name == endpoint::EXECUTE
+            || endpoint::OF_PROTOCOL.contains(name)
+            || own[..index].contains(name)
+        {
             return Err(format!("endpoint `{name}` of `serve_plugin!` already exists"));
         }
     }
@@ -58,6 +58,7 @@ fn check_names(own: &[&str]) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::{CallContext, Config, HostServices, Output, Payload, Plugin, PluginError};
+    use serde_json::json;
 
     struct Rows;
 

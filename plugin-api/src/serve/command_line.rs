@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::fs;
 
+use hotbay_protocol::{CAPABILITIES_ARGUMENT, CONFIG_ARGUMENT};
+
 /// A command of the command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -51,9 +53,9 @@ pub(super) fn parse(
     };
     let first = utf8(first, "the first argument")?;
     let command = match first.as_str() {
-        "capabilities" => Command::Capabilities,
+        CAPABILITIES_ARGUMENT => Command::Capabilities,
         "--help" | "-h" | "help" => Command::Help,
-        "--config" => {
+        CONFIG_ARGUMENT => {
             let config = arguments.next().ok_or("missing value of `--config`: expected JSON")?;
             Command::Serve(utf8(config, "--config")?)
         }

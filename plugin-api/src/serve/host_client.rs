@@ -11,10 +11,13 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use hotbay_protocol::location::{TCP_PREFIX, UNIX_PREFIX};
+use hotbay_protocol::{LogRecord, ThreadPanic, header, service};
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::body::{self, OutgoingBody};
@@ -27,7 +30,7 @@ use crate::{ContentType, HostServices, Level, ServiceError};
 /// Time limit of a request to the host.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-static LOG_LEVEL_HEADER: HeaderName = HeaderName::from_static("hotbay-log-level");
+static LOG_LEVEL_HEADER: HeaderName = HeaderName::from_static(header::LOG_LEVEL);
 
 /// The host, if HOTBAY_HOST is set.
 static HOST_CLIENT: OnceLock<HostClient> = OnceLock::new();
@@ -82,15 +85,15 @@ impl ServiceHost for Services {
         let fields = (!record.fields.is_empty())
             .then(|| serde_json::from_str::<Value>(record.fields).ok())
             .flatten();
-        let line = json!({
-            "level": record.level as u32,
-            "target": record.target,
-            "message": text::cut(record.message, MAX_LINE_BYTES),
-            "fields": fields.unwrap_or_else(|| "".into()),
-            "file": record.file,
-            "line": record.line,
-        });
-        host.post("/log", &line)
+        let record = LogRecord {
+            fields: fields.unwrap_or_else(|| "".into()),
+            file: record.file.into(),
+            level: record.level as u32,
+            line: record.line,
+            message: text::cut(record.message, MAX_LINE_BYTES),
+            target: record.target.into(),
+        };
+        host.post(service::LOG, &record)
     }
 
     /// Returns at least `Error`: errors are always sent, since their responses carry the level.
@@ -101,8 +104,7 @@ impl ServiceHost for Services {
     fn thread_panicked(_: u64, message: &str, location: &str) -> Result<(), ServiceError> {
         let host = HOST_CLIENT.get().ok_or(ServiceError::Unavailable)?;
         let message = text::cut(message, text::MAX_MESSAGE_BYTES);
-        let body = json!({ "message": message, "location": location });
-        host.post("/thread-panicked", &body)
+        host.post(service::THREAD_PANICKED, &ThreadPanic { location: location.into(), message })
     }
 }
 
@@ -114,11 +116,11 @@ enum Address {
 
 impl Address {
     fn parse(text: &str) -> Option<Self> {
-        if let Some(path) = text.strip_prefix("http+unix://") {
+        if let Some(path) = text.strip_prefix(UNIX_PREFIX) {
             return path.starts_with('/').then(|| Self::Unix(path.into()));
         }
         let address: SocketAddr =
-            text.strip_prefix("http://")?.trim_end_matches('/').parse().ok()?;
+            text.strip_prefix(TCP_PREFIX)?.trim_end_matches('/').parse().ok()?;
         address.ip().is_loopback().then_some(Self::Tcp(address))
     }
 
@@ -161,10 +163,10 @@ struct HostConnection {
 }
 
 impl HostClient {
-    fn post(&self, path: &'static str, body: &Value) -> Result<(), ServiceError> {
+    fn post(&self, path: &'static str, body: &impl Serialize) -> Result<(), ServiceError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let mut lease = self.acquire(deadline).ok_or(ServiceError::Unavailable)?;
-        let body = body.to_string();
+        let body = serde_json::to_vec(body).expect("its only maps are those of `Value`");
         let mut status = None;
         // A second attempt if the host had closed a connection that was kept open.
         for _ in 0..2 {
@@ -208,8 +210,8 @@ impl HostClient {
         Some(HostConnection { sender, connection: Box::pin(connection) })
     }
 
-    fn request(&self, path: &'static str, body: &str) -> Request<OutgoingBody> {
-        let mut request = Request::new(OutgoingBody::from(body.as_bytes().to_vec()));
+    fn request(&self, path: &'static str, body: &[u8]) -> Request<OutgoingBody> {
+        let mut request = Request::new(OutgoingBody::from(body.to_vec()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = hyper::Uri::from_static(path);
         let headers = request.headers_mut();

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
+use hotbay_protocol::{DRAIN_TIMEOUT, variable};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Map;
 
@@ -21,9 +22,6 @@ use super::token::Token;
 use super::{connection, console, host_client, responses, routes};
 use crate::export::panics::{self, Failure};
 use crate::{HostServices, Plugin};
-
-/// Time that running requests have to finish when the program stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause before the next attempt to accept, when the system lacks descriptors or memory.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -42,10 +40,10 @@ pub(super) struct Server<T> {
 pub(super) fn run<T: Plugin>(program: Program<T>, settings: &str) -> ExitCode {
     let parsed = Settings::parse(settings, program.name)
         .and_then(|settings| {
-            Ok((settings, Token::from_env(env::var_os("HOTBAY_TOKEN").as_deref())?))
+            Ok((settings, Token::from_env(env::var_os(variable::TOKEN).as_deref())?))
         })
         .and_then(|(settings, token)| {
-            let host = env::var("HOTBAY_HOST").ok();
+            let host = env::var(variable::HOST).ok();
             let token_text = token.as_ref().map(Token::as_str);
             Ok((settings, host_client::services(host.as_deref(), token_text)?, token))
         });
@@ -75,7 +73,7 @@ fn start_and_serve<T: Plugin>(
     let stop_signal =
         StopSignal::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let stop_signal = Arc::new(stop_signal);
-    let folder = env::var_os("HOTBAY_SOCKET_DIR");
+    let folder = env::var_os(variable::SOCKET_DIR);
     let listener = Listener::open(&settings, folder.as_deref())?;
     let idle_timeout = settings.idle_timeout;
     let plugin = match start::<T>(settings, services, &stop_signal) {
@@ -85,7 +83,7 @@ fn start_and_serve<T: Plugin>(
                 Failure::Error(error) => format!("`{step}` failed: {error}"),
                 Failure::Panic(panic) => format!("`{step}` {panic}"),
             };
-            console::error(&message, responses::failure_json(&failure));
+            console::error(&message, responses::failure_fields(&failure));
             return Ok(ExitCode::FAILURE);
         }
         StartOutcome::Interrupted => {
@@ -285,7 +283,7 @@ fn shut_down<T: Plugin>(server: Arc<Server<T>>, outcome: DrainOutcome) -> ExitCo
                 Failure::Error(error) => format!("`shutdown` failed: {error}"),
                 Failure::Panic(panic) => format!("`shutdown` {panic}"),
             };
-            console::error(&message, responses::failure_json(&failure));
+            console::error(&message, responses::failure_fields(&failure));
             ExitCode::FAILURE
         }
     }

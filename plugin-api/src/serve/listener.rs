@@ -10,12 +10,14 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use hotbay_protocol::SocketKind;
+use hotbay_protocol::location::{TCP_PREFIX, UNIX_PREFIX};
 use rustix::fs::Mode;
 use rustix::net::{Shutdown, shutdown};
 use rustix::process::umask;
 
 use super::lock::{Lock, StartError};
-use super::settings::{Settings, SocketKind};
+use super::settings::Settings;
 use crate::wire::Stream;
 
 /// A listening socket. Its files are removed on drop.
@@ -94,8 +96,8 @@ impl Listener {
     /// I/O errors of the system.
     pub(super) fn location(&self) -> io::Result<String> {
         match self {
-            Self::Unix { socket, .. } => Ok(format!("http+unix://{}", socket.0.display())),
-            Self::Tcp(listener) => Ok(format!("http://{}", listener.local_addr()?)),
+            Self::Unix { socket, .. } => Ok(format!("{UNIX_PREFIX}{}", socket.0.display())),
+            Self::Tcp(listener) => Ok(format!("{TCP_PREFIX}{}", listener.local_addr()?)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use hotbay_protocol::lock_of;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -63,7 +64,7 @@ impl Lock {
     ///
     /// Fails if another process owns the socket, and on I/O errors.
     pub(super) fn acquire(socket: &Path) -> Result<Self, StartError> {
-        let path = lock_path(socket);
+        let path = lock_of(socket);
         let failed = |error: io::Error| format!("cannot access `{}`: {error}", path.display());
         let text = match fs::read_to_string(&path) {
             Ok(text) => Some(text),
@@ -109,12 +110,6 @@ impl Drop for Lock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
-}
-
-fn lock_path(socket: &Path) -> PathBuf {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(".lock");
-    path.into()
 }
 
 /// Creates the lock file atomically, together with its content.

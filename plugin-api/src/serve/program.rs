@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::{env, fmt};
 
+use hotbay_protocol::variable;
+
 use super::command_line::{self, Command, EnvConfig};
 use super::{capabilities, console, lifecycle};
 use crate::{CallContext, Output, Payload, Plugin, PluginError};
@@ -57,8 +59,8 @@ impl<T: Plugin> Program<T> {
             }
         };
         let env_config = EnvConfig {
-            text: env::var_os("HOTBAY_CONFIG"),
-            file: env::var_os("HOTBAY_CONFIG_FILE"),
+            text: env::var_os(variable::CONFIG),
+            file: env::var_os(variable::CONFIG_FILE),
         };
         match command_line::parse(env::args_os().skip(1), env_config) {
             Ok(Command::Capabilities) => console::print(&capabilities),

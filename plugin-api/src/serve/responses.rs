@@ -1,8 +1,9 @@
 //! HTTP responses: outputs, plugin errors, panics, and requests that the SDK rejects.
 
+use hotbay_protocol::{ErrorBody, FaultBody};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::body::OutgoingBody;
 use crate::export::panics::Failure;
@@ -33,42 +34,52 @@ pub(super) fn failed(failure: &Failure) -> Response<OutgoingBody> {
         Failure::Error(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Failure::Panic(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    json_response(status, &failure_json(failure).into())
+    json_response(status, &failure_body(failure))
 }
 
 /// Returns a response for a health check that failed.
 pub(super) fn unhealthy(failure: &Failure) -> Response<OutgoingBody> {
-    json_response(StatusCode::SERVICE_UNAVAILABLE, &failure_json(failure).into())
+    json_response(StatusCode::SERVICE_UNAVAILABLE, &failure_body(failure))
 }
 
 /// Returns a response to a request that never reached the plugin.
 pub(super) fn rejected(status: StatusCode, message: &str) -> Response<OutgoingBody> {
-    json_response(status, &json!({ "message": message, "statusCode": status.as_u16() }))
+    json_response(status, &ErrorBody::rejected(status.as_u16(), message))
 }
 
-/// Returns the JSON object that describes a failure.
-pub(super) fn failure_json(failure: &Failure) -> Map<String, Value> {
-    let mut value = Map::new();
+/// Returns the body that describes a failure.
+pub(super) fn failure_body(failure: &Failure) -> ErrorBody<'_> {
     match failure {
-        Failure::Error(error) => {
-            value.insert("code".to_owned(), error.code().into());
-            value.insert("message".to_owned(), error.message().into());
-            value.insert("retryable".to_owned(), error.is_retryable().into());
-            if let Some(details) = error.details() {
-                value.insert("details".to_owned(), details.clone());
-            }
-        }
-        Failure::Panic(panic) => {
-            value.insert("code".to_owned(), 500.into());
-            value.insert("message".to_owned(), "panicked".into());
-            let mut fault = json!({ "message": panic.message() });
-            if let Some(location) = panic.location() {
-                fault["location"] = location.into();
-            }
-            value.insert("fault".to_owned(), fault);
-        }
+        Failure::Error(error) => ErrorBody {
+            code: Some(error.code().into()),
+            details: error.details().cloned(),
+            message: Some(error.message().into()),
+            retryable: Some(error.is_retryable()),
+            ..ErrorBody::default()
+        },
+        Failure::Panic(panic) => ErrorBody {
+            code: Some(500),
+            fault: Some(FaultBody {
+                location: panic.location().map(Into::into),
+                message: panic.message().into(),
+            }),
+            message: Some("panicked".into()),
+            ..ErrorBody::default()
+        },
     }
-    value
+}
+
+/// Returns the members of the body that describes a failure.
+pub(super) fn failure_fields(failure: &Failure) -> Map<String, Value> {
+    match serde_json::to_value(failure_body(failure)) {
+        Ok(Value::Object(members)) => members,
+        _ => Map::new(),
+    }
+}
+
+/// Returns a body as JSON.
+pub(super) fn to_json(body: &ErrorBody<'_>) -> String {
+    serde_json::to_string(body).expect("its only maps are those of `Value`")
 }
 
 /// Marks the connection to be closed after this response.
@@ -76,9 +87,9 @@ pub(super) fn close_connection(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
-fn json_response(status: StatusCode, value: &Value) -> Response<OutgoingBody> {
+fn json_response(status: StatusCode, body: &ErrorBody<'_>) -> Response<OutgoingBody> {
     let json = HeaderValue::from_static(ContentType::JSON);
-    response(status, Some(json), value.to_string().into_bytes().into())
+    response(status, Some(json), to_json(body).into_bytes().into())
 }
 
 fn response(

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::time::Instant;
 
+use hotbay_protocol::{endpoint, header};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,8 +21,8 @@ use crate::context::{CallContext, RawContext};
 use crate::export::panics::{Failure, guard};
 use crate::{ContentType, Output, Payload, Plugin, Snapshot};
 
-pub(super) static TOKEN: HeaderName = HeaderName::from_static("hotbay-token");
-static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static("hotbay-snapshot-version");
+pub(super) static TOKEN: HeaderName = HeaderName::from_static(header::TOKEN);
+static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static(header::SNAPSHOT_VERSION);
 
 /// Marks a request as running until it is dropped.
 struct RunningRequest<'a> {
@@ -79,13 +80,18 @@ pub(super) async fn handle<T: Plugin>(
         }
         is_authenticated.set(true);
     }
-    let mut running =
-        RunningRequest::begin(connection, &server.activity, request.uri().path() != "/healthz");
+    let is_health = endpoint_of(request.uri().path()) == Some(endpoint::HEALTH);
+    let mut running = RunningRequest::begin(connection, &server.activity, !is_health);
     let mut response = route(server, connection, request).await;
     if running.end() == KeepAlive::Close {
         responses::close_connection(response.headers_mut());
     }
     Ok(response)
+}
+
+/// Returns the name of the endpoint at a path.
+fn endpoint_of(path: &str) -> Option<&str> {
+    path.strip_prefix('/')
 }
 
 async fn route<T: Plugin>(
@@ -95,7 +101,7 @@ async fn route<T: Plugin>(
 ) -> Response<OutgoingBody> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
-    if path == "/shutdown" {
+    if endpoint_of(path) == Some(endpoint::SHUTDOWN) {
         return shut_down(server);
     }
     let Some(route) = server.route(path) else {
@@ -153,13 +159,13 @@ impl<T> Route<T> {
 
 impl<T: Plugin> Server<T> {
     fn route(&self, path: &str) -> Option<Route<T>> {
-        let name = path.strip_prefix('/')?;
+        let name = endpoint_of(path)?;
         match name {
-            "execute" => Some(Route::Call(T::execute)),
-            "batch" => Some(Route::Batch),
-            "healthz" => Some(Route::Health),
-            "snapshot" => Some(Route::Snapshot),
-            "restore" => Some(Route::Restore),
+            endpoint::EXECUTE => Some(Route::Call(T::execute)),
+            endpoint::BATCH => Some(Route::Batch),
+            endpoint::HEALTH => Some(Route::Health),
+            endpoint::SNAPSHOT => Some(Route::Snapshot),
+            endpoint::RESTORE => Some(Route::Restore),
             _ => {
                 let own = self.endpoints.iter().find(|(own, _)| *own == name);
                 own.map(|(_, function)| Route::Call(*function))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use hotbay_protocol::{CONFIG_TYPE, ConfigEntry, SocketKind, StartConfig};
 use serde_json::Value;
 
 use super::duration;
@@ -12,9 +12,6 @@ use crate::Config;
 
 /// Default idle timeout.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
-
-/// Type of the entry with the plugin's own configuration.
-const CONFIG_TYPE: &str = "hotbay/v1";
 
 /// Parsed start configuration.
 #[derive(Debug, PartialEq)]
@@ -26,34 +23,6 @@ pub(super) struct Settings {
     pub(super) config: Config,
 }
 
-/// The kind of socket that the host connects to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum SocketKind {
-    #[default]
-    Unix,
-    Tcp,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Raw {
-    id: Option<String>,
-    #[serde(rename = "type", default)]
-    socket_kind: SocketKind,
-    idle_timeout: Option<Value>,
-    #[serde(default)]
-    config_types: Option<Vec<Entry>>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(rename = "type")]
-    name: String,
-    #[serde(default)]
-    data: Option<String>,
-}
-
 impl Settings {
     /// Parses the start configuration of the plugin `name`.
     ///
@@ -61,7 +30,7 @@ impl Settings {
     ///
     /// A message for people if the configuration is invalid.
     pub(super) fn parse(text: &str, name: &str) -> Result<Self, String> {
-        let raw: Raw = serde_json::from_str(text)
+        let raw: StartConfig = serde_json::from_str(text)
             .map_err(|error| format!("invalid start configuration: {error}"))?;
         let id = raw.id.filter(|id| !id.is_empty()).unwrap_or_else(|| name.to_owned());
         if id.contains(['/', '\0']) {
@@ -95,7 +64,7 @@ fn parse_idle_timeout(value: &Value) -> Result<Duration, String> {
     })
 }
 
-fn parse_config(entries: Vec<Entry>) -> Result<Config, String> {
+fn parse_config(entries: Vec<ConfigEntry>) -> Result<Config, String> {
     let Some(entry) = entries.into_iter().find(|entry| entry.name == CONFIG_TYPE) else {
         return Ok(Config::default());
     };

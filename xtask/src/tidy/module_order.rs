@@ -89,7 +89,7 @@ mod tests {
 
     fn order() -> Vec<Vec<String>> {
         let ranks: [&[&str]; 5] =
-            [&["host"], &["slot"], &["boundary", "supervisor"], &["error"], &["id", "sync"]];
+            [&["host"], &["slot"], &["boundary", "metrics"], &["error"], &["id", "sync"]];
         ranks.map(|rank| rank.iter().map(ToString::to_string).collect()).to_vec()
     }
 
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn siblings_may_not_use_each_other() {
-        check(IMAGE, "use crate::supervisor;", &["1: module `boundary` uses its sibling"]);
+        check(IMAGE, "use crate::metrics;", &["1: module `boundary` uses its sibling"]);
         check("host/src/sync.rs", "use crate::id;", &["1: module `sync` uses its sibling `id`"]);
     }
 

@@ -1,0 +1,188 @@
+//! The HTTP client of one child: kept connections with one request at a time.
+
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::time::Instant;
+
+use hyper::header::HeaderValue;
+
+use crate::connection::{Async, Connection, Keep, Pools, Transport};
+use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind};
+use crate::location::Location;
+use crate::sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
+
+/// The client of one child.
+pub struct Client {
+    location: Location,
+    /// `None` if no token is sent.
+    token: Option<HeaderValue>,
+    pools: Pools,
+    sharing: Sharing,
+}
+
+impl Client {
+    /// Creates a client without connections.
+    pub fn new(location: Location, token: Option<HeaderValue>) -> Self {
+        Self { location, token, pools: Pools::default(), sharing: Sharing::new() }
+    }
+
+    /// Sends a request, on a kept connection if possible. A kept one may have been closed
+    /// meanwhile: a request that was not sent on it is sent on a new one.
+    pub(crate) async fn send<W: Transport>(
+        &self,
+        http_request: &HttpRequest,
+    ) -> Result<HttpResponse, RequestError> {
+        let pool = W::pool(&self.pools);
+        while let Some(mut kept) = pool.take() {
+            let request = http_request.to_message(self.token.as_ref())?;
+            match kept.exchange(request, http_request.max_response_bytes).await {
+                Ok(response) => {
+                    self.put::<W>(kept);
+                    return Ok(response);
+                }
+                Err(error) if error.kind != RequestErrorKind::Disconnected => return Err(error),
+                Err(error) => {
+                    // The others were idle for at least as long, or will be closed for the same
+                    // reason.
+                    self.close_idle();
+                    if error.delivery != Delivery::NotSent {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        self.send_on_new_connection::<W>(http_request).await
+    }
+
+    /// Sends a request in a task of the host's runtime.
+    ///
+    /// # Errors
+    ///
+    /// States whether the request may have run.
+    pub async fn request(&self, http_request: &HttpRequest) -> Result<HttpResponse, RequestError> {
+        self.send::<Async>(http_request).await
+    }
+
+    /// Opens a connection that is not kept.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the child does not accept it.
+    pub async fn open(&self) -> Result<OpenConnection, RequestError> {
+        let connection = self.connect::<Async>().await?;
+        Ok(OpenConnection { connection, token: self.token.clone() })
+    }
+
+    async fn connect<W: Transport>(&self) -> Result<Connection<W::Io>, RequestError> {
+        W::connect(&self.location, &self.sharing).await
+    }
+
+    /// Sends a request on a new connection.
+    pub(crate) async fn send_on_new_connection<W: Transport>(
+        &self,
+        http_request: &HttpRequest,
+    ) -> Result<HttpResponse, RequestError> {
+        if self.sharing.is_full() {
+            self.close_idle();
+        }
+        let request = http_request.to_message(self.token.as_ref())?;
+        let waiting = self.sharing.wait();
+        let mut fresh = self.connect::<W>().await?;
+        let exchanged = {
+            let exchange = pin!(fresh.exchange(request, http_request.max_response_bytes));
+            self.exchange_with_priority::<W, _>(exchange).await
+        };
+        let response = exchanged?;
+        if self.sharing.may_be_more() {
+            // The child may have closed the idle ones.
+            self.pools.close_unusable();
+            self.sharing.prove();
+        }
+        drop(waiting);
+        self.put::<W>(fresh);
+        Ok(response)
+    }
+
+    /// Waits for an exchange on a new connection. Closes other connections if they may prevent the
+    /// child from reading it.
+    async fn exchange_with_priority<W: Transport, F: Future + Send>(
+        &self,
+        mut exchange: Pin<&mut F>,
+    ) -> F::Output {
+        let mut check_at = Instant::now() + SUSPECT_AFTER;
+        let mut is_first = true;
+        loop {
+            if let Some(exchanged) = W::timeout_at(check_at, exchange.as_mut()).await {
+                return exchanged;
+            }
+            if !is_first {
+                self.sharing.give_way();
+            }
+            if self.sharing.suspects() || !is_first {
+                self.close_idle();
+            }
+            is_first = false;
+            check_at = Instant::now() + GIVE_WAY_EVERY;
+        }
+    }
+
+    /// Keeps a connection, unless the child forbids that or a waiting request needs it closed.
+    fn put<W: Transport>(&self, connection: Connection<W::Io>) {
+        let until = match connection.keep() {
+            Keep::No => return,
+            _ if self.sharing.has_to_close() => return,
+            Keep::Open => None,
+            Keep::Until(until) => Some(until),
+        };
+        W::pool(&self.pools).put(connection, until);
+    }
+
+    /// Closes all connections without a request in flight.
+    fn close_idle(&self) {
+        self.pools.clear();
+    }
+
+    /// Returns where the child listens.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Returns the token that is sent.
+    pub fn token(&self) -> Option<&HeaderValue> {
+        self.token.as_ref()
+    }
+}
+
+impl fmt::Debug for Client {
+    /// Omits the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
+/// A connection that is used by one caller.
+pub struct OpenConnection {
+    connection: Connection<<Async as Transport>::Io>,
+    token: Option<HeaderValue>,
+}
+
+impl OpenConnection {
+    /// Sends a request and waits for the whole response.
+    ///
+    /// # Errors
+    ///
+    /// States whether the request may have run.
+    pub async fn request(
+        &mut self,
+        http_request: &HttpRequest,
+    ) -> Result<HttpResponse, RequestError> {
+        let request = http_request.to_message(self.token.as_ref())?;
+        self.connection.exchange(request, http_request.max_response_bytes).await
+    }
+}
+
+impl fmt::Debug for OpenConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenConnection").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,671 @@
+//! One HTTP connection, and the kept ones. The future that waits for a response also drives the
+//! connection, so that no other task or thread must be woken.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hotbay_plugin::wire;
+use http_body_util::Full;
+use hyper::Version;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONNECTION, HeaderMap, HeaderName};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::http::{HttpResponse, RequestError};
+use crate::location::Location;
+use crate::sharing::{Open, Sharing};
+use crate::sync::lock;
+
+type Request = hyper::Request<Full<Bytes>>;
+
+/// Delay between two attempts to connect to a child whose backlog is full.
+const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(1);
+
+/// Bytes per read, and the limit of one head.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+
+/// Limit of all heads before the body, including informational responses (1xx).
+const MAX_HEADS_BYTES: u64 = 128 << 10;
+
+/// A way to do I/O and wait: blocking or async.
+pub(crate) trait Transport: Sized + 'static {
+    type Io: Read + Write + Unpin + Send + 'static;
+
+    fn open(
+        location: &Location,
+        counts: &Counts,
+    ) -> impl Future<Output = io::Result<Self::Io>> + Send;
+
+    /// Returns the output of `future`, or `None` at `until`.
+    fn timeout_at<F: Future + Send>(
+        until: Instant,
+        future: F,
+    ) -> impl Future<Output = Option<F::Output>> + Send;
+
+    /// Returns the kept connections of this transport.
+    fn pool(pools: &Pools) -> &Pool<Self>;
+
+    /// Opens a connection.
+    fn connect(
+        location: &Location,
+        sharing: &Sharing,
+    ) -> impl Future<Output = Result<Connection<Self::Io>, RequestError>> + Send {
+        async move {
+            let counts = Counts::default();
+            let io = Self::open(location, &counts).await;
+            let io = io.map_err(|error| {
+                RequestError::unsent(format!("no connection to {location}: {error}"))
+            })?;
+            Connection::over(io, counts, sharing.opened()).await
+        }
+    }
+}
+
+/// I/O on the thread that runs [`wire::block_on`].
+pub(crate) struct Blocking;
+
+/// I/O in a task of the host's runtime.
+pub(crate) struct Async;
+
+impl Transport for Blocking {
+    type Io = wire::Stream;
+
+    async fn open(location: &Location, counts: &Counts) -> io::Result<wire::Stream> {
+        let stream = match location {
+            Location::Unix(path) => wire::Stream::connect_unix(path).await,
+            Location::Tcp(address) => wire::Stream::connect_tcp(*address),
+        };
+        Ok(stream?.count_reads(counts.reads()))
+    }
+
+    async fn timeout_at<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
+        let (mut future, mut alarm) = (pin!(future), pin!(wire::sleep_until(until)));
+        poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => alarm.as_mut().poll(context).map(|()| None),
+        })
+        .await
+    }
+
+    fn pool(pools: &Pools) -> &Pool<Self> {
+        &pools.blocking
+    }
+}
+
+impl Transport for Async {
+    type Io = TokioIo<Socket>;
+
+    async fn open(location: &Location, counts: &Counts) -> io::Result<Self::Io> {
+        let socket = match location {
+            Location::Unix(path) => Socket::new(connect_unix(path).await?, counts.reads()),
+            Location::Tcp(address) => {
+                let socket = TcpStream::connect(address).await?;
+                socket.set_nodelay(true)?;
+                Socket::new(socket, counts.reads())
+            }
+        };
+        Ok(TokioIo::new(socket))
+    }
+
+    async fn timeout_at<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
+        tokio::time::timeout_at(until.into(), future).await.ok()
+    }
+
+    fn pool(pools: &Pools) -> &Pool<Self> {
+        &pools.tasks
+    }
+}
+
+/// Opens a socket to a location, for bytes that are not HTTP.
+///
+/// # Errors
+///
+/// The error of the system.
+pub async fn open_socket(
+    location: &Location,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    Async::open(location, &Counts::default()).await.map(TokioIo::into_inner)
+}
+
+/// Connects, even if the child's backlog is full: Linux then returns `WouldBlock`, and does not
+/// notify when there is space.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(CONNECT_RETRY_DELAY).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// A connection with at most one request in flight.
+pub(crate) struct Connection<I: Read + Write + Unpin> {
+    /// Dropped first: once the socket is closed, another connection may be opened.
+    open: Open,
+    sender: SendRequest<Full<Bytes>>,
+    driver: Driver<I>,
+    /// The keep-alive limit of the last response.
+    keep: Keep,
+}
+
+struct Driver<I: Read + Write + Unpin> {
+    /// `None` once it has ended. It is dropped then, so that a request it had not taken yet fails
+    /// instead of waiting forever.
+    connection: Option<http1::Connection<Counted<I>, Full<Bytes>>>,
+    counts: Counts,
+}
+
+impl<I> Driver<I>
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    fn poll_io(&mut self, context: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection {
+            self.counts.begin_poll();
+            // The pending request gets the result.
+            if Pin::new(connection).poll(context).is_ready() {
+                self.connection = None;
+            }
+        }
+    }
+
+    /// Runs `future`, which waits for this connection; returns `None` if more than `max_bytes`
+    /// arrived before it completed.
+    async fn drive<F: Future>(&mut self, max_bytes: u64, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let before = self.counts.read();
+        poll_fn(|context| {
+            self.poll_io(context);
+            match future.as_mut().poll(context) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending if self.counts.read() - before > max_bytes => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+impl<I> Connection<I>
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    async fn over(io: I, counts: Counts, open: Open) -> Result<Self, RequestError> {
+        let io = Counted::new(io, counts.clone());
+        let mut http = http1::Builder::new();
+        let (sender, connection) = http
+            .max_buf_size(MAX_BUFFER_BYTES)
+            .handshake(io)
+            .await
+            .map_err(RequestError::unsent)?;
+        let driver = Driver { connection: Some(connection), counts };
+        Ok(Self { open, sender, driver, keep: Keep::Open })
+    }
+
+    /// Returns how long the connection may be kept for another request.
+    pub(crate) fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    /// Returns whether another request can be sent.
+    pub(crate) fn is_usable(&mut self) -> bool {
+        self.driver.poll_io(&mut Context::from_waker(Waker::noop()));
+        self.driver.connection.is_some() && self.sender.is_ready()
+    }
+
+    /// Sends a request and waits for the whole response.
+    pub(crate) async fn exchange(
+        &mut self,
+        request: Request,
+        max_bytes: u64,
+    ) -> Result<HttpResponse, RequestError> {
+        let Self { open, sender, driver, keep } = self;
+        let counts = driver.counts.clone();
+        let (written, read) = (counts.written(), counts.read());
+        let has_response = || counts.read() > read;
+        let sent = sender.try_send_request(request);
+        let response = match driver.drive(MAX_HEADS_BYTES, sent).await {
+            Some(Ok(response)) => response,
+            None => return Err(RequestError::endless_heads(MAX_HEADS_BYTES)),
+            Some(Err(mut failed)) => {
+                // A child that is exiting may have closed its end just now.
+                let was_sent = failed.take_message().is_none() && counts.written() > written;
+                let error = failed.into_error();
+                if !was_sent {
+                    return Err(RequestError::unsent(error));
+                }
+                return Err(RequestError {
+                    has_response: has_response(),
+                    ..RequestError::of(&error)
+                });
+            }
+        };
+        let (parts, body) = response.into_parts();
+        let body = driver.drive(u64::MAX, collect(body, max_bytes)).await;
+        // Without a limit it ends with the body.
+        let body = body.unwrap_or_else(|| Err(RequestError::too_large(max_bytes)))?;
+        open.served();
+        *keep = Keep::of(parts.version, &parts.headers, Instant::now);
+        Ok(HttpResponse { status: parts.status, headers: parts.headers, body })
+    }
+}
+
+/// Reads a body to its end, or until it is too large.
+async fn collect(mut body: Incoming, max_bytes: u64) -> Result<Vec<u8>, RequestError> {
+    let expected = body.size_hint().exact();
+    if expected.is_some_and(|expected| expected > max_bytes) {
+        return Err(RequestError::too_large(max_bytes));
+    }
+    // Limits the allocation for the declared length, which may be wrong.
+    const MAX_INITIAL_BYTES: u64 = 1 << 20;
+    let capacity = expected.unwrap_or(0).min(MAX_INITIAL_BYTES);
+    let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or(0));
+    while let Some(frame) = poll_fn(|context| next_frame(&mut body, context)).await {
+        let frame = frame.map_err(|error| RequestError::of(&error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if (bytes.len() + data.len()) as u64 > max_bytes {
+            return Err(RequestError::too_large(max_bytes));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+type Frame = Option<Result<hyper::body::Frame<Bytes>, hyper::Error>>;
+
+fn next_frame(body: &mut Incoming, context: &mut Context<'_>) -> Poll<Frame> {
+    Pin::new(body).poll_frame(context)
+}
+
+/// The maximum number of kept connections.
+const MAX_KEPT: usize = 64;
+
+/// The kept connections of one child.
+#[derive(Default)]
+pub(crate) struct Pools {
+    blocking: Pool<Blocking>,
+    tasks: Pool<Async>,
+}
+
+impl Pools {
+    /// Closes those on which no further request can be sent.
+    pub(crate) fn close_unusable(&self) {
+        self.blocking.close_unusable();
+        self.tasks.close_unusable();
+    }
+
+    /// Closes every kept connection.
+    pub(crate) fn clear(&self) {
+        self.blocking.clear();
+        self.tasks.clear();
+    }
+}
+
+/// Idle connections of one transport. The most recently used one is taken first, so that surplus
+/// ones time out.
+pub(crate) struct Pool<W: Transport> {
+    kept: Mutex<Vec<IdleConnection<W::Io>>>,
+}
+
+struct IdleConnection<I: Read + Write + Unpin> {
+    connection: Connection<I>,
+    /// When the child may close it; `None` if unknown.
+    until: Option<Instant>,
+}
+
+impl<W: Transport> Default for Pool<W> {
+    fn default() -> Self {
+        Self { kept: Mutex::default() }
+    }
+}
+
+impl<W: Transport> Pool<W> {
+    /// Takes a usable connection. If one was closed by the child, those that were idle for longer
+    /// are closed, too.
+    pub(crate) fn take(&self) -> Option<Connection<W::Io>> {
+        loop {
+            let mut kept = lock(&self.kept).pop()?;
+            if kept.until.is_some_and(|until| until <= Instant::now()) {
+                continue;
+            }
+            if kept.connection.is_usable() {
+                return Some(kept.connection);
+            }
+            self.clear();
+        }
+    }
+
+    /// Keeps a connection, at most until `until`.
+    pub(crate) fn put(&self, connection: Connection<W::Io>, until: Option<Instant>) {
+        let mut kept = lock(&self.kept);
+        if kept.len() < MAX_KEPT {
+            kept.push(IdleConnection { connection, until });
+        }
+    }
+
+    /// Closes those on which no further request can be sent.
+    pub(crate) fn close_unusable(&self) {
+        lock(&self.kept).retain_mut(|kept| kept.connection.is_usable());
+    }
+
+    /// Closes every kept connection.
+    pub(crate) fn clear(&self) {
+        let kept = std::mem::take(&mut *lock(&self.kept));
+        drop(kept);
+    }
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Time before the peer's timeout from which a connection is no longer used; half the timeout if
+/// that is shorter: a request sent at that moment may be lost.
+const MAX_MARGIN: Duration = Duration::from_secs(1);
+
+/// The time for which a connection may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Keep {
+    /// Until it is found to be closed.
+    Open,
+    /// Until this instant.
+    Until(Instant),
+    /// Not at all.
+    No,
+}
+
+impl Keep {
+    /// Evaluates the headers of a response. `now` is called only if they contain a timeout.
+    fn of(version: Version, headers: &HeaderMap, now: impl FnOnce() -> Instant) -> Self {
+        let has_token = |word: &str| {
+            let values =
+                headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+            values
+                .flat_map(|value| value.split(','))
+                .any(|found| found.trim().eq_ignore_ascii_case(word))
+        };
+        if has_token("close") || (version < Version::HTTP_11 && !has_token("keep-alive")) {
+            return Self::No;
+        }
+        let Some(stated) = headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()) else {
+            return Self::Open;
+        };
+        let number = |name: &str| {
+            stated.split(',').find_map(|part| {
+                let (found, value) = part.split_once('=')?;
+                let is_match = found.trim().eq_ignore_ascii_case(name);
+                is_match.then(|| value.trim().trim_matches('"').parse::<u64>().ok())?
+            })
+        };
+        if number("max") == Some(0) {
+            return Self::No;
+        }
+        let Some(timeout_s) = number("timeout") else { return Self::Open };
+        let timeout = Duration::from_secs(timeout_s);
+        let usable = timeout.saturating_sub((timeout / 2).min(MAX_MARGIN));
+        if usable.is_zero() {
+            return Self::No;
+        }
+        now().checked_add(usable).map_or(Self::Open, Self::Until)
+    }
+}
+
+/// Bytes after which a poll stops reading.
+const MAX_POLL_BYTES: u64 = 32 << 10;
+
+/// Bytes written to and read from a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    written: Arc<AtomicU64>,
+    read: Arc<AtomicU64>,
+    /// The value of `read` at which this poll stops.
+    read_until: Arc<AtomicU64>,
+}
+
+// Relaxed everywhere: one thread at a time polls a connection, and a lock synchronizes the
+// transfer.
+impl Counts {
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Returns the counter of bytes read, which the socket increments.
+    pub(crate) fn reads(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.read)
+    }
+
+    /// Starts a new poll with its own limit.
+    pub(crate) fn begin_poll(&self) {
+        self.read_until.store(self.read() + MAX_POLL_BYTES, Ordering::Relaxed);
+    }
+
+    fn has_read_enough(&self) -> bool {
+        self.read() >= self.read_until.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = &written {
+            self.written.fetch_add(*count as u64, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+pub(crate) struct Counted<I> {
+    io: I,
+    counts: Counts,
+}
+
+impl<I> Counted<I> {
+    /// Wraps a socket that adds the bytes it reads to the same counts.
+    pub(crate) fn new(io: I, counts: Counts) -> Self {
+        Self { io, counts }
+    }
+}
+
+impl<I: Read + Unpin> Read for Counted<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.counts.has_read_enough() {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl<I: Write + Unpin> Write for Counted<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.counts.add(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(context, parts);
+        self.counts.add(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
+
+/// A Unix or TCP socket.
+pub(crate) struct Socket {
+    io: Pin<Box<dyn Io>>,
+    read: Arc<AtomicU64>,
+}
+
+impl Socket {
+    pub(crate) fn new(io: impl Io + 'static, read: Arc<AtomicU64>) -> Self {
+        Self { io: Box::pin(io), read }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = self.io.as_mut().poll_read(context, buffer);
+        self.read.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.io.as_mut().poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.io.as_mut().poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.as_mut().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.as_mut().poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Delivery;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    /// Returns a connection, and the other end of its socket.
+    fn connected() -> (Connection<wire::Stream>, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let io = wire::Stream::try_from(near).expect("a stream");
+        let over = Connection::over(io, Counts::default(), Sharing::new().opened());
+        let connection = wire::block_on(None, over).expect("no end").expect("a connection");
+        (connection, far)
+    }
+
+    #[test]
+    fn request_on_a_just_closed_connection_fails_unsent() {
+        let (mut connection, far) = connected();
+        assert!(connection.is_usable());
+        drop(far);
+        // The request is sent before the end of the connection was read.
+        let request = hyper::Request::new(Full::new(Bytes::new()));
+        let exchanged = wire::block_on(
+            Some(Instant::now() + Duration::from_secs(60)),
+            connection.exchange(request, 1),
+        );
+        let error = exchanged.expect("it completes").expect_err("no peer responds");
+        assert_eq!(error.delivery, Delivery::NotSent, "{error:?}");
+        assert!(!connection.is_usable());
+    }
+
+    #[test]
+    fn request_without_any_byte_written_was_not_sent() {
+        let (mut connection, far) = connected();
+        // As an exiting child does: its output can be read, and nothing can be written.
+        far.shutdown(Shutdown::Read).expect("shutdown succeeds");
+        assert!(connection.is_usable(), "the shutdown is not visible yet");
+        let request = hyper::Request::new(Full::new(Bytes::new()));
+        let exchanged = wire::block_on(None, connection.exchange(request, 1));
+        let error = exchanged.expect("no end").expect_err("no peer responds");
+        assert_eq!(error.delivery, Delivery::NotSent, "{error:?}");
+    }
+
+    fn check(
+        version: Version,
+        headers: &[(&'static str, &str)],
+        expected: impl Fn(Instant) -> Keep,
+    ) {
+        let now = Instant::now();
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().expect("a value"));
+        }
+        assert_eq!(Keep::of(version, &map, || now), expected(now), "{version:?} {headers:?}");
+    }
+
+    #[test]
+    fn keep_alive_header_limits_how_long_a_connection_is_kept() {
+        let until = |ms: u64| move |now| Keep::Until(now + Duration::from_millis(ms));
+        let has_token = |value, expected: &dyn Fn(Instant) -> Keep| {
+            check(Version::HTTP_11, &[("keep-alive", value)], expected);
+        };
+        has_token("timeout=5", &until(4000));
+        has_token("timeout=1", &until(500));
+        has_token("Timeout = 2, max=100", &until(1000));
+        has_token("max=3,timeout=\"60\"", &until(59_000));
+        has_token("timeout=0", &|_| Keep::No);
+        has_token("timeout=5, max=0", &|_| Keep::No);
+        has_token("max=7", &|_| Keep::Open);
+        has_token("timeout=soon", &|_| Keep::Open);
+        has_token("timeout=18446744073709551615", &|_| Keep::Open);
+        has_token("", &|_| Keep::Open);
+    }
+
+    #[test]
+    fn connection_header_and_version_decide_whether_to_keep_it() {
+        check(Version::HTTP_11, &[], |_| Keep::Open);
+        check(Version::HTTP_11, &[("connection", "close")], |_| Keep::No);
+        check(Version::HTTP_11, &[("connection", "x, Close")], |_| Keep::No);
+        check(Version::HTTP_11, &[("connection", "x"), ("connection", "close")], |_| Keep::No);
+        check(Version::HTTP_10, &[], |_| Keep::No);
+        check(Version::HTTP_10, &[("connection", "Keep-Alive")], |_| Keep::Open);
+    }
+}

@@ -1,0 +1,65 @@
+//! Plugins as child processes: starts them, supervises them, calls them over HTTP on a local
+//! socket, restarts them after an exit, and always reaps them. Does not decide what is loaded.
+//!
+//! A host queries the [`Capabilities`](Program::capabilities) of a [`Program`], starts it with
+//! [`supervise`], and calls the [`Process`] that this returns. [`unsupervised`] is for tests of
+//! programs.
+//!
+//! Unix only.
+
+#![cfg(unix)]
+#![deny(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+mod adopted;
+mod call;
+mod capabilities;
+mod child;
+mod child_guard;
+mod client;
+mod config;
+mod connection;
+mod descendants;
+mod diagnose;
+mod error;
+mod guardian;
+mod http;
+mod last_output;
+mod launch;
+mod location;
+mod output;
+#[allow(unsafe_code, reason = "what a child does between fork and exec")]
+mod prepare;
+mod process;
+mod program;
+mod program_file;
+mod restart;
+mod runtime;
+mod services;
+mod sharing;
+mod start;
+mod state;
+mod sync;
+mod watch;
+
+/// Starts without supervision, and requests without retries.
+pub mod unsupervised {
+    pub use crate::child::Stopped;
+    pub use crate::client::{Client, OpenConnection};
+    pub use crate::config::config_channel;
+    pub use crate::connection::open_socket;
+    pub use crate::http::{HttpRequest, HttpResponse, RequestError, SNAPSHOT_VERSION};
+    pub use crate::launch::token;
+    pub use crate::location::{Location, listening};
+    pub use crate::start::{Started, start};
+}
+
+pub use call::Call;
+pub use capabilities::{Capabilities, Dialect, Offered};
+pub use error::{Diagnosis, Error, ErrorKind, ErrorParts, Failure, Step};
+pub use launch::{OwnFolder, SweepFolders, allowed};
+pub use output::{ObserverRef, ProcessObserver};
+pub use process::Process;
+pub use program::{ProcessLimits, Program, ProgramCopy};
+pub use runtime::Processes;
+pub use watch::supervise;

@@ -1,0 +1,195 @@
+//! The parameters of every start: a private copy of a program, its environment and its limits; and
+//! its capabilities, which it prints.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotbay_manifest::{PluginName, SocketType};
+use hotbay_protocol::{
+    CAPABILITIES_ARGUMENT, CAPABILITIES_TIMEOUT, MAX_CAPABILITIES_BYTES, VERSION, variable,
+};
+
+use crate::capabilities::Capabilities;
+use crate::child::{RunToEnd, run_to_end};
+use crate::diagnose;
+use crate::error::{Diagnosis, Error, Step};
+use crate::last_output::output_suffix;
+use crate::launch::{ChildLimits, Launch, OwnFolder, token};
+use crate::output::Tail;
+
+/// The private copy of a program, which the host makes.
+pub trait ProgramCopy: fmt::Debug + Send + Sync {
+    /// Returns the path of the copy, which is executed.
+    fn path(&self) -> PathBuf;
+
+    /// Checks the files beside the program, and restores the copy if it was removed. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Explains why the program cannot be started.
+    fn ensure_intact(&self) -> Result<(), Diagnosis>;
+}
+
+/// A program, and the parameters of each start.
+#[derive(Debug)]
+pub struct Program {
+    /// The name of the plugin in the host.
+    pub name: PluginName,
+    /// The private copy that is run, independent of the original file.
+    pub copy: Arc<dyn ProgramCopy>,
+    /// The original file.
+    pub original: PathBuf,
+    /// The arguments before those of the protocol.
+    pub args: Vec<OsString>,
+    /// The plugin's folder, used as working directory.
+    pub folder: PathBuf,
+    /// The inherited part of the host's environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The config of the manifest, an object.
+    pub config: serde_json::Value,
+    /// The kind of socket that it should listen on.
+    pub socket_type: SocketType,
+    /// The limits of its processes.
+    pub limits: ProcessLimits,
+    /// How the host owns a folder, so that no host removes it meanwhile.
+    pub own_folder: OwnFolder,
+}
+
+impl Program {
+    /// Restores the private copy if it was removed, and checks the files beside it.
+    pub(crate) async fn ensure_intact(&self) -> Result<(), Diagnosis> {
+        let copy = Arc::clone(&self.copy);
+        let ensured = tokio::task::spawn_blocking(move || copy.ensure_intact());
+        match ensured.await {
+            Ok(ensured) => ensured,
+            Err(_) => Err("the host is shutting down".into()),
+        }
+    }
+
+    /// Returns a launch of the program, without a guardian.
+    pub(crate) fn launch(&self, args: Vec<OsString>, tag: String) -> Launch {
+        let mut environment = self.environment.clone();
+        environment.push((variable::PROTOCOL.into(), VERSION.to_string().into()));
+        Launch {
+            program: self.copy.path(),
+            args: self.args.iter().cloned().chain(args).collect(),
+            folder: self.folder.clone(),
+            environment,
+            limits: ChildLimits {
+                memory_bytes: self.limits.memory_bytes,
+                descriptors: self.limits.descriptors,
+                cpu_s: self.limits.cpu_s,
+            },
+            tag,
+            guarded: false,
+            remove_at_end: None,
+        }
+    }
+
+    /// Explains why it was not spawned. Names the original file, which users know.
+    pub(crate) fn explain_spawn_error(&self, error: &io::Error) -> Diagnosis {
+        self.with_original_path(diagnose::of_spawn(error, &self.copy.path()))
+    }
+
+    /// Explains how it exited, and why.
+    pub(crate) fn explain_exit(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
+        self.with_original_path(diagnose::of_exit(status, &self.copy.path(), tail))
+    }
+
+    /// Explains what is wrong with the file itself, if that is the cause.
+    pub(crate) fn explain_file(&self) -> Option<Diagnosis> {
+        diagnose::of_file(&self.copy.path()).map(|cause| self.with_original_path(cause))
+    }
+
+    fn with_original_path(&self, Diagnosis { message, hint }: Diagnosis) -> Diagnosis {
+        let copy = self.copy.path().display().to_string();
+        let original = self.original.display().to_string();
+        let replace = |text: String| text.replace(&copy, &original);
+        Diagnosis { message: replace(message), hint: hint.map(replace) }
+    }
+}
+
+/// The limits of one process and of the calls to it.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessLimits {
+    /// Limit of data: heap and private writable mappings.
+    pub memory_bytes: Option<u64>,
+    /// Limit of open file descriptors.
+    pub descriptors: Option<u64>,
+    /// Limit of processor time, in seconds.
+    pub cpu_s: Option<u64>,
+    /// From the launch until it is ready.
+    pub start_timeout: Duration,
+    /// Time in which it must exit on request.
+    pub stop_timeout: Duration,
+    /// After this time without calls it exits, or the host stops it if it speaks an older dialect.
+    /// Zero disables this.
+    pub idle_timeout: Duration,
+    /// Time for which `/healthz` may stay unanswered after a call has missed its deadline. Zero
+    /// disables the check.
+    pub health_timeout: Duration,
+    /// Limit of the response to a call.
+    pub max_response_bytes: u64,
+    /// Limit of a state.
+    pub max_snapshot_bytes: u64,
+}
+
+impl Program {
+    /// Queries the capabilities, on a thread of the host's runtime.
+    ///
+    /// # Errors
+    ///
+    /// `StartFailed` if the program does not run, or prints invalid capabilities.
+    pub async fn capabilities(&self) -> Result<Capabilities, Error> {
+        let failed = |reason: Diagnosis| Error::at(Step::Capabilities, reason);
+        let tag = token().map_err(|error| failed(error.to_string().into()))?;
+        let launch = self.launch(vec![CAPABILITIES_ARGUMENT.into()], tag);
+        let limit = self.limits.start_timeout.min(CAPABILITIES_TIMEOUT);
+        match run_to_end(&launch, limit, MAX_CAPABILITIES_BYTES).await {
+            RunToEnd::Exited { status, stdout, stderr } if status.success() => {
+                Capabilities::parse(&stdout).map_err(|error| {
+                    let output = output_suffix(&tail_of(&stderr));
+                    let (file, hint) = match self.explain_file() {
+                        Some(Diagnosis { message, hint }) => (format!("; {message}"), hint),
+                        None => (String::new(), error.hint.map(str::to_owned)),
+                    };
+                    let message = format!(
+                        "`capabilities` printed invalid capabilities: {error}{file}{output}"
+                    );
+                    failed(Diagnosis { message, hint })
+                })
+            }
+            RunToEnd::Exited { status, stderr, .. } => {
+                let why = self.explain_exit(status, &tail_of(&stderr));
+                Err(failed(
+                    why.map_message(|why| format!("the command `capabilities` failed: {why}")),
+                ))
+            }
+            RunToEnd::TimedOut { stderr } => {
+                let output = output_suffix(&tail_of(&stderr));
+                let waited = limit.as_millis();
+                Err(failed(
+                    format!("`capabilities` did not exit within {waited} ms{output}").into(),
+                ))
+            }
+            RunToEnd::TooMuchOutput { stderr } => {
+                let (max, output) = (MAX_CAPABILITIES_BYTES, output_suffix(&tail_of(&stderr)));
+                Err(failed(format!("`capabilities` printed more than {max} bytes{output}").into()))
+            }
+            RunToEnd::NotStarted(error) => Err(failed(self.explain_spawn_error(&error))),
+        }
+    }
+}
+
+fn tail_of(stderr: &[u8]) -> Tail {
+    let mut tail = Tail::default();
+    for line in String::from_utf8_lossy(stderr).lines() {
+        tail.push(line);
+    }
+    tail
+}

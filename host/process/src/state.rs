@@ -1,0 +1,226 @@
+//! The state of a supervised process that its callers and its watch task share: its phase, and its
+//! calls.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::capabilities::Capabilities;
+use crate::client::Client;
+use crate::error::Diagnosis;
+use crate::program::Program;
+use crate::restart::ExitCause;
+
+/// State shared by the callers of a process and its watch task.
+pub(crate) struct Shared {
+    pub(crate) program: Arc<Program>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// Weak, so that the task notices when all senders are dropped.
+    pub(crate) commands: mpsc::WeakUnboundedSender<Command>,
+    pub(crate) activity: Activity,
+}
+
+/// The phase of a process; completes the sentence "the process is …".
+#[derive(Clone)]
+pub(crate) enum Phase {
+    /// Being started.
+    Starting,
+    /// Running, and can be called.
+    Serving(Arc<Live>),
+    /// Not running: it exited by its idle timeout, and is started by the next call.
+    Idle,
+    /// Not running: the last start failed, and is retried at this instant.
+    Backoff { why: Arc<Diagnosis>, until: Instant },
+    /// Stopped for good.
+    Stopped,
+}
+
+/// A process that can be called.
+pub(crate) struct Live {
+    pub(crate) pid: u32,
+    pub(crate) client: Client,
+    /// Its socket, if a second process of the program would use the same path.
+    pub(crate) fixed_socket: Option<PathBuf>,
+    /// How it ended; set before the phase changes.
+    pub(crate) end: OnceLock<ExitCause>,
+}
+
+/// A command to the watch task of a process.
+pub(crate) enum Command {
+    /// A call waits for an idle process.
+    Wake,
+    /// A call to this process missed its deadline: check whether it hangs.
+    CheckHung { pid: u32 },
+    /// Stop it, with a grace period if `graceful`. The sender reports the result.
+    Stop { graceful: bool, done: tokio::sync::oneshot::Sender<Result<(), Diagnosis>> },
+}
+
+/// Fraction of the idle timeout by which host and process may disagree: each measures from the end
+/// of the last call as it sees it.
+const IDLE_SLACK_DIVISOR: u32 = 4;
+const MAX_IDLE_SLACK: Duration = Duration::from_secs(1);
+
+/// Time after its idle timeout for which a process may still be about to exit.
+const EXIT_WINDOW: Duration = Duration::from_secs(2);
+
+/// The calls of one process.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    running: AtomicU32,
+    /// Whether the current process has responded to anything.
+    has_served: AtomicBool,
+    answers: AtomicU32,
+    /// A request sent after the last response was never answered.
+    has_lost: AtomicBool,
+    /// Nanoseconds from `since` to the last response, or to the start of the process.
+    last_ns: AtomicU64,
+    since: Instant,
+    /// A deadline was missed, and the watch task was notified.
+    is_suspected: AtomicBool,
+}
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        Self {
+            running: AtomicU32::new(0),
+            has_served: AtomicBool::new(false),
+            answers: AtomicU32::new(0),
+            has_lost: AtomicBool::new(false),
+            last_ns: AtomicU64::new(0),
+            since: Instant::now(),
+            is_suspected: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts a call until the returned guard is dropped.
+    pub(crate) fn begin(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(&self.running)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns whether a request is in flight, or the last one was never answered.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.is_running() || self.has_lost.load(Ordering::Relaxed)
+    }
+
+    /// Records that the process left a request unanswered.
+    pub(crate) fn lost(&self) {
+        self.has_lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Records the start of a process.
+    pub(crate) fn started(&self, now: Instant) {
+        self.note(now);
+        self.has_lost.store(false, Ordering::Relaxed);
+        self.is_suspected.store(false, Ordering::Relaxed);
+    }
+
+    /// Records a response of the process.
+    pub(crate) fn answered(&self, now: Instant) {
+        self.note(now);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        self.has_lost.store(false, Ordering::Relaxed);
+        self.has_served.store(true, Ordering::Relaxed);
+    }
+
+    fn note(&self, now: Instant) {
+        let ns = now.saturating_duration_since(self.since).as_nanos();
+        self.last_ns.store(u64::try_from(ns).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Returns the number of responses so far; wraps around.
+    pub(crate) fn answers(&self) -> u32 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the process has responded since it started, and resets the flag for the next
+    /// process.
+    pub(crate) fn take_has_served(&self) -> bool {
+        self.has_served.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns the time of the last response, or of the start of the process.
+    pub(crate) fn last(&self) -> Instant {
+        self.since + Duration::from_nanos(self.last_ns.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether a process that exits at `now` may do so because of `idle_timeout`; zero
+    /// means it never does.
+    pub(crate) fn was_idle(&self, idle_timeout: Duration, now: Instant) -> bool {
+        is_idle(idle_timeout, now.saturating_duration_since(self.last()))
+    }
+
+    /// Returns whether a call sent at `sent` may have raced with such an exit.
+    pub(crate) fn may_race_idle_exit(&self, idle_timeout: Duration, sent: Instant) -> bool {
+        let idle = sent.saturating_duration_since(self.last());
+        self.was_idle(idle_timeout, sent) && idle <= idle_timeout.saturating_add(EXIT_WINDOW)
+    }
+
+    /// Records a missed deadline; returns true if the watch task has not been notified yet.
+    #[must_use]
+    pub(crate) fn suspect(&self) -> bool {
+        !self.is_suspected.swap(true, Ordering::Relaxed)
+    }
+
+    /// Clears the suspicion: the process has proved to be alive.
+    pub(crate) fn trust(&self) {
+        self.is_suspected.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Returns whether a process that has been idle for `idle` may exit for that reason; a timeout of
+/// zero disables this.
+pub(crate) fn is_idle(idle_timeout: Duration, idle: Duration) -> bool {
+    !idle_timeout.is_zero() && idle >= idle_timeout.saturating_sub(slack(idle_timeout))
+}
+
+fn slack(idle_timeout: Duration) -> Duration {
+    (idle_timeout / IDLE_SLACK_DIVISOR).min(MAX_IDLE_SLACK)
+}
+
+/// A call in flight.
+#[must_use]
+pub(crate) struct Running<'a>(&'a AtomicU32);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_exit_is_measured_from_the_last_response() {
+        let activity = Activity::new();
+        let start = activity.since;
+        let after = |ms| start + Duration::from_millis(ms);
+        let idle_timeout = Duration::from_millis(400);
+        activity.started(start);
+        assert!(!activity.was_idle(idle_timeout, after(299)));
+        assert!(activity.was_idle(idle_timeout, after(300)));
+        activity.answered(after(300));
+        assert!(!activity.was_idle(idle_timeout, after(599)));
+        assert!(activity.was_idle(idle_timeout, after(600)));
+        assert!(!activity.was_idle(Duration::ZERO, after(100_000)), "zero disables idle exits");
+        assert!(activity.may_race_idle_exit(idle_timeout, after(700)));
+        assert!(activity.may_race_idle_exit(idle_timeout, after(2_700)));
+        assert!(
+            !activity.may_race_idle_exit(idle_timeout, after(2_701)),
+            "it was not about to exit"
+        );
+        let hour = Duration::from_secs(3600);
+        assert!(!activity.was_idle(hour, after(300) + hour - Duration::from_millis(1001)));
+        assert!(activity.was_idle(hour, after(300) + hour - Duration::from_millis(1000)));
+    }
+}
