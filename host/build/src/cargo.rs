@@ -28,7 +28,7 @@ pub fn typos(folder: &Path) -> Command {
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", display(command)))?;
     if !status.success() {
-        bail!("{} exited with {status}", display(command));
+        bail!("{} failed ({status})", display(command));
     }
     Ok(())
 }
@@ -37,7 +37,7 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
 pub fn read(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let output = output(command)?;
     if !output.status.success() {
-        bail!("{} exited with {}", display(command), output.status);
+        bail!("{} failed ({})", display(command), output.status);
     }
     Ok(output.stdout)
 }

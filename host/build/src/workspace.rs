@@ -38,7 +38,7 @@ impl Workspace {
         // Read at run time, so that a folder that was moved with its target keeps working.
         let folder = match env::var_os("CARGO_MANIFEST_DIR") {
             Some(folder) => PathBuf::from(folder),
-            None => env::current_dir().context("cannot read the current folder")?,
+            None => env::current_dir().context("cannot determine the current folder")?,
         };
         Self::read(&folder, None)
     }

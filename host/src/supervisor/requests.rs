@@ -86,7 +86,8 @@ impl Shared {
         }
         let known: Vec<_> = endpoints.iter().map(String::as_str).collect();
         let known = known.join("`, `");
-        let message = format!("was not called: endpoint `{endpoint}` not found; it has `{known}`");
+        let message =
+            format!("was not called: endpoint `{endpoint}` not found; the program has `{known}`");
         Err(Failure::Other(Error::new(ErrorKind::Unsupported, message)))
     }
 
@@ -244,7 +245,7 @@ fn error_of(error: &RequestError, sent: u32) -> Error {
     };
     let what = match error.delivery {
         Delivery::NotSent => "was not called",
-        Delivery::MaybeSent => "was called, but returned no response; the call may have run",
+        Delivery::MaybeSent => "was called and may have run, but returned no response",
     };
     let times = if sent > 1 { format!(" ({sent} attempts)") } else { String::new() };
     Error::new(kind, format!("{what}{times}")).caused_by(error.message.clone())
@@ -261,6 +262,6 @@ fn backoff_error(why: &Diagnosis, until: Instant) -> Error {
     let wait = until.saturating_duration_since(Instant::now());
     let wait_ms = wait.as_millis();
     let message =
-        format!("was not called: its process is not running; the next start is in {wait_ms} ms");
+        format!("was not called: its process is not running (next start in {wait_ms} ms)");
     Error::new(ErrorKind::StartFailed, message).caused_by(why.clone()).with_retry_after(wait)
 }

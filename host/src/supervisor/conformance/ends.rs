@@ -74,7 +74,7 @@ pub(super) async fn when_idle(kit: &mut TestKit) -> Outcome {
         return skipped(format!("it was not started: {}", kit.not_running));
     };
     let channel = kit.config_channel();
-    let why = format!("an `idleTimeout` of {nanoseconds} ns, passed by {channel}");
+    let why = format!("an `idleTimeout` of {nanoseconds} ns, passed via {channel}");
     check_exit(kit, started, &why, IDLE_EXIT_TIMEOUT).await
 }
 
@@ -114,8 +114,8 @@ async fn check_exit(
         let how = diagnose::of_exit(status, &path, &lock(&tail));
         return failed(how.map_message(|how| {
             format!(
-                "after {cause} it did not exit with code 0: {how}; expected it to finish running \
-                 calls, remove its socket and lock, and exit with code 0"
+                "after {cause} it did not exit with code 0; expected it to finish running calls, \
+                 remove its socket and lock, and exit with code 0: {how}"
             )
         }));
     }

@@ -39,7 +39,7 @@ impl TestKit {
         let took = began_at.elapsed().as_millis();
         let Some(NotStarted { step, reason, .. }) = not_started else {
             let launched = self.config_channel();
-            self.report.passed("launch", format!("the config was passed by {launched}"));
+            self.report.passed("launch", format!("the config was passed via {launched}"));
             let outcome = self
                 .live()
                 .map_err(|failure| failure.clone())

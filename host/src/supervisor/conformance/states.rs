@@ -58,7 +58,7 @@ pub(super) async fn restore(kit: &TestKit, state: Option<State>) -> Outcome {
         return skipped("the program has no endpoint `restore`");
     }
     let Some(state) = state else {
-        let hint = "pass a sample that creates some";
+        let hint = "pass a sample that creates a state";
         return skipped(Diagnosis::new("the snapshot has no state to restore", hint));
     };
     let mut request = RawRequest::get("restore");

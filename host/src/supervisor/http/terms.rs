@@ -43,13 +43,14 @@ pub(in crate::supervisor) fn add_headers(
     let Some(headers) = request.named_headers() else { return Ok(()) };
     let found = headers.iter().len();
     if found > MAX_HEADERS {
-        return Err(rejected(format!("it has {found} headers; at most {MAX_HEADERS} are allowed")));
+        let message = format!("the request has {found} headers; at most {MAX_HEADERS} are allowed");
+        return Err(rejected(message));
     }
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > MAX_HEADERS_BYTES {
         let message = format!(
-            "its headers have {bytes} bytes with their names; at most {MAX_HEADERS_BYTES} are \
-             allowed"
+            "the names and values of the request's headers have {bytes} bytes; at most \
+             {MAX_HEADERS_BYTES} are allowed"
         );
         return Err(rejected(message));
     }
