@@ -6,22 +6,25 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use hotbay_manifest::{Manifest, start_order};
+use hotbay_plugin::{CallContext, Config, Output, Payload, Plugin, PluginError};
 use tokio_util::sync::CancellationToken;
 
-use super::cancellation::shut_down_with;
 use super::discovery::{DirectoryWalk, Discovery};
+use super::factories::{Factories, function_source, manifest_of};
+use super::host::Host;
+use super::inner::{Inner, absolute, shut_down_with};
 use super::registry::Registry;
-use super::runtime::Factories;
-use super::{Host, Inner, absolute};
+use super::watching::watch;
 use crate::artifact::stage::StagingArea;
+use crate::boundary::{Instance, Root};
 use crate::call::Request;
 use crate::config::{HostLimits, Quarantine};
 use crate::error::{Error, ErrorKind};
 use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
-use crate::id::PluginName;
-use crate::middleware::{Layer, Layers};
-use crate::providers::{Choices, Preferences};
+use crate::id::{InvalidName, PluginName};
+use crate::middleware::{Layer, Layers, ResponseCache};
+use crate::providers::{Choices, Preference, Preferences};
 use crate::reload::{
     AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Rules, Source,
 };
@@ -53,16 +56,16 @@ pub struct HostBuilder {
     quarantine: Option<Quarantine>,
     want_frames: bool,
     default_deadline: Option<Duration>,
-    pub(super) layers: Layers,
+    layers: Layers,
     permission_policy: Option<PermissionPolicy>,
     /// The first invalid setting.
-    pub(super) invalid: Option<Error>,
-    pub(super) preferences: Preferences,
+    invalid: Option<Error>,
+    preferences: Preferences,
     pub(crate) staging_dir: Option<PathBuf>,
     keep_staged: bool,
     pub(crate) environment: Vec<String>,
-    pub(super) compiled_in: Vec<(Result<Manifest, Error>, Source)>,
-    pub(super) factories: Factories,
+    compiled_in: Vec<(Result<Manifest, Error>, Source)>,
+    factories: Factories,
     discovery: Option<Box<dyn Discovery>>,
     cancellation: Option<CancellationToken>,
     is_watched: bool,
@@ -332,6 +335,121 @@ impl HostBuilder {
         self
     }
 
+    /// Sets the plugins that are tried first for a contract, in this order. The others follow in the
+    /// order of [`prefer`](Self::prefer). The last call for a contract applies. The plugins need not
+    /// be loaded.
+    pub fn prefer_providers<N: AsRef<str>>(
+        mut self,
+        contract: impl Into<String>,
+        plugins: impl IntoIterator<Item = N>,
+    ) -> Self {
+        let contract = contract.into();
+        let names = plugins.into_iter().map(|plugin| PluginName::new(plugin.as_ref()));
+        match names.collect::<Result<_, InvalidName>>() {
+            Ok(names) => self.preferences.put_first(contract, names),
+            Err(error) => {
+                let message = format!("a provider of `{contract}` cannot be preferred");
+                let error = Error::new(ErrorKind::NotFound, message).caused_by(error);
+                self.invalid.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// Sets which kind of provider comes first among those that
+    /// [`prefer_providers`](Self::prefer_providers) does not list. Default:
+    /// [`Preference::Internal`].
+    pub fn prefer(mut self, preference: Preference) -> Self {
+        self.preferences.general = preference;
+        self
+    }
+
+    /// Caches the replies of one plugin, of any kind, and returns them for equal requests. See
+    /// [`ResponseCache`].
+    pub fn cache(mut self, plugin: &str, cache: ResponseCache) -> Self {
+        match PluginName::new(plugin) {
+            Ok(plugin) => self.layers.cache(plugin, cache),
+            Err(error) => {
+                let message = format!("the replies of `{plugin}` cannot be cached");
+                let error = Error::new(ErrorKind::NotFound, message).caused_by(error);
+                self.invalid.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// Registers a plugin that is compiled into this program and starts it in
+    /// [`build`](Self::build).
+    pub fn register<T: Plugin>(mut self, manifest: Manifest) -> Self {
+        let source = Source::Type(Root::compiled_in::<T>());
+        self.compiled_in.push((Ok(manifest), source));
+        self
+    }
+
+    /// Registers a function as a plugin.
+    ///
+    /// ```
+    /// # use hotbay::{Host, Output, Request};
+    /// let host = Host::builder()
+    ///     .register_fn("echo", |_, input| Ok(Output::copy_of(input.as_bytes())))
+    ///     .build()?;
+    /// assert_eq!(host.plugin("echo")?.call(Request::text("hello"))?.as_text()?, "hello");
+    /// # Ok::<(), hotbay::Error>(())
+    /// ```
+    pub fn register_fn<F>(mut self, name: &str, function: F) -> Self
+    where
+        F: Fn(&CallContext<'_>, Payload<'_>) -> Result<Output, PluginError> + Send + Sync + 'static,
+    {
+        self.compiled_in.push((manifest_of(name), function_source(function)));
+        self
+    }
+
+    /// Registers a factory, from which [`Host::create`] makes plugins of the kind `kind`.
+    ///
+    /// `factory` gets the config of the plugin to create. It runs on a thread of the host within
+    /// [`start_timeout`](crate::HostLimits::start_timeout). The last factory registered for a kind
+    /// applies.
+    ///
+    /// ```
+    /// use hotbay::hotbay_plugin::{Config, HostServices};
+    /// use hotbay::{CallContext, Error, Host, Output, Payload, Plugin, PluginError, Request};
+    /// use serde_json::json;
+    ///
+    /// struct Prefix(String);
+    ///
+    /// impl Plugin for Prefix {
+    ///     fn init(config: &Config, _: HostServices) -> Result<Self, PluginError> {
+    ///         config.parse().map(Self)
+    ///     }
+    ///     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+    ///         Ok(Output::text(format!("{}{}", self.0, input.as_text()?)))
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hotbay::Error> {
+    /// let host = Host::builder()
+    ///     .register_factory("prefix", |config: &Config| {
+    ///         Ok(Prefix(config.get("prefix").and_then(|it| it.as_str()).unwrap_or(">").to_owned()))
+    ///     })
+    ///     .build()?;
+    /// let quote = host.create("prefix", "quote", json!({ "prefix": "> " })).await?;
+    /// assert_eq!(quote.call(Request::text("hello"))?.as_text()?, "> hello");
+    /// let error = host.create("suffix", "other", json!({})).await.unwrap_err();
+    /// assert!(error.is_not_found());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn register_factory<T, F>(mut self, kind: impl Into<String>, factory: F) -> Self
+    where
+        T: Plugin,
+        F: Fn(&Config) -> Result<T, PluginError> + Send + Sync + 'static,
+    {
+        let construct = move |config: &Config| factory(config).map(Instance::compiled_in);
+        self.factories.0.insert(kind.into(), Arc::new(construct));
+        self
+    }
+
     /// Builds the host and starts the compiled-in plugins, in the order of `requires`. Loads nothing
     /// from the plugin directories.
     ///
@@ -387,7 +505,7 @@ impl HostBuilder {
             host.inner.load(&candidate, source, None)?;
         }
         if self.is_watched {
-            host.inner.watch(self.poll_interval, self.unload_removed)?;
+            watch(&host.inner, self.poll_interval, self.unload_removed)?;
         }
         // After the watch, which a shutdown ends.
         if let Some(token) = self.cancellation {
@@ -395,6 +513,13 @@ impl HostBuilder {
             let _ = host.inner.cancellation.set(guard);
         }
         Ok(host)
+    }
+}
+
+impl Host {
+    /// Returns a builder.
+    pub fn builder() -> HostBuilder {
+        HostBuilder::new()
     }
 }
 

@@ -13,8 +13,8 @@ use hotbay_plugin::Snapshot;
 use semver::Version;
 
 use super::discovery::Discovered;
+use super::inner::{Inner, absolute};
 use super::registry::Loadable;
-use super::{Inner, absolute};
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
 use crate::panic::catch_panic;

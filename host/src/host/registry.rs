@@ -4,24 +4,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hotbay_manifest::Manifest;
 
-use super::info::snapshot;
-use super::not_found::not_serving;
-use super::shutdown_latch::ShutdownLatch;
-use super::shutting_down;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
+use crate::generation::State;
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
-use crate::metrics::PluginInfo;
+use crate::metrics::{PluginInfo, PluginState, PluginStats};
 use crate::providers::{Changes, Offer, Offers};
 use crate::reload::{Build, Candidate, Dependent, LoadOptions, Loaded};
 use crate::slot::Slot;
-use crate::sync::ProcessEpoch;
+use crate::sync::{ProcessEpoch, lock};
 
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -32,25 +29,25 @@ pub(super) struct Registry {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Entries {
-    pub(super) by_name: BTreeMap<PluginName, Entry>,
-    pub(super) is_closed: bool,
+struct Entries {
+    by_name: BTreeMap<PluginName, Entry>,
+    is_closed: bool,
     /// The number of loads, so that plugins can be unloaded in the reverse order.
     loads: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) manifest: Arc<Manifest>,
+struct Entry {
+    manifest: Arc<Manifest>,
     /// The manifest of the build that a reload is starting.
     next: Option<Arc<Manifest>>,
     folder: Option<PathBuf>,
     options: Arc<LoadOptions>,
-    pub(super) stage: Stage,
+    stage: Stage,
 }
 
 #[derive(Debug)]
-pub(super) enum Stage {
+enum Stage {
     Loading,
     Serving { handle: PluginHandle, slot: Arc<Slot>, build: Build, offers: Offers, order: u64 },
     Unloading,
@@ -459,4 +456,133 @@ fn duplicate(candidate: &Candidate, loaded: &Entry) -> Error {
         (None, Some(folder)) => format!("is already loaded from `{}`", folder.display()),
     };
     duplicate(message).with_hint("change the `name` of one of them")
+}
+
+/// Returns the snapshot of the plugin in `slot`, which was loaded as number `epoch` of its host.
+fn snapshot(
+    slot: &Slot,
+    build: &Build,
+    manifest: &Arc<Manifest>,
+    folder: Option<&PathBuf>,
+    epoch: u64,
+) -> PluginInfo {
+    let generation = slot.generation();
+    let state = match generation.as_ref().map(|generation| generation.state()) {
+        Some(State::Serving | State::Draining) if slot.health.is_quarantined() => {
+            PluginState::Quarantined
+        }
+        Some(State::Serving) => PluginState::Serving,
+        Some(State::Draining) => PluginState::Draining,
+        None if slot.is_paused() => PluginState::Paused,
+        Some(State::Retired | State::Closed | State::Kept(_)) | None => PluginState::Retired,
+    };
+    PluginInfo {
+        name: slot.name.clone(),
+        version: manifest.version().clone(),
+        generation: generation.map(|generation| generation.id),
+        state,
+        folder: folder.cloned(),
+        manifest: Arc::clone(manifest),
+        pid: slot.pid(),
+        notes: build.notes.clone(),
+        stats: stats(slot, epoch),
+    }
+}
+
+fn stats(slot: &Slot, epoch: u64) -> PluginStats {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = &slot.counters;
+    PluginStats {
+        epoch,
+        calls: counters.calls.sum().unsigned_abs(),
+        errors: count(&counters.errors),
+        faults: count(&counters.faults),
+        exits: count(&counters.exits),
+        restarts: count(&counters.restarts),
+        refused: count(&counters.refused),
+        shed: count(&counters.shed),
+        abandoned: count(&counters.abandoned),
+        log_lines_dropped: count(&counters.log_lines_dropped),
+        cache_hits: count(&counters.cache.hits),
+        cache_misses: count(&counters.cache.misses),
+        cache_bytes: count(&counters.cache.bytes),
+        waiting: slot.queued() as u64,
+        running: slot.running().0 as u64,
+        live_bytes: slot.live_bytes(),
+        latencies: counters.latencies.snapshot(),
+    }
+}
+
+/// Returns the error for a plugin that does not serve: it is being loaded or unloaded, or unknown,
+/// or the host was shut down.
+fn not_serving(name: &str, entries: &Entries) -> Error {
+    if entries.is_closed {
+        return shutting_down();
+    }
+    let Some(entry) = entries.by_name.get(name) else { return not_found(name, entries) };
+    let message = match entry.stage {
+        Stage::Unloading => "is being unloaded",
+        // Includes a plugin that started to serve after the caller's check.
+        Stage::Loading | Stage::Serving { .. } => "is still being loaded",
+    };
+    Error::new(ErrorKind::NotFound, message).of(entry.manifest.name())
+}
+
+fn not_found(name: &str, entries: &Entries) -> Error {
+    let names = entries.by_name.keys().map(PluginName::as_str);
+    let hint = nearest(name, names, "loaded plugins");
+    let hint = hint.unwrap_or_else(|| "no plugin is loaded".to_owned());
+    let error = match PluginName::new(name) {
+        Ok(name) => Error::new(ErrorKind::NotFound, "not found").of(&name),
+        Err(_) => Error::new(ErrorKind::NotFound, format!("plugin `{name}` not found")),
+    };
+    error.with_hint(hint)
+}
+
+/// Returns a hint for a name that is not among `known`: the nearest one, or the first ones after
+/// `label`. `None` if `known` is empty.
+pub(super) fn nearest<'n>(
+    name: &str,
+    known: impl Iterator<Item = &'n str> + Clone,
+    label: &str,
+) -> Option<String> {
+    if let Some(near) = hotbay_manifest::nearest(name, known.clone()) {
+        return Some(format!("did you mean `{near}`?"));
+    }
+    let names: Vec<_> = known.take(8).collect();
+    (!names.is_empty()).then(|| format!("{label}: `{}`", names.join("`, `")))
+}
+
+pub(super) fn shutting_down() -> Error {
+    Error::new(ErrorKind::Shutdown, "the host was shut down")
+}
+
+/// A latch that opens once.
+#[derive(Debug, Default)]
+pub(super) struct ShutdownLatch {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+/// Opens a latch on drop.
+#[derive(Debug)]
+pub(super) struct OpenOnDrop<'g>(&'g ShutdownLatch);
+
+impl Drop for OpenOnDrop<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.is_open) = true;
+        self.0.opened.notify_all();
+    }
+}
+
+impl ShutdownLatch {
+    /// Returns a guard that opens the latch on drop.
+    pub(super) fn open_on_drop(&self) -> OpenOnDrop<'_> {
+        OpenOnDrop(self)
+    }
+
+    pub(super) fn wait(&self) {
+        let is_open = lock(&self.is_open);
+        drop(self.opened.wait_while(is_open, |is_open| !*is_open));
+    }
 }

@@ -1,12 +1,11 @@
 //! Reloads plugins, one reload of a plugin at a time, on threads of the host. Replaced builds drain
 //! and stop in the background.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
-use super::Inner;
-use super::watching::FolderAttempt;
+use super::inner::Inner;
+use super::reload_request::{ReloadRequest, Reloaded};
 use crate::artifact::digest::Artifact;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
@@ -17,25 +16,6 @@ use crate::reload::{
     Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact, swap,
 };
 use crate::slot::Slot;
-
-/// The outcome of [`Host::reload`](crate::Host::reload).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reloaded {
-    /// This new generation serves now.
-    Promoted(GenerationId),
-    /// Neither library nor manifest changed, and the plugin was not quarantined.
-    Unchanged,
-}
-
-/// A request for a reload, by its source.
-#[derive(Debug)]
-pub(super) enum ReloadRequest {
-    Caller(oneshot::Sender<Result<Reloaded, Error>>),
-    Watch(FolderAttempt),
-    /// Another plugin of the same folder was reloaded.
-    SameFolder,
-}
 
 impl Inner {
     /// Reloads a plugin, now or after its current reload. A request of the watch replaces none that
@@ -115,6 +95,15 @@ impl Inner {
         }
     }
 
+    /// Requests a reload of the plugins that serve from `folder`, except these.
+    pub(super) fn reload_others(self: &Arc<Self>, folder: &Path, except: &[PluginName]) {
+        for plugin in self.serving_from(folder) {
+            if !except.contains(plugin.manifest.name()) {
+                self.request_reload(plugin.manifest.name(), ReloadRequest::SameFolder);
+            }
+        }
+    }
+
     fn emit_rolled_back(&self, plugin: &PluginName, reloaded: &Result<Reloaded, Error>) {
         match reloaded {
             Ok(_) => {}
@@ -190,25 +179,6 @@ impl Inner {
                 Err(error)
             }
         }
-    }
-
-    /// Fails if too many libraries stay mapped.
-    pub(super) fn check_retained(&self, next: &Candidate) -> Result<(), Error> {
-        let keeper = &self.context.deferred_unloads;
-        let (kept, max_kept) = (keeper.count(), self.context.limits.max_retained_libraries);
-        if kept < max_kept as usize {
-            return Ok(());
-        }
-        let libraries = match kept {
-            1 => "1 library of an earlier build stays".to_owned(),
-            _ => format!("{kept} libraries of earlier builds stay"),
-        };
-        let message =
-            format!("{libraries} mapped ({}); the maximum is {max_kept}", keeper.totals());
-        let hint = "fix the problems that `Host::retained` reports, raise `max_retained_libraries`, or \
-                    restart the program to unmap the libraries";
-        let failed = next.failed(LoadStep::Open, ErrorKind::Overloaded);
-        Err(failed.caused_by(message).with_hint(hint))
     }
 
     fn promoted(
