@@ -1,14 +1,17 @@
-//! `hotbay build` with the folders of scripts: what it installs, and what its watch sees.
+//! `hotbay new` and `hotbay build`: what they create and install, and what the watch of a build sees.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use hotbay_tests::{LIMIT, Plugins, binary, until};
+use hotbay_tests::{LIMIT, Plugins, until};
+use snapbox::str;
+
+use crate::command::{command, hotbay, run};
 
 fn script(folder: &Path, name: &str, text: &str) {
     fs::create_dir_all(folder).unwrap();
@@ -21,17 +24,6 @@ fn script(folder: &Path, name: &str, text: &str) {
     fs::write(folder.join("plugin.json"), manifest).unwrap();
 }
 
-#[allow(clippy::disallowed_methods, reason = "the command is a process")]
-fn hotbay(here: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary("hotbay-cli", "hotbay"));
-    command.args(arguments).current_dir(here).stdin(Stdio::null());
-    command
-}
-
-fn command(here: &Path, arguments: &[&str]) -> Command {
-    hotbay(here, &[&["build"], arguments].concat())
-}
-
 /// `hotbay build --watch`, with the lines that it prints.
 struct Watch {
     process: Child,
@@ -40,7 +32,7 @@ struct Watch {
 
 impl Watch {
     fn start(here: &Path, from: &str) -> Self {
-        let mut command = command(here, &[from, "--out", "out", "--watch"]);
+        let mut command = command(here, &["build", from, "--out", "out", "--watch"]);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stdout: Box<dyn Read + Send> = Box::new(process.stdout.take().unwrap());
@@ -88,7 +80,7 @@ fn plugins_installed_in_the_folder_of_a_script_are_not_installed_again() {
     let root = Plugins::new();
     script(root.dir(), "s", "1");
     for _ in 0..2 {
-        assert!(command(root.dir(), &[]).stdout(Stdio::null()).status().unwrap().success());
+        hotbay(root.dir(), &["build"]).exits(0);
     }
     let installed = root.dir().join("target/plugins/s");
     assert_eq!(fs::read_dir(installed).unwrap().count(), 2);
@@ -98,14 +90,14 @@ fn plugins_installed_in_the_folder_of_a_script_are_not_installed_again() {
 fn invalid_plugin_name_is_refused_and_escaped() {
     let root = Plugins::new();
     script(root.dir(), r"\u001b[31mred", "1");
-    let output = command(root.dir(), &[]).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(
-        stderr.contains("`name` is ") && stderr.contains("expected a lower-case letter"),
-        "{stderr}"
-    );
-    assert!(!stderr.contains('\x1b'), "{stderr:?}");
+    hotbay(root.dir(), &["build"]).exits(1).shows(str![[r#"
+$ hotbay build
+--- stderr
+error: plugin `[FOLDER]`: [ROOT]/plugin.json:1:10: `name` is "\u{1b}[31mred"; expected a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`
+error: not all plugins were built
+  because: 1 plugin failed: [FOLDER]
+--- exit code 1
+"#]]);
     assert!(!root.dir().join("target").exists());
 }
 
@@ -113,15 +105,22 @@ fn invalid_plugin_name_is_refused_and_escaped() {
 fn build_that_the_host_would_refuse_is_not_installed() {
     let root = Plugins::new();
     script(root.dir(), "s", "1");
-    assert!(command(root.dir(), &[]).stdout(Stdio::null()).status().unwrap().success());
+    hotbay(root.dir(), &["build"]).exits(0).shows(str![[r#"
+$ hotbay build
+built s 1.0.0  target/plugins/s/run.sh  (1 KiB)
+"#]]);
     let manifest = root.dir().join("plugin.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace("\"api\"", "\"apis\"")).unwrap();
-    let output = command(root.dir(), &[]).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("`apis` is not a known field"), "{stderr}");
-    assert!(stderr.contains("did you mean `api`?"), "{stderr}");
+    hotbay(root.dir(), &["build"]).exits(1).shows(str![[r#"
+$ hotbay build
+--- stderr
+error: plugin `[FOLDER]`: [ROOT]/plugin.json:1:35: `apis` is not a known field
+  hint: did you mean `api`?
+error: not all plugins were built
+  because: 1 plugin failed: [FOLDER]
+--- exit code 1
+"#]]);
     let installed = fs::read_to_string(root.dir().join("target/plugins/s/plugin.json")).unwrap();
     assert!(installed.contains("\"api\""), "{installed}");
 }
@@ -129,22 +128,32 @@ fn build_that_the_host_would_refuse_is_not_installed() {
 #[test]
 fn new_plugin_links_the_sdk_beside_the_command() {
     let root = Plugins::new();
-    let mut command = hotbay(root.dir(), &["new", "greet"]);
-    assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    hotbay(root.dir(), &["new", "greet"]).exits(0).shows(str![[r#"
+$ hotbay new greet
+created greet
+next:
+  cargo test --manifest-path greet/Cargo.toml
+  hotbay build greet
+  hotbay call greet --text you
+"#]]);
     let manifest = fs::read_to_string(root.dir().join("greet/Cargo.toml")).unwrap();
     let path = manifest.split_once("path = \"").expect("a path").1.split('"').next().unwrap();
     assert!(Path::new(path).join("src/lib.rs").is_file(), "{manifest}");
-}
 
-#[test]
-fn call_of_a_refused_plugin_gives_the_reason() {
-    let root = Plugins::new();
-    script(&root.dir().join("other"), "s", "1");
-    fs::write(root.dir().join("other/plugin.json"), r#"{ "name": "s" }"#).unwrap();
-    let output = hotbay(root.dir(), &["call", "s", "--dir", "."]).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(stderr.contains("plugin `s` not found"), "{stderr}");
-    assert!(stderr.contains("`api` is missing"), "{stderr}");
+    hotbay(root.dir(), &["new", "greet"]).exits(1).shows(str![[r#"
+$ hotbay new greet
+--- stderr
+error: plugin not created
+  because: cannot create the folder `greet`: File exists (os error 17)
+--- exit code 1
+"#]]);
+    hotbay(root.dir(), &["new", "Greet"]).exits(1).shows(str![[r#"
+$ hotbay new Greet
+--- stderr
+error: plugin not created
+  because: `Greet` is not a valid plugin name; expected a lower-case letter, then at most 63 of `a-z`, `0-9` and `-`
+--- exit code 1
+"#]]);
 }
 
 #[test]
@@ -152,10 +161,14 @@ fn stdout_that_cannot_be_written_is_an_error() {
     let root = Plugins::new();
     script(root.dir(), "s", "1");
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
-    let output = command(root.dir(), &[]).stdout(full).stderr(Stdio::piped()).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("cannot write to stdout"), "{stderr}");
+    let output = command(root.dir(), &["build"]).stdout(full).output();
+    run(root.dir(), &["build"], output).exits(1).shows(str![[r#"
+$ hotbay build
+--- stderr
+error: not all plugins were built
+  because: cannot write to stdout: No space left on device (os error 28)
+--- exit code 1
+"#]]);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use hotbay_tests::{Plugins, ProgramFolder};
 use serde_json::{Value, json};
+use snapbox::{IntoData, str};
 
-use crate::command::hotbay;
+use crate::command::{assert_shows, hotbay};
 
 /// Checks the only program in `folder`, and returns the failed steps with their messages and hints.
 fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
@@ -27,9 +28,10 @@ fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     failed
 }
 
-/// Installs the fixture with one defect, and checks that exactly this step fails with these texts.
+/// Installs the fixture with one defect, and checks that exactly this step fails with this message
+/// and hint.
 #[track_caller]
-fn check(behavior: Value, args: &[&str], step: &str, parts: &[&str]) {
+fn check(behavior: Value, args: &[&str], step: &str, message: impl IntoData) {
     let plugins = Plugins::new();
     let mut action = behavior;
     if action["serve"]["conforms"].is_null() {
@@ -39,9 +41,7 @@ fn check(behavior: Value, args: &[&str], step: &str, parts: &[&str]) {
     let failed = failed(&folder, args);
     let names: Vec<_> = failed.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, [step], "{failed:?}");
-    for part in parts {
-        assert!(failed[0].1.contains(part), "`{part}` in: {}", failed[0].1);
-    }
+    assert_shows(&failed[0].1, &folder, message);
 }
 
 fn installed(plugins: &Plugins, package: &str) -> PathBuf {
@@ -73,45 +73,108 @@ fn conforming_python_program_passes_every_step() {
 fn each_step_prints_one_line_with_findings() {
     let plugins = Plugins::new();
     let folder = installed(&plugins, "program");
-    let text = hotbay(&folder, &["check", "."]).exits(0).text();
-    for part in [
-        "program  0.1.0    passed  -\n",
-        "protocol conformance of program:",
-        "ok       token             401 without the token and with a wrong one",
-        "skipped  sample            no sample was given\n\
-         \x20                            hint: pass one with --text or --input\n",
-        "ok       sigterm           it exited with code 0",
-    ] {
-        assert!(text.contains(part), "`{part}` in: {text}");
-    }
+    hotbay(&folder, &["check", "."]).exits(0).shows(str![[r#"
+$ hotbay check .
+NAME     VERSION  RESULT  LIBRARY  NOTES
+[FOLDER]  [VER]    passed  -
+
+protocol conformance of [FOLDER]:
+  ok       manifest          `[FOLDER]`
+  ok       digest            the SHA-256 matches plugin.json
+  ok       capabilities      batch, execute, restore, snapshot, in [DURATION]
+  ok       identity          name and version match plugin.json
+  skipped  config            the capabilities contain no `configSchema`
+  ok       launch            the config was passed by HOTBAY_CONFIG
+  ok       location          [SOCKET]
+  ok       ready             `/healthz` returned 200, [DURATION] after the launch
+  ok       token             401 without the token and with a wrong one
+  ok       keep-alive        two requests were answered on one connection
+  ok       unknown-endpoint  404
+  ok       empty-input       an empty body returned 200
+  skipped  sample            no sample was given
+                             hint: pass one with --text or --input
+  ok       concurrency       8 requests on 8 connections were answered
+  ok       large-body        1 MiB returned 200
+  ok       deadline          a call with `Hotbay-Deadline-Ms` returned 200
+  ok       batch             5 requests got 5 replies, 0 of them errors
+  ok       half-request      the [FOLDER] survives peers that disconnect in the middle of a request
+  ok       malformed-http    the [FOLDER] survives 5 kinds of invalid HTTP
+  ok       snapshot          2 bytes of version 1
+  ok       sigterm           it exited with code 0, [DURATION] after SIGTERM
+  ok       restore           a new process restored the state and returned the same snapshot
+  ok       shutdown          it exited with code 0, [DURATION] after `/shutdown`
+  ok       idle-exit         it exited with code 0, [DURATION] after an `idleTimeout` of 200000000 ns, passed by HOTBAY_CONFIG
+  ok       leftovers         none of its descendants outlived it
+--- stderr
+1 of 1 passed
+"#]]);
     let behavior = json!({ "serve": { "conforms": true, "needs_no_token": true } });
     hotbay_tests::set_behavior(&folder, &behavior);
-    let run = hotbay(&folder, &["check", "."]).exits(1);
-    let text = run.text();
-    assert!(text.contains("protocol step `token` failed"), "{text}");
-    assert!(text.contains("FAILED   token             `GET /healthz` without"), "{text}");
-    assert!(run.stderr.contains("0 of 1 passed"), "{}", run.stderr);
+    hotbay(&folder, &["check", "."]).exits(1).shows(str![[r#"
+$ hotbay check .
+NAME     VERSION  RESULT  LIBRARY  NOTES
+[FOLDER]  [VER]    failed  -        protocol step `token` failed
+
+protocol conformance of [FOLDER]:
+  ok       manifest          `[FOLDER]`
+  ok       digest            the SHA-256 matches plugin.json
+  ok       capabilities      batch, execute, in [DURATION]
+  ok       identity          name and version match plugin.json
+  skipped  config            the capabilities contain no `configSchema`
+  ok       launch            the config was passed by HOTBAY_CONFIG
+  ok       location          [SOCKET]
+  ok       ready             `/healthz` returned 200, [DURATION] after the launch
+  FAILED   token             `GET /healthz` without the token returned 200; expected 401: a [FOLDER] started with HOTBAY_TOKEN compares the header `Hotbay-Token` with it on every path
+  ok       keep-alive        two requests were answered on one connection
+  ok       unknown-endpoint  404
+  ok       empty-input       an empty body returned 200
+  skipped  sample            no sample was given
+                             hint: pass one with --text or --input
+  ok       concurrency       8 requests on 8 connections were answered
+  ok       large-body        1 MiB returned 200
+  ok       deadline          a call with `Hotbay-Deadline-Ms` returned 200
+  ok       batch             5 requests got 5 replies, 0 of them errors
+  ok       half-request      the [FOLDER] survives peers that disconnect in the middle of a request
+  ok       malformed-http    the [FOLDER] survives 5 kinds of invalid HTTP
+  skipped  snapshot          the [FOLDER] has no endpoint `snapshot`
+  ok       sigterm           it exited with code 0, [DURATION] after SIGTERM
+  skipped  restore           the [FOLDER] has no endpoint `restore`
+  ok       shutdown          it exited with code 0, [DURATION] after `/shutdown`
+  ok       idle-exit         it exited with code 0, [DURATION] after an `idleTimeout` of 200000000 ns, passed by HOTBAY_CONFIG
+  ok       leftovers         none of its descendants outlived it
+--- stderr
+0 of 1 passed
+--- exit code 1
+"#]]);
 }
 
 #[test]
 fn missing_authentication_fails_token_step() {
     let behavior = json!({ "serve": { "needs_no_token": true } });
-    let parts = ["without the token returned 200", "expected 401", "Hotbay-Token"];
-    check(behavior, &[], "token", &parts);
+    check(behavior, &[], "token", str!["`GET /healthz` without the token returned 200; expected 401: a [FOLDER] started with HOTBAY_TOKEN compares the header `Hotbay-Token` with it on every path"]);
 }
 
 #[test]
 fn crash_on_malformed_http_fails_that_step() {
     let behavior = json!({ "serve": { "exits_when_malformed": true } });
-    check(behavior, &[], "malformed-http", &["a line that is not an HTTP request", "code 3"]);
+    check(behavior, &[], "malformed-http", str![[r#"
+after a line that is not an HTTP request it no longer answers `/healthz` on a new connection; expected only the connection with the invalid bytes to end; the process exited unexpectedly: `/work/wt/tests.tmp/hotbay-8524-vlDHzI/[FOLDER]-0/[FOLDER]` exited with code 3
+no output on stderr
+"#]]);
 }
 
 #[test]
 fn chatter_on_stdout_fails_step_that_reads_it() {
     let behavior = json!({ "capabilities": { "noise": ["loading"] } });
-    check(behavior, &[], "capabilities", &["text before the JSON", "\nhint: write logs to stderr"]);
+    check(behavior, &[], "capabilities", str![[r#"
+`capabilities` printed invalid capabilities: the output of the command `capabilities` has text before the JSON: "loading\n{\"hotbay\":{\"config\":[\"env\"],\"endpoints\":[\"execute\",\"batch\"],\"name\":\"prog…"; expected only JSON
+hint: write logs to stderr
+"#]]);
     let behavior = json!({ "location": { "noise": ["starting"] } });
-    check(behavior, &[], "location", &["`starting`", "\nhint: write logs to stderr"]);
+    check(behavior, &[], "location", str![[r#"
+the first line on stdout is `starting`; expected the location there
+hint: write logs to stderr
+"#]]);
 }
 
 #[test]
@@ -121,10 +184,14 @@ fn ignored_sigterm_fails_stop_step() {
     let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     let sigterm = failed.iter().find(|(name, _)| name == "sigterm").unwrap();
-    assert!(sigterm.1.contains("did not exit with code 0") && sigterm.1.contains("SIGTERM"));
+    assert_shows(&sigterm.1, &folder, str![[r#"
+after SIGTERM it did not exit with code 0: `/work/wt/tests.tmp/hotbay-8735-QCxRKp/[FOLDER]-0/[FOLDER]` was killed by SIGTERM
+it was stopped by a signal that it does not handle
+no output on stderr; expected it to finish running calls, remove its socket and lock, and exit with code 0
+"#]]);
 
     let behavior = json!({ "serve": { "keeps_running": true } });
-    check(behavior, &[], "shutdown", &["did not exit within 5 s after `/shutdown`"]);
+    check(behavior, &[], "shutdown", str!["it did not exit within 5 s after `/shutdown`; expected it to finish running calls, remove its socket and lock, and exit with code 0"]);
 }
 
 #[test]
@@ -148,7 +215,7 @@ fn malformed_error_body_fails_call_step() {
     let folder = ProgramFolder::new(plugins.dir(), "program").behavior(behavior).install();
     let failed = failed(&folder, &[]);
     assert_eq!(failed[0].0, "empty-input", "{failed:?}");
-    assert!(failed[0].1.contains("returned 500 with `oops`; expected JSON"), "{failed:?}");
+    assert_shows(&failed[0].1, &folder, str![[r#"an empty body: it returned 500 with `oops`; expected JSON with the reason: {"code":…,"message":"…"} for an error of the plugin, {"message":"…","statusCode":…} for a request that cannot be served"#]]);
 }
 
 #[test]
@@ -159,27 +226,23 @@ fn connection_close_per_response_fails_keep_alive_step() {
     // The outcome of other steps that meet a closing connection is not predictable.
     let (name, message) = failed(&folder, &[]).swap_remove(0);
     assert_eq!(name, "keep-alive", "{message}");
-    for part in ["ended after one request", "expected HTTP/1.1"] {
-        assert!(message.contains(part), "`{part}` in: {message}");
-    }
+    assert_shows(&message, &folder, str!["the connection ended after one request: operation was canceled; expected HTTP/1.1 with persistent connections: otherwise the host connects for every call"]);
 }
 
 #[test]
 fn wrong_reply_count_fails_batch_step() {
     let behavior = json!({ "serve": { "replies": 2 } });
-    check(behavior, &[], "batch", &["5 requests got 2 replies"]);
+    check(behavior, &[], "batch", str!["5 requests got 2 replies; expected one reply per request, in order"]);
 }
 
 #[test]
 fn non_loopback_port_fails_location_step() {
     let behavior = json!({ "location": { "kind": "any6" } });
     if cfg!(target_os = "linux") {
-        check(
-            behavior,
-            &[],
-            "location",
-            &["other machines can reach it\nhint: bind it to 127.0.0.1"],
-        );
+        check(behavior, &[], "location", str![[r#"
+port 40913 is bound to ::, where other machines can reach it
+hint: bind it to 127.0.0.1, or use a Unix socket
+"#]]);
     }
 }
 
@@ -187,19 +250,17 @@ fn non_loopback_port_fails_location_step() {
 fn processes_that_outlive_program_are_reported() {
     let sample = r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#;
     if cfg!(target_os = "linux") {
-        check(
-            json!({}),
-            &["--text", sample],
-            "leftovers",
-            &["its descendants outlived it", "after SIGTERM"],
-        );
+        check(json!({}), &["--text", sample], "leftovers", str!["its descendants outlived it: 13 after SIGTERM; expected it to stop them and wait for them before it exits (the host kills them)"]);
     }
 }
 
 #[test]
 fn program_that_is_never_ready_skips_later_steps() {
     let behavior = json!({ "location": { "exit": 4, "stderr": "no license\n" } });
-    check(behavior, &[], "location", &["code 4", "no license"]);
+    check(behavior, &[], "location", str![[r#"
+`[ROOT]/[FOLDER]` exited with code 4
+output: no license
+"#]]);
 }
 
 #[test]

@@ -1,14 +1,33 @@
-//! Runs the `hotbay` command as a subprocess. Contains no tests.
+//! Runs the command `hotbay` as a subprocess, and compares its whole output with a snapshot. Contains
+//! no tests.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use hotbay_tests::{Plugins, binary};
+use regex::Regex;
 use serde_json::{Value, json};
+use snapbox::assert::DEFAULT_ACTION_ENV;
+use snapbox::{Assert, IntoData, Redactions};
+
+/// Variables of the developer's shell that change the output.
+const TERMINAL_VARIABLES: [&str; 8] = [
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "COLUMNS",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "TERM",
+];
 
 /// The result of a run.
+#[derive(Debug)]
 pub(crate) struct Run {
+    command_line: String,
+    dir: PathBuf,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
@@ -31,43 +50,136 @@ impl Run {
         self
     }
 
-    /// Asserts that stderr contains all parts and stdout is empty.
+    /// Compares the command line, the whole output and the exit code with a snapshot.
     #[track_caller]
-    pub(crate) fn says_only(self, parts: &[&str]) {
-        assert_eq!(self.text(), "");
-        for part in parts {
-            assert!(self.stderr.contains(part), "`{part}` in: {}", self.stderr);
-        }
+    pub(crate) fn shows(&self, snapshot: impl IntoData) {
+        assert_shows(&self.transcript(), &self.dir, snapshot);
     }
+
+    /// Returns the run as a shell session: the command line, stdout, stderr below a line `--- stderr`,
+    /// and the exit code unless it is 0.
+    fn transcript(&self) -> String {
+        let mut lines = vec![format!("$ {}", self.command_line)];
+        let stdout = self.text();
+        lines.extend(stdout.lines().map(str::to_owned));
+        if !stdout.is_empty() && !stdout.ends_with('\n') {
+            lines.push(r"\ no newline at the end".to_owned());
+        }
+        if !self.stderr.is_empty() {
+            lines.push("--- stderr".to_owned());
+            lines.extend(self.stderr.lines().map(str::to_owned));
+        }
+        match self.code {
+            Some(0) => {}
+            Some(code) => lines.push(format!("--- exit code {code}")),
+            None => lines.push("--- ended by a signal".to_owned()),
+        }
+        lines.join("\n")
+    }
+}
+
+/// Compares an output of the command with a snapshot, in which placeholders stand for what differs
+/// between runs, builds or systems. `SNAPSHOTS=overwrite` updates the snapshot instead.
+#[track_caller]
+pub(crate) fn assert_shows(output: &str, dir: &Path, snapshot: impl IntoData) {
+    let assert = Assert::new().action_env(DEFAULT_ACTION_ENV).redact_with(redactions(dir));
+    // A backslash is a separator in paths of Windows only; elsewhere, it escapes characters.
+    let assert = assert.normalize_paths(cfg!(windows));
+    assert.eq(as_on_linux(output), snapshot);
+}
+
+fn redactions(dir: &Path) -> Redactions {
+    let mut redactions = Redactions::new();
+    let mut add = |placeholder: &'static str, pattern: &str| {
+        let pattern = Regex::new(pattern).unwrap();
+        redactions.insert(placeholder, pattern).unwrap();
+    };
+    // Both forms occur on systems whose temporary folder is a link.
+    let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    for root in [dir, &real] {
+        add("[ROOT]", &regex::escape(&root.display().to_string()));
+    }
+    if let Some(name) = dir.file_name() {
+        add("[FOLDER]", &regex::escape(&name.to_string_lossy()));
+    }
+    // As long as a version, so that columns stay aligned.
+    add("[VER]", &format!(r"\b{}\b", regex::escape(env!("CARGO_PKG_VERSION"))));
+    add("[API]", r#"(for API  |"api": ")(?<redacted>\d+\.\d+\.\d+)"#);
+    add("[DIGEST]", r"\b[0-9a-f]{64}\b");
+    add("[RUSTC]", r#"\brustc (?<redacted>\d[^\n"]*)"#);
+    add("[TARGET]", r#"(\btarget  +|"target": ")(?<redacted>[\w-]+)"#);
+    add("[BYTES]", r#"(\bbytes  +|length": )(?<redacted>\d+)"#);
+    add("[NAMES]", r"\b(links|exports)  +(?<redacted>\S.*)");
+    add("[TIMESTAMP]", r"\b\d{4}-\d{2}-\d{2}T[\d:.]+Z");
+    add("[TIME]", r"(?m)^(?<redacted>\d\d:\d\d:\d\d) ");
+    add("[DURATION]", r"\b(?<redacted>[\d.]+(ns|µs|ms|s)) each");
+    add("[DURATION]", r"\b\d+ ms\b");
+    add("[PROCESS]", r#"(, process |"pid": ?)(?<redacted>\d+)"#);
+    add("[SOCKET]", r"\bhttp\+unix://[^\s`]+");
+    add("[POSITION]", r"\.rs:(?<redacted>\d+:\d+)");
+    redactions
+}
+
+/// Replaces the names of libraries on other systems (`libx.dylib` and `x.dll` become `libx.so`), and
+/// the text of the most frequent error.
+fn as_on_linux(output: &str) -> String {
+    let library = match std::env::consts::DLL_SUFFIX {
+        ".so" => return output.to_owned(),
+        suffix => format!(r"\b(?:lib)?([a-z0-9_]+){}\b", regex::escape(suffix)),
+    };
+    let output = Regex::new(&library).unwrap().replace_all(output, "lib$1.so").into_owned();
+    output.replace("The system cannot find the file specified.", "No such file or directory")
 }
 
 #[allow(clippy::disallowed_methods, reason = "the command is a process")]
 pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(binary("hotbay-cli", "hotbay"));
-    command.args(args).current_dir(dir).env_remove("NO_COLOR");
+    command.args(args).current_dir(dir);
+    for variable in TERMINAL_VARIABLES {
+        command.env_remove(variable);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
+/// Runs the command without input.
 pub(crate) fn hotbay(dir: &Path, args: &[&str]) -> Run {
-    run(command(dir, args).output())
+    run(dir, args, command(dir, args).output())
 }
 
-pub(crate) fn run(output: std::io::Result<Output>) -> Run {
+pub(crate) fn run(dir: &Path, args: &[&str], output: std::io::Result<Output>) -> Run {
     let output = output.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    Run { code: output.status.code(), stdout: output.stdout, stderr }
+    let command_line = command_line(args);
+    let dir = dir.to_owned();
+    Run { command_line, dir, code: output.status.code(), stdout: output.stdout, stderr }
 }
 
+/// Returns the command line as typed in a shell.
+pub(crate) fn command_line(args: &[&str]) -> String {
+    let is_plain = |char: char| char.is_alphanumeric() || "-_./=:".contains(char);
+    let word = |arg: &&str| match !arg.is_empty() && arg.chars().all(is_plain) {
+        true => (*arg).to_owned(),
+        false => format!("'{arg}'"),
+    };
+    let words: Vec<_> = args.iter().map(word).collect();
+    ["hotbay"].into_iter().chain(words.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs the command with an input.
 pub(crate) fn with_input(dir: &Path, args: &[&str], input: &[u8]) -> Run {
     let mut child = command(dir, args).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_owned();
+    let (input, input_text) = (input.to_owned(), input.escape_ascii().to_string());
     let writer = std::thread::spawn(move || {
         // A command that ignores its input may have exited already.
         let _ = stdin.write_all(&input);
     });
-    let run = run(child.wait_with_output());
+    let mut run = run(dir, args, child.wait_with_output());
+    run.command_line = match input_text.len() {
+        0..=40 => format!("printf '{input_text}' | {}", run.command_line),
+        _ => format!("{} < input", run.command_line),
+    };
     writer.join().unwrap();
     run
 }
@@ -85,4 +197,16 @@ pub(crate) fn examples() -> Plugins {
 pub(crate) fn unverified(plugins: &Plugins, name: &str, config: Value) {
     let folder = format!("plugins/{name}");
     plugins.add_in(&folder, name, "faulty").config(config).unverified().write();
+}
+
+/// Installs the fixture `served` as a library and as a process, in a folder that the command finds.
+#[cfg(unix)]
+pub(crate) fn both_kinds() -> Plugins {
+    let plugins = Plugins::new();
+    let folder = plugins.dir().join("plugins");
+    std::fs::create_dir(&folder).unwrap();
+    plugins.add_in("plugins/library", "library", "served").write();
+    let program = hotbay_tests::ProgramFolder::new(&folder, "process").built("served", "served");
+    program.set("package", "served").config(json!({ "start": 41 })).install();
+    plugins
 }

@@ -6,14 +6,16 @@
 #[cfg(target_os = "linux")]
 mod build;
 mod call;
+mod check;
 #[cfg(unix)]
 mod check_programs;
 mod command;
+mod help;
+mod inspect;
 mod list;
 mod pipe_lines;
-#[cfg(unix)]
-mod process_plugins;
 #[cfg(unix)]
 mod run;
 #[cfg(unix)]
 mod run_metrics;
+mod seal;

@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Stdio};
 
 use hotbay_tests::{Plugins, until};
-use serde_json::{Value, json};
+use serde_json::json;
+use snapbox::str;
 use tempfile::TempDir;
 
 use crate::command::{command, examples, run, with_input};
@@ -16,14 +17,21 @@ fn failed_line_is_reported_with_its_number() {
     let plugins = examples();
     let args = ["pipe", "filter", "--lines"];
     let run = with_input(plugins.dir(), &args, b"[1]\nno\n[3]\n").exits(1);
-    assert_eq!(run.text(), "[1]\n[3]\n");
-    assert!(run.stderr.contains("line 2") && run.stderr.contains("code 400"), "{}", run.stderr);
+    run.shows(str![[r#"
+$ printf '[1]\nno\n[3]\n' | hotbay pipe filter --lines
+[1]
+[3]
+--- stderr
+error: line 2: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+--- exit code 1
+"#]]);
     let args = ["pipe", "filter", "--lines", "--json"];
-    let run = with_input(plugins.dir(), &args, b"[1]\nno\n").exits(1);
-    let lines: Vec<Value> =
-        run.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((&lines[0]["line"], &lines[0]["text"]), (&json!(1), &json!("[1]")));
-    assert_eq!((&lines[1]["line"], &lines[1]["error"]["code"]), (&json!(2), &json!(400)));
+    with_input(plugins.dir(), &args, b"[1]\nno\n").exits(1).shows(str![[r#"
+$ printf '[1]\nno\n' | hotbay pipe filter --lines --json
+{"content_type":"application/json","generation":1,"line":1,"text":"[1]"}
+{"error":{"code":400,"details":null,"generation":1,"hint":null,"kind":"plugin","location":null,"message":"the input is not JSON: expected ident at line 1 column 2","plugin":"filter","retryable":false,"step":null},"line":2}
+--- exit code 1
+"#]]);
 }
 
 #[test]
@@ -42,7 +50,7 @@ fn closed_reader_ends_pipe_silently() {
     drop(stdout);
     // Until it notices that the reader is gone.
     while stdin.write_all(b"more\n").is_ok() {}
-    let run = run(child.wait_with_output()).exits(0);
+    let run = run(plugins.dir(), &["pipe"], child.wait_with_output()).exits(0);
     assert_eq!(run.stderr, "");
 }
 
@@ -81,48 +89,107 @@ fn many_failed_lines_are_summarized() {
     let (input, _) = numbered(1_300, |_| true);
     let args = ["pipe", "filter", "--lines"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
-    assert_eq!(run.text(), "");
-    assert_eq!(run.stderr.lines().count(), 21);
-    let rest = "error: 1,280 more lines failed: 1,280 with code 400 of plugin `filter`, first \
-                line 21\n";
-    assert!(run.stderr.ends_with(rest), "{}", run.stderr);
+    run.shows(str![[r#"
+$ hotbay pipe filter --lines < input
+--- stderr
+error: line 1: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 2: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 3: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 4: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 5: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 6: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 7: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 8: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 9: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 10: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 11: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 12: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 13: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 14: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 15: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 16: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 17: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 18: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 19: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: line 20: plugin `filter` returned an error: the input is not JSON: expected ident at line 1 column 2 (code 400)
+error: 1,280 more lines failed: 1,280 with code 400 of plugin `filter`, first line 21
+--- exit code 1
+"#]]);
 }
 
 #[test]
 fn on_error_option_selects_handling_of_failed_lines() {
     let plugins = examples();
-    let check = |on_error: &str, output: &str, part: &str| {
+    let run = |on_error: &str| {
         let args = ["pipe", "filter", "--lines", "--on-error", on_error];
-        let run = with_input(plugins.dir(), &args, b"[1]\n a \xff\r\n[3]\nb\n").exits(1);
-        assert_eq!(run.stdout.escape_ascii().to_string(), output, "{on_error}");
-        assert!(run.stderr.starts_with("error: line 2: "), "{}", run.stderr);
-        assert!(run.stderr.contains(part), "`{part}` in: {}", run.stderr);
+        with_input(plugins.dir(), &args, b"[1]\n a \xff\r\n[3]\nb\n").exits(1)
     };
-    check("skip", r"[1]\n[3]\n", "error: line 4: ");
-    check("keep", r"[1]\n a \xff\n[3]\nb\n", "error: line 4: ");
-    check("stop", r"[1]\n", "\nerror: stopped at line 2; lines read but not processed: 2\n");
+    run("skip").shows(str![[r#"
+$ printf '[1]\n a \xff\r\n[3]\nb\n' | hotbay pipe filter --lines --on-error skip
+[1]
+[3]
+--- stderr
+error: line 2: plugin `filter` returned an error: invalid UTF-8 at byte 3 (code 400)
+error: line 4: plugin `filter` returned an error: the input is not JSON: expected value at line 1 column 1 (code 400)
+--- exit code 1
+"#]]);
+    let kept = run("keep");
+    assert_eq!(kept.stdout, b"[1]\n a \xff\n[3]\nb\n");
+    kept.shows(str![[r#"
+$ printf '[1]\n a \xff\r\n[3]\nb\n' | hotbay pipe filter --lines --on-error keep
+[1]
+ a �
+[3]
+b
+--- stderr
+error: line 2: plugin `filter` returned an error: invalid UTF-8 at byte 3 (code 400)
+error: line 4: plugin `filter` returned an error: the input is not JSON: expected value at line 1 column 1 (code 400)
+--- exit code 1
+"#]]);
+    run("stop").shows(str![[r#"
+$ printf '[1]\n a \xff\r\n[3]\nb\n' | hotbay pipe filter --lines --on-error stop
+[1]
+--- stderr
+error: line 2: plugin `filter` returned an error: invalid UTF-8 at byte 3 (code 400)
+error: stopped at line 2; lines read but not processed: 2
+--- exit code 1
+"#]]);
 
     let args = ["pipe", "filter", "--on-error", "stop"];
-    with_input(plugins.dir(), &args, b"").exits(2).says_only(&["--lines"]);
+    with_input(plugins.dir(), &args, b"").exits(2).shows(str![[r#"
+$ printf '' | hotbay pipe filter --on-error stop
+--- stderr
+error: the following required arguments were not provided:
+  --lines
+
+Usage: hotbay pipe --lines --on-error <WHAT> <PLUGIN>...
+
+For more information, try '--help'.
+--- exit code 2
+"#]]);
 }
 
 #[test]
 fn json_output_keeps_failed_lines_in_place() {
     let plugins = examples();
-    let documents = |on_error: &str| {
+    let run = |on_error: &str| {
         let args = ["pipe", "filter", "--lines", "--json", "--on-error", on_error];
-        let run = with_input(plugins.dir(), &args, b"[1]\nno\n[3]\n").exits(1);
-        assert_eq!(run.stderr, "");
-        let lines = run.text();
-        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+        with_input(plugins.dir(), &args, b"[1]\nno\n[3]\n").exits(1)
     };
-    let kept = documents("keep");
-    assert_eq!((&kept[1]["text"], &kept[1]["error"]["code"]), (&json!("no"), &json!(400)));
-    assert_eq!((&kept[2]["line"], &kept[2]["text"]), (&json!(3), &json!("[3]")));
-    let stopped = documents("stop");
-    assert_eq!(stopped[1]["line"], 2);
-    let expected = json!({ "stopped": "failed_line", "done": 2, "failed": 1, "not_done": 1 });
-    assert_eq!(stopped[2..], [expected]);
+    run("keep").shows(str![[r#"
+$ printf '[1]\nno\n[3]\n' | hotbay pipe filter --lines --json --on-error keep
+{"content_type":"application/json","generation":1,"line":1,"text":"[1]"}
+{"error":{"code":400,"details":null,"generation":1,"hint":null,"kind":"plugin","location":null,"message":"the input is not JSON: expected ident at line 1 column 2","plugin":"filter","retryable":false,"step":null},"line":2,"text":"no"}
+{"content_type":"application/json","generation":1,"line":3,"text":"[3]"}
+--- exit code 1
+"#]]);
+    run("stop").shows(str![[r#"
+$ printf '[1]\nno\n[3]\n' | hotbay pipe filter --lines --json --on-error stop
+{"content_type":"application/json","generation":1,"line":1,"text":"[1]"}
+{"error":{"code":400,"details":null,"generation":1,"hint":null,"kind":"plugin","location":null,"message":"the input is not JSON: expected ident at line 1 column 2","plugin":"filter","retryable":false,"step":null},"line":2}
+{"done":2,"failed":1,"not_done":1,"stopped":"failed_line"}
+--- exit code 1
+"#]]);
 }
 
 #[test]
@@ -133,8 +200,15 @@ fn line_over_limit_fails_alone() {
     input.extend_from_slice(b"\nb\n");
     let args = ["pipe", "transform", "--lines", "--on-error", "keep"];
     let run = with_input(plugins.dir(), &args, &input).exits(1);
-    assert_eq!(run.text(), "A\n\nB\n");
-    assert_eq!(run.stderr, "error: line 2: the line exceeds the limit of 67108864 bytes\n");
+    run.shows(str![[r#"
+$ hotbay pipe transform --lines --on-error keep < input
+A
+
+B
+--- stderr
+error: line 2: the line exceeds the limit of 67108864 bytes
+--- exit code 1
+"#]]);
 }
 
 #[test]
@@ -149,10 +223,23 @@ fn panicking_and_hanging_lines_fail_alone() {
     writeln!(input, "{}", json!({ "answers": "fine" })).unwrap();
     let args = ["pipe", "scripted", "--lines", "--dir", ".", "--deadline", "2s"];
     let run = with_input(plugins.dir(), &args, input.as_bytes()).exits(1);
-    assert_eq!(run.text(), "fine\n");
-    assert_eq!(run.stderr.lines().count(), 11, "{}", run.stderr);
-    let last = run.stderr.lines().last().unwrap();
-    assert!(last.starts_with("error: line 11: ") && last.contains("deadline"), "{last}");
+    run.shows(str![[r#"
+$ hotbay pipe scripted --lines --dir . --deadline 2s < input
+fine
+--- stderr
+error: line 1: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 2: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 3: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 4: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 5: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 6: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 7: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 8: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 9: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 10: plugin `scripted` failed: panicked: in execute, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+error: line 11: plugin `scripted` did not answer before the deadline; the call is still running, and its result is discarded
+--- exit code 1
+"#]]);
 }
 
 /// A command whose input stays open.

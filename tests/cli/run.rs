@@ -3,21 +3,29 @@
 
 #![cfg(unix)]
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 
-use hotbay_tests::{LIMIT, Plugins, ProgramFolder, binary, library_file_name, until};
+use hotbay_tests::{LIMIT, Plugins, ProgramFolder, library_file_name, until};
 use serde_json::{Value, json};
+use snapbox::str;
 use tempfile::TempDir;
+
+use crate::command::{Run, command, run};
 
 /// A running command.
 struct Running {
+    args: Vec<String>,
+    dir: PathBuf,
     child: Killed,
     lines: Receiver<String>,
+    /// All lines so far.
+    seen: RefCell<Vec<String>>,
     stderr: JoinHandle<String>,
     /// The folder of its private copies.
     scratch: TempDir,
@@ -36,16 +44,22 @@ impl Drop for Killed {
 
 /// The result of a finished command.
 struct Ended {
-    code: Option<i32>,
+    run: Run,
     /// Lines that were not checked yet.
     lines: Vec<String>,
-    stderr: String,
+    /// Whether no private copy is left.
     is_tidy: bool,
 }
 
 impl Running {
     fn start(plugins: &Plugins, args: &[&str]) -> Self {
-        let (mut running, stdout) = Self::without_reader(plugins, args);
+        let dir = plugins.dir().to_str().unwrap();
+        Self::start_in(plugins.dir(), &[&["run"], args, &["--dir", dir]].concat())
+    }
+
+    /// Runs the command in this working directory.
+    fn start_in(here: &Path, args: &[&str]) -> Self {
+        let (mut running, stdout) = Self::without_reader(here, args);
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
@@ -57,14 +71,10 @@ impl Running {
         running
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the command is a process")]
-    fn without_reader(plugins: &Plugins, args: &[&str]) -> (Self, BufReader<ChildStdout>) {
+    fn without_reader(here: &Path, args: &[&str]) -> (Self, BufReader<ChildStdout>) {
         let scratch = TempDir::with_prefix("hotbay-tests-").unwrap();
-        let mut command = Command::new(binary("hotbay-cli", "hotbay"));
-        command.arg("run").args(args).arg("--dir").arg(plugins.dir());
-        command.env("TMPDIR", scratch.path()).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut command = command(here, args);
+        let mut child = command.env("TMPDIR", scratch.path()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let mut stderr = child.stderr.take().unwrap();
         let stderr = thread::spawn(move || {
@@ -73,18 +83,23 @@ impl Running {
             text
         });
         let (_, lines) = mpsc::channel();
-        (Self { child: Killed(child), lines, stderr, scratch }, stdout)
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let (dir, child, seen) = (here.to_owned(), Killed(child), RefCell::default());
+        (Self { args, dir, child, lines, seen, stderr, scratch }, stdout)
     }
 
     /// Waits for the first line that contains all these parts.
     #[track_caller]
     fn wait_for_line(&self, parts: &[&str]) -> String {
-        let mut seen = Vec::new();
         loop {
             match self.lines.recv_timeout(LIMIT) {
-                Ok(line) if parts.iter().all(|part| line.contains(part)) => return line,
-                Ok(line) => seen.push(line),
-                Err(error) => panic!("{error}: {parts:?} not in {seen:#?}"),
+                Ok(line) => self.seen.borrow_mut().push(line.clone()),
+                Err(error) => panic!("{error}: {parts:?} not in {:#?}", self.seen.borrow()),
+            }
+            let seen = self.seen.borrow();
+            let line = seen.last().unwrap();
+            if parts.iter().all(|part| line.contains(part)) {
+                return line.clone();
             }
         }
     }
@@ -111,19 +126,25 @@ impl Running {
                 }
             }
         }
-        let code = until("it has exited", || self.child.0.try_wait().unwrap()).code();
-        let stderr = self.stderr.join().unwrap();
-        assert!(!stderr.contains("panicked at"), "{stderr}");
+        let status = until("it has exited", || self.child.0.try_wait().unwrap());
+        let stderr = self.stderr.join().unwrap().into_bytes();
         let is_tidy = fs::read_dir(self.scratch.path()).unwrap().next().is_none();
-        Ended { code, lines, stderr, is_tidy }
+        let all = self.seen.take().into_iter().chain(lines.iter().cloned());
+        let stdout = all.map(|line| line + "\n").collect::<String>().into_bytes();
+        let args: Vec<_> = self.args.iter().map(String::as_str).collect();
+        let run = run(&self.dir, &args, Ok(Output { status, stdout, stderr }));
+        Ended { run, lines, is_tidy }
     }
 }
 
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("{:?}\n{}\n{}", self.code, self.lines.join("\n"), self.stderr);
-        }
+impl Ended {
+    /// Checks the exit code, and that nothing is left.
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        let Self { run, lines, is_tidy } = self;
+        let run = run.exits(code);
+        assert!(is_tidy, "a private copy is left: {run:?}");
+        Self { run, lines, is_tidy }
     }
 }
 
@@ -165,12 +186,19 @@ fn run_stops_cleanly_on_each_signal() {
         running.wait_for_line(&["loaded       one: version 0.1.0, generation 1"]);
         running.wait_for_line(&["loaded       two: version 0.1.0, generation 1"]);
         running.signal(signal);
-        let ended = running.wait_exit();
-        assert_eq!(ended.code, Some(0), "{signal}");
-        assert!(ended.lines.last().unwrap().ends_with(" stopped"), "{signal}");
-        assert!(ended.lines.iter().any(|line| line.contains("closed       two")), "{signal}");
-        assert!(!ended.lines.iter().any(|line| line.contains('\x1b')), "colors on a pipe");
-        assert!(ended.is_tidy, "a private copy is left");
+        running.wait_exit().exits(0).run.shows(str![[r#"
+$ hotbay run --dir [ROOT]
+[TIME] loaded       one: version [VER], generation 1
+[TIME] loaded       two: version [VER], generation 1
+[TIME] retired      two: generation 1; the host is stopping
+[TIME] closed       two: generation 1
+[TIME] retired      one: generation 1; the host is stopping
+[TIME] closed       one: generation 1
+[TIME] stopped
+--- stderr
+2 plugins loaded; press Ctrl-C to stop
+note: stopping; a second signal exits at once
+"#]]);
     }
 }
 
@@ -195,7 +223,14 @@ fn run_prints_one_json_document_per_event() {
     let names: Vec<_> = message.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(names, ["retired", "closed", "stopped"]);
     assert_eq!(message[1]["leaked_bytes"], 0);
-    assert_eq!((ended.code, ended.stderr.as_str(), ended.is_tidy), (Some(0), "", true));
+    ended.exits(0).run.shows(str![[r#"
+$ hotbay run --json --dir [ROOT]
+{"event":"loaded","generation":1,"plugin":"fine","timestamp":"[TIMESTAMP]","version":"[VER]"}
+{"event":"refused","hint":null,"plugin":"late","reason":"plugin `late` failed to load at step `init`: in init, on request (code 500)","timestamp":"[TIMESTAMP]"}
+{"event":"retired","generation":1,"plugin":"fine","timestamp":"[TIMESTAMP]"}
+{"event":"closed","generation":1,"leaked_bytes":0,"plugin":"fine","timestamp":"[TIMESTAMP]"}
+{"event":"stopped","timestamp":"[TIMESTAMP]"}
+"#]]);
 }
 
 #[test]
@@ -211,7 +246,7 @@ fn second_signal_abandons_hanging_shutdown() {
             running.signal(signal);
             running.child.0.try_wait().unwrap()
         });
-        assert_eq!(running.wait_exit().code, Some(code));
+        assert_eq!(running.wait_exit().run.code, Some(code));
     }
 }
 
@@ -219,26 +254,32 @@ fn second_signal_abandons_hanging_shutdown() {
 fn closed_reader_ends_idle_run_cleanly() {
     let plugins = Plugins::new();
     plugins.add("one", "faulty").write();
-    let (running, mut stdout) = Running::without_reader(&plugins, &[]);
+    let (running, mut stdout) = Running::without_reader(plugins.dir(), &["run", "--dir", "."]);
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     assert!(line.contains("loaded"), "{line}");
     drop(stdout);
-    let ended = running.wait_exit();
-    assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
+    running.wait_exit().exits(0);
 }
 
 #[test]
 fn run_exits_if_no_plugin_loads() {
     let plugins = Plugins::new();
-    let ended = Running::start(&plugins, &[]).wait_exit();
-    assert_eq!(ended.code, Some(1));
-    let error = "error: nothing to run: no plugins found in ";
-    assert!(ended.stderr.starts_with(error) && ended.stderr.contains("\n  hint: "));
+    Running::start(&plugins, &[]).wait_exit().exits(1).run.shows(str![[r#"
+$ hotbay run --dir [ROOT]
+[TIME] stopped
+--- stderr
+error: nothing to run: no plugins found in `[ROOT]`
+  hint: build a plugin with `hotbay build`, or pass the folder that contains plugins with `--dir`
+--- exit code 1
+"#]]);
     plugins.add("late", "faulty").config(json!({ "panic_in": "init" })).write();
-    let ended = Running::start(&plugins, &[]).wait_exit();
-    assert_eq!((ended.code, ended.is_tidy), (Some(1), true));
-    assert!(ended.lines[0].contains("refused      late: "), "the reason is reported as an event");
+    Running::start(&plugins, &[]).wait_exit().exits(1).run.shows(str![[r#"
+$ hotbay run --dir [ROOT]
+[TIME] refused      late: failed to load at step `init`: panicked: in init, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
+[TIME] stopped
+--- exit code 1
+"#]]);
 }
 
 #[test]
@@ -264,8 +305,7 @@ fn run_reports_promoted_and_failed_reloads() {
     replace_config(&folder, json!({ "note": "fixed" }));
     assert_eq!(running.wait_for_event("promoted")["from"], 2);
     running.signal("TERM");
-    let ended = running.wait_exit();
-    assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
+    running.wait_exit().exits(0);
 }
 
 #[test]
@@ -279,15 +319,37 @@ fn run_prints_retire_reason_and_recovery() {
     }
     replace_config(&folder, json!({ "note": "new" }));
     running.wait_for_line(&["retired      one: generation 1; replaced by generation 2"]);
+    running.wait_for_line(&["closed"]);
     replace_config(&folder, json!({ "error_in": "init" }));
     running.wait_for_line(&["rolled back  one: generation 2 keeps serving"]);
     replace_config(&folder, json!({ "note": "fixed" }));
     running.wait_for_line(&["promoted     one: ", "; recovered from a failed reload"]);
+    running.wait_for_line(&["closed"]);
     fs::remove_dir_all(&folder).unwrap();
     running.wait_for_line(&["retired      one: ", "; its plugin.json was removed"]);
+    running.wait_for_line(&["closed"]);
     running.signal("TERM");
-    running.wait_for_line(&["retired      two: generation 1; the host is stopping"]);
-    assert_eq!(running.wait_exit().code, Some(0));
+    running.wait_exit().exits(0).run.shows(str![[r#"
+$ hotbay run --watch --poll-ms 20 --dir [ROOT]
+[TIME] loaded       one: version [VER], generation 1
+[TIME] loaded       two: version [VER], generation 1
+[TIME] promoted     one: version [VER], generation 2 (was 1)
+[TIME] retired      one: generation 1; replaced by generation 2
+[TIME] closed       one: generation 1
+[TIME] rolled back  one: generation 2 keeps serving; failed at step `init`
+                      in init, on request (code 500)
+[TIME] promoted     one: version [VER], generation 4 (was 2); recovered from a failed reload
+[TIME] retired      one: generation 2; replaced by generation 4
+[TIME] closed       one: generation 2
+[TIME] retired      one: generation 4; its plugin.json was removed
+[TIME] closed       one: generation 4
+[TIME] retired      two: generation 1; the host is stopping
+[TIME] closed       two: generation 1
+[TIME] stopped
+--- stderr
+2 plugins loaded; watching `[ROOT]`; press Ctrl-C to stop
+note: stopping; a second signal exits at once
+"#]]);
 }
 
 #[test]
@@ -297,7 +359,7 @@ fn run_with_watch_waits_for_first_plugin() {
     plugins.add("one", "faulty").write();
     running.wait_for_line(&["loaded       one: version 0.1.0"]);
     running.signal("INT");
-    assert_eq!(running.wait_exit().code, Some(0));
+    running.wait_exit().exits(0);
 }
 
 #[test]
@@ -338,8 +400,30 @@ fn run_reports_process_exit_and_restart() {
             ]);
         }
         running.signal("TERM");
-        let ended = running.wait_exit();
-        assert_eq!((ended.code, ended.is_tidy), (Some(0), true));
+        running.wait_exit().exits(0).run.shows(if json { str![[r#"
+$ hotbay run --json --dir [ROOT]
+{"event":"loaded","generation":1,"plugin":"apart","timestamp":"[TIMESTAMP]","version":"[VER]"}
+{"event":"child_exited","generation":1,"hint":"check the kernel log","pid":[PROCESS],"plugin":"apart","reason":"`[ROOT]/apart/program` was killed by SIGKILL\nanother process killed it, or it exceeded the available or permitted memory\nno output on stderr","timestamp":"[TIMESTAMP]"}
+{"after_ms":10,"event":"restarted","generation":1,"pid":[PROCESS],"plugin":"apart","timestamp":"[TIMESTAMP]"}
+{"event":"retired","generation":1,"plugin":"apart","timestamp":"[TIMESTAMP]"}
+{"event":"closed","generation":1,"leaked_bytes":null,"plugin":"apart","timestamp":"[TIMESTAMP]"}
+{"event":"stopped","timestamp":"[TIMESTAMP]"}
+"#]] } else { str![[r#"
+$ hotbay run --dir [ROOT]
+[TIME] loaded       apart: version [VER], generation 1
+[TIME] child exited  apart: generation 1, process [PROCESS]
+                      `[ROOT]/apart/program` was killed by SIGKILL
+                      another process killed it, or it exceeded the available or permitted memory
+                      no output on stderr
+                      hint: check the kernel log
+[TIME] restarted    apart: generation 1, process [PROCESS], after [DURATION]
+[TIME] retired      apart: generation 1; the host is stopping
+[TIME] closed       apart: generation 1
+[TIME] stopped
+--- stderr
+1 plugin loaded; press Ctrl-C to stop
+note: stopping; a second signal exits at once
+"#]] });
     }
 }
 
@@ -352,9 +436,7 @@ fn library() -> String {
     library_file_name("faulty")
 }
 
-/// Runs the command in its own working directory.
 #[test]
-#[allow(clippy::disallowed_methods, reason = "the command is a process")]
 fn command_watches_relative_directories() {
     for (here, dir) in [("", "x"), ("", "./x"), ("y", "../x"), ("x", ".")] {
         let scratch = TempDir::with_prefix("hotbay-tests-").unwrap();
@@ -363,32 +445,13 @@ fn command_watches_relative_directories() {
         fs::create_dir(at("x")).unwrap();
         fs::create_dir(at("y")).unwrap();
         fs::rename(draft(&drafts, "old"), at("x/echo")).unwrap();
-        let mut command = Command::new(binary("hotbay-cli", "hotbay"));
-        command.args(["run", "--watch", "--json", "--dir", dir]).current_dir(at(here));
-        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        let reader = std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                // The test may have failed meanwhile.
-                let _ = sender.send(line);
-            }
-        });
-        let wait_for_event = |event: &str| {
-            let expected = format!(r#""event":"{event}""#);
-            while !lines.recv_timeout(LIMIT).map_err(|_| event).unwrap().contains(&expected) {}
-        };
-        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_for_event("loaded");
-            let draft = draft(&drafts, "new");
-            fs::rename(draft.join("plugin.json"), at("x/echo/plugin.json")).unwrap();
-            wait_for_event("rolled_back");
-            fs::rename(draft.join(library()), at("x/echo").join(library())).unwrap();
-            wait_for_event("promoted");
-        }));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        reader.join().unwrap();
-        assert!(checked.is_ok(), "`{dir}` in `{here}`");
+        let args = ["run", "--watch", "--json", "--dir", dir];
+        let running = Running::start_in(&at(here), &args);
+        running.wait_for_event("loaded");
+        let draft = draft(&drafts, "new");
+        fs::rename(draft.join("plugin.json"), at("x/echo/plugin.json")).unwrap();
+        running.wait_for_event("rolled_back");
+        fs::rename(draft.join(library()), at("x/echo").join(library())).unwrap();
+        running.wait_for_event("promoted");
     }
 }
