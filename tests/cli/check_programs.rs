@@ -76,10 +76,10 @@ fn each_step_prints_one_line_with_findings() {
     hotbay(&folder, &["check", "."]).exits(0).shows(str![[r#"
 $ hotbay check .
 NAME     VERSION  RESULT  LIBRARY  NOTES
-[FOLDER]  [VER]    passed  -
+program  [VER]    passed  -
 
-protocol conformance of [FOLDER]:
-  ok       manifest          `[FOLDER]`
+protocol conformance of program:
+  ok       manifest          `program`
   ok       digest            the SHA-256 matches plugin.json
   ok       capabilities      batch, execute, restore, snapshot, in [DURATION]
   ok       identity          name and version match plugin.json
@@ -97,8 +97,8 @@ protocol conformance of [FOLDER]:
   ok       large-body        1 MiB returned 200
   ok       deadline          a call with `Hotbay-Deadline-Ms` returned 200
   ok       batch             5 requests got 5 replies, 0 of them errors
-  ok       half-request      the [FOLDER] survives peers that disconnect in the middle of a request
-  ok       malformed-http    the [FOLDER] survives 5 kinds of invalid HTTP
+  ok       half-request      the program survives peers that disconnect in the middle of a request
+  ok       malformed-http    the program survives 5 kinds of invalid HTTP
   ok       snapshot          2 bytes of version 1
   ok       sigterm           it exited with code 0, [DURATION] after SIGTERM
   ok       restore           a new process restored the state and returned the same snapshot
@@ -113,10 +113,10 @@ protocol conformance of [FOLDER]:
     hotbay(&folder, &["check", "."]).exits(1).shows(str![[r#"
 $ hotbay check .
 NAME     VERSION  RESULT  LIBRARY  NOTES
-[FOLDER]  [VER]    failed  -        protocol step `token` failed
+program  [VER]    failed  -        protocol step `token` failed
 
-protocol conformance of [FOLDER]:
-  ok       manifest          `[FOLDER]`
+protocol conformance of program:
+  ok       manifest          `program`
   ok       digest            the SHA-256 matches plugin.json
   ok       capabilities      batch, execute, in [DURATION]
   ok       identity          name and version match plugin.json
@@ -124,7 +124,7 @@ protocol conformance of [FOLDER]:
   ok       launch            the config was passed by HOTBAY_CONFIG
   ok       location          [SOCKET]
   ok       ready             `/healthz` returned 200, [DURATION] after the launch
-  FAILED   token             `GET /healthz` without the token returned 200; expected 401: a [FOLDER] started with HOTBAY_TOKEN compares the header `Hotbay-Token` with it on every path
+  FAILED   token             `GET /healthz` without the token returned 200; expected 401: a program started with HOTBAY_TOKEN compares the header `Hotbay-Token` with it on every path
   ok       keep-alive        two requests were answered on one connection
   ok       unknown-endpoint  404
   ok       empty-input       an empty body returned 200
@@ -134,11 +134,11 @@ protocol conformance of [FOLDER]:
   ok       large-body        1 MiB returned 200
   ok       deadline          a call with `Hotbay-Deadline-Ms` returned 200
   ok       batch             5 requests got 5 replies, 0 of them errors
-  ok       half-request      the [FOLDER] survives peers that disconnect in the middle of a request
-  ok       malformed-http    the [FOLDER] survives 5 kinds of invalid HTTP
-  skipped  snapshot          the [FOLDER] has no endpoint `snapshot`
+  ok       half-request      the program survives peers that disconnect in the middle of a request
+  ok       malformed-http    the program survives 5 kinds of invalid HTTP
+  skipped  snapshot          the program has no endpoint `snapshot`
   ok       sigterm           it exited with code 0, [DURATION] after SIGTERM
-  skipped  restore           the [FOLDER] has no endpoint `restore`
+  skipped  restore           the program has no endpoint `restore`
   ok       shutdown          it exited with code 0, [DURATION] after `/shutdown`
   ok       idle-exit         it exited with code 0, [DURATION] after an `idleTimeout` of 200000000 ns, passed by HOTBAY_CONFIG
   ok       leftovers         none of its descendants outlived it
@@ -151,14 +151,14 @@ protocol conformance of [FOLDER]:
 #[test]
 fn missing_authentication_fails_token_step() {
     let behavior = json!({ "serve": { "needs_no_token": true } });
-    check(behavior, &[], "token", str!["`GET /healthz` without the token returned 200; expected 401: a [FOLDER] started with HOTBAY_TOKEN compares the header `Hotbay-Token` with it on every path"]);
+    check(behavior, &[], "token", str!["`GET /healthz` without the token returned 200; expected 401: a program started with HOTBAY_TOKEN compares the header `Hotbay-Token` with it on every path"]);
 }
 
 #[test]
 fn crash_on_malformed_http_fails_that_step() {
     let behavior = json!({ "serve": { "exits_when_malformed": true } });
     check(behavior, &[], "malformed-http", str![[r#"
-after a line that is not an HTTP request it no longer answers `/healthz` on a new connection; expected only the connection with the invalid bytes to end; the process exited unexpectedly: `/work/wt/tests.tmp/hotbay-8524-vlDHzI/[FOLDER]-0/[FOLDER]` exited with code 3
+after a line that is not an HTTP request it no longer answers `/healthz` on a new connection; expected only the connection with the invalid bytes to end; the process exited unexpectedly: `[COPIES]/program-0/program` exited with code 3
 no output on stderr
 "#]]);
 }
@@ -185,7 +185,7 @@ fn ignored_sigterm_fails_stop_step() {
     let failed = failed(&folder, &[]);
     let sigterm = failed.iter().find(|(name, _)| name == "sigterm").unwrap();
     assert_shows(&sigterm.1, &folder, str![[r#"
-after SIGTERM it did not exit with code 0: `/work/wt/tests.tmp/hotbay-8735-QCxRKp/[FOLDER]-0/[FOLDER]` was killed by SIGTERM
+after SIGTERM it did not exit with code 0: `[COPIES]/program-0/program` was killed by SIGTERM
 it was stopped by a signal that it does not handle
 no output on stderr; expected it to finish running calls, remove its socket and lock, and exit with code 0
 "#]]);
@@ -240,7 +240,7 @@ fn non_loopback_port_fails_location_step() {
     let behavior = json!({ "location": { "kind": "any6" } });
     if cfg!(target_os = "linux") {
         check(behavior, &[], "location", str![[r#"
-port 40913 is bound to ::, where other machines can reach it
+port [PORT] is bound to ::, where other machines can reach it
 hint: bind it to 127.0.0.1, or use a Unix socket
 "#]]);
     }
@@ -250,7 +250,7 @@ hint: bind it to 127.0.0.1, or use a Unix socket
 fn processes_that_outlive_program_are_reported() {
     let sample = r#"{"do":"grandchild","own_session":true,"detach_pipes":true}"#;
     if cfg!(target_os = "linux") {
-        check(json!({}), &["--text", sample], "leftovers", str!["its descendants outlived it: 13 after SIGTERM; expected it to stop them and wait for them before it exits (the host kills them)"]);
+        check(json!({}), &["--text", sample], "leftovers", str!["its descendants outlived it: [COUNT] after SIGTERM; expected it to stop them and wait for them before it exits (the host kills them)"]);
     }
 }
 
@@ -258,7 +258,7 @@ fn processes_that_outlive_program_are_reported() {
 fn program_that_is_never_ready_skips_later_steps() {
     let behavior = json!({ "location": { "exit": 4, "stderr": "no license\n" } });
     check(behavior, &[], "location", str![[r#"
-`[ROOT]/[FOLDER]` exited with code 4
+`[ROOT]/program` exited with code 4
 output: no license
 "#]]);
 }

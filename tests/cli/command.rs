@@ -99,9 +99,11 @@ fn redactions(dir: &Path) -> Redactions {
     for root in [dir, &real] {
         add("[ROOT]", &regex::escape(&root.display().to_string()));
     }
-    if let Some(name) = dir.file_name() {
-        add("[FOLDER]", &regex::escape(&name.to_string_lossy()));
+    let folder = dir.file_name().unwrap_or_default().to_string_lossy();
+    if folder.starts_with("hotbay-tests-") {
+        add("[FOLDER]", &regex::escape(&folder));
     }
+    add("[COPIES]", r"(?<redacted>/[^\s`]*/hotbay-\d+-\w{6})/");
     // As long as a version, so that columns stay aligned.
     add("[VER]", &format!(r"\b{}\b", regex::escape(env!("CARGO_PKG_VERSION"))));
     add("[API]", r#"(for API  |"api": ")(?<redacted>\d+\.\d+\.\d+)"#);
@@ -114,8 +116,11 @@ fn redactions(dir: &Path) -> Redactions {
     add("[TIME]", r"(?m)^(?<redacted>\d\d:\d\d:\d\d) ");
     add("[DURATION]", r"\b(?<redacted>[\d.]+(ns|µs|ms|s)) each");
     add("[DURATION]", r"\b\d+ ms\b");
+    add("[MS]", r#""after_ms":(?<redacted>\d+)"#);
     add("[PROCESS]", r#"(, process |"pid": ?)(?<redacted>\d+)"#);
     add("[SOCKET]", r"\bhttp\+unix://[^\s`]+");
+    add("[PORT]", r"\bport (?<redacted>\d+)");
+    add("[COUNT]", r"outlived it: (?<redacted>\d+) ");
     add("[POSITION]", r"\.rs:(?<redacted>\d+:\d+)");
     redactions
 }
