@@ -144,7 +144,7 @@ next:
 $ hotbay new greet
 --- stderr
 error: plugin not created
-  because: cannot create the folder `greet`: File exists (os error 17)
+  because: cannot create the folder `greet`: File exists (os error [ERRNO])
 --- exit code 1
 "#]]);
     hotbay(root.dir(), &["new", "Greet"]).exits(1).shows(str![[r#"
@@ -166,7 +166,7 @@ fn stdout_that_cannot_be_written_is_an_error() {
 $ hotbay build
 --- stderr
 error: not all plugins were built
-  because: cannot write to stdout: No space left on device (os error 28)
+  because: cannot write to stdout: No space left on device (os error [ERRNO])
 --- exit code 1
 "#]]);
 }

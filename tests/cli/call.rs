@@ -24,7 +24,7 @@ fn call_reads_input_from_argument_file_or_stdin() {
 $ hotbay call transform --input gone
 --- stderr
 error: cannot read `gone`
-  because: No such file or directory (os error 2)
+  because: No such file or directory (os error [ERRNO])
 --- exit code 1
 "#]]);
 
@@ -312,7 +312,7 @@ error: plugin `below` not found in `.`
 $ hotbay call below --dir gone
 --- stderr
 error: plugin `below` not found in `gone`
-  because: a folder was skipped: cannot read `gone`: No such file or directory (os error 2)
+  because: a folder was skipped: cannot read `gone`: No such file or directory (os error [ERRNO])
   hint: build a plugin with `hotbay build`, or pass the folder that contains plugins with `--dir`
 --- exit code 1
 "#]]);

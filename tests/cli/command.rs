@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use hotbay_tests::{Plugins, binary};
 use regex::Regex;
@@ -88,40 +89,50 @@ pub(crate) fn assert_shows(output: &str, dir: &Path, snapshot: impl IntoData) {
     assert.eq(as_on_linux(output), snapshot);
 }
 
+/// Placeholders with the patterns that they stand for. A group `redacted` limits what is replaced.
+const REDACTIONS: [(&str, &str); 19] = [
+    // As long as a version, so that columns stay aligned.
+    ("[VER]", concat!(r"\b", env!("CARGO_PKG_VERSION"), r"\b")),
+    ("[API]", r#"(for API  |"api": ")(?<redacted>\d+\.\d+\.\d+)"#),
+    ("[BYTES]", r#"(\bbytes  +|length": )(?<redacted>\d+)"#),
+    ("[COPIES]", r"(?<redacted>/[^\s`]*/hotbay-\d+-[A-Za-z0-9]{6})/"),
+    ("[COUNT]", r"outlived it: (?<redacted>\d+) "),
+    ("[DIGEST]", r"\b[0-9a-f]{64}\b"),
+    ("[DURATION]", r"\b(?<redacted>[\d.]+(ns|µs|ms|s)) each"),
+    ("[DURATION]", r"\b\d+ ms\b"),
+    ("[ERRNO]", r"\(os error (?<redacted>\d+)\)"),
+    ("[MS]", r#""after_ms":(?<redacted>\d+)"#),
+    ("[NAMES]", r"\b(links|exports)  +(?<redacted>\S.*)"),
+    // An ephemeral port.
+    ("[PORT]", r"(\bport |\b127\.0\.0\.1:|\b0\.0\.0\.0:)(?<redacted>\d{5})\b"),
+    ("[POSITION]", r"\.rs:(?<redacted>\d+:\d+)"),
+    ("[PROCESS]", r#"(, process |"pid": ?)(?<redacted>\d+)"#),
+    ("[RUSTC]", r#"\brustc (?<redacted>\d[^\n"]*)"#),
+    ("[SOCKET]", r"\bhttp\+unix://[^\s`]+"),
+    ("[TARGET]", r#"(\btarget  +|"target": ")(?<redacted>[a-z0-9_-]+)"#),
+    ("[TIME]", r"(?m)^(?<redacted>\d\d:\d\d:\d\d) "),
+    ("[TIMESTAMP]", r"\b\d{4}-\d{2}-\d{2}T[\d:.]+Z"),
+];
+
+/// Returns the redactions for a run in this folder, which is `[ROOT]`.
 fn redactions(dir: &Path) -> Redactions {
-    let mut redactions = Redactions::new();
-    let mut add = |placeholder: &'static str, pattern: &str| {
-        let pattern = Regex::new(pattern).unwrap();
-        redactions.insert(placeholder, pattern).unwrap();
-    };
+    static ANYWHERE: LazyLock<Redactions> = LazyLock::new(|| {
+        let mut redactions = Redactions::new();
+        for (placeholder, pattern) in REDACTIONS {
+            redactions.insert(placeholder, Regex::new(pattern).unwrap()).unwrap();
+        }
+        redactions
+    });
+    let mut redactions = ANYWHERE.clone();
     // Both forms occur on systems whose temporary folder is a link.
     let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     for root in [dir, &real] {
-        add("[ROOT]", &regex::escape(&root.display().to_string()));
+        redactions.insert("[ROOT]", root.display().to_string()).unwrap();
     }
-    let folder = dir.file_name().unwrap_or_default().to_string_lossy();
-    if folder.starts_with("hotbay-tests-") {
-        add("[FOLDER]", &regex::escape(&folder));
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if name.starts_with("hotbay-tests-") {
+        redactions.insert("[FOLDER]", name).unwrap();
     }
-    add("[COPIES]", r"(?<redacted>/[^\s`]*/hotbay-\d+-\w{6})/");
-    // As long as a version, so that columns stay aligned.
-    add("[VER]", &format!(r"\b{}\b", regex::escape(env!("CARGO_PKG_VERSION"))));
-    add("[API]", r#"(for API  |"api": ")(?<redacted>\d+\.\d+\.\d+)"#);
-    add("[DIGEST]", r"\b[0-9a-f]{64}\b");
-    add("[RUSTC]", r#"\brustc (?<redacted>\d[^\n"]*)"#);
-    add("[TARGET]", r#"(\btarget  +|"target": ")(?<redacted>[\w-]+)"#);
-    add("[BYTES]", r#"(\bbytes  +|length": )(?<redacted>\d+)"#);
-    add("[NAMES]", r"\b(links|exports)  +(?<redacted>\S.*)");
-    add("[TIMESTAMP]", r"\b\d{4}-\d{2}-\d{2}T[\d:.]+Z");
-    add("[TIME]", r"(?m)^(?<redacted>\d\d:\d\d:\d\d) ");
-    add("[DURATION]", r"\b(?<redacted>[\d.]+(ns|µs|ms|s)) each");
-    add("[DURATION]", r"\b\d+ ms\b");
-    add("[MS]", r#""after_ms":(?<redacted>\d+)"#);
-    add("[PROCESS]", r#"(, process |"pid": ?)(?<redacted>\d+)"#);
-    add("[SOCKET]", r"\bhttp\+unix://[^\s`]+");
-    add("[PORT]", r"\bport (?<redacted>\d+)");
-    add("[COUNT]", r"outlived it: (?<redacted>\d+) ");
-    add("[POSITION]", r"\.rs:(?<redacted>\d+:\d+)");
     redactions
 }
 

@@ -160,7 +160,10 @@ fn man_pages_cover_every_subcommand() {
     let name = |page: std::io::Result<fs::DirEntry>| page.unwrap().file_name().into_string();
     let mut names: Vec<_> = pages.map(|page| name(page).unwrap()).collect();
     names.sort();
-    assert_shows(&names.join("\n"), plugins.dir(), str![[r#"
+    assert_shows(
+        &names.join("\n"),
+        plugins.dir(),
+        str![[r#"
 hotbay-build.1
 hotbay-call.1
 hotbay-check.1
@@ -173,5 +176,6 @@ hotbay-pipe.1
 hotbay-run.1
 hotbay-seal.1
 hotbay.1
-"#]]);
+"#]],
+    );
 }

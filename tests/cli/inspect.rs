@@ -56,9 +56,7 @@ $ hotbay inspect plugins/transform --json
     ],
     "length": [BYTES],
     "links": [
-      "libgcc_s.so.1",
-      "libc.so.6",
-      "ld-linux-x86-64.so.2"
+...
     ],
     "path": "[ROOT]/plugins/transform/libtransform.so",
     "sha256": "[DIGEST]",

@@ -222,7 +222,7 @@ $ hotbay list --dir gone
 --- stderr
 note: no plugins found in `gone`
   hint: build a plugin with `hotbay build`, or pass the folder that contains plugins with `--dir`
-error: a folder was skipped: cannot read `gone`: No such file or directory (os error 2)
+error: a folder was skipped: cannot read `gone`: No such file or directory (os error [ERRNO])
 --- exit code 1
 "#]]);
     hotbay(plugins.dir(), &["check"]).exits(1).shows(str![[r#"

@@ -319,7 +319,8 @@ fn run_reports_promoted_and_failed_reloads() {
 #[test]
 fn run_prints_retire_reason_and_recovery() {
     let plugins = Plugins::new();
-    let folder = plugins.add("one", "faulty").write();
+    // The requirement determines the order of the loads.
+    let folder = plugins.add("one", "faulty").set("requires", json!({ "two": "*" })).write();
     plugins.add("two", "faulty").write();
     let running = Running::start(&plugins, &["--watch", "--poll-ms", "20"]);
     running.wait_started();
@@ -337,8 +338,8 @@ fn run_prints_retire_reason_and_recovery() {
     running.signal("TERM");
     running.wait_exit().exits(0).run.shows(str![[r#"
 $ hotbay run --watch --poll-ms 20 --dir [ROOT]
-[TIME] loaded       one: version [VER], generation 1
 [TIME] loaded       two: version [VER], generation 1
+[TIME] loaded       one: version [VER], generation 1
 [TIME] promoted     one: version [VER], generation 2 (was 1)
 [TIME] retired      one: generation 1; replaced by generation 2
 [TIME] closed       one: generation 1

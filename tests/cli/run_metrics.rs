@@ -5,10 +5,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command};
 
-use hotbay_tests::{LIMIT, Plugins, binary, until};
+use hotbay_tests::{LIMIT, Plugins, until};
 use serde_json::{Value, json};
+use snapbox::str;
+
+use crate::command::{Run, command, hotbay};
 
 /// A running command that serves a page.
 struct Serving {
@@ -27,18 +30,16 @@ impl Drop for Serving {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the command is a process")]
-fn command(plugins: &Plugins, args: &[&str]) -> Command {
-    let mut command = Command::new(binary("hotbay-cli", "hotbay"));
-    command.arg("run").args(args).arg("--dir").arg(plugins.dir());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+/// Runs `hotbay run` to its end.
+fn run_to_end(plugins: &Plugins, args: &[&str]) -> Run {
+    hotbay(plugins.dir(), &[&["run", "--dir", "."], args].concat())
 }
 
 impl Serving {
     #[track_caller]
     fn start(plugins: &Plugins, args: &[&str]) -> Self {
-        let mut child = command(plugins, args).spawn().unwrap();
+        let args = [&["run", "--dir", "."], args].concat();
+        let mut child = command(plugins.dir(), &args).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let mut serving = Self { child, stdout, stderr, address: String::new() };
@@ -208,33 +209,58 @@ fn port_in_use_is_reported_before_loading() {
     folder.config(json!({ "hang_in": "init", "entered": entered })).write();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let expected = format!("cannot serve metrics on {address}");
-
-    let output = command(&plugins, &["--metrics", &address]).output().unwrap();
-    let err = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
-    assert!(err.starts_with(&format!("error: {expected}\n  because: ")), "{err}");
-    assert!(err.ends_with("  hint: choose another port, or port 0 for a free one\n"), "{err}");
-
-    let output = command(&plugins, &["--json", "--metrics", &address]).output().unwrap();
-    let message: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code(), &message["error"]["kind"]), (Some(1), &json!("io")));
-    assert!(message["error"]["message"].as_str().unwrap().starts_with(&expected), "{message}");
+    run_to_end(&plugins, &["--metrics", &address]).exits(1).shows(str![[r#"
+$ hotbay run --dir . --metrics 127.0.0.1:[PORT]
+--- stderr
+error: cannot serve metrics on 127.0.0.1:[PORT]
+  because: Address already in use (os error [ERRNO])
+  hint: choose another port, or port 0 for a free one
+--- exit code 1
+"#]]);
+    run_to_end(&plugins, &["--json", "--metrics", &address]).exits(1).shows(str![[r#"
+$ hotbay run --dir . --json --metrics 127.0.0.1:[PORT]
+{
+  "error": {
+    "code": null,
+    "details": null,
+    "generation": null,
+    "hint": "choose another port, or port 0 for a free one",
+    "kind": "io",
+    "location": null,
+    "message": "cannot serve metrics on 127.0.0.1:[PORT]: Address already in use (os error [ERRNO])",
+    "plugin": null,
+    "retryable": null,
+    "step": null
+  }
+}
+--- exit code 1
+"#]]);
     assert!(!entered.exists(), "a plugin was started");
 }
 
 #[test]
 fn non_loopback_address_is_reported() {
     let plugins = Plugins::new();
-    for address in ["9464", "localhost", "127.0.0.1", "127.0.0.1:99999", ""] {
-        let output = command(&plugins, &["--metrics", address]).output().unwrap();
-        let err = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{address}: {err}");
-        assert!(err.contains("--metrics <ADDR>"), "{err}");
+    run_to_end(&plugins, &["--metrics", "localhost"]).exits(2).shows(str![[r#"
+$ hotbay run --dir . --metrics localhost
+--- stderr
+error: invalid value 'localhost' for '--metrics <ADDR>': invalid socket address syntax
+
+For more information, try '--help'.
+--- exit code 2
+"#]]);
+    for address in ["9464", "127.0.0.1", "127.0.0.1:99999", ""] {
+        let run = run_to_end(&plugins, &["--metrics", address]).exits(2);
+        assert!(run.stderr.contains("--metrics <ADDR>"), "{address}: {}", run.stderr);
     }
-    let output = command(&plugins, &["--metrics", "0.0.0.0:0"]).output().unwrap();
-    let err = String::from_utf8(output.stderr).unwrap();
-    let note = err.lines().nth(1).unwrap_or_default();
-    assert!(note.starts_with("note: 0.0.0.0:"), "{err}");
-    assert!(note.ends_with(" can be reached from other machines"), "{err}");
+    run_to_end(&plugins, &["--metrics", "0.0.0.0:0"]).exits(1).shows(str![[r#"
+$ hotbay run --dir . --metrics 0.0.0.0:0
+[TIME] stopped
+--- stderr
+metrics: http://0.0.0.0:[PORT]/metrics
+note: 0.0.0.0:[PORT] can be reached from other machines
+error: nothing to run: no plugins found in `.`
+  hint: build a plugin with `hotbay build`, or pass the folder that contains plugins with `--dir`
+--- exit code 1
+"#]]);
 }

@@ -59,9 +59,9 @@ $ hotbay seal text process gone plugins/one/plugin.json
 error: `text` was not sealed
   because: `[ROOT]/text/libfaulty.so`: the file looks like a text file; expected a shared library built with `crate-type = ["cdylib"]`
 error: `process` was not sealed
-  because: cannot read program `x`: No such file or directory (os error 2)
+  because: cannot read program `x`: No such file or directory (os error [ERRNO])
 error: `gone` was not sealed
-  because: cannot read `gone`: No such file or directory (os error 2)
+  because: cannot read `gone`: No such file or directory (os error [ERRNO])
 --- exit code 1
 "#]]);
     let json = hotbay(plugins.dir(), &[&args[..], &["--json"]].concat()).exits(1).json();
