@@ -76,7 +76,7 @@ fn installed(here: &Path, plugin: &str, text: &str) {
 }
 
 #[test]
-fn plugins_installed_in_the_folder_of_a_script_are_not_installed_again() {
+fn plugins_installed_below_a_script_are_not_installed_again() {
     let root = Plugins::new();
     script(root.dir(), "s", "1");
     for _ in 0..2 {

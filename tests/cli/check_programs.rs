@@ -1,7 +1,8 @@
-//! `hotbay check` as a conformance kit: a conforming program passes every step; a program with one
-//! defect fails the matching step, with a helpful message.
+//! `hotbay check` as a conformance kit: a conforming program, such as the example in Python, passes
+//! every step; a program with one defect fails the matching step, with a helpful message.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use hotbay_tests::{Plugins, ProgramFolder};
 use serde_json::{Value, json};
@@ -58,6 +59,11 @@ fn conforming_programs_pass_every_step() {
     }
 }
 
+/// The example plugin in Python.
+fn wordcount() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/wordcount")
+}
+
 #[test]
 fn conforming_python_program_passes_every_step() {
     let has_python = std::env::var_os("PATH")
@@ -65,8 +71,18 @@ fn conforming_python_program_passes_every_step() {
     if !has_python {
         return; // The plugin is written in Python.
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/wordcount");
-    assert_eq!(failed(&folder, &["--text", "a b a", "--allow-writable"]), []);
+    assert_eq!(failed(&wordcount(), &["--text", "a b a", "--allow-writable"]), []);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the plugin's tests are written in Python")]
+fn python_plugin_passes_its_own_tests() {
+    let output = Command::new("python3")
+        .args(["-B", "-m", "unittest", "-q"])
+        .current_dir(wordcount())
+        .output()
+        .expect("python3 starts; `wordcount` needs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "test helpers are tests too")]
 
 mod calls;
-mod example_plugins;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod exports;
 #[cfg(target_os = "linux")]

@@ -75,7 +75,7 @@ fn removed_folder_unloads_the_names_that_nothing_requires() {
 }
 
 #[test]
-fn explicit_reload_of_one_name_does_not_hide_a_change_from_the_others() {
+fn reload_of_one_name_hides_no_change_from_the_others() {
     let plugins = Plugins::new();
     let host = Host::builder().plugin_dir(plugins.dir()).hot_reload(true).build().unwrap();
     let mut events = host.events();
@@ -237,7 +237,7 @@ fn folder_serves_under_many_names_while_it_changes() {
 }
 
 #[test]
-fn name_that_cannot_follow_a_change_does_not_keep_the_others_from_it() {
+fn name_that_cannot_follow_a_change_does_not_stop_the_others() {
     let plugins = Plugins::new();
     let host = Host::builder().plugin_dir(plugins.dir()).hot_reload(true).build().unwrap();
     let mut events = host.events();

@@ -1,5 +1,8 @@
-//! Plugins of the program at run time, and tokens that end hosts, under faults and races.
+//! Plugins of the program: linked as ordinary crates, or registered at run time, and tokens that
+//! end hosts, under faults and races.
 
+use std::env;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
@@ -418,4 +421,22 @@ fn cancelled_token_leaves_no_watch() {
     // Other tests watch as well, but not forever.
     until("no watch is left", || threads("hotbay-watch").is_empty().then_some(()));
     drop(hosts);
+}
+
+/// A separate cargo call builds the program: a call that also builds the plugins would enable their
+/// exports.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "starts cargo")]
+fn two_plugins_link_into_one_program() {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tested = Command::new(cargo)
+        .args(["test", "--package", "hotbay-linked", "--features", "linked"])
+        .args(["--test", "linked", "--quiet"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo starts");
+    let output_text = String::from_utf8_lossy(&tested.stdout);
+    let errors = String::from_utf8_lossy(&tested.stderr);
+    assert!(tested.status.success(), "{output_text}\n{errors}");
+    assert!(output_text.contains("3 passed"), "{output_text}");
 }

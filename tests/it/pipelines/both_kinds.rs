@@ -1,6 +1,9 @@
 //! Pipelines of libraries, processes and compiled-in plugins: the result does not depend on the
 //! kind of a step.
 
+use std::fs;
+use std::path::Path;
+
 use futures_util::stream;
 use hotbay::{
     Error, ErrorKind, Host, HostBuilder, Output, PluginError, PluginName, Request, RunOptions,
@@ -151,4 +154,32 @@ fn program_without_batches_receives_single_requests() {
     let reported = many(&host, &["single"], requests.collect());
     let expected: Vec<_> = (0..50).map(|number: u32| Ok(number.to_string())).collect();
     assert_eq!(reported, expected);
+}
+
+#[test]
+fn pipeline_mixes_library_process_and_function() {
+    let plugins = Plugins::new();
+    let upper = plugins.add("upper", "transform").config(json!({ "mode": "upper" })).write();
+    let folder = plugins.dir().join("wordcount");
+    fs::create_dir(&folder).unwrap();
+    let wordcount = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/wordcount");
+    for file in ["plugin.json", "wordcount.py"] {
+        fs::copy(wordcount.join(file), folder.join(file)).unwrap();
+    }
+    let host = Host::builder()
+        .plugin_dir(plugins.dir())
+        .allow_unverified(true)
+        .allow_writable_by_others(true)
+        .register_fn("most", |_, input| {
+            let counted: Value = input.json()?;
+            Ok(Output::text(counted["frequent"][0]["word"].as_str().unwrap_or("none")))
+        })
+        .build()
+        .unwrap();
+    loaded(&host, upper);
+    loaded(&host, folder);
+    let pipeline = host.pipeline(["upper", "wordcount", "most"]).unwrap();
+    let reply =
+        block_on(pipeline.run(Request::text("to be or not to be, that is to say"))).unwrap();
+    assert_eq!(reply.as_text().unwrap(), "to");
 }

@@ -11,6 +11,5 @@ mod responses;
 mod retries;
 mod sdk;
 mod shutdown;
-mod soaks;
 mod start;
 mod supervision;

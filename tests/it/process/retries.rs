@@ -1,10 +1,16 @@
-//! Calls whose process exits during the call: which ones are repeated, and which are not because
-//! they may have run.
+//! Calls whose process exits during the call: which ones are repeated, which are not because they
+//! may have run, and calls while processes are killed at random moments.
 
+use std::env;
+use std::fs;
 use std::thread;
+use std::time::Duration;
 
-use hotbay::{ErrorKind, HostEvent, Request};
-use hotbay_tests::{block_on, event, until};
+use hotbay::{ErrorKind, Host, HostEvent, Request};
+use hotbay_tests::{
+    Kills, LIMIT, Plugins, ProgramFolder, ResourceSnapshot, block_on, event, kill_often, loaded,
+    run_in_subprocess, until,
+};
 use serde_json::{Value, json};
 
 use super::fixture::{ProcessFixture, Running, kill};
@@ -170,4 +176,46 @@ fn deadline_passing_during_process_start_times_out() {
     std::fs::write(&go, "").unwrap();
     running.serves();
     running.end();
+}
+
+/// Set in the subprocess that counts leftovers.
+const ALONE: &str = "HOTBAY_TESTS_ALONE";
+
+/// Runs in a subprocess, so that all leftovers can be counted.
+#[test]
+fn random_kills_cause_no_wrong_reply_and_leave_nothing() {
+    const TEST: &str =
+        concat!(module_path!(), "::random_kills_cause_no_wrong_reply_and_leave_nothing");
+    if env::var_os(ALONE).is_none() {
+        run_in_subprocess(TEST, &[(ALONE, "1")]);
+        return;
+    }
+    let plugins = Plugins::new();
+    let folder = ProgramFolder::new(plugins.dir(), "echo").built("served", "served");
+    let folder = folder.set("package", "served").install();
+    let staging = plugins.dir().join("staged");
+    fs::create_dir(&staging).unwrap();
+    let run = |kills| {
+        let host = Host::builder().quarantine(None).staging_dir(&staging).build().unwrap();
+        let plugin = loaded(&host, &folder);
+        let how = Kills {
+            kills,
+            callers: 4,
+            timeout: Duration::from_secs(5),
+            max_pause: Duration::from_millis(20),
+        };
+        let killed = kill_often(&plugin, &mut host.events(), how);
+        block_on(host.shutdown(LIMIT));
+        killed
+    };
+    // Resources that are created once and kept exist by now.
+    run(1);
+    let before = ResourceSnapshot::take();
+    let killed = run(10);
+    assert!(killed.wrong.is_empty(), "{:?}", killed.wrong);
+    assert!(killed.answered > 0, "{killed:?}");
+    let left = before.leftovers_within(LIMIT);
+    assert!(left.is_empty(), "{left:?}");
+    let staged: Vec<_> = fs::read_dir(&staging).unwrap().collect();
+    assert!(staged.is_empty(), "{staged:?}");
 }

@@ -1,11 +1,17 @@
-//! Exits of a plugin's process, requested or not: its descendants end too, and no caller waits
-//! long.
+//! Exits of a plugin's process, requested or not, and of its host: its descendants end too, and no
+//! caller waits long.
 
+use std::env;
+use std::fs;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use hotbay::{ErrorKind, Host, HostEvent, Request};
-use hotbay_tests::{Plugins, ProgramFolder, block_on, event, limits, loaded, until};
+use hotbay_tests::{
+    Plugins, ProgramFolder, block_on, event, host_until_killed, limits, loaded, orphan, rerun_test,
+    until,
+};
 use serde_json::{Value, json};
 
 use super::fixture::{ProcessFixture, Running, has_exited, kill};
@@ -181,4 +187,29 @@ fn unanswered_sync_call_ends_with_plugin_unload() {
         call.join().unwrap()
     });
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::Retired);
+}
+
+/// Set in the host to be killed: its plugins' folder.
+const HOST: &str = "HOTBAY_TESTS_HOST_OF";
+
+#[test]
+fn killed_host_leaves_no_plugin_process() {
+    const TEST: &str = concat!(module_path!(), "::killed_host_leaves_no_plugin_process");
+    if let Some(dir) = env::var_os(HOST) {
+        let dir = PathBuf::from(dir);
+        host_until_killed(&[dir.join("one"), dir.join("two")], &dir.join("staged"));
+        return;
+    }
+    let plugins = Plugins::new();
+    for name in ["one", "two"] {
+        ProgramFolder::new(plugins.dir(), name).set("package", "program").install();
+    }
+    fs::create_dir(plugins.dir().join("staged")).unwrap();
+    for _ in 0..3 {
+        let orphaned = orphan(rerun_test(TEST).env(HOST, plugins.dir()));
+        assert_eq!(orphaned.launches, 2, "{orphaned:?}");
+        // Per plugin: its process, three descendants and a guardian.
+        assert_eq!(orphaned.processes, 10, "{orphaned:?}");
+        assert!(orphaned.left.is_empty(), "{orphaned:?}");
+    }
 }
