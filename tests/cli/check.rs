@@ -75,13 +75,14 @@ fn check_survives_unverified_library_that_crashes() {
     assert_eq!(result("crash")["result"], "refused");
     assert_eq!(result("panics")["problem"]["step"], "init");
     assert_eq!(result("fine")["result"], "passed");
+    assert!(result("fine")["hint"].to_string().contains("hotbay seal"), "{json}");
     if cfg!(all(target_os = "linux", target_env = "gnu")) {
         hotbay(plugins.dir(), &["check"]).exits(1).shows(str![[r#"
 $ hotbay check
 NAME       VERSION  RESULT   LIBRARY  NOTES
-crash      [VER]    refused  -        crashed while it was loaded: SIGABRT
+crash      [VER]    refused  -        crashed while being loaded: SIGABRT
 filter     [VER]    passed   closed
-fine       [VER]    passed   closed   plugin.json contains no digest; hint: run `hotbay seal plugins/fine`
+fine       [VER]    passed   closed   plugin.json contains no digest
 needs      [VER]    refused  -        requires plugin `crash`, which cannot be started
 panics     [VER]    refused  -        init: panicked: in init, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
 transform  [VER]    passed   closed

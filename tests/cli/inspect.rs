@@ -170,6 +170,7 @@ bad        [VER]    refused  -        digest: `[ROOT]/plugins/bad/libfaulty.so` 
 filter     [VER]    passed   closed
 transform  [VER]    passed   closed
 --- stderr
+hint: plugin `bad`: install the file again if it is incomplete, or run `hotbay seal DIR` to write its current digest
 2 of 3 passed
 --- exit code 1
 "#]]);

@@ -26,9 +26,11 @@ transform  [VER]    library  ready
 $ hotbay list
 NAME       VERSION  KIND     STATE    PROBLEM
 filter     [VER]    library  ready
-open       [VER]    library  refused  plugin.json contains no digest; hint: run `hotbay seal plugins/open`
+open       [VER]    library  refused  plugin.json contains no digest
 text       [VER]    library  refused  probe: `[ROOT]/plugins/text/libfaulty.so`: the file looks like a text file; expected a shared library built with `crate-type = ["cdylib"]`
 transform  [VER]    library  ready
+--- stderr
+hint: plugin `open`: run `hotbay seal plugins/open`
 --- exit code 1
 "#]]);
     let json = ["list", "--json", "--allow-unverified"];
@@ -111,8 +113,11 @@ fn list_refuses_programs_that_load_refuses() {
 $ hotbay list --dir .
 NAME  VERSION  KIND     STATE    PROBLEM
 fine  [VER]    process  ready
-open  [VER]    process  refused  plugin.json contains no digest; hint: run `hotbay seal ./open`
+open  [VER]    process  refused  plugin.json contains no digest
 text  [VER]    process  refused  launch: `[ROOT]/text/program` is not executable
+--- stderr
+hint: plugin `open`: run `hotbay seal ./open`
+hint: plugin `text`: run `chmod +x [ROOT]/text/program`
 --- exit code 1
 "#]]);
     assert_eq!(list(&["--allow-unverified", "--json"]).json()["plugins"][1]["state"], "ready");
@@ -178,6 +183,13 @@ round   [VER]    library  refused  requires: is part of a dependency cycle: roun
 square  [VER]    library  refused  requires: is part of a dependency cycle: round -> square -> round
 twin    [VER]    library  refused  plugin `twin` was found 2 times: in `./one`, `./two`
 twin    [VER]    library  refused  plugin `twin` was found 2 times: in `./one`, `./two`
+--- stderr
+hint: plugin `above`: fix the plugin `lonely` first
+hint: plugin `lonely`: add the plugin `gone`
+hint: plugin `round`: remove one of the requirements
+hint: plugin `square`: remove one of the requirements
+hint: plugin `twin`: remove all but one, or give each a different `name`
+hint: plugin `twin`: remove all but one, or give each a different `name`
 --- exit code 1
 "#]]);
 }
@@ -195,6 +207,8 @@ strict  [VER]    library  refused  config: ./strict/plugin.json:1:1: `config`: "
 typos   -        -        refused  manifest: ./typos/plugin.json has 2 mistakes:
                                      5:3: `limts` is not a known field
                                      9:3: `verison` is not a known field
+--- stderr
+hint: plugin `typos`: `limts`: did you mean `limits`?; `verison`: did you mean `version`?
 --- exit code 1
 "#]]);
     let json = hotbay(plugins.dir(), &["list", "--dir", ".", "--json"]).exits(1).json();
