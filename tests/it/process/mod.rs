@@ -1,4 +1,4 @@
-//! Plugins in processes of their own: starts, calls, exits and restarts, logs, and the SDK.
+//! Plugins in their own processes: starts, calls, exits and restarts, logs, and the SDK.
 
 mod calls;
 mod connections;
