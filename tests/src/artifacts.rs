@@ -116,7 +116,7 @@ fn run_cargo(request: &BuildRequest) -> String {
 
 /// Returns whether `cargo test` sets this variable for the package under test. Passing it on would
 /// make build scripts run again.
-fn is_of_this_package(variable: &OsStr) -> bool {
+pub(crate) fn is_of_this_package(variable: &OsStr) -> bool {
     const PREFIXES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
     let variable = variable.to_string_lossy();
     PREFIXES.iter().any(|prefix| variable.starts_with(prefix))

@@ -2,6 +2,9 @@
 //! that wait for events or inspect processes.
 
 mod artifacts;
+#[cfg(unix)]
+mod child_processes;
+mod hostile_text;
 mod hosts;
 #[cfg(unix)]
 mod kills;
@@ -18,6 +21,9 @@ mod traffic;
 mod waiting;
 
 pub use artifacts::{binary, library};
+#[cfg(unix)]
+pub use child_processes::{ChildOutput, cargo, compiler, library_of, messages, run_to_end};
+pub use hostile_text::{HOSTILE, HOSTILE_ESCAPED, steers};
 pub use hosts::{host, limits, lines_of, loaded, quarantine, refused, reloaded, rolled_back};
 #[cfg(unix)]
 pub use kills::{Killed, Kills, kill_often};
@@ -32,6 +38,6 @@ pub use proc::{
 pub use process::{images, mappings, threads, unique};
 #[cfg(unix)]
 pub use programs::{ProgramFolder, foreign_elf, launches, set_behavior, state_of};
-pub use subprocess::run_in_subprocess;
+pub use subprocess::{rerun_test, run_in_subprocess};
 pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, StopOnDrop, block_on, event, events_until, until};

@@ -1,0 +1,211 @@
+//! `hotbay new` and `hotbay build`: what they create and install, and what the watch of a build sees.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use hotbay_tests::{LIMIT, Plugins, until};
+use snapbox::str;
+
+use crate::command::{command, hotbay, run};
+
+fn script(folder: &Path, name: &str, text: &str) {
+    fs::create_dir_all(folder).unwrap();
+    let program = folder.join("run.sh");
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let manifest = format!(
+        r#"{{"name": "{name}", "version": "1.0.0", "api": "^1.0", "kind": "process", "command": ["run.sh"]}}"#
+    );
+    fs::write(folder.join("plugin.json"), manifest).unwrap();
+}
+
+/// `hotbay build --watch`, with the lines that it prints.
+struct Watch {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Watch {
+    fn start(here: &Path, from: &str) -> Self {
+        let mut command = command(here, &["build", from, "--out", "out", "--watch"]);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let stdout: Box<dyn Read + Send> = Box::new(process.stdout.take().unwrap());
+        let stderr: Box<dyn Read + Send> = Box::new(process.stderr.take().unwrap());
+        for stream in [stdout, stderr] {
+            let sender = sender.clone();
+            // Ends with the process.
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let _ = sender.send(line);
+                }
+            });
+        }
+        Self { process, lines }
+    }
+
+    /// Waits for a line with this text, and discards those before it.
+    fn wait_for(&self, text: &str) {
+        let mut before = Vec::new();
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) if line.contains(text) => return,
+                Ok(line) => before.push(line),
+                Err(error) => panic!("{error}: no line with {text:?} in {before:#?}"),
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn installed(here: &Path, plugin: &str, text: &str) {
+    let file: PathBuf = here.join("out").join(plugin).join("run.sh");
+    let is_it = || fs::read_to_string(&file).is_ok_and(|found| found == text).then_some(());
+    until(&format!("`{plugin}` is installed as {text:?}"), is_it);
+}
+
+#[test]
+fn plugins_installed_below_a_script_are_not_installed_again() {
+    let root = Plugins::new();
+    script(root.dir(), "s", "1");
+    for _ in 0..2 {
+        hotbay(root.dir(), &["build"]).exits(0);
+    }
+    let installed = root.dir().join("target/plugins/s");
+    assert_eq!(fs::read_dir(installed).unwrap().count(), 2);
+}
+
+#[test]
+fn invalid_plugin_name_is_refused_and_escaped() {
+    let root = Plugins::new();
+    script(root.dir(), r"\u001b[31mred", "1");
+    hotbay(root.dir(), &["build"]).exits(1).shows(str![[r#"
+$ hotbay build
+--- stderr
+error: plugin `[FOLDER]`: [ROOT]/plugin.json:1:10: `name` is "\u{1b}[31mred"; expected a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`
+error: not all plugins were built
+  because: 1 plugin failed: [FOLDER]
+--- exit code 1
+"#]]);
+    assert!(!root.dir().join("target").exists());
+}
+
+#[test]
+fn build_that_the_host_would_refuse_is_not_installed() {
+    let root = Plugins::new();
+    script(root.dir(), "s", "1");
+    hotbay(root.dir(), &["build"]).exits(0).shows(str![[r#"
+$ hotbay build
+built s 1.0.0  target/plugins/s/run.sh  (1 KiB)
+"#]]);
+    let manifest = root.dir().join("plugin.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"api\"", "\"apis\"")).unwrap();
+    hotbay(root.dir(), &["build"]).exits(1).shows(str![[r#"
+$ hotbay build
+--- stderr
+error: plugin `[FOLDER]`: [ROOT]/plugin.json:1:35: `apis` is not a known field
+  hint: did you mean `api`?
+error: not all plugins were built
+  because: 1 plugin failed: [FOLDER]
+--- exit code 1
+"#]]);
+    let installed = fs::read_to_string(root.dir().join("target/plugins/s/plugin.json")).unwrap();
+    assert!(installed.contains("\"api\""), "{installed}");
+}
+
+#[test]
+fn new_plugin_links_the_sdk_beside_the_command() {
+    let root = Plugins::new();
+    hotbay(root.dir(), &["new", "greet"]).exits(0).shows(str![[r#"
+$ hotbay new greet
+created greet
+next:
+  cargo test --manifest-path greet/Cargo.toml
+  hotbay build greet
+  hotbay call greet --text you
+"#]]);
+    let manifest = fs::read_to_string(root.dir().join("greet/Cargo.toml")).unwrap();
+    let path = manifest.split_once("path = \"").expect("a path").1.split('"').next().unwrap();
+    assert!(Path::new(path).join("src/lib.rs").is_file(), "{manifest}");
+
+    hotbay(root.dir(), &["new", "greet"]).exits(1).shows(str![[r#"
+$ hotbay new greet
+--- stderr
+error: plugin not created
+  because: cannot create the folder `greet`: File exists (os error [ERRNO])
+--- exit code 1
+"#]]);
+    hotbay(root.dir(), &["new", "Greet"]).exits(1).shows(str![[r#"
+$ hotbay new Greet
+--- stderr
+error: plugin not created
+  because: `Greet` is not a valid plugin name; expected a lower-case letter, then at most 63 of `a-z`, `0-9` and `-`
+--- exit code 1
+"#]]);
+}
+
+#[test]
+fn stdout_that_cannot_be_written_is_an_error() {
+    let root = Plugins::new();
+    script(root.dir(), "s", "1");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = command(root.dir(), &["build"]).stdout(full).output();
+    run(root.dir(), &["build"], output).exits(1).shows(str![[r#"
+$ hotbay build
+--- stderr
+error: not all plugins were built
+  because: cannot write to stdout: No space left on device (os error [ERRNO])
+--- exit code 1
+"#]]);
+}
+
+#[test]
+fn watch_builds_what_changed_during_an_error() {
+    let root = Plugins::new();
+    let here = root.dir();
+    script(&here.join("from/a"), "s", "1");
+    let watch = Watch::start(here, "from");
+    watch.wait_for("watching");
+    installed(here, "s", "1");
+    // The same name twice, and then another one in the new folder.
+    script(&here.join("from/b"), "s", "b");
+    fs::write(here.join("from/a/run.sh"), "2").unwrap();
+    watch.wait_for("error: ");
+    script(&here.join("from/b"), "t", "b");
+    installed(here, "t", "b");
+    installed(here, "s", "2");
+}
+
+#[test]
+fn watch_follows_links_and_folders_that_are_created_again() {
+    let root = Plugins::new();
+    let here = root.dir();
+    script(&here.join("a"), "s", "1");
+    symlink("a", here.join("link")).unwrap();
+    let linked = Watch::start(here, "link");
+    linked.wait_for("watching");
+    installed(here, "s", "1");
+    fs::write(here.join("a/run.sh"), "2").unwrap();
+    installed(here, "s", "2");
+    drop(linked);
+    let watch = Watch::start(here, "a");
+    watch.wait_for("watching");
+    fs::write(here.join("a/run.sh"), "3").unwrap();
+    installed(here, "s", "3");
+    fs::rename(here.join("a"), here.join("b")).unwrap();
+    watch.wait_for("error: ");
+    script(&here.join("a"), "s", "4");
+    installed(here, "s", "4");
+}

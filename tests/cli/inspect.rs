@@ -1,0 +1,197 @@
+//! `hotbay inspect`: the details of one plugin, found by name or path, and damaged files.
+
+use hotbay_tests::Plugins;
+#[cfg(unix)]
+use hotbay_tests::ProgramFolder;
+use serde_json::json;
+use snapbox::str;
+
+use crate::command::{examples, hotbay};
+
+#[test]
+fn inspect_by_name_or_path_prints_all_details() {
+    let plugins = examples();
+    let path = "plugins/transform";
+    let manifest = "plugins/transform/plugin.json";
+    let by_name = hotbay(plugins.dir(), &["inspect", "transform"]).exits(0);
+    by_name.shows(str![[r#"
+$ hotbay inspect transform
+transform [VER] (library)
+  folder         plugins/transform
+  requires API   ^1.0
+  package        transform [VER]
+  built for API  [API]
+  compiler       rustc [RUSTC]
+  target         [TARGET], panic=unwind
+  library        [ROOT]/plugins/transform/libtransform.so
+  bytes          [BYTES]
+  SHA-256        [DIGEST]
+  digest         matches the manifest
+  links          [NAMES]
+  exports        [NAMES]
+state: ready
+"#]]);
+    for plugin in [path, manifest, "./plugins/transform/"] {
+        let by_path = hotbay(plugins.dir(), &["inspect", plugin]).exits(0).text();
+        let rest = |text: String| text.split_once("  requires API").unwrap().1.to_owned();
+        assert_eq!(rest(by_path), rest(by_name.text()), "{plugin}");
+    }
+    hotbay(plugins.dir(), &["inspect", path, "--json"]).exits(0).shows(str![[r#"
+$ hotbay inspect plugins/transform --json
+{
+  "built": {
+    "api": "[API]",
+    "package": "transform",
+    "panic": "unwind",
+    "rustc": "rustc [RUSTC]",
+    "target": "[TARGET]",
+    "version": "[VER]"
+  },
+  "folder": "plugins/transform",
+  "kind": "library",
+  "library": {
+    "exports": [
+      "HOTBAY_PLUGIN_STAMP",
+      "_1as_0lib_1header_0root_bmodule_bloader"
+    ],
+    "length": [BYTES],
+    "links": [
+...
+    ],
+    "path": "[ROOT]/plugins/transform/libtransform.so",
+    "sha256": "[DIGEST]",
+    "stated_length": [BYTES],
+    "stated_sha256": "[DIGEST]",
+    "stays_mapped": null,
+    "verified": true
+  },
+  "manifest": {
+    "api": "^1.0",
+    "authors": [],
+    "command": [],
+    "config": {},
+    "description": null,
+    "handover": "overlap",
+    "homepage": null,
+    "license": null,
+    "limits": {},
+    "package": "transform",
+    "permissions": [],
+    "provides": [],
+    "requires": {},
+    "unload": "auto"
+  },
+  "name": "transform",
+  "problem": null,
+  "program": null,
+  "state": "ready",
+  "version": "[VER]"
+}
+"#]]);
+    let json = hotbay(plugins.dir(), &["inspect", path, "--json"]).exits(0).json();
+    assert_eq!(json["library"]["sha256"], json["library"]["stated_sha256"]);
+    let json = hotbay(plugins.dir(), &["inspect", path, "--verbose", "--json"]).exits(0).json();
+    assert_eq!(json["abi"], json!({ "state": "same", "report": null }));
+}
+
+#[test]
+fn unknown_plugin_name_prints_hint() {
+    let plugins = examples();
+    hotbay(plugins.dir(), &["inspect", "transfrom"]).exits(1).shows(str![[r#"
+$ hotbay inspect transfrom
+--- stderr
+error: plugin `transfrom` not found in `plugins`
+  hint: did you mean `transform`?
+--- exit code 1
+"#]]);
+    hotbay(plugins.dir(), &["call", "zzz", "--text", ""]).exits(1).shows(str![[r#"
+$ hotbay call zzz --text ''
+--- stderr
+error: plugin `zzz` not found in `plugins`
+  hint: run `hotbay list` to see all plugins
+--- exit code 1
+"#]]);
+}
+
+#[test]
+fn plugin_name_in_two_folders_is_ambiguous() {
+    let plugins = Plugins::new();
+    plugins.add_in("one", "twin", "faulty").write();
+    plugins.add_in("two", "twin", "faulty").write();
+    hotbay(plugins.dir(), &["inspect", "twin", "--dir", "."]).exits(1).shows(str![[r#"
+$ hotbay inspect twin --dir .
+--- stderr
+error: found 2 plugins named `twin`
+  because: `./one`, `./two`
+  hint: pass the plugin's folder instead of its name
+--- exit code 1
+"#]]);
+}
+
+#[test]
+fn tampered_library_is_refused_with_both_digests() {
+    let plugins = examples();
+    let corrupt = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    plugins.add_in("plugins/bad", "bad", "faulty").stale_digest().bytes(corrupt).write();
+    hotbay(plugins.dir(), &["inspect", "bad"]).exits(1).shows(str![[r#"
+$ hotbay inspect bad
+bad [VER] (library)
+  folder         plugins/bad
+  requires API   ^1.0
+  package        faulty [VER]
+  built for API  [API]
+  compiler       rustc [RUSTC]
+  target         [TARGET], panic=unwind
+  library        [ROOT]/plugins/bad/libfaulty.so
+  bytes          [BYTES]
+  SHA-256        [DIGEST]
+  digest         differs from the manifest: [DIGEST]
+  links          [NAMES]
+  exports        [NAMES]
+state: refused: digest: `[ROOT]/plugins/bad/libfaulty.so` has SHA-256 [DIGEST], but its manifest expects [DIGEST]
+  hint: install the file again if it is incomplete, or run `hotbay seal DIR` to write its current digest
+--- exit code 1
+"#]]);
+    let json = hotbay(plugins.dir(), &["inspect", "bad", "--json"]).exits(1).json();
+    assert_eq!(json["problem"]["step"], "digest");
+    assert_eq!(json["library"]["verified"], false);
+    hotbay(plugins.dir(), &["call", "bad", "--text", "x"]).exits(1).shows(str![[r#"
+$ hotbay call bad --text x
+--- stderr
+error: plugin `bad` failed to load at step `digest`
+  because: `[ROOT]/plugins/bad/libfaulty.so` has SHA-256 [DIGEST], but its manifest expects [DIGEST]
+  hint: install the file again if it is incomplete, or run `hotbay seal DIR` to write its current digest
+--- exit code 1
+"#]]);
+    hotbay(plugins.dir(), &["check"]).exits(1).shows(str![[r#"
+$ hotbay check
+NAME       VERSION  RESULT   LIBRARY  NOTES
+bad        [VER]    refused  -        digest: `[ROOT]/plugins/bad/libfaulty.so` has SHA-256 [DIGEST], but its manifest expects [DIGEST]
+filter     [VER]    passed   closed
+transform  [VER]    passed   closed
+--- stderr
+hint: plugin `bad`: install the file again if it is incomplete, or run `hotbay seal DIR` to write its current digest
+2 of 3 passed
+--- exit code 1
+"#]]);
+}
+
+#[cfg(unix)]
+#[test]
+fn tampered_program_is_refused_with_both_digests() {
+    let plugins = Plugins::new();
+    let program = ProgramFolder::new(plugins.dir(), "bad").built("served", "served");
+    program.set("package", "served").set("sha256", "ab".repeat(32)).install();
+    let args = ["inspect", "bad", "--dir", ".", "--json"];
+    let json = hotbay(plugins.dir(), &args).exits(1).json();
+    assert_eq!(json["problem"]["step"], "digest");
+    assert_eq!(json["program"]["verified"], false);
+    hotbay(plugins.dir(), &["call", "bad", "--dir", ".", "--text", "x"]).exits(1).shows(str![[r#"
+$ hotbay call bad --dir . --text x
+--- stderr
+error: plugin `bad` failed to load at step `digest`
+  because: `[ROOT]/bad/program` has SHA-256 [DIGEST], but its manifest expects [DIGEST]
+  hint: install the file again if it is incomplete, or run `hotbay seal DIR` to write its current digest
+--- exit code 1
+"#]]);
+}

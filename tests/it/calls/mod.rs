@@ -1,0 +1,15 @@
+//! Calls of one plugin: their queue, deadlines and cancellation, limits, faults, and calls by contract.
+
+mod cancellation;
+mod deadlines;
+mod in_flight;
+mod limits;
+mod load_shedding;
+mod memory_limit;
+mod mixed_load;
+mod panicking_wakers;
+mod panics;
+mod providers;
+mod quarantine;
+mod queue;
+mod stuck_calls;

@@ -1,0 +1,215 @@
+//! Features around a call: layers, validators, permissions, quarantine, counters, providers and
+//! tower. Each is tested elsewhere; these tests check that both kinds behave the same.
+
+use std::time::Duration;
+
+use hotbay::{
+    Call, Error, ErrorKind, Host, Layer, Next, PluginHandle, PluginName, Reloaded, Reply, Request,
+};
+use hotbay_tests::{Plugins, block_on, loaded, quarantine};
+use serde_json::json;
+use tower::ServiceExt as _;
+
+use crate::both_kinds::{BOTH, Kind, action_request, count};
+
+/// Formats the outcome of a call.
+fn outcome(outcome: Result<Reply, Error>) -> String {
+    match outcome {
+        Ok(reply) => reply.as_text().unwrap().to_owned(),
+        Err(error) => format!("{:?}", error.kind()),
+    }
+}
+
+/// Makes the same request by every call method.
+fn all_call_methods(host: &Host, handle: &PluginHandle, request: Request<'static>) -> Vec<String> {
+    let pinned = handle.pin().unwrap();
+    let pipeline = host.pipeline([handle.name().as_str()]).unwrap();
+    let outcomes = [
+        handle.call(request.clone()),
+        pinned.call(request.clone()),
+        block_on(handle.execute(request.clone())),
+        block_on(pipeline.run(request.clone())),
+        block_on(handle.clone().oneshot(request)),
+    ];
+    outcomes.map(outcome).to_vec()
+}
+
+/// Runs a scenario with each kind; both must give the expected results.
+#[track_caller]
+fn same(scenario: impl Fn(Kind) -> Vec<String>, expected: &[&str]) {
+    for kind in BOTH {
+        assert_eq!(scenario(kind), expected, "{kind:?}");
+    }
+}
+
+/// Refuses one operation, answers cache requests itself, and appends to other replies.
+struct Own;
+
+impl Layer for Own {
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+        if call.request().as_bytes() == b"secret" {
+            return Err(Error::denied("operation not allowed"));
+        }
+        next.call(call)
+    }
+}
+
+#[test]
+fn layers_validators_and_permissions_apply_to_both_kinds() {
+    let scenario = |kind: Kind| {
+        let plugins = Plugins::new();
+        let builder = Host::builder().layer(Own);
+        let host = builder
+            .validate("checked", |request| match request.as_bytes() {
+                b"wrong" => Err("not this".to_owned()),
+                _ => Ok(()),
+            })
+            .build()
+            .unwrap();
+        let draft = kind.served(&plugins, "checked").set("permissions", json!(["read"]));
+        let handle = loaded(&host, draft.install());
+        let mut events = Vec::new();
+        for request in [
+            Request::text("fine"),
+            Request::text("secret"),
+            Request::text("wrong"),
+            Request::text("fine").with_operation("read"),
+            Request::text("fine").with_operation("write"),
+        ] {
+            let by_method = all_call_methods(&host, &handle, request);
+            assert!(by_method.iter().all(|way| *way == by_method[0]), "{by_method:?}");
+            events.push(by_method[0].clone());
+        }
+        let info = &host.list()[0];
+        events.push(format!("{} {} {}", info.stats.calls, info.stats.errors, info.stats.faults));
+        events
+    };
+    same(
+        scenario,
+        &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"],
+    );
+}
+
+#[test]
+fn invalid_or_large_input_reaches_neither_kind() {
+    let scenario = |kind: Kind| {
+        let plugins = Plugins::new();
+        let host = Host::builder().build().unwrap();
+        let schema = json!({ "type": "object", "required": ["do"] });
+        let draft = kind.served(&plugins, "checked").set("input_schema", schema);
+        let limits = json!({ "input_bytes": 100, "output_bytes": 1000 });
+        let handle = loaded(&host, draft.set("limits", limits).install());
+        let mut events: Vec<_> = [
+            count(),
+            Request::owned(b"{}".to_vec()),
+            Request::owned(vec![b' '; 101]),
+            action_request(json!({ "do": "bytes", "count": 1001 })),
+        ]
+        .into_iter()
+        .map(|request| outcome(handle.call(request)))
+        .collect();
+        events.push(outcome(block_on(handle.execute(count()))));
+        events
+    };
+    same(scenario, &["1", "InvalidInput", "InvalidInput", "InvalidOutput", "2"]);
+}
+
+#[test]
+fn faults_quarantine_both_kinds_until_reload() {
+    let scenario = |kind: Kind| {
+        let plugins = Plugins::new();
+        let policy = quarantine(|policy| {
+            policy.max_faults = 3;
+            policy.initial_backoff = Duration::from_secs(3600);
+            policy.max_backoff = Duration::from_secs(3600);
+        });
+        let host = Host::builder().quarantine(policy).build().unwrap();
+        let install = |build: u64| {
+            kind.served(&plugins, "faulty").config(json!({ "build": build })).install()
+        };
+        let handle = loaded(&host, install(1));
+        let panics = || action_request(json!({ "do": "panic", "message": "on request" }));
+        let mut events: Vec<_> = (0..4).map(|_| outcome(handle.call(panics()))).collect();
+        events.extend(all_call_methods(&host, &handle, Request::text("x")));
+        events.push(host.list()[0].stats.faults.to_string());
+        install(2);
+        hotbay_tests::reloaded(&host, "faulty");
+        events.push(outcome(handle.call(Request::text("x"))));
+        events
+    };
+    let mut expected = vec!["Panicked"; 3];
+    expected.extend(["Quarantined"; 6]);
+    expected.extend(["3", "x"]);
+    same(scenario, &expected);
+}
+
+#[test]
+fn reload_of_quarantined_plugin_starts_new_generation() {
+    let scenario = |kind: Kind| {
+        let plugins = Plugins::new();
+        let policy = quarantine(|policy| {
+            policy.max_faults = 3;
+            policy.initial_backoff = Duration::from_secs(3600);
+            policy.max_backoff = Duration::from_secs(3600);
+        });
+        let host = Host::builder().quarantine(policy).build().unwrap();
+        let handle = loaded(&host, kind.served(&plugins, "faulty").install());
+        let panics = || action_request(json!({ "do": "panic", "message": "on request" }));
+        let mut events = Vec::new();
+        for generation in 1..4 {
+            let reloaded = block_on(host.reload("faulty"));
+            assert!(matches!(reloaded, Ok(Reloaded::Unchanged)), "{reloaded:?}");
+            // Faults of the previous generation do not count.
+            events.extend((0..4).map(|_| outcome(handle.call(panics()))));
+            assert_eq!(host.list()[0].state, hotbay::PluginState::Quarantined);
+            assert_eq!(hotbay_tests::reloaded(&host, "faulty").get(), generation + 1);
+            assert_eq!(host.list()[0].state, hotbay::PluginState::Serving);
+            events.push(outcome(handle.call(Request::text("x"))));
+        }
+        events
+    };
+    same(scenario, &["Panicked", "Panicked", "Panicked", "Quarantined", "x"].repeat(3));
+}
+
+#[test]
+fn counters_cover_both_kinds() {
+    let scenario = |kind: Kind| {
+        let plugins = Plugins::new();
+        let host = Host::builder().quarantine(None).build().unwrap();
+        let handle = loaded(&host, kind.served(&plugins, "counted").install());
+        let fails = || action_request(json!({ "do": "fail", "code": 1, "message": "no" }));
+        for request in [count(), fails(), action_request(json!({ "do": "panic", "message": "oh" }))]
+        {
+            all_call_methods(&host, &handle, request);
+        }
+        let info = &host.list()[0];
+        let kind = info.manifest.kind().as_str();
+        let events = [info.stats.calls, info.stats.errors, info.stats.faults, info.stats.refused];
+        assert_eq!(kind, if kind == "process" { "process" } else { "library" });
+        events.map(|number| number.to_string()).to_vec()
+    };
+    same(scenario, &["15", "5", "5", "0"]);
+}
+
+#[test]
+fn contract_call_reaches_provider_of_either_kind() {
+    for (first, second) in [(Kind::Library, Kind::Process), (Kind::Process, Kind::Library)] {
+        let plugins = Plugins::new();
+        let builder = Host::builder().prefer_providers("table", ["first", "second"]);
+        let host = builder.quarantine(None).build().unwrap();
+        let provides = json!([{ "contract": "table", "version": "1.0.0" }]);
+        for (kind, name) in [(first, "first"), (second, "second")] {
+            let draft = kind.served(&plugins, name).set("provides", provides.clone());
+            loaded(&host, draft.config(json!({ "answers": name })).install());
+        }
+        let table = host.providers("table").unwrap();
+        let names: Vec<_> = table.names().iter().map(PluginName::to_string).collect();
+        assert_eq!(names, ["first", "second"]);
+        assert_eq!(outcome(table.call(Request::text("x"))), "first");
+        // An error returned on purpose is the final reply.
+        let fails = action_request(json!({ "do": "fail", "code": 1, "message": "no" }));
+        assert_eq!(table.call(fails).unwrap_err().kind(), ErrorKind::Plugin);
+        block_on(host.unload("first")).unwrap();
+        assert_eq!(outcome(block_on(table.execute(Request::text("x")))), "second");
+    }
+}

@@ -1,0 +1,4 @@
+//! Collectors of events, and the counters of calls.
+
+mod collector;
+mod counters;

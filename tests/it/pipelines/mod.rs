@@ -1,0 +1,7 @@
+//! Pipelines: one request at a time, streams of requests, and their limits.
+
+#[cfg(unix)]
+mod both_kinds;
+mod limits;
+mod single;
+mod streams;

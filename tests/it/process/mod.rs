@@ -1,0 +1,15 @@
+//! Plugins in their own processes: starts, calls, exits and restarts, logs, and the SDK.
+
+mod calls;
+mod connections;
+mod dialects;
+mod fixture;
+mod idle_and_hung;
+mod lifecycle;
+mod logs;
+mod responses;
+mod retries;
+mod sdk;
+mod shutdown;
+mod start;
+mod supervision;
