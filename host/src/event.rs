@@ -292,7 +292,7 @@ impl HostEvent {
                     write!(f, "; failed at step `{step}`")?;
                 }
                 // The text before it repeats the line above.
-                let why = reason.split_once(" keeps serving: ").map(|(_, why)| why);
+                let why = reason.split_once(" keeps serving): ").map(|(_, why)| why);
                 let why = why.unwrap_or_else(|| without_plugin(reason, plugin.as_str()));
                 write!(f, "\n{}", shown(why))?;
                 fmt_hint(f, hint.as_deref())
@@ -339,6 +339,9 @@ impl HostEvent {
                 Ok(())
             }
             Self::Stopped => Ok(()),
+            Self::Missed { events: 1 } => {
+                f.write_str("1 event, which was emitted faster than it was read")
+            }
             Self::Missed { events } => {
                 write!(f, "{events} events, which were emitted faster than they were read")
             }
@@ -394,7 +397,11 @@ pub enum QuarantineReason {
 impl fmt::Display for QuarantineReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Faults { faults: 1 } => f.write_str("1 fault"),
             Self::Faults { faults } => write!(f, "{faults} faults"),
+            Self::Stuck { calls: 1 } => {
+                f.write_str("1 call exceeded its deadline and is still running")
+            }
             Self::Stuck { calls } => {
                 write!(f, "{calls} calls exceeded their deadlines and are still running")
             }

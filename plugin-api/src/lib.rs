@@ -1,8 +1,8 @@
 //! The crate that a hotbay plugin links: the trait [`Plugin`], the macro [`export_plugin!`], and a
 //! stable ABI.
 //!
-//! A plugin that is built against version 1 of this crate, with any version of rustc, runs on every
-//! host that uses the same major version of this crate and at least the same minor version.
+//! A plugin built against version 1.x of this crate runs on every host that uses the same or a
+//! later 1.x. The two may be built with different versions of rustc.
 //!
 //! ```
 //! use hotbay_plugin::prelude::*;
@@ -79,8 +79,8 @@
 //! They keep their level, target, fields and source location. The host adds the plugin's name and
 //! generation, and applies its own filters. Logging requires the permission `log`.
 //!
-//! - Values keep their types; values that are only formatted arrive as text. Key-values of `log`
-//!   are dropped.
+//! - Values keep their types; values recorded with `Display` or `Debug` arrive as text.
+//!   Key-values of `log` are dropped.
 //! - Spans do not reach the host. An event has its enclosing spans in the field `spans`, such as
 //!   `request{id=7}:query{table="users"}`.
 //! - A message is truncated at 64 KiB, and so are all fields together. `… (cut)` marks the end.

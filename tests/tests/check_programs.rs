@@ -79,7 +79,7 @@ fn each_step_prints_one_line_with_findings() {
         "protocol conformance of program:",
         "ok       token             401 without the token and with a wrong one",
         "skipped  sample            no sample was given\n\
-         \x20                            hint: pass one with --text or --input\n",
+         \x20                            hint: pass a sample with `--text` or `--input`\n",
         "ok       sigterm           it exited with code 0",
     ] {
         assert!(text.contains(part), "`{part}` in: {text}");

@@ -93,7 +93,7 @@ fn plugin_name_in_two_folders_is_ambiguous() {
     let plugins = Plugins::new();
     plugins.add_in("one", "twin", "faulty").write();
     plugins.add_in("two", "twin", "faulty").write();
-    let error = "error: found 2 plugins named `twin`\n  because: `./one`, `./two`\n  \
+    let error = "error: found 2 plugins named `twin`: `./one`, `./two`\n  \
                  hint: pass the plugin's folder instead of its name\n";
     hotbay(plugins.dir(), &["inspect", "twin", "--dir", "."]).exits(1).says_only(&[error]);
 }
@@ -113,8 +113,8 @@ fn list_reports_problems_across_plugins() {
         let message = one["problem"]["message"].as_str().unwrap_or_default();
         assert!(one["name"] == name && message.contains(part), "`{part}` in: {one}");
     };
-    problem(0, "above", "requires plugin `lonely`, which cannot be started");
-    problem(1, "lonely", "requires plugin `gone`");
+    problem(0, "above", "it requires plugin `lonely`, which cannot be started");
+    problem(1, "lonely", "it requires plugin `gone`");
     problem(2, "round", "dependency cycle");
     problem(3, "square", "dependency cycle");
     problem(4, "twin", "was found 2 times");

@@ -1,12 +1,11 @@
 //! `cargo xtask ci`: runs the steps of CI, up to the first failure. The heading of each step shows its
 //! command.
 
+use std::io;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
 use crate::{demo, features, test, tidy};
-use hotbay_build::{Hinted, Workspace, cargo};
+use hotbay_build::{Hinted, Workspace, cargo, hint_of};
 
 /// A step of CI.
 struct Step {
@@ -50,9 +49,13 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     for step in STEPS {
         println!("\n== {}: {}", step.name, step.command);
         let start = Instant::now();
-        outcome = (step.run)(workspace).with_context(|| {
+        outcome = (step.run)(workspace).map_err(|error| {
+            let message = format!("step `{}` failed", step.name);
+            if hint_of(&error).is_some() {
+                return error.context(message);
+            }
             let hint = format!("run this step alone: `{}`", step.command);
-            Hinted::new(format!("step `{}` failed", step.name), hint)
+            error.context(Hinted::new(message, hint))
         });
         times.push(start.elapsed());
         if outcome.is_err() {
@@ -85,8 +88,12 @@ fn fmt(workspace: &Workspace) -> anyhow::Result<()> {
 }
 
 fn spelling(workspace: &Workspace) -> anyhow::Result<()> {
-    let context = "cannot check the spelling with `typos` (in pip, or in cargo as `typos-cli`)";
-    cargo::run(&mut cargo::typos(&workspace.root)).context(context)
+    let message = "the spelling check failed";
+    let hint = "install `typos` with `pip install typos` or `cargo install typos-cli`";
+    cargo::run(&mut cargo::typos(&workspace.root)).map_err(|error| {
+        let was_started = !error.is::<io::Error>();
+        if was_started { error.context(message) } else { error.context(Hinted::new(message, hint)) }
+    })
 }
 
 fn clippy(workspace: &Workspace) -> anyhow::Result<()> {

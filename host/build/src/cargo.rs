@@ -32,7 +32,7 @@ pub fn typos(folder: &Path) -> Command {
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", display(command)))?;
     if !status.success() {
-        bail!("{} exited with {status}", display(command));
+        bail!("{} failed ({status})", display(command));
     }
     Ok(())
 }
@@ -41,7 +41,7 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
 pub fn read(command: &mut Command) -> anyhow::Result<Vec<u8>> {
     let output = output(command)?;
     if !output.status.success() {
-        bail!("{} exited with {}", display(command), output.status);
+        bail!("{} failed ({})", display(command), output.status);
     }
     Ok(output.stdout)
 }
@@ -100,7 +100,7 @@ impl Workspace {
         // Read at run time, so that a folder that was moved with its target keeps working.
         let folder = match env::var_os("CARGO_MANIFEST_DIR") {
             Some(folder) => PathBuf::from(folder),
-            None => env::current_dir().context("cannot read the current folder")?,
+            None => env::current_dir().context("cannot determine the current folder")?,
         };
         Self::read(&folder, None)
     }

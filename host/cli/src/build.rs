@@ -21,7 +21,7 @@ pub(crate) fn new(options: &new_plugin::Options) -> Result<Status, Failure> {
 
 pub(crate) fn build(args: &Build) -> Result<Status, Failure> {
     let out = std::path::absolute(&args.out);
-    let out = out.map_err(|error| Failure::io("cannot read the current folder", &error))?;
+    let out = out.map_err(|error| Failure::io("cannot determine the current folder", &error))?;
     let from = match args.folders.as_slice() {
         [] => vec![PathBuf::from(".")],
         folders => folders.to_vec(),

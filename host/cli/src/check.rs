@@ -119,8 +119,8 @@ fn load<'a>(
     for one in checked.iter_mut().filter(|one| one.refusal.is_none()) {
         let name = survey_report::name(one.plugin);
         if !names.contains(name.as_str()) {
-            let error = Failure::new("bug", "was neither loaded nor refused");
-            one.failures.extend(error.lines());
+            let failure = "the host neither loaded nor refused it; this is a bug in the host";
+            one.failures.push(failure.to_owned());
             continue;
         }
         let health =
@@ -217,10 +217,10 @@ impl<'a> Checked<'a> {
         self.library = observed.library.filter(|_| survey_report::is_library(self.plugin));
         match &self.library {
             Some(LibraryState::Closed { leaked_bytes: Some(bytes @ 1..) }) => {
-                self.notes.push(format!("did not release {bytes} bytes"));
+                self.notes.push(format!("it did not release {bytes} bytes"));
             }
             Some(LibraryState::Kept { reason }) => {
-                self.notes.push(format!("stays mapped: {reason}"))
+                self.notes.push(format!("its library stays mapped: {reason}"))
             }
             _ => {}
         }

@@ -134,8 +134,8 @@ mod tests {
 
     #[test]
     fn failed_reload_prints_cause_and_hint_on_separate_lines() {
-        let reason = "plugin `transform` failed to reload at step `digest`; generation 3 \
-                      keeps serving: the file is incomplete"
+        let reason = "plugin `transform` failed to reload at step `digest` (generation 3 \
+                      keeps serving): the file is incomplete"
             .to_owned();
         check(
             &HostEvent::RolledBack {

@@ -58,7 +58,7 @@ fn abi(inspection: &Inspection, options: &Options) -> Result<Abi, Failure> {
     let outcome = child_process::run("trial-abi", &inspection.surveyed.folder, &[], options)
         .map_err(|error| Failure::io("cannot start a separate process", &error))?;
     Ok(match outcome {
-        ChildOutcome::Failed(reason) => Abi::NotOpened(reason),
+        ChildOutcome::Failed(reason) => Abi::NotOpened(format!("the plugin {reason}")),
         ChildOutcome::Completed(document) => {
             match (&document["report"], &document["problem"]["message"]) {
                 (Value::String(report), _) => Abi::Differs(report.clone()),

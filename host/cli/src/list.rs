@@ -60,7 +60,10 @@ fn print_folders_without_manifest(folders: &[PathBuf]) {
     }
     let more = folders.len().saturating_sub(MAX_FOLDER_NOTES);
     if more > 0 {
-        print_message(&format!("note: {more} more folders contain shared libraries only"));
+        let folders = if more == 1 { "folder" } else { "folders" };
+        print_message(&format!(
+            "note: {more} more {folders} with a shared library but no plugin.json"
+        ));
     }
 }
 

@@ -69,9 +69,10 @@ pub(crate) fn find_folder(plugin: &str, options: &Options) -> Result<PathBuf, Fa
         [] if path.join("plugin.json").is_file() => Ok(path.to_owned()),
         [] => Err(not_found(plugin, &surveyed, &errors, &dirs)),
         several => {
-            let message = format!("found {} plugins named `{plugin}`", several.len());
-            let failure = Failure::new("duplicate", message).because(quoted(several));
-            Err(failure.with_hint("pass the plugin's folder instead of its name"))
+            let found = several.len();
+            let message = format!("found {found} plugins named `{plugin}`: {}", quoted(several));
+            Err(Failure::new("duplicate", message)
+                .with_hint("pass the plugin's folder instead of its name"))
         }
     }
 }
@@ -162,7 +163,8 @@ fn not_found(
     let mut reasons: Vec<_> = reasons.collect();
     let more = errors.len() - reasons.len();
     if more > 0 {
-        reasons.push(format!("{more} more errors, which `hotbay list` prints"));
+        let errors = if more == 1 { "error" } else { "errors" };
+        reasons.push(format!("{more} more {errors}, which `hotbay list` prints"));
     }
     failure.because(reasons.join("; "))
 }

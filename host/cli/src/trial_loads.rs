@@ -117,5 +117,5 @@ fn refusal(one: &SurveyedPlugin, kind: &str, reason: &str) -> Refusal {
     let name = survey_report::name(one);
     let mut json = own_json(kind, &format!("plugin `{name}` {reason}"));
     json["plugin"] = name.into();
-    Refusal { short: reason.to_owned(), json }
+    Refusal { short: format!("it {reason}"), json }
 }

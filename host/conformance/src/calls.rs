@@ -29,13 +29,17 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn empty_input(kit: &TestKit) -> Outcome {
     kit.ours()?;
-    kit.call("an empty body", RawRequest::post(&kit.call_endpoint(), Sample::empty())).await
+    kit.call(
+        "a request with an empty body",
+        RawRequest::post(&kit.call_endpoint(), Sample::empty()),
+    )
+    .await
 }
 
 pub(crate) async fn sample(kit: &TestKit) -> Outcome {
     kit.ours()?;
     let Some(sample) = kit.sample.clone() else {
-        let hint = "pass one with --text or --input";
+        let hint = "pass a sample with `--text` or `--input`";
         return skipped(Diagnosis::new("no sample was given", hint));
     };
     let response = kit.send(RawRequest::post(&kit.call_endpoint(), sample)).await?;
@@ -63,7 +67,9 @@ pub(crate) async fn concurrency(kit: &TestKit) -> Outcome {
         let Ok(Ok(mut connection)) = timeout(RESPONSE_TIMEOUT, client.open()).await else {
             let open = responding.len();
             return failed(Diagnosis::new(
-                format!("a new connection was not accepted while {open} are open"),
+                format!(
+                    "the program accepted only {open} of {CONCURRENT_REQUESTS} concurrent connections"
+                ),
                 "accept connections at any time",
             ));
         };
@@ -76,7 +82,7 @@ pub(crate) async fn concurrency(kit: &TestKit) -> Outcome {
     let mut open = Vec::new();
     let all = async {
         while let Some(Ok((response, connection))) = responding.join_next().await {
-            let response = response.map_err(|error| format!("one failed: {}", error.message))?;
+            let response = response.map_err(|error| error.message)?;
             parse_reply(&response)?;
             open.push(connection);
         }
@@ -87,11 +93,11 @@ pub(crate) async fn concurrency(kit: &TestKit) -> Outcome {
             "{CONCURRENT_REQUESTS} requests on {CONCURRENT_REQUESTS} connections were answered"
         )),
         Ok(Err(problem)) => {
-            failed(format!("of {CONCURRENT_REQUESTS} concurrent requests, {problem}"))
+            failed(format!("one of {CONCURRENT_REQUESTS} concurrent requests failed: {problem}"))
         }
         Err(_) => failed(Diagnosis::new(
             format!(
-                "of {CONCURRENT_REQUESTS} concurrent requests, only {} were answered within {} s",
+                "the program answered only {} of {CONCURRENT_REQUESTS} concurrent requests within {} s",
                 open.len(),
                 RESPONSE_TIMEOUT.as_secs()
             ),
@@ -103,7 +109,7 @@ pub(crate) async fn concurrency(kit: &TestKit) -> Outcome {
 pub(crate) async fn large_body(kit: &TestKit) -> Outcome {
     kit.ours()?;
     let large = Sample { bytes: vec![b'x'; LARGE_BYTES].into(), ..Sample::empty() };
-    kit.call("1 MiB", RawRequest::post(&kit.call_endpoint(), large)).await
+    kit.call("a request with a body of 1 MiB", RawRequest::post(&kit.call_endpoint(), large)).await
 }
 
 /// Sends a call with the deadline header.
@@ -295,7 +301,7 @@ pub(crate) async fn restore(kit: &TestKit, state: Option<State>) -> Outcome {
         return skipped("the program has no endpoint `restore`");
     }
     let Some(state) = state else {
-        let hint = "pass a sample that creates some";
+        let hint = "pass a sample that creates a state";
         return skipped(Diagnosis::new("the snapshot has no state to restore", hint));
     };
     let mut request = RawRequest::get(endpoint::RESTORE);

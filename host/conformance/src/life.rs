@@ -38,7 +38,7 @@ pub(crate) async fn first_start(kit: &mut TestKit) {
     let took = began_at.elapsed().as_millis();
     let Some(error) = not_started else {
         let launched = kit.config_channel();
-        kit.report.passed("launch", format!("the config was passed by {launched}"));
+        kit.report.passed("launch", format!("the config was passed via {launched}"));
         let outcome = kit
             .live()
             .map_err(|failure| failure.clone())
@@ -199,7 +199,7 @@ pub(crate) async fn when_idle(kit: &mut TestKit) -> Outcome {
         return skipped(format!("it was not started: {}", kit.not_running));
     };
     let channel = kit.config_channel();
-    let why = format!("an `idleTimeout` of {nanoseconds} ns, passed by {channel}");
+    let why = format!("an `idleTimeout` of {nanoseconds} ns, passed via {channel}");
     check_exit(kit, started, &why, IDLE_EXIT_TIMEOUT).await
 }
 
@@ -234,8 +234,8 @@ async fn check_exit(
     if let Some(how) = how.filter(|_| !is_success(status)) {
         return failed(how.map_message(|how| {
             format!(
-                "after {cause} it did not exit with code 0: {how}; expected it to finish running \
-                 calls, remove its socket and lock, and exit with code 0"
+                "after {cause} it did not exit with code 0; expected it to finish running calls, \
+                 remove its socket and lock, and exit with code 0: {how}"
             )
         }));
     }

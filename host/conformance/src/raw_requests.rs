@@ -62,8 +62,8 @@ pub(crate) async fn keep_alive(kit: &TestKit) -> Outcome {
             Ok("two requests were answered on one connection".to_owned())
         }
         Ok(Ok((_, Ok(second)))) => failed(format!(
-            "the second request on a connection returned {}; expected 200, as for the first, equal \
-             one",
+            "the second request on a connection returned {}; expected 200, as for the first \
+             request, which was the same",
             second.status.as_u16()
         )),
         Ok(Ok((_, Err(error)))) => {
@@ -87,7 +87,7 @@ async fn timed_out(kit: &TestKit) -> Diagnosis {
         Ok(Ok(_)) => Diagnosis::new(
             "timed out, although the connection kept by the host is served: the program serves \
              one connection at a time",
-            "serve each on its own thread or task",
+            "serve each connection on its own thread or task",
         ),
         _ => "timed out".into(),
     }

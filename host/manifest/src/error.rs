@@ -354,13 +354,13 @@ impl fmt::Display for Unstartable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { required, accepted } => {
-                write!(f, "requires plugin `{required}` {accepted}, which was not found")
+                write!(f, "it requires plugin `{required}` {accepted}, which was not found")
             }
             Self::Version { required, accepted, found } => {
-                write!(f, "requires plugin `{required}` {accepted}; found {found}")
+                write!(f, "it requires plugin `{required}` {accepted}; found {found}")
             }
             Self::Cycle { names } => {
-                f.write_str("is part of a dependency cycle: ")?;
+                f.write_str("it is part of a dependency cycle: ")?;
                 for name in names.iter().take(MAX_CYCLE_NAMES) {
                     write!(f, "{name} -> ")?;
                 }
@@ -371,7 +371,7 @@ impl fmt::Display for Unstartable {
                 f.write_str(names.first().map_or("", PluginName::as_str))
             }
             Self::Refused { required } => {
-                write!(f, "requires plugin `{required}`, which cannot be started")
+                write!(f, "it requires plugin `{required}`, which cannot be started")
             }
         }
     }

@@ -224,28 +224,28 @@ mod tests {
             ],
             &["d"],
             &[
-                "a: requires plugin `b`, which cannot be started",
-                "b: requires plugin `missing` ^3, which was not found",
-                "c: requires plugin `d` ^2, found 1.0.0",
-                "e: requires plugin `a`, which cannot be started",
+                "a: it requires plugin `b`, which cannot be started",
+                "b: it requires plugin `missing` ^3, which was not found",
+                "c: it requires plugin `d` ^2; found 1.0.0",
+                "e: it requires plugin `a`, which cannot be started",
             ],
         );
     }
 
     #[test]
     fn cycle_is_reported_with_path_and_others_start() {
-        let cycle = "is part of a dependency cycle: b -> d -> c -> b";
+        let cycle = "it is part of a dependency cycle: b -> d -> c -> b";
         check(
             &["a 1.0.0: b *", "b 1.0.0: d *", "c 1.0.0: b *", "d 1.0.0: c *, e *", "e 1.0.0:"],
             &["e"],
             &[
-                "a: requires plugin `b`, which cannot be started",
+                "a: it requires plugin `b`, which cannot be started",
                 &format!("b: {cycle}"),
                 &format!("c: {cycle}"),
                 &format!("d: {cycle}"),
             ],
         );
-        check(&["a 1.0.0: a *"], &[], &["a: is part of a dependency cycle: a -> a"]);
+        check(&["a 1.0.0: a *"], &[], &["a: it is part of a dependency cycle: a -> a"]);
     }
 
     #[test]
@@ -267,6 +267,6 @@ mod tests {
 
         let (levels, refused) = order(&row("missing *"));
         assert_eq!((levels.len(), refused.len()), (0, 10_000));
-        assert_eq!(refused[0], "p0000: requires plugin `p0001`, which cannot be started");
+        assert_eq!(refused[0], "p0000: it requires plugin `p0001`, which cannot be started");
     }
 }

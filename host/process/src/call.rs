@@ -116,14 +116,14 @@ impl Call<'_> {
         let found = headers.len();
         if found > MAX_HEADERS {
             return Err(rejected(format!(
-                "it has {found} headers; at most {MAX_HEADERS} are allowed"
+                "the request has {found} headers; at most {MAX_HEADERS} are allowed"
             )));
         }
         let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         if bytes > MAX_HEADERS_BYTES {
             let message = format!(
-                "its headers have {bytes} bytes with their names; at most {MAX_HEADERS_BYTES} are \
-             allowed"
+                "the names and values of the request's headers have {bytes} bytes; at most \
+                 {MAX_HEADERS_BYTES} are allowed"
             );
             return Err(rejected(message));
         }
@@ -150,7 +150,8 @@ fn check_endpoint(endpoint: &str, capabilities: &Capabilities) -> Result<(), Fai
     }
     let known: Vec<_> = endpoints.iter().map(String::as_str).collect();
     let known = known.join("`, `");
-    let message = format!("was not called: endpoint `{endpoint}` not found; it has `{known}`");
+    let message =
+        format!("was not called: endpoint `{endpoint}` not found; the program has `{known}`");
     Err(Error::new(ErrorKind::Unsupported, message).into())
 }
 

@@ -229,7 +229,7 @@ fn endpoints(field: &Field<'_>) -> Result<BTreeSet<String>, CapabilitiesError> {
     let mut endpoints = BTreeSet::new();
     for element in field.elements(expected)? {
         let expected = "the name of an endpoint, such as \"execute\": a path without `/` at either \
-                      end, without white space, `?`, `#` and `\\`";
+                      end, and without white space, `?`, `#` or `\\`";
         let endpoint = element.name(expected)?;
         let odd = |char: char| char.is_whitespace() || char.is_control() || "?#\\".contains(char);
         if endpoint.starts_with('/') || endpoint.ends_with('/') || endpoint.contains(odd) {

@@ -159,7 +159,7 @@ pub(crate) fn give(
     let name_bytes = if channel == Channel::Environment { variable::CONFIG.len() + 1 } else { 0 };
     if channel != Channel::File && config.len() + name_bytes + 1 > MAX_STRING_BYTES {
         let message = format!(
-            "its start configuration has {} bytes, more than the {} that the system passes by {}",
+            "its start configuration has {} bytes, more than the {} that the system passes via {}",
             config.len(),
             MAX_STRING_BYTES - name_bytes - 1,
             channel.name()

@@ -160,7 +160,7 @@ impl Guardian {
                 }
                 Err(error) => tracing::warn!(
                     "the guardian of process {child} was killed by another process and could not \
-                     be replaced, will retry: {error}"
+                     be replaced (the host will retry): {error}"
                 ),
             }
         }

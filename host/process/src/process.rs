@@ -444,7 +444,7 @@ fn error_of(error: &RequestError, sent: u32) -> Error {
     };
     let what = match error.delivery {
         Delivery::NotSent => "was not called",
-        Delivery::MaybeSent => "was called, but returned no response; the call may have run",
+        Delivery::MaybeSent => "was called and may have run, but returned no response",
     };
     let times = if sent > 1 { format!(" ({sent} attempts)") } else { String::new() };
     Error::new(kind, format!("{what}{times}")).caused_by(error.message.clone())
@@ -461,6 +461,6 @@ fn backoff_error(why: &Diagnosis, until: Instant) -> Error {
     let wait = until.saturating_duration_since(Instant::now());
     let wait_ms = wait.as_millis();
     let message =
-        format!("was not called: its process is not running; the next start is in {wait_ms} ms");
+        format!("was not called: its process is not running (next start in {wait_ms} ms)");
     Error::new(ErrorKind::StartFailed, message).caused_by(why.clone()).with_retry_after(wait)
 }

@@ -128,6 +128,7 @@ fn summary_of(errors: &AbiInstabilityErrors) -> String {
     };
     match count {
         0 | 1 => first,
+        2 => format!("{first}, and 1 more difference"),
         _ => format!("{first}, and {} more differences", count - 1),
     }
 }

@@ -389,9 +389,10 @@ impl Error {
 
     /// Appends the errors of providers that were tried after this one.
     pub(crate) fn also_tried(mut self, others: &[Error]) -> Self {
-        for (at, other) in others.iter().enumerate() {
-            let before = if at == 0 { "; tried next: " } else { "; " };
-            self.0.message = format!("{}{before}{other}", self.0.message).into();
+        if !others.is_empty() {
+            let others: Vec<_> = others.iter().map(Self::to_string).collect();
+            self.0.message =
+                format!("{} (tried next: {})", self.0.message, others.join("; ")).into();
         }
         self
     }
@@ -400,7 +401,7 @@ impl Error {
     pub(crate) fn started_again(mut self, generation: GenerationId) -> Self {
         let step = self.step().map(|step| format!(" at step `{step}`")).unwrap_or_default();
         let message = format!(
-            "failed to reload{step}; the previous build was restarted as generation {generation}"
+            "failed to reload{step} (the previous build was restarted as generation {generation})"
         );
         self.0.message = message.into();
         self.in_generation(generation)

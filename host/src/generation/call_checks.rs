@@ -102,7 +102,7 @@ fn invalid_input(schema: &str, error: SchemaError) -> Error {
         // Not reached: a plugin whose schema cannot be compiled is not loaded.
         SchemaError::Unsupported => (ErrorKind::Internal, "cannot be validated against"),
         SchemaError::Exceeded(Exceeded::Deadline) => {
-            (ErrorKind::DeadlineExceeded, "was not validated before the deadline against")
+            (ErrorKind::DeadlineExceeded, "could not be validated in time against")
         }
         SchemaError::Exceeded(_) => {
             (ErrorKind::InvalidInput, "is too complex to be validated against")

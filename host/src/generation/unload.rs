@@ -102,7 +102,10 @@ pub(crate) fn stop(
         RunOutcome::TimedOut => {
             let reason = "shutdown: still running".to_owned();
             let outcome = retain(generation, deferred, reason, RetainReason::Running);
-            let message = format!("shutdown: still running after {} ms", timeout.as_millis());
+            let message = format!(
+                "did not shut down within {} ms; its `shutdown` is still running",
+                timeout.as_millis()
+            );
             let error = Error::new(ErrorKind::DeadlineExceeded, message).of(&generation.name);
             let shutdown_error = Some(error.in_generation(generation.id));
             return Err(Outcome { shutdown_error, ..outcome });
@@ -121,6 +124,8 @@ pub(crate) fn stop(
         let event = HostEvent::ShutdownFailed { plugin, generation: id, reason: message, hint };
         generation.events.emit(event);
     }
+    let shutdown_error =
+        shutdown_error.map(|error| error.of(&generation.name).in_generation(generation.id));
     Ok(Stopped { leftovers, shutdown_error, reason })
 }
 

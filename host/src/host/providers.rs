@@ -105,8 +105,8 @@ impl Inner {
         let visited = self.registry.with_entries(|manifest, _, offers, _| {
             known.extend(offers.names().map(str::to_owned));
             let versions = offers.of(contract).map(|offer| match &offer.version {
-                Some(version) => format!("{version} by `{}`", manifest.name()),
-                None => format!("an undeclared version by `{}`", manifest.name()),
+                Some(version) => format!("{version} from `{}`", manifest.name()),
+                None => format!("an undeclared version from `{}`", manifest.name()),
             });
             others.extend(versions);
             None::<()>

@@ -199,12 +199,14 @@ impl Inner {
         if kept < max_kept as usize {
             return Ok(());
         }
-        let message = format!(
-            "{kept} libraries of earlier builds stay mapped ({}); the maximum is {max_kept}",
-            keeper.totals()
-        );
-        let hint = "fix the reasons that `Host::retained` lists, raise `max_retained_libraries`, or \
-                    restart the program to unmap them";
+        let libraries = match kept {
+            1 => "1 library of an earlier build stays".to_owned(),
+            _ => format!("{kept} libraries of earlier builds stay"),
+        };
+        let message =
+            format!("{libraries} mapped ({}); the maximum is {max_kept}", keeper.totals());
+        let hint = "fix the problems that `Host::retained` reports, raise `max_retained_libraries`, or \
+                    restart the program to unmap the libraries";
         let failed = next.failed(LoadStep::Open, ErrorKind::Overloaded);
         Err(failed.caused_by(message).with_hint(hint))
     }
@@ -257,7 +259,7 @@ fn superseded(plugin: &PluginName) -> Error {
 
 fn keeps_serving(error: Error, plugin: &PluginName, serving: GenerationId) -> Error {
     let step = error.step().unwrap_or(LoadStep::Manifest);
-    let message = format!("failed to reload at step `{step}`; generation {serving} keeps serving");
+    let message = format!("failed to reload at step `{step}` (generation {serving} keeps serving)");
     let kind = error.kind();
     let wrapped = Error::new(kind, message).caused_by(error);
     wrapped.of(plugin).in_generation(serving).at_step(step)

@@ -268,10 +268,7 @@ impl fmt::Display for CollectError {
             ),
             Self::NoThread(_) => f.write_str("cannot start a thread for a worker"),
             Self::Full { max_queued_events } => {
-                write!(
-                    f,
-                    "the channel is full: {max_queued_events} events are queued (`max_queued_events`)"
-                )
+                write!(f, "the channel is full (`max_queued_events` is {max_queued_events})")
             }
             Self::Stopped => f.write_str("the collector is stopped"),
             Self::Forked => f.write_str("this process was forked after the collector was started"),

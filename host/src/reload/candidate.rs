@@ -99,7 +99,7 @@ impl Candidate {
             None => Error::new(kind, format!("failed to load at step `{step}`")),
             Some(serving) => {
                 let message = format!(
-                    "failed to reload at step `{step}`; generation {serving} keeps serving"
+                    "failed to reload at step `{step}` (generation {serving} keeps serving)"
                 );
                 Error::new(kind, message).in_generation(serving)
             }
@@ -140,7 +140,7 @@ impl Candidate {
                 let (file, artifact) = self.schema_file(name, rules)?;
                 let schema = serde_json::from_slice(artifact.bytes()).map_err(|error| {
                     self.failed(LoadStep::Config, ErrorKind::Config)
-                        .caused_by(format!("`{}`: {error}", file.display()))
+                        .caused_by(format!("`{}` is not JSON: {error}", file.display()))
                 })?;
                 Checker::new(&schema, deadline)
             }
@@ -157,14 +157,17 @@ impl Candidate {
                 let places = violations.iter().map(|violation| self.position(field, violation));
                 failed.caused_by(places.collect::<Vec<_>>().join("; "))
             }
-            (SchemaError::Schema(violation), Some(ConfigSchema::Inline(_))) => {
+            (SchemaError::Schema(mut violation), Some(ConfigSchema::Inline(_))) => {
+                if violation.pointer.is_empty() {
+                    violation.message.insert_str(0, "the schema ");
+                }
                 let place = self.position(schema, &violation);
                 failed.caused_by(place)
             }
             (error, Some(ConfigSchema::File(file))) => {
-                failed.caused_by(format!("`{schema}` is `{file}`: {error}"))
+                failed.caused_by(format!("cannot use `{file}` as `{schema}`: {error}"))
             }
-            (error, _) => failed.caused_by(format!("`{schema}`: {error}")),
+            (error, _) => failed.caused_by(format!("cannot use `{schema}`: {error}")),
         }
     }
 

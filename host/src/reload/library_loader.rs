@@ -39,10 +39,10 @@ pub(super) fn retain_reason(manifest: &Manifest, probed: &Probed) -> Option<Stri
 /// Returns notes for the author about unloading and reloading the library, from its file.
 pub(super) fn notes(probed: &Probed) -> Vec<String> {
     let mut notes: Vec<_> =
-        pin_reason(probed).iter().map(|why| format!("stays mapped: {why}")).collect();
+        pin_reason(probed).iter().map(|why| format!("its library stays mapped: {why}")).collect();
     if probed.is_static_tls {
         notes.push(
-            "uses static thread-local storage (`DF_STATIC_TLS`), which is scarce: after some \
+            "its library uses static thread-local storage (`DF_STATIC_TLS`), which is scarce: after some \
             reloads, the dynamic loader may reject the library"
                 .to_owned(),
         );
@@ -61,7 +61,8 @@ fn pin_reason_at_open(probed: &Probed) -> Option<String> {
         return Some(pin.to_string());
     }
     let unknown = needs_only_known(&probed.needs).err()?;
-    Some(format!("links {}", escaped(&unknown.join(", "), Lines::One)))
+    let unknown = unknown.join(", ");
+    Some(format!("it links {}, which this host does not know", escaped(&unknown, Lines::One)))
 }
 
 /// Returns why it may be called back: the first such function that it imports.
@@ -201,7 +202,7 @@ pub(super) fn into_backend(
         RunOutcome::TimedOut => {
             retain(context, candidate, "init: still running".to_owned(), RetainReason::Running);
             let message = format!(
-                "it did not finish within {} ms; its thread and library are retained",
+                "the start did not finish within {} ms; its thread and library are retained",
                 context.limits.start_timeout.as_millis()
             );
             Err(candidate.failed(LoadStep::Init, ErrorKind::StartFailed).caused_by(message))

@@ -75,13 +75,16 @@ impl PluginServices {
     fn report_dropped_lines(&self, dropped: NonZeroU64) {
         let (plugin, generation) = (&self.name, self.generation.get());
         let max = self.max_lines_per_second;
+        let lines = match dropped.get() {
+            1 => "1 line was".to_owned(),
+            _ => format!("{dropped} lines were"),
+        };
         tracing::warn!(
             target: HOST_TARGET,
             %plugin,
             generation,
             dropped,
-            "plugin `{plugin}` logged faster than {max} lines/s; {dropped} lines \
-             were dropped"
+            "plugin `{plugin}` logged faster than {max} lines/s; {lines} dropped"
         );
     }
 }

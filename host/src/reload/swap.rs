@@ -131,7 +131,7 @@ pub(super) fn snapshot(
     let state = match instance.call_within(timeout, |backend| backend.snapshot()) {
         RunOutcome::Completed(state) => state.map_err(|error| failed().caused_by(error))?,
         RunOutcome::TimedOut => {
-            let message = format!("it did not finish within {} ms", timeout.as_millis());
+            let message = format!("the snapshot did not finish within {} ms", timeout.as_millis());
             return Err(failed().caused_by(message));
         }
         RunOutcome::SpawnFailed(error) => return Err(failed().caused_by(error)),
@@ -140,7 +140,7 @@ pub(super) fn snapshot(
     match &state {
         Some(state) if state.as_bytes().len() as u64 > max_bytes => {
             let found = state.as_bytes().len();
-            let message = format!("it has {found} bytes; the limit is {max_bytes}");
+            let message = format!("the snapshot has {found} bytes; the limit is {max_bytes}");
             Err(failed().caused_by(message))
         }
         _ => Ok(state),
@@ -162,6 +162,6 @@ pub(super) fn drain_timeout_error(
 
 pub(super) fn undrained_error(context: &LoaderContext, next: &Candidate, active: usize) -> Error {
     let timeout_ms = context.limits.pause_timeout.as_millis();
-    let message = format!("{active} calls or pins were still active after {timeout_ms} ms");
+    let message = format!("calls or pins were still active after {timeout_ms} ms ({active})");
     next.failed(LoadStep::Drain, ErrorKind::Overloaded).caused_by(message)
 }

@@ -398,7 +398,7 @@ impl Slot {
             Some(none) if none.calls == 0 => {
                 let max = none.policy.max_in_flight.unwrap_or_default();
                 let message = format!(
-                    "was not called: {max} calls are already in flight (`limits.in_flight`)"
+                    "was not called: its limit of calls in flight is reached (`limits.in_flight` is {max})"
                 );
                 let error = Error::new(ErrorKind::Overloaded, message)
                     .with_hint("raise `limits.in_flight`, or retry later");

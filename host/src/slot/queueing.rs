@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Slot;
 use crate::call::CallState;
 use crate::error::{Error, ErrorKind};
+use crate::event::QuarantineReason;
 use crate::generation::Generation;
 use crate::panic::drop_panic;
 use crate::worker::{
@@ -205,11 +206,8 @@ impl Slot {
     /// Returns the error of a call that no worker can run.
     #[cold]
     pub(crate) fn no_workers_error(&self) -> Error {
-        let message = format!(
-            "was not called: no worker is available, and {} calls exceeded their deadlines and \
-             are still running",
-            self.queue.running().1
-        );
+        let stuck = QuarantineReason::Stuck { calls: self.queue.running().1 };
+        let message = format!("was not called: no worker is available, and {stuck}");
         Error::new(ErrorKind::Overloaded, message)
             .with_hint("raise `max_abandoned_calls`, or retry later")
             .of(&self.name)

@@ -113,7 +113,10 @@ pub const CALLBACKS: [Callback; 70] = [
     unwrapped("tss_create", "whose destructor may still run"),
     unwrapped("dlsym", "and the symbols that it looked up are unknown"),
     wrapped("__cxa_thread_atexit_impl", "which runs plugin code when a thread exits"),
-    wrapped("syscall", "which set a signal handler or started a thread that is not counted"),
+    wrapped(
+        "syscall",
+        "which may have set a signal handler or started a thread that is not counted",
+    ),
 ];
 
 static RECORDED: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];

@@ -203,8 +203,9 @@ fn held_replies_stay_readable_and_keep_library() {
 fn unknown_linked_library_keeps_library_forever() {
     let mut swap = Swap::of("links-more");
     swap.load(json!({}));
-    assert_eq!(swap.swap().as_deref(), Some("links libresolv.so.2"));
-    swap.is_kept("links libresolv.so.2");
+    let reason = "it links libresolv.so.2, which this host does not know";
+    assert_eq!(swap.swap().as_deref(), Some(reason));
+    swap.is_kept(reason);
 }
 
 #[test]
@@ -246,7 +247,7 @@ fn unique_symbol_keeps_library_and_is_named() {
     loaded(&swap.host, plugin.bytes(|bytes| with_unique_symbol(bytes)).write());
     let notes = swap.host.list().remove(0).notes;
     let reason = "it defines the unique symbol `HOTBAY_PLUGIN_STAMP`";
-    assert_eq!(notes, [format!("stays mapped: {reason}")]);
+    assert_eq!(notes, [format!("its library stays mapped: {reason}")]);
     assert_eq!(swap.swap().as_deref(), Some(reason));
     swap.is_kept(reason);
 }
@@ -271,7 +272,7 @@ fn nodelete_library_is_noted_at_load_and_kept() {
     assert_eq!(inspection.stays_mapped.as_deref(), Some(reason));
     swap.load(json!({}));
     let notes = swap.host.list().remove(0).notes;
-    assert_eq!(notes, [format!("stays mapped: {reason}")]);
+    assert_eq!(notes, [format!("its library stays mapped: {reason}")]);
     assert_eq!(swap.swap().as_deref(), Some(reason));
     swap.is_kept(reason);
 }

@@ -115,7 +115,7 @@ fn pin_rolls_back_pause_and_both_builds_serve_again() {
         let error = rolled_back(&host, handover);
         let message = error.full_message();
         assert_eq!((error.kind(), error.step()), (ErrorKind::Overloaded, Some(LoadStep::Drain)));
-        assert!(message.contains("1 calls or pins were still active after 50 ms"), "{message}");
+        assert!(message.contains("calls or pins were still active after 50 ms (1)"), "{message}");
         assert!(message.contains("generation 1 keeps serving"), "{message}");
         event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. }));
         assert_eq!(total(&handle), 2);

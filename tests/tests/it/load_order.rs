@@ -86,7 +86,7 @@ fn unmet_requirement_is_refused() {
     let message: Vec<_> = report.refused.iter().map(|one| one.error.full_message()).collect();
     let expected = [
         "`gone` ^3, which was not found",
-        "`base` ^7, found 0.1.0",
+        "`base` ^7; found 0.1.0",
         "in init, on request",
         "`a`, which cannot be started",
         "`broken`",

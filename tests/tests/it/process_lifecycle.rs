@@ -284,7 +284,7 @@ fn failed_restart_backs_off_and_calls_report_retry_time() {
     if let Some(error) = error {
         let message = error.full_message();
         assert_eq!(error.kind(), ErrorKind::StartFailed, "{message}");
-        for part in ["the next start is in", " ms", "exited with code 4", "no license"] {
+        for part in ["(next start in", " ms)", "exited with code 4", "no license"] {
             assert!(message.contains(part), "`{part}` in: {message}");
         }
     }

@@ -150,7 +150,7 @@ fn check(handover: &str, cases: &[Case]) {
             let message = error.full_message();
             assert_eq!((error.kind(), error.step()), (case.kind, Some(case.step)), "{message}");
             assert_eq!(error.generation(), Some(serving), "{message}");
-            let keeps = format!("at step `{}`; generation {serving} keeps serving", case.step);
+            let keeps = format!("at step `{}` (generation {serving} keeps serving)", case.step);
             assert!(
                 message.contains(case.expected) && message.contains(&keeps),
                 "`{}`: {message}",

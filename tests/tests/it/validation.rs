@@ -77,7 +77,7 @@ fn long_or_deep_input_is_refused_concisely() {
     check(&handle, r#"{ "n": 1, "of": [{ "n": 2 }, { "n": 3, "of": [] }] }"#, Ok(()));
     check(&handle, r#"{ "n": 1, "of": [{ "n": "2" }] }"#, Err("/of/0"));
     check(&handle, &nested(60), Ok(()));
-    check(&handle, &nested(70), Err("is nested deeper than 64 levels"));
+    check(&handle, &nested(70), Err("it is nested deeper than 64 levels"));
     check(&handle, &nested(400_000), Err("recursion limit exceeded"));
     check(&handle, &"[".repeat(1 << 20), Err("recursion limit exceeded"));
     check(&handle, &format!("{{ \"n\": \"{}\" }}", "é".repeat(50_000)), Err("`/n`: \"éé"));
@@ -118,7 +118,7 @@ fn invalid_schema_is_refused_with_position() {
     fs::write(folder.join("schema.json"), "{ \"type\": ").unwrap();
     check(json!("schema.json"), &["schema.json", "EOF while parsing"]);
     fs::write(folder.join("schema.json"), "{ \"type\": \"word\" }").unwrap();
-    check(json!("schema.json"), &["`input_schema` is `schema.json`", "`/type`"]);
+    check(json!("schema.json"), &["cannot use `schema.json` as `input_schema`", "`/type`"]);
     fs::write(folder.join("schema.json"), "[]").unwrap();
     check(json!("schema.json"), &["schema.json"]);
     assert!(host.list().is_empty());

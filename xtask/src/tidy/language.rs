@@ -67,7 +67,7 @@ pub(super) fn check(files: &[File], problems: &mut Vec<Problem>) {
                 let Some(phrase) = phrases.iter().find(|phrase| contains(&line, phrase)) else {
                     continue;
                 };
-                let message = format!("`{phrase}` is not used in this repository (see {RULES})");
+                let message = format!("`{phrase}` is not allowed in this repository (see {RULES})");
                 problems.push(Problem::error(&file.path, number + 1, message, *instead));
             }
         }

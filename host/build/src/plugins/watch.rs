@@ -135,7 +135,7 @@ fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) -> anyho
                     true => "the last successful build stays installed",
                     false => "it is not installed yet",
                 };
-                print_error(&error.context(format!("plugin `{name}` was not built, {state}")));
+                print_error(&error.context(format!("plugin `{name}` was not built ({state})")));
             }
         }
     }

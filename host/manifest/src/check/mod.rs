@@ -114,7 +114,7 @@ impl Checker {
         deadline: Option<Instant>,
     ) -> Result<(), SchemaError> {
         let Some(depth) = outline(value, MAX_NESTING_DEPTH).map(|outline| outline.depth) else {
-            return Err(SchemaError::Value(vec![Violation::of_all(too_deep())]));
+            return Err(SchemaError::Value(vec![Violation::of_all(format!("it {}", too_deep()))]));
         };
         if let Some(exceeded) = self.costs.exceeded {
             return Err(SchemaError::Exceeded(exceeded));
@@ -342,7 +342,7 @@ mod tests {
         assert!(checker.check_text(deep(64).as_bytes(), None).is_ok());
         let message =
             |text: &str| checker.check_text(text.as_bytes(), None).unwrap_err().to_string();
-        assert_eq!(message(&deep(66)), "is nested deeper than 64 levels");
+        assert_eq!(message(&deep(66)), "it is nested deeper than 64 levels");
         let expect = "it is not JSON: recursion limit exceeded at line 1 column 128";
         assert_eq!(message(&deep(1_000_000)), expect);
         assert_eq!(message(&"{\"a\":".repeat(1_000_000)), expect.replace("128", "636"));
@@ -355,6 +355,6 @@ mod tests {
         let expect = "is nested deeper than 64 levels";
         check(&deep, &json!({}), "");
         check(&too_deep, &json!({}), &format!("the schema {expect}"));
-        check(&json!({}), &too_deep, expect);
+        check(&json!({}), &too_deep, &format!("it {expect}"));
     }
 }

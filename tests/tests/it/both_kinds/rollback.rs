@@ -181,7 +181,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
                 "{context}: {message}"
             );
             assert_eq!(error.generation().map(|it| it.get()), Some(1), "{context}: {message}");
-            let keeps = format!("at step `{}`; generation 1 keeps serving", expected.0);
+            let keeps = format!("at step `{}` (generation 1 keeps serving)", expected.0);
             assert!(message.contains(&keeps), "{context}: {message}");
             let is_of_libraries = case.name == "not executable" && kind == Kind::Library;
             let is_of_programs = case.name == "missing file" && kind == Kind::Process;
