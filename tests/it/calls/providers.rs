@@ -164,7 +164,7 @@ fn only_accepted_versions_are_called() {
                 assert_eq!(error.kind(), ErrorKind::NotFound);
                 let reported = error.full_message();
                 assert!(
-                    reported.contains(accepted) && reported.contains("1.4.2 by `b`"),
+                    reported.contains(accepted) && reported.contains("1.4.2 from `b`"),
                     "{reported}"
                 );
             }
