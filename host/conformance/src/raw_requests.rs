@@ -17,6 +17,9 @@ use tokio::time::timeout;
 use crate::kit::{RESPONSE_TIMEOUT, RawRequest, Sample, TestKit, shown};
 use crate::report::{Outcome, StepFailure, failed};
 
+/// The longest response read when its content does not matter.
+const MAX_SMALL_BYTES: u64 = 1 << 20;
+
 /// Sends requests without the token, and with a wrong one.
 pub(crate) async fn token(kit: &TestKit) -> Outcome {
     let endpoint = kit.ours().map(|_| kit.call_endpoint())?;
@@ -50,7 +53,8 @@ pub(crate) async fn token(kit: &TestKit) -> Outcome {
 pub(crate) async fn keep_alive(kit: &TestKit) -> Outcome {
     let client = kit.live()?.client();
     let exchanges = async {
-        let http_request = RawRequest::get(endpoint::HEALTH).into_http();
+        let mut http_request = RawRequest::get(endpoint::HEALTH).into_http();
+        http_request.max_response_bytes = MAX_SMALL_BYTES;
         let mut connection = client.open().await?;
         let response = connection.request(&http_request).await?;
         Ok((response, connection.request(&http_request).await))

@@ -39,7 +39,7 @@ use crate::sync::lock;
 const INITIAL_POLL_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A process that can be called, and its resources.
+/// A process that can be called, and its resources. Nothing restarts it.
 pub struct Started {
     pub(crate) child: Child,
     pub(crate) live: Arc<Live>,
@@ -54,7 +54,6 @@ pub struct Started {
     pub(crate) folder: LaunchFolder,
 }
 
-/// Without supervision: nothing restarts it.
 impl Started {
     /// Returns the process id.
     pub fn pid(&self) -> u32 {

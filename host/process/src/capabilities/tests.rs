@@ -323,3 +323,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn capabilities_of_the_sdk_are_parsed() {
+    let hotbay = hotbay_protocol::OwnCapabilities {
+        config: &["env", "file"],
+        config_schema: Some(json!({ "type": "object" })),
+        endpoints: vec!["execute", "batch"],
+        input_schema: Some(json!(true)),
+        name: "rows",
+        protocol: VERSION,
+        version: "0.1.0",
+    };
+    let text = serde_json::to_vec(&hotbay_protocol::Capabilities { hotbay }).unwrap();
+    let expected = Capabilities {
+        endpoints: ["batch", "execute"].map(str::to_owned).into(),
+        reads_config_from_env: true,
+        reads_config_from_file: true,
+        config_schema: Some(json!({ "type": "object" })),
+        input_schema: Some(json!(true)),
+        name: Some("rows".to_owned()),
+        version: Some("0.1.0".to_owned()),
+        ..Capabilities::empty(Dialect::Ours { protocol: VERSION })
+    };
+    assert_eq!(Capabilities::parse(&text), Ok(expected));
+}
