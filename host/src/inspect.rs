@@ -20,7 +20,7 @@ use crate::error::Error;
 #[cfg(all(feature = "conformance", any(doc, not(unix))))]
 use crate::error::ErrorKind;
 use crate::host::HostBuilder;
-pub use crate::reload::{Built, Inspection, SurveyedPlugin};
+pub use crate::loader::{Built, Inspection, SurveyedPlugin};
 #[cfg(feature = "conformance")]
 pub use hotbay_conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 
@@ -45,7 +45,7 @@ pub fn survey(builder: &HostBuilder) -> Survey {
 
 /// Inspects the plugin in `folder`, without running anything.
 pub fn plugin(builder: &HostBuilder, folder: impl AsRef<Path>) -> Inspection {
-    crate::reload::inspect(folder.as_ref(), &builder.rules)
+    crate::loader::inspect(folder.as_ref(), &builder.rules)
 }
 
 /// Compares the root module of the library in `folder` with this host's. Returns a report of the
@@ -60,7 +60,7 @@ pub fn abi_report(
     builder: &HostBuilder,
     folder: impl AsRef<Path>,
 ) -> Result<Option<String>, Error> {
-    crate::reload::abi_report(folder.as_ref(), &builder.rules)
+    crate::loader::abi_report(folder.as_ref(), &builder.rules)
 }
 
 /// Tests whether the program in `folder` conforms to the protocol for processes.
@@ -80,10 +80,10 @@ pub fn check_program(
     sample: Option<&Request<'_>>,
 ) -> Result<Conformance, Error> {
     #[cfg(unix)]
-    return crate::reload::check_program(
+    return crate::loader::check_program(
         folder.as_ref(),
         sample,
-        &crate::reload::ConformanceRun {
+        &crate::loader::ConformanceRun {
             rules: &builder.rules,
             limits: &builder.limits,
             environment: &builder.environment,
@@ -94,7 +94,7 @@ pub fn check_program(
     {
         let _ = (builder, sample);
         let folder = folder.as_ref().display();
-        let message = format!("`{folder}`: {}", crate::reload::NO_PROCESSES);
-        Err(Error::new(ErrorKind::Unsupported, message).with_hint(crate::reload::NO_PROCESSES_HINT))
+        let message = format!("`{folder}`: {}", crate::loader::NO_PROCESSES);
+        Err(Error::new(ErrorKind::Unsupported, message).with_hint(crate::loader::NO_PROCESSES_HINT))
     }
 }

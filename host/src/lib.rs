@@ -75,14 +75,16 @@ mod handle;
 mod host;
 mod id;
 pub mod inspect;
+mod loader;
+mod logs;
 pub mod metrics;
 mod middleware;
 mod panic;
 mod pipeline;
 mod providers;
-mod reload;
 mod slot;
 mod sync;
+mod watch;
 mod worker;
 
 /// A pool of threads for closures of the application.
@@ -111,12 +113,12 @@ pub use host::{
     RetainedLibrary, UnloadReport,
 };
 pub use id::{GenerationId, InvalidName, PluginName};
+pub use loader::LoadOptions;
 pub use manifest::{Manifest, ManifestError};
 pub use metrics::{PluginInfo, PluginState};
 pub use middleware::{Call, Layer, Next, ResponseCache};
 pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};
 pub use providers::{OnFailure, Preference, Providers};
-pub use reload::LoadOptions;
 
 pub use slot::Method;
 pub use tokio_util::sync::CancellationToken;

@@ -7,7 +7,9 @@ use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
+use super::trust::{self, Rules};
 use crate::error::artifact::ArtifactError;
+use crate::error::{Error, ErrorKind};
 
 /// The name of the file that marks the folder of a plugin.
 pub(crate) const MANIFEST: &str = "plugin.json";
@@ -190,6 +192,60 @@ fn is_shared_library(entry: &DirEntry) -> bool {
 
 fn is_skipped(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "target" || name == "node_modules"
+}
+
+/// The result of [`search`].
+#[derive(Debug, Default)]
+pub(crate) struct FolderSearch {
+    /// The folders with a manifest.
+    pub(crate) folders: Vec<PathBuf>,
+    /// The folders with a shared library and no manifest.
+    pub(crate) without_manifest: Vec<PathBuf>,
+    /// The problems of the search.
+    pub(crate) problems: Vec<Error>,
+}
+
+/// Finds every folder with a manifest below `roots`, and the problems of the search.
+pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Error>) {
+    let found = search(roots, rules);
+    (found.folders, found.problems)
+}
+
+/// Finds every folder with a manifest below `roots`.
+///
+/// Skips a folder if other users can write to one above it: they could replace it.
+pub(crate) fn search(roots: &[PathBuf], rules: &Rules) -> FolderSearch {
+    let FolderSearch { mut folders, mut without_manifest, mut problems } = FolderSearch::default();
+    for root in roots {
+        let skipped =
+            |problem| Error::new(ErrorKind::Integrity, "a folder was skipped").caused_by(problem);
+        // The search reports a root that does not exist.
+        if let Err(problem) = trust::check_above(root, rules.trust())
+            && !matches!(problem, ArtifactError::Read { .. })
+        {
+            problems.push(skipped(problem));
+            continue;
+        }
+        let found = find(root, Limits::default());
+        problems.extend(found.problems.into_iter().map(skipped));
+        without_manifest.extend(found.without_manifest);
+        for folder in found.folders {
+            let parent = match folder.parent().unwrap_or(root) {
+                // The parent of a bare name, and of `.`.
+                parent if parent.as_os_str().is_empty() => Path::new("."),
+                parent => parent,
+            };
+            match trust::check_chain(root, parent, rules.trust()) {
+                Ok(()) => folders.push(folder),
+                Err(problem) => problems.push(skipped(problem)),
+            }
+        }
+    }
+    // Roots may be nested.
+    let mut unique = std::collections::HashSet::new();
+    folders.retain(|folder| unique.insert(folder.clone()));
+    without_manifest.retain(|folder| unique.insert(folder.clone()));
+    FolderSearch { folders, without_manifest, problems }
 }
 
 #[cfg(test)]

@@ -6,6 +6,20 @@ use std::path::{Path, PathBuf};
 
 use crate::error::artifact::ArtifactError;
 
+/// The rule that decides which files are accepted.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) allow_unverified: bool,
+    pub(crate) allow_writable_by_others: bool,
+    pub(crate) max_library_bytes: u64,
+}
+
+impl Rules {
+    pub(crate) fn trust(&self) -> Trust {
+        Trust { allow_writable_by_others: self.allow_writable_by_others }
+    }
+}
+
 /// The rule that decides which files are trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trust {

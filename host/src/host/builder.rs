@@ -16,6 +16,7 @@ use super::inner::{Inner, absolute, shut_down_with};
 use super::registry::Registry;
 use super::watching::watch;
 use crate::artifact::stage::StagingArea;
+use crate::artifact::trust::Rules;
 use crate::boundary::{Instance, Root};
 use crate::call::Request;
 use crate::config::{HostLimits, Quarantine};
@@ -23,11 +24,11 @@ use crate::error::{Error, ErrorKind};
 use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
 use crate::id::{InvalidName, PluginName};
+use crate::loader::{
+    AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Source,
+};
 use crate::middleware::{Layer, Layers, ResponseCache};
 use crate::providers::{Choices, Preference, Preferences};
-use crate::reload::{
-    AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Rules, Source,
-};
 use crate::sync::SameProcess;
 use crate::worker::Timer;
 

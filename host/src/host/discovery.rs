@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::artifact::discover::folders;
+use crate::artifact::trust::Rules;
 use crate::error::Error;
-use crate::reload::{LoadOptions, Rules, folders};
+use crate::loader::LoadOptions;
 
 /// Finds plugins for [`Host::load_all`](crate::Host::load_all).
 ///

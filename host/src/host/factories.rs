@@ -11,7 +11,7 @@ use super::registry::nearest;
 use crate::boundary::Instance;
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
-use crate::reload::{Constructor, Source};
+use crate::loader::{Constructor, Source};
 
 pub(super) type Construct = Arc<dyn Fn(&Config) -> Result<Instance, PluginError> + Send + Sync>;
 

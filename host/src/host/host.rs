@@ -21,10 +21,10 @@ use crate::error::{Error, ErrorKind};
 use crate::event::Events;
 use crate::handle::PluginHandle;
 use crate::id::PluginName;
+use crate::loader::{Candidate, LoadOptions, Source};
 use crate::metrics::{HostStats, PluginInfo};
 use crate::pipeline::{Find, Pipeline, PipelineStep};
 use crate::providers::Providers;
-use crate::reload::{Candidate, LoadOptions, Source};
 use crate::slot::SAMPLED_ONE_IN;
 use crate::sync::SameProcess;
 

@@ -17,11 +17,12 @@ use crate::event::{EventBusOwner, HostEvent};
 use crate::generation::unload::{Outcome, unload};
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
+use crate::loader::{Candidate, CoalescingQueue, LoadOptions, LoaderContext, Source};
 use crate::middleware::Layers;
 use crate::providers::{Choices, Preferences};
-use crate::reload::{Candidate, CoalescingQueue, LoadOptions, LoaderContext, Source, Watch};
 use crate::slot::Slot;
 use crate::sync::{WaitGroup, after, block_on, deadline_in, lock};
+use crate::watch::Watch;
 
 pub(super) struct Inner {
     pub(super) context: Arc<LoaderContext>,
@@ -110,7 +111,7 @@ impl Inner {
         let reservation = self.registry.reserve(candidate)?;
         self.check_retained(candidate)?;
         let layers = self.layers.of(&candidate.manifest)?;
-        let loaded = crate::reload::load(&self.context, candidate, source, state)?;
+        let loaded = crate::loader::load(&self.context, candidate, source, state)?;
         let handle = PluginHandle::new(Arc::clone(&loaded.slot), &layers);
         match reservation.fill(handle.clone(), loaded) {
             Ok(event) => {

@@ -15,12 +15,12 @@ use semver::Version;
 use super::discovery::Discovered;
 use super::inner::{Inner, absolute};
 use super::registry::Loadable;
+use crate::artifact::discover::{FolderSearch, search};
+use crate::artifact::trust::Rules;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
+use crate::loader::{Candidate, LoadOptions, Source, SurveyedPlugin, survey_one};
 use crate::panic::catch_panic;
-use crate::reload::{
-    Candidate, FolderSearch, LoadOptions, Rules, Source, SurveyedPlugin, search, survey_one,
-};
 use crate::sync::lock;
 
 /// The outcome of [`Host::load_all`](crate::Host::load_all).

@@ -14,9 +14,9 @@ use crate::event::HostEvent;
 use crate::generation::State;
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
+use crate::loader::{Build, Candidate, Dependent, LoadOptions, Loaded};
 use crate::metrics::{PluginInfo, PluginState, PluginStats};
 use crate::providers::{Changes, Offer, Offers};
-use crate::reload::{Build, Candidate, Dependent, LoadOptions, Loaded};
 use crate::slot::Slot;
 use crate::sync::{ProcessEpoch, lock};
 

@@ -12,7 +12,7 @@ use crate::event::HostEvent;
 use crate::generation::Generation;
 use crate::generation::unload::unload;
 use crate::id::{GenerationId, PluginName};
-use crate::reload::{
+use crate::loader::{
     Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact, swap,
 };
 use crate::slot::Slot;

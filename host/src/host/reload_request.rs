@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
 
+use crate::artifact::trust::Rules;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::id::GenerationId;
-use crate::reload::{Attempt, AttemptOutcome, Content, LoadOptions, OutcomeSender, Rules};
+use crate::loader::{Content, LoadOptions};
 use crate::sync::lock;
+use crate::watch::{Attempt, AttemptOutcome, OutcomeSender};
 
 /// The outcome of [`Host::reload`](crate::Host::reload).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

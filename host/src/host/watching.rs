@@ -9,14 +9,13 @@ use super::inner::Inner;
 use super::registry::{Loadable, UnloadScope};
 use super::reload_request::{FailureLog, FolderAttempt, ReloadRequest, warn};
 use crate::artifact::discover::MANIFEST;
+use crate::artifact::trust::Rules;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::id::PluginName;
-use crate::reload::{
-    Attempt, AttemptOutcome, Candidate, ChangeHandler, Content, LoadOptions, OutcomeSender, Rules,
-    Source, Watch, WatchOptions,
-};
+use crate::loader::{Candidate, Content, LoadOptions, Source};
 use crate::sync::lock;
+use crate::watch::{Attempt, AttemptOutcome, ChangeHandler, OutcomeSender, Watch, WatchOptions};
 
 /// Starts to watch the plugin directories.
 pub(super) fn watch(

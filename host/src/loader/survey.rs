@@ -1,18 +1,25 @@
-//! Surveys plugins without running them: manifests and stamps.
+//! Surveys plugins without running them: manifests, stamps, and what the file of a library says about
+//! unloading it. Opens a library only for the full report about its layout.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use hotbay_manifest::{Digest, Kind, Manifest, check_api, check_stamp};
+use hotbay_manifest::{Digest, Kind, Manifest, Unload, check_api, check_stamp};
+use hotbay_plugin::text::{Lines, escaped};
 use semver::Version;
 
 use super::candidate::Candidate;
-use super::library_loader::pin_reason;
-use super::{Rules, host_api};
+use super::context::host_api;
+use super::dependencies::stage;
 use crate::artifact::digest::Artifact;
-use crate::artifact::{discover, locate, trust};
-use crate::boundary::probe::{Probed, exports, probe};
-use crate::error::artifact::ArtifactError;
+use crate::artifact::locate;
+use crate::artifact::stage::StagingArea;
+use crate::artifact::trust::Rules;
+use crate::boundary::probe::{Probed, exports, needs_only_known, probe};
+use crate::boundary::{Image, Root};
+use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
+use crate::generation::unload::{WaitForThreads, close};
 
 /// The result of a survey of one folder with a manifest.
 #[derive(Debug)]
@@ -67,60 +74,6 @@ pub struct Inspection {
     /// The reason the library will stay mapped when the plugin is replaced, according to its
     /// file.
     pub stays_mapped: Option<String>,
-}
-
-/// The result of [`search`].
-#[derive(Debug, Default)]
-pub(crate) struct FolderSearch {
-    /// The folders with a manifest.
-    pub(crate) folders: Vec<PathBuf>,
-    /// The folders with a shared library and no manifest.
-    pub(crate) without_manifest: Vec<PathBuf>,
-    /// The problems of the search.
-    pub(crate) problems: Vec<Error>,
-}
-
-/// Finds every folder with a manifest below `roots`, and the problems of the search.
-pub(crate) fn folders(roots: &[PathBuf], rules: &Rules) -> (Vec<PathBuf>, Vec<Error>) {
-    let found = search(roots, rules);
-    (found.folders, found.problems)
-}
-
-/// Finds every folder with a manifest below `roots`.
-///
-/// Skips a folder if other users can write to one above it: they could replace it.
-pub(crate) fn search(roots: &[PathBuf], rules: &Rules) -> FolderSearch {
-    let FolderSearch { mut folders, mut without_manifest, mut problems } = FolderSearch::default();
-    for root in roots {
-        let skipped =
-            |problem| Error::new(ErrorKind::Integrity, "a folder was skipped").caused_by(problem);
-        // The search reports a root that does not exist.
-        if let Err(problem) = trust::check_above(root, rules.trust())
-            && !matches!(problem, ArtifactError::Read { .. })
-        {
-            problems.push(skipped(problem));
-            continue;
-        }
-        let found = discover::find(root, discover::Limits::default());
-        problems.extend(found.problems.into_iter().map(skipped));
-        without_manifest.extend(found.without_manifest);
-        for folder in found.folders {
-            let parent = match folder.parent().unwrap_or(root) {
-                // The parent of a bare name, and of `.`.
-                parent if parent.as_os_str().is_empty() => Path::new("."),
-                parent => parent,
-            };
-            match trust::check_chain(root, parent, rules.trust()) {
-                Ok(()) => folders.push(folder),
-                Err(problem) => problems.push(skipped(problem)),
-            }
-        }
-    }
-    // Roots may be nested.
-    let mut unique = std::collections::HashSet::new();
-    folders.retain(|folder| unique.insert(folder.clone()));
-    without_manifest.retain(|folder| unique.insert(folder.clone()));
-    FolderSearch { folders, without_manifest, problems }
 }
 
 /// Checks one folder: its manifest, its stamp, and its config against `config_schema`.
@@ -258,4 +211,79 @@ fn built(probed: Probed) -> Built {
         target: stamp.target,
         panic: stamp.panic,
     }
+}
+
+/// Opens the library of `folder` and compares its root module with the host's.
+///
+/// Returns the full report of the differences, or `None` if there are none. Runs the library's
+/// initializers in this process.
+pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>, Error> {
+    let candidate = Candidate::read(folder, rules)?;
+    if candidate.kind() != Kind::Library {
+        return Ok(None);
+    }
+    let Some(artifact) = read_artifact(&candidate, rules)? else {
+        return Ok(None);
+    };
+    check_library(&candidate, &artifact)?;
+    let failed = |step| candidate.failed(step, ErrorKind::StartFailed);
+    let area = StagingArea::new(None, false);
+    let staged = stage(&area, &candidate, &artifact)?;
+    let compare = move || -> Result<Option<String>, BoundaryError> {
+        let image = Arc::new(Image::open(staged)?);
+        let root = Root::of(&image);
+        let report = match &root {
+            Ok(_) => None,
+            Err(error) => Some(error.report().map_or_else(|| error.to_string(), str::to_owned)),
+        };
+        // A library that stays mapped is harmless: this process was started for the report.
+        let _ = close(image, root.ok(), None, WaitForThreads::Briefly);
+        Ok(report)
+    };
+    let thread = std::thread::spawn(compare);
+    let compared = thread.join().map_err(|_| failed(LoadStep::Open))?;
+    compared.map_err(|error| failed(LoadStep::Open).caused_by(error))
+}
+
+/// Returns why an opened library must stay mapped, according to its manifest and file.
+pub(super) fn retain_reason(manifest: &Manifest, probed: &Probed) -> Option<String> {
+    if manifest.unload() == Unload::Keep {
+        return Some("its manifest sets `unload` to `keep`".to_owned());
+    }
+    pin_reason_at_open(probed)
+}
+
+/// Returns notes for the author about unloading and reloading the library, from its file.
+pub(super) fn notes(probed: &Probed) -> Vec<String> {
+    let mut notes: Vec<_> =
+        pin_reason(probed).iter().map(|why| format!("its library stays mapped: {why}")).collect();
+    if probed.is_static_tls {
+        notes.push(
+            "its library uses static thread-local storage (`DF_STATIC_TLS`), which is scarce: after some \
+            reloads, the dynamic loader may reject the library"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+/// Returns why a library will stay mapped, according to its file.
+pub(super) fn pin_reason(probed: &Probed) -> Option<String> {
+    pin_reason_at_open(probed).or_else(|| callback_reason(probed))
+}
+
+/// Returns the same for a library of which only the initializers ran.
+fn pin_reason_at_open(probed: &Probed) -> Option<String> {
+    if let Some(pin) = &probed.pin {
+        return Some(pin.to_string());
+    }
+    let unknown = needs_only_known(&probed.needs).err()?;
+    let unknown = unknown.join(", ");
+    Some(format!("it links {}, which this host does not know", escaped(&unknown, Lines::One)))
+}
+
+/// Returns why it may be called back: the first such function that it imports.
+pub(super) fn callback_reason(probed: &Probed) -> Option<String> {
+    let first = probed.callbacks.first()?;
+    Some(format!("it imports `{}`, {}", first.name, first.consequence))
 }

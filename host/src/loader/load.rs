@@ -1,31 +1,31 @@
 //! The load itself, for each source of code: checks before the start, the start, and the
 //! generation. The first failure ends the load and undoes what was done.
 
+use std::fmt;
 use std::sync::Arc;
 
 use hotbay_manifest::{Handover, Kind, Manifest};
-use hotbay_plugin::{Config, Snapshot};
-
-use super::LoaderContext;
-use super::candidate::Candidate;
-use super::dependencies::stage;
-use super::effective_limits::{PluginLimits, effective_limits};
-use super::library_loader::{
-    self, Code, FailureCause, StartFailure, into_backend, probe_file, ready_to_open, retain_reason,
-};
-use super::policy::{call_policy, check_schemas};
+use hotbay_plugin::{Config, PluginError, Snapshot};
 #[cfg(all(unix, feature = "process"))]
-use super::process_loader;
-use super::source::{Constructor, Source};
-use super::survey::read_artifact;
-#[cfg(not(all(unix, feature = "process")))]
+use hotbay_process::Program;
+
+use super::candidate::Candidate;
+use super::context::LoaderContext;
+use super::dependencies::stage;
+use super::library_loader::{self, Code, probe_file};
+use super::policy::{PluginLimits, call_policy, check_schemas, effective_limits};
+#[cfg(all(unix, feature = "process"))]
+use super::process_loader::{self, start as start_process};
+use super::start::{
+    FailureCause, StartFailure, Until, give_up, into_backend, ready_to_open, retain,
+};
+use super::survey::{self, read_artifact};
 use crate::artifact::digest::Artifact;
-use crate::boundary::{Image, Root};
+use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
 use crate::error::{Error, LoadStep, bug};
-use crate::generation::unload::{WaitForThreads, close};
 use crate::generation::{
-    Backend, InstanceRef, IoLimits, Parts, RetainReason, RetainedEntry, UnloadLeftovers,
+    Backend, CallPolicy, InstanceRef, IoLimits, Parts, RetainReason, UnloadLeftovers,
 };
 use crate::panic::catch_panic;
 use crate::slot::Slot;
@@ -58,14 +58,6 @@ pub(crate) struct NewGeneration {
     parts: Parts,
     backend: Backend,
     pub(crate) build: Build,
-}
-
-/// The point up to which a start runs.
-pub(crate) enum Until {
-    /// Up to the end of `init`: the state follows later.
-    Started,
-    /// Until it can serve, with this state.
-    Ready(Option<Snapshot>),
 }
 
 /// Loads a plugin into a new slot.
@@ -151,15 +143,15 @@ impl NewGeneration {
             Source::Read(artifact) => {
                 let probed = probe_file(context, candidate, &artifact)?;
                 check_schemas(context, candidate, &mut parts)?;
-                parts.retain_reason = retain_reason(&candidate.manifest, &probed);
-                notes.extend(library_loader::notes(&probed));
+                parts.retain_reason = survey::retain_reason(&candidate.manifest, &probed);
+                notes.extend(survey::notes(&probed));
                 sha256 = Some(artifact.content());
                 let dependencies = artifact.dependencies();
                 notes.extend(dependencies.notes.iter().cloned());
                 let unresolved = dependencies.unresolved.clone();
                 let staged = stage(&context.staging, candidate, &artifact)?;
                 drop(artifact);
-                let retain_reason = library_loader::callback_reason(&probed);
+                let retain_reason = survey::callback_reason(&probed);
                 let code = Code::File { staged, retain_reason, unresolved };
                 library_loader::start(context, candidate, code, until, &mut parts, slot)?
             }
@@ -291,9 +283,6 @@ fn construct(
     into_backend(started, context, candidate, parts)
 }
 
-#[cfg(all(unix, feature = "process"))]
-use process_loader::start as start_process;
-
 #[cfg(not(all(unix, feature = "process")))]
 fn start_process(
     _: &LoaderContext,
@@ -305,29 +294,46 @@ fn start_process(
     _: &Arc<Slot>,
 ) -> Result<Backend, Error> {
     let kind = crate::error::ErrorKind::Unsupported;
-    let failed = candidate.failed(LoadStep::Manifest, kind).caused_by(super::NO_PROCESSES);
-    Err(failed.with_hint(super::NO_PROCESSES_HINT))
+    let failed = candidate.failed(LoadStep::Manifest, kind).caused_by(super::context::NO_PROCESSES);
+    Err(failed.with_hint(super::context::NO_PROCESSES_HINT))
 }
 
-/// Closes the image of a failed load, or retains it with the reason.
-pub(super) fn give_up(
-    context: &LoaderContext,
-    candidate: &Candidate,
-    image: Arc<Image>,
-    root: Option<Root>,
-    reason: Option<String>,
-) {
-    if let Err((reason, retained)) = close(image, root, reason, WaitForThreads::Briefly) {
-        retain(context, candidate, reason, retained);
+/// The source of a plugin's code.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A library in the candidate's folder.
+    Library,
+    /// The library or program in the candidate's folder, already read.
+    Read(Box<Artifact>),
+    /// A type of this program.
+    Type(Root),
+    /// A value of this program.
+    Value(Constructor),
+    /// A library that is already mapped, with the call policy of its generation.
+    Mapped { image: Arc<Image>, root: Root, retain_reason: Option<String>, policy: Arc<CallPolicy> },
+    /// A program that already ran, with the call policy of its generation.
+    #[cfg(all(unix, feature = "process"))]
+    Restart { program: Arc<Program>, policy: Arc<CallPolicy> },
+}
+
+impl Source {
+    /// Returns the kind of plugin if it does not follow from the manifest.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match self {
+            #[cfg(all(unix, feature = "process"))]
+            Self::Restart { .. } => Some(Kind::Process),
+            _ => None,
+        }
     }
 }
 
-pub(super) fn retain(
-    context: &LoaderContext,
-    candidate: &Candidate,
-    reason: String,
-    retained: RetainReason,
-) {
-    let plugin = candidate.manifest.name().clone();
-    context.deferred_unloads.retain(RetainedEntry { plugin, generation: None, reason, retained });
+/// Constructs an instance of this program from its config.
+pub(crate) struct Constructor(pub(crate) Box<ConstructorFn>);
+
+type ConstructorFn = dyn FnOnce(&Config) -> Result<Instance, PluginError> + Send;
+
+impl fmt::Debug for Constructor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Constructor").finish_non_exhaustive()
+    }
 }

@@ -50,7 +50,7 @@ impl Drop for Busy {
 type CallsiteLookup = fn(LineCallsite<'_>) -> Option<&'static LineSite>;
 
 /// A line that a subscriber is interested in.
-pub(super) struct Line<'r> {
+pub(crate) struct Line<'r> {
     site: &'static LineSite,
     message: DisplayValue<Cow<'r, str>>,
     /// The values of the callsite's own fields, in their order.
@@ -60,7 +60,7 @@ pub(super) struct Line<'r> {
 
 impl<'r> Line<'r> {
     /// Returns the line if a subscriber is interested in it. Reads only names before that check.
-    pub(super) fn enabled(plugin: &PluginName, record: &Record<'r>) -> Option<Self> {
+    pub(crate) fn enabled(plugin: &PluginName, record: &Record<'r>) -> Option<Self> {
         Self::enabled_at(plugin, record, callsites::site_of)
     }
 
@@ -100,7 +100,7 @@ impl<'r> Line<'r> {
     }
 
     /// Sends the line to the subscribers.
-    pub(super) fn emit(self, plugin: &PluginName, generation: GenerationId) {
+    pub(crate) fn emit(self, plugin: &PluginName, generation: GenerationId) {
         let metadata = self.site.metadata();
         let plugin = display(plugin);
         let generation = generation.get();

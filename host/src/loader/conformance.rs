@@ -9,15 +9,14 @@ use hotbay_conformance::{Conformance, Report, Sample};
 use hotbay_manifest::Kind;
 use hotbay_process::{Capabilities, Diagnosis, Processes, Program, allowed};
 
-use super::Rules;
 use super::candidate::Candidate;
-use super::effective_limits::effective_limits;
-use super::policy::check_declared_config;
+use super::policy::{check_declared_config, effective_limits};
 use super::process_loader::{check_identity, stage_program};
 use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::sweep::sweep;
+use crate::artifact::trust::Rules;
 use crate::call::Request;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};

@@ -3,21 +3,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Instant;
 
-use super::LoaderContext;
 use super::candidate::Candidate;
+use super::context::{AbandonedChecks, LoaderContext};
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::sync::deadline_in;
 
 /// Maximum number of abandoned checks of a host. Each ends when its budget is used up.
 const MAX_ABANDONED: usize = 4;
-
-/// The number of abandoned checks of a host that still run.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct AbandonedChecks(Arc<AtomicUsize>);
 
 /// One check. It counts as abandoned from the end of its caller to its own end.
 struct Check {

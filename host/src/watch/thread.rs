@@ -1,41 +1,20 @@
-//! Watches plugin directories and reports the folders whose files stopped changing. Knows no
-//! plugins: a handler loads them and returns the outcome.
+//! The thread of a watch: waits for events, debounces them, scans folders, and runs attempts.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Rules;
 use super::debounce::{Attempt, AttemptOutcome, Change, DebounceLimits, Debouncer};
 use super::fs_watcher::FsWatcher;
-use super::roots::Roots;
-use super::signature::{Signature, Signatures};
-use crate::artifact::discover::MANIFEST;
-
-/// Flags of the watch thread, besides its events.
-#[derive(Debug, Default)]
-pub(super) struct Flags {
-    pub(super) stop: AtomicBool,
-    /// Events were lost.
-    pub(super) events_lost: AtomicBool,
-}
-
-/// A message that wakes the watch thread.
-#[cfg_attr(not(feature = "watch"), allow(dead_code, reason = "for the file watcher"))]
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A path changed.
-    Changed { path: PathBuf, change: Change },
-    /// Events were lost.
-    EventsLost,
-    /// An attempt finished, or the thread should stop.
-    Woken,
-}
+use super::roots::{Roots, Signature, Signatures};
+use super::{Event, Flags};
+use crate::artifact::discover::{self, MANIFEST};
+use crate::artifact::trust::Rules;
 
 /// The capacity of the event channel; on overflow, all folders are scanned.
 const MAX_EVENTS: usize = 1024;
@@ -185,7 +164,7 @@ impl<H: ChangeHandler> WatchThread<H> {
     /// Starts watching, then adds all current folders as known.
     fn begin(&mut self) {
         for dir in self.roots.watch() {
-            for folder in super::folders(std::slice::from_ref(&dir), &self.rules).0 {
+            for folder in discover::folders(std::slice::from_ref(&dir), &self.rules).0 {
                 let signature = self.signatures.of(&folder);
                 self.debouncer.add_known(folder, signature);
             }
@@ -315,7 +294,7 @@ impl<H: ChangeHandler> WatchThread<H> {
         self.rescan_needed = false;
         for dir in self.roots.watch() {
             let mut folders = self.debouncer.below(&dir);
-            folders.extend(super::folders(std::slice::from_ref(&dir), &self.rules).0);
+            folders.extend(discover::folders(std::slice::from_ref(&dir), &self.rules).0);
             for folder in folders {
                 self.record_change(&folder, Change::Unrelated, now);
             }
@@ -332,5 +311,5 @@ fn is_below_link(path: &Path) -> bool {
 
 #[cfg(feature = "watch")]
 #[cfg(test)]
-#[path = "watch_tests.rs"]
+#[path = "thread_tests.rs"]
 mod tests;

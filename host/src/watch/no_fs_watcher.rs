@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use super::watch::{Event, Flags};
+use super::{Event, Flags};
 
 pub(super) struct FsWatcher(Infallible);
 

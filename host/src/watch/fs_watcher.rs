@@ -10,7 +10,7 @@ use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::debounce::Change;
-use super::watch::{Event, Flags};
+use super::{Event, Flags};
 
 /// Time in which the watcher's thread must exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);

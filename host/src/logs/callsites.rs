@@ -22,26 +22,26 @@ const MAX_CALLSITES: usize = 4096;
 const MAX_PLACED_CALLSITES: usize = MAX_CALLSITES / 2;
 
 /// The target of lines without their own callsite, and of the host's messages about plugin logs.
-pub(super) const HOST_TARGET: &str = "hotbay::plugin";
+pub(crate) const HOST_TARGET: &str = "hotbay::plugin";
 /// The fields of lines without their own callsite.
-pub(super) const SHARED_NAMES: &[&str] = &["target", "fields"];
+pub(crate) const SHARED_NAMES: &[&str] = &["target", "fields"];
 /// The fields that each line has, before and after its own ones.
-pub(super) const FIRST_NAMES: [&str; 1] = ["message"];
-pub(super) const LAST_NAMES: [&str; 2] = ["plugin", "generation"];
+pub(crate) const FIRST_NAMES: [&str; 1] = ["message"];
+pub(crate) const LAST_NAMES: [&str; 2] = ["plugin", "generation"];
 
 /// The key of a callsite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct LineCallsite<'a> {
-    pub(super) level: Level,
-    pub(super) target: &'a str,
+pub(crate) struct LineCallsite<'a> {
+    pub(crate) level: Level,
+    pub(crate) target: &'a str,
     /// The file and line of the log statement.
-    pub(super) location: Option<(&'a str, u32)>,
+    pub(crate) location: Option<(&'a str, u32)>,
     /// The names of the fields, in order, without duplicates.
-    pub(super) names: &'a [&'a str],
+    pub(crate) names: &'a [&'a str],
 }
 
 /// Returns the callsite for a line, or `None` if it has to use [`LineSite::shared`].
-pub(super) fn site_of(key: LineCallsite<'_>) -> Option<&'static LineSite> {
+pub(crate) fn site_of(key: LineCallsite<'_>) -> Option<&'static LineSite> {
     static TABLE: LazyLock<CallsiteTable> =
         LazyLock::new(|| CallsiteTable::new(MAX_PLACED_CALLSITES, MAX_CALLSITES));
     TABLE.site_of(key)
@@ -99,7 +99,7 @@ fn find<'a>(
 }
 
 /// The `tracing` callsite of lines.
-pub(super) struct LineSite {
+pub(crate) struct LineSite {
     metadata: OnceLock<Metadata<'static>>,
     interest: AtomicU8,
 }
@@ -140,19 +140,19 @@ impl LineSite {
     }
 
     /// Returns the callsite of lines without their own one, with the fields [`SHARED_NAMES`].
-    pub(super) fn shared(level: Level) -> &'static Self {
+    pub(crate) fn shared(level: Level) -> &'static Self {
         static SHARED: LazyLock<CallsiteTable> =
             LazyLock::new(|| CallsiteTable::new(0, usize::MAX));
         let key = LineCallsite { level, target: HOST_TARGET, location: None, names: SHARED_NAMES };
         SHARED.site_of(key).expect("the table has no limit")
     }
 
-    pub(super) fn metadata(&self) -> &Metadata<'static> {
+    pub(crate) fn metadata(&self) -> &Metadata<'static> {
         self.metadata.get().expect("set before the callsite is shared")
     }
 
     /// Returns whether a subscriber is interested in lines of this callsite now.
-    pub(super) fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         match self.interest.load(Ordering::Relaxed) {
             _ if !level_is_enabled(*self.metadata().level()) => false,
             NEVER => false,
@@ -163,7 +163,7 @@ impl LineSite {
 }
 
 /// Returns whether a subscriber may be interested in lines of this level now.
-pub(super) fn level_is_enabled(level: Level) -> bool {
+pub(crate) fn level_is_enabled(level: Level) -> bool {
     level <= STATIC_MAX_LEVEL && level <= LevelFilter::current()
 }
 

@@ -1,18 +1,19 @@
 //! Performs a swap, step by step: the new build starts next to the old one, takes its state, and
-//! is promoted. If an earlier step fails, the old build keeps serving.
+//! is promoted. If an earlier step fails, the old build keeps serving. For plugins that own something
+//! exclusive, such as a port, the old build is stopped first, and restarted after a failure.
 
 use std::sync::Arc;
 
 use hotbay_manifest::{Handover, Manifest};
 use hotbay_plugin::Snapshot;
 
-use super::LoaderContext;
 use super::candidate::Candidate;
-use super::load::{Build, NewGeneration, Until};
-use super::source::Source;
+use super::context::LoaderContext;
+use super::load::{Build, NewGeneration, Source};
+use super::start::Until;
 use crate::error::{Error, ErrorKind, LoadStep};
-use crate::generation::unload::unload;
-use crate::generation::{Generation, InstanceRef};
+use crate::generation::unload::{Stopped, unload};
+use crate::generation::{Generation, InstanceRef, UnloadLeftovers, unload};
 use crate::slot::Slot;
 use crate::worker::RunOutcome;
 
@@ -35,7 +36,7 @@ pub(crate) fn swap(
     match handover(slot, next) {
         Handover::Overlap => overlap(context, slot, next, source),
         Handover::Pause => pause(context, slot, next, source),
-        Handover::StopFirst => super::stop_first::swap(context, slot, previous, next, source),
+        Handover::StopFirst => stop_first(context, slot, previous, next, source),
     }
 }
 
@@ -164,4 +165,86 @@ pub(super) fn undrained_error(context: &LoaderContext, next: &Candidate, active:
     let timeout_ms = context.limits.pause_timeout.as_millis();
     let message = format!("calls or pins were still active after {timeout_ms} ms ({active})");
     next.failed(LoadStep::Drain, ErrorKind::Overloaded).caused_by(message)
+}
+
+/// Stops the old build, then starts the new one. If that fails, restarts the old build.
+fn stop_first(
+    context: &LoaderContext,
+    slot: &Arc<Slot>,
+    previous: &Manifest,
+    next: &Candidate,
+    source: Source,
+) -> Result<Swapped, Error> {
+    let Some(paused) = slot.pause() else { return Err(slot.unloaded_error()) };
+    let instance = match slot.drain(&paused, context.limits.pause_timeout) {
+        Ok(instance) => instance,
+        Err(active) => {
+            slot.resume(paused, None);
+            return Err(undrained_error(context, next, active));
+        }
+    };
+    let state = match snapshot(context, next, &instance) {
+        Ok(state) => state,
+        Err(error) => {
+            slot.resume(paused, Some(instance));
+            return Err(error);
+        }
+    };
+    // Before the lease ends, so that no unload stops the generation meanwhile.
+    let generation = slot.take_paused(&paused);
+    drop(instance);
+    let generation = generation?;
+    let stopped = unload::stop(&generation, &context.limits, &context.deferred_unloads);
+    // From here on the old build does not serve.
+    let mut next = next.clone();
+    next.serving = None;
+    let until = || Until::Ready(state.clone());
+    let error = match NewGeneration::start(context, &next, source, slot, until()) {
+        Ok(new_generation) => {
+            let (instance, build) = new_generation.into_instance();
+            let promoted = slot.promote(instance);
+            if let Ok(stopped) = stopped {
+                unload::close_or_retain(&generation, stopped, &context.deferred_unloads);
+            }
+            return match promoted {
+                Ok(_) => Ok(Swapped { build, previous: None }),
+                Err(rejected) => Err(drain_timeout_error(context, slot, rejected)),
+            };
+        }
+        Err(error) => error,
+    };
+    let old = Candidate::compiled_in(previous.clone());
+    let Ok(Stopped { leftovers, reason: retain_reason, .. }) = stopped else {
+        let _ = slot.vacate();
+        return Err(not_restored_error(slot, "the old build could not be stopped").caused_by(error));
+    };
+    let policy = Arc::clone(&generation.policy);
+    let source = match leftovers {
+        UnloadLeftovers::Library(image, root) => {
+            Source::Mapped { image, root, retain_reason, policy }
+        }
+        #[cfg(all(unix, feature = "process"))]
+        UnloadLeftovers::Process(program) => Source::Restart { program, policy },
+    };
+    match NewGeneration::start(context, &old, source, slot, until()) {
+        Ok(new_generation) => {
+            let (instance, _) = new_generation.into_instance();
+            let generation = instance.generation().id;
+            match slot.promote(instance) {
+                Ok(_) => Err(error.started_again(generation)),
+                Err(rejected) => Err(drain_timeout_error(context, slot, rejected)),
+            }
+        }
+        Err(second) => {
+            let _ = slot.vacate();
+            let message = format!("the old build failed to restart ({})", second.full_message());
+            Err(not_restored_error(slot, &message).caused_by(error))
+        }
+    }
+}
+
+fn not_restored_error(slot: &Slot, why: &str) -> Error {
+    Error::new(ErrorKind::StartFailed, format!("is no longer loaded: {why}"))
+        .of(&slot.name)
+        .with_hint("load the plugin again")
 }

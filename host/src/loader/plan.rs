@@ -1,9 +1,16 @@
 //! Decides what to do about a build that may have changed. Pure.
 
+use std::path::Path;
+
 use hotbay_manifest::{Handover, Manifest};
 use semver::VersionReq;
 
+use super::candidate::Candidate;
 use super::load::Build;
+use super::survey::read_artifact;
+use crate::artifact::digest::Artifact;
+use crate::artifact::trust::Rules;
+use crate::error::Error;
 use crate::id::PluginName;
 
 /// A plugin that requires the one to be replaced.
@@ -49,11 +56,57 @@ pub(crate) fn plan(
     Plan::Refuse(format!("the new build is {found}, and {}", refusals.join(" and ")))
 }
 
+/// The text of a manifest, and the digests of its schemas and library, or why one cannot be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    manifest: String,
+    schemas: Vec<Option<[u8; 32]>>,
+    library: Option<Result<[u8; 32], String>>,
+}
+
+impl Content {
+    /// Reads the current content of `folder`.
+    pub(crate) fn of(folder: &Path, rules: &Rules) -> Self {
+        let mut content = Self::default();
+        let candidate = Candidate::read(folder, rules);
+        content.set_manifest(&candidate, rules);
+        if let Ok(candidate) = candidate {
+            content.set_artifact(&read_artifact(&candidate, rules));
+        }
+        content
+    }
+
+    /// Records a manifest and its schema files.
+    pub(crate) fn set_manifest(&mut self, read: &Result<Candidate, Error>, rules: &Rules) {
+        let schemas = |candidate: &Candidate| candidate.schema_digests(rules);
+        self.schemas = read.as_ref().map(schemas).unwrap_or_default();
+        self.manifest = match read {
+            Ok(candidate) => candidate.text.clone(),
+            Err(error) => error.full_message(),
+        };
+    }
+
+    /// Records a library.
+    pub(crate) fn set_artifact(&mut self, read: &Result<Option<Artifact>, Error>) {
+        self.library = match read {
+            Ok(library) => library.as_ref().map(|library| Ok(library.content())),
+            // The cause alone: the error itself names the serving generation.
+            Err(error) => Some(Err(causes(error))),
+        };
+    }
+}
+
+fn causes(error: &Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map(ToString::to_string).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::path::Path;
     use std::sync::Arc;
+
+    use super::*;
 
     fn manifest(version: &str) -> Manifest {
         Manifest::new("echo", version).expect("a manifest")

@@ -1,75 +1,26 @@
 //! Starts a plugin inside this process: from code to an instance, on the thread that opens its
 //! library and exits just before the library is closed.
 
-use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotbay_manifest::{Manifest, Unload};
-use hotbay_plugin::Snapshot;
 use hotbay_plugin::abi::RawServices;
-use hotbay_plugin::text::{Lines, escaped};
 
-use super::LoaderContext;
 use super::candidate::Candidate;
-use super::load::{Until, give_up, retain};
+use super::context::LoaderContext;
 use super::services::PluginServices;
+use super::start::{FailureCause, StartFailure, Until, into_backend, ready_to_open};
 use super::survey::check_library;
 use crate::artifact::digest::Artifact;
 use crate::artifact::staged::Staged;
 use crate::boundary::invoke::validate_config;
-use crate::boundary::probe::{Probed, needs_only_known};
+use crate::boundary::probe::Probed;
 use crate::boundary::services::Registration;
 use crate::boundary::{Image, Instance, Root};
-use crate::call::Failure;
-use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
-use crate::generation::{Backend, Parts, RetainReason, UnloadLeftovers, error_of};
+use crate::generation::{Backend, Parts};
 use crate::slot::Slot;
 use crate::worker::{OpeningThread, RunOutcome};
-
-/// Returns why an opened library must stay mapped, according to its manifest and file.
-pub(super) fn retain_reason(manifest: &Manifest, probed: &Probed) -> Option<String> {
-    if manifest.unload() == Unload::Keep {
-        return Some("its manifest sets `unload` to `keep`".to_owned());
-    }
-    pin_reason_at_open(probed)
-}
-
-/// Returns notes for the author about unloading and reloading the library, from its file.
-pub(super) fn notes(probed: &Probed) -> Vec<String> {
-    let mut notes: Vec<_> =
-        pin_reason(probed).iter().map(|why| format!("its library stays mapped: {why}")).collect();
-    if probed.is_static_tls {
-        notes.push(
-            "its library uses static thread-local storage (`DF_STATIC_TLS`), which is scarce: after some \
-            reloads, the dynamic loader may reject the library"
-                .to_owned(),
-        );
-    }
-    notes
-}
-
-/// Returns why a library will stay mapped, according to its file.
-pub(super) fn pin_reason(probed: &Probed) -> Option<String> {
-    pin_reason_at_open(probed).or_else(|| callback_reason(probed))
-}
-
-/// Returns the same for a library of which only the initializers ran.
-fn pin_reason_at_open(probed: &Probed) -> Option<String> {
-    if let Some(pin) = &probed.pin {
-        return Some(pin.to_string());
-    }
-    let unknown = needs_only_known(&probed.needs).err()?;
-    let unknown = unknown.join(", ");
-    Some(format!("it links {}, which this host does not know", escaped(&unknown, Lines::One)))
-}
-
-/// Returns why it may be called back: the first such function that it imports.
-pub(super) fn callback_reason(probed: &Probed) -> Option<String> {
-    let first = probed.callbacks.first()?;
-    Some(format!("it imports `{}`, {}", first.name, first.consequence))
-}
 
 /// Verifies and probes a library before it is opened.
 pub(super) fn probe_file(
@@ -97,19 +48,6 @@ pub(super) enum Code {
     },
     /// Compiled in, or already mapped.
     Ready(Arc<Image>, Root),
-}
-
-/// The step and cause of a failed start, and what is left to close.
-pub(super) struct StartFailure {
-    pub(super) step: LoadStep,
-    pub(super) cause: FailureCause,
-    pub(super) leftovers: Option<(Arc<Image>, Option<Root>)>,
-}
-
-pub(super) enum FailureCause {
-    Boundary(BoundaryError),
-    Plugin(Failure),
-    Other(Box<dyn StdError + Send + Sync>),
 }
 
 /// Starts an instance of the code. A library is opened on a thread that lives until just before it
@@ -184,35 +122,6 @@ fn open_on(
     done
 }
 
-/// Returns the backend of a start, or cleans up after its failure.
-pub(super) fn into_backend(
-    outcome: RunOutcome<Result<Backend, StartFailure>>,
-    context: &LoaderContext,
-    candidate: &Candidate,
-    parts: &Parts,
-) -> Result<Backend, Error> {
-    match outcome {
-        RunOutcome::Completed(Ok(backend)) => Ok(backend),
-        RunOutcome::Completed(Err(failed)) => {
-            if let Some((image, root)) = failed.leftovers {
-                give_up(context, candidate, image, root, parts.retain_reason.clone());
-            }
-            Err(start_error(candidate, failed.step, failed.cause))
-        }
-        RunOutcome::TimedOut => {
-            retain(context, candidate, "init: still running".to_owned(), RetainReason::Running);
-            let message = format!(
-                "the start did not finish within {} ms; its thread and library are retained",
-                context.limits.start_timeout.as_millis()
-            );
-            Err(candidate.failed(LoadStep::Init, ErrorKind::StartFailed).caused_by(message))
-        }
-        RunOutcome::SpawnFailed(error) => {
-            Err(candidate.failed(LoadStep::Init, ErrorKind::StartFailed).caused_by(error))
-        }
-    }
-}
-
 fn open_root(
     code: Code,
     config: &str,
@@ -230,26 +139,6 @@ fn open_root(
     // Checked now: another handler may replace it later, and still call it as the previous one.
     image.held_signal_handler();
     started.map_err(at(LoadStep::Init))
-}
-
-/// Restores the state of an instance, if any, and checks its health.
-pub(super) fn ready_to_open(
-    mut backend: Backend,
-    state: Option<Snapshot>,
-) -> Result<Backend, StartFailure> {
-    let restored = state.map_or(Ok(()), |state| backend.restore(state));
-    let restored = restored.map_err(|failure| (LoadStep::Restore, failure));
-    let healthy =
-        restored.and_then(|()| backend.health().map_err(|failure| (LoadStep::Health, failure)));
-    let Err((step, failure)) = healthy else { return Ok(backend) };
-    // An error from its drop no longer matters.
-    let _ = backend.shut_down(false);
-    let leftovers = match backend.into_leftovers() {
-        UnloadLeftovers::Library(image, root) => Some((image, Some(root))),
-        #[cfg(all(unix, feature = "process"))]
-        UnloadLeftovers::Process(_) => None,
-    };
-    Err(StartFailure { step, cause: FailureCause::Plugin(failure), leftovers })
 }
 
 fn opened(code: Code) -> Result<(Arc<Image>, Root), StartFailure> {
@@ -272,21 +161,5 @@ fn opened(code: Code) -> Result<(Arc<Image>, Root), StartFailure> {
     match Root::of(&image) {
         Ok(root) => Ok((image, root)),
         Err(error) => Err(failed(LoadStep::Layout, error, Some((image, None)))),
-    }
-}
-
-fn start_error(candidate: &Candidate, step: LoadStep, cause: FailureCause) -> Error {
-    let kind = match (step, &cause) {
-        (LoadStep::Config, FailureCause::Plugin(Failure::Error(_))) => ErrorKind::Config,
-        (LoadStep::Layout | LoadStep::Version, _) => ErrorKind::Incompatible,
-        _ => ErrorKind::StartFailed,
-    };
-    let error = candidate.failed(step, kind);
-    match cause {
-        FailureCause::Boundary(cause) => error.caused_by(cause),
-        FailureCause::Other(cause) => error.caused_by(cause),
-        FailureCause::Plugin(Failure::Error(cause)) => error.caused_by(cause),
-        FailureCause::Plugin(Failure::Panic(fault)) => error.caused_by(fault),
-        FailureCause::Plugin(failure) => error.caused_by(error_of(failure)),
     }
 }

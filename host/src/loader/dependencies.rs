@@ -7,12 +7,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Rules;
 use super::candidate::Candidate;
 use crate::artifact::dependencies::{Dependencies, Dependency, Link};
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::staged::Staged;
+use crate::artifact::trust::Rules;
 use crate::artifact::{locate, trust};
 use crate::boundary::probe::needs_only_known;
 use crate::boundary::probe::relink::{Links, relinked};

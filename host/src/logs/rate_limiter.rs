@@ -10,7 +10,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// The decision about a line.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LineDecision {
+pub(crate) enum LineDecision {
     /// It passes.
     Pass,
     /// It passes, and the caller reports the lines that were dropped before it.
@@ -21,7 +21,7 @@ pub(super) enum LineDecision {
 
 /// A token bucket that holds the lines of one second.
 #[derive(Debug)]
-pub(super) struct RateLimiter {
+pub(crate) struct RateLimiter {
     interval: Duration,
     /// When the bucket is full again; it is full if this is in the past.
     full_at: Option<Instant>,
@@ -30,13 +30,13 @@ pub(super) struct RateLimiter {
 }
 
 impl RateLimiter {
-    pub(super) fn new(max_lines_per_second: u32) -> Self {
+    pub(crate) fn new(max_lines_per_second: u32) -> Self {
         let interval = Duration::from_secs(1) / max_lines_per_second.max(1);
         Self { interval, full_at: None, dropped: None }
     }
 
     /// Decides about a line that is logged now.
-    pub(super) fn check(&mut self, now: Instant) -> LineDecision {
+    pub(crate) fn check(&mut self, now: Instant) -> LineDecision {
         let full_at = self.full_at.map_or(now, |at| at.max(now)) + self.interval;
         if full_at.duration_since(now) > Duration::from_secs(1) {
             self.dropped = Some(match self.dropped {
@@ -56,7 +56,7 @@ impl RateLimiter {
     }
 
     /// Takes the number of dropped lines that were not reported yet.
-    pub(super) fn take_unreported(&mut self) -> Option<NonZeroU64> {
+    pub(crate) fn take_unreported(&mut self) -> Option<NonZeroU64> {
         self.dropped.take().map(|(lines, _)| lines)
     }
 }

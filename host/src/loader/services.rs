@@ -8,13 +8,11 @@ use std::time::Instant;
 use hotbay_plugin::abi::Record;
 use hotbay_plugin::{Fault, ServiceError, text};
 
-use super::callsites::HOST_TARGET;
 use super::candidate::Candidate;
-use super::plugin_log::Line;
-use super::rate_limiter::{LineDecision, RateLimiter};
 use crate::boundary::services::Services;
 use crate::event::HostEvent;
 use crate::id::{GenerationId, PluginName};
+use crate::logs::{HOST_TARGET, Line, LineDecision, RateLimiter};
 use crate::slot::Slot;
 
 /// The permission to write to the host's log.

@@ -1,0 +1,36 @@
+//! Turns a folder or a compiled-in plugin into a generation, step by step. Every step before the
+//! last can be undone; a failed load leaves nothing behind.
+
+mod candidate;
+mod coalescing_queue;
+#[cfg(all(unix, feature = "conformance"))]
+mod conformance;
+mod context;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod dependencies;
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+#[path = "no_dependencies.rs"]
+mod dependencies;
+mod library_loader;
+mod load;
+mod plan;
+mod policy;
+#[cfg(all(unix, feature = "process"))]
+mod process_loader;
+mod schema_check;
+mod services;
+mod start;
+mod survey;
+mod swap;
+
+pub(crate) use candidate::Candidate;
+pub use candidate::LoadOptions;
+pub(crate) use coalescing_queue::{CoalescingQueue, Submission};
+#[cfg(all(unix, feature = "conformance"))]
+pub(crate) use conformance::{ConformanceRun, check_program};
+pub(crate) use context::{AbandonedChecks, LoaderContext, PermissionPolicy};
+pub(crate) use load::{Build, Constructor, Loaded, Source, load};
+pub(crate) use plan::{Content, Dependent, Plan, plan};
+pub use survey::{Built, Inspection, SurveyedPlugin};
+pub(crate) use survey::{abi_report, inspect, read_artifact, survey as survey_one};
+pub(crate) use swap::{Swapped, swap};
