@@ -1,19 +1,19 @@
 //! Reads an artifact once and verifies exactly those bytes. These bytes are staged and opened; the
-//! file on disk is never read again.
+//! file on disk is never read again. Holds the plugin's own libraries too, without searching for them.
 
-use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::{fmt, io};
 
 use memmap2::MmapMut;
 use sha2::{Digest, Sha256};
 
-use super::dependencies::Dependencies;
 use super::locate::not_a_file;
-use super::trust::{self, Trust};
+use super::trust;
+use super::trust::Trust;
 use crate::error::artifact::ArtifactError;
 
 #[cfg(test)]
@@ -215,10 +215,38 @@ impl Deref for Bytes {
     }
 }
 
+/// A name by which a library links another one, and the number of that file.
+pub(crate) type Link = (String, usize);
+
+/// The libraries that a library links in its plugin's folder. File 0 is the library itself.
+#[derive(Debug, Default)]
+pub(crate) struct Dependencies {
+    /// The library's path in the plugin's folder.
+    pub(crate) library: PathBuf,
+    /// The links of the library.
+    pub(crate) links: Vec<Link>,
+    /// Files 1 and following.
+    pub(crate) files: Vec<Dependency>,
+    /// Names that were not found in the folder, each with a message about the searched places.
+    pub(crate) unresolved: Vec<(String, String)>,
+    /// Notes about files in the folder that are not used.
+    pub(crate) notes: Vec<String>,
+}
+
+/// A library that another one links.
+#[derive(Debug)]
+pub(crate) struct Dependency {
+    /// Its path in the plugin's folder.
+    pub(crate) relative: PathBuf,
+    pub(crate) artifact: Artifact,
+    pub(crate) links: Vec<Link>,
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs;
+
+    use super::*;
 
     /// SHA-256 of `abc`, from FIPS 180-2.
     const ABC: [u8; 32] = [

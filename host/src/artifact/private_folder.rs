@@ -1,11 +1,10 @@
 //! The folder of one host for its private copies. Only this user can access it, and a lock marks
-//! its owner. Knows nothing about the copies.
+//! its owner, even across PID namespaces. Removes the folders of hosts that exited without cleaning
+//! up, if their lock is free. Knows nothing about the copies.
 
-use std::fs::{self, Metadata};
-use std::io;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
-
-use super::folder_lock::FolderLock;
+use std::{fs, io};
 
 /// The folder; removed when dropped if it is still this host's.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ impl PrivateFolder {
     /// Creates the folder in `parent`. With `keep` it stays when this is dropped.
     pub(super) fn make(parent: &Path, keep: bool) -> io::Result<Self> {
         let infix = if keep { "kept-" } else { "" };
-        let prefix = format!("{}{infix}{}-", super::sweep::PREFIX, std::process::id());
+        let prefix = format!("{}{infix}{}-", PREFIX, std::process::id());
         let mut builder = tempfile::Builder::new();
         builder.prefix(&prefix);
         #[cfg(unix)]
@@ -97,4 +96,183 @@ pub(crate) fn make_usable(folder: &Path) -> io::Result<()> {
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
+}
+
+/// A lock that is held until it is dropped, or until the process exits.
+#[derive(Debug)]
+pub(crate) struct FolderLock {
+    /// Closed when a child process executes a program.
+    _folder: File,
+}
+
+impl FolderLock {
+    /// Locks a folder, without waiting; `None` if another owner holds the lock.
+    ///
+    /// Does not follow a link.
+    #[cfg(unix)]
+    pub(crate) fn take(folder: &Path) -> io::Result<Option<Self>> {
+        use std::os::unix::fs::OpenOptionsExt;
+
+        use rustix::fs::{FlockOperation, flock};
+        use rustix::io::Errno;
+
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
+        let folder = options.open(folder)?;
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _folder: folder })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Does not lock: this system cannot lock folders, and no sweep runs.
+    #[cfg(not(unix))]
+    pub(crate) fn take(folder: &Path) -> io::Result<Option<Self>> {
+        Ok(Some(Self { _folder: tempfile::tempfile_in(folder)? }))
+    }
+
+    /// Creates a folder with `make` and locks it, before a sweep takes it for abandoned.
+    pub(crate) fn create<T>(
+        make: impl Fn() -> io::Result<T>,
+        path: impl Fn(&T) -> &Path,
+    ) -> io::Result<(T, Self)> {
+        // A sweep can lock and remove a folder between its creation and its lock.
+        const MAX_ATTEMPTS: usize = 64;
+        let mut removed = io::Error::from(io::ErrorKind::NotFound);
+        for _ in 0..MAX_ATTEMPTS {
+            let created = match make() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    removed = error;
+                    continue;
+                }
+                created => created?,
+            };
+            let folder = path(&created);
+            let lock = match Self::take(folder) {
+                Ok(lock) => lock,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            // It was not removed before it was locked, so it stays.
+            if let Some(lock) = lock.filter(|_| folder.is_dir()) {
+                return Ok((created, lock));
+            }
+        }
+        Err(removed)
+    }
+}
+
+/// The prefix of the names of staging folders; the process ID follows.
+pub(super) const PREFIX: &str = "hotbay-";
+
+/// Sweeps `parent` on a separate thread, without waiting.
+pub(super) fn sweep_later(parent: PathBuf) {
+    let swept = std::thread::Builder::new()
+        .name("hotbay-sweep".to_owned())
+        .spawn(move || sweep(&parent, PREFIX));
+    // If no thread starts, the next host sweeps.
+    drop(swept);
+}
+
+/// Removes abandoned folders in `parent` whose names consist of `prefix`, a process ID, and more.
+/// Blocks.
+pub(crate) fn sweep(parent: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_named = name.to_str().is_some_and(|name| is_private_folder(name, prefix));
+        // The metadata of a link is its own.
+        let is_own = |metadata: &fs::Metadata| metadata.is_dir() && is_own(metadata);
+        if !is_named || !entry.metadata().is_ok_and(|metadata| is_own(&metadata)) {
+            continue;
+        }
+        if let Ok(Some(_lock)) = FolderLock::take(&entry.path()) {
+            // Another host may sweep the same folder; what cannot be removed stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Returns whether this is the name of a private folder. The process ID in it is for people only.
+fn is_private_folder(name: &str, prefix: &str) -> bool {
+    let rest = name.strip_prefix(prefix).and_then(|rest| rest.split_once('-'));
+    rest.is_some_and(|(process, _)| process.parse::<u32>().is_ok_and(|process| process != 0))
+}
+
+#[cfg(unix)]
+fn is_own(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let is_private = metadata.permissions().mode() & 0o077 == 0;
+    metadata.uid() == rustix::process::geteuid().as_raw() && is_private
+}
+
+#[cfg(not(unix))]
+fn is_own(_: &fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn lock_has_one_owner_until_it_is_dropped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = FolderLock::take(folder.path()).expect("a lock");
+        assert!(first.is_some());
+        assert!(FolderLock::take(folder.path()).expect("no error").is_none());
+        drop(first);
+        assert!(FolderLock::take(folder.path()).expect("no error").is_some());
+        assert!(FolderLock::take(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn folder_removed_before_its_lock_is_created_again() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let count = std::cell::Cell::new(0);
+        let make = || {
+            let path = parent.path().join(count.get().to_string());
+            std::fs::create_dir(&path)?;
+            if count.replace(count.get() + 1) < 3 {
+                std::fs::remove_dir(&path)?;
+            }
+            Ok(path)
+        };
+        let (path, lock) = FolderLock::create(make, |path| path).expect("a folder");
+        assert!(path.is_dir() && path.ends_with("3"));
+        assert!(FolderLock::take(&path).expect("no error").is_none());
+        drop(lock);
+    }
+
+    #[test]
+    fn only_private_folders_without_owner_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let make = |name: &str, mode| {
+            let path = parent.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("libecho.so"), "x").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let abandoned = make("hotbay-7-abc", 0o700);
+        let owned = make("hotbay-8-owned", 0o700);
+        let lock = FolderLock::take(&owned).unwrap();
+        let others = [
+            make("hotbay-7-shared", 0o755),
+            make("hotbay-kept-7-abc", 0o700),
+            make("hotbay-run-7-abc", 0o700),
+            make("hotbay-x-abc", 0o700),
+            make("other-7-abc", 0o700),
+        ];
+        std::os::unix::fs::symlink(&others[0], parent.path().join("hotbay-9-link")).unwrap();
+        sweep(parent.path(), PREFIX);
+        assert!(!abandoned.exists(), "its host exited, so its age does not matter");
+        assert!(owned.exists() && others.iter().all(|path| path.exists()));
+        drop(lock);
+        sweep(parent.path(), PREFIX);
+        assert!(!owned.exists());
+    }
 }

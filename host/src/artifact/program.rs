@@ -2,16 +2,15 @@
 //! file. The files beside it are linked, so that it finds them. Only their owner and mode are
 //! checked, since no digest covers them.
 
-use std::fs;
-use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{fs, io};
 
-use super::beside;
 use super::digest::Artifact;
 use super::stage::{StagingArea, make_usable, write_executable};
-use super::trust::{self, Trust};
+use super::trust;
+use super::trust::Trust;
 use crate::error::artifact::ArtifactError;
 
 /// A private copy of a program, in its own folder, which is removed when dropped.
@@ -50,7 +49,7 @@ impl StagedProgram {
     ///
     /// The copy is created from the original file, whose bytes must be the same as before.
     pub(crate) fn ensure_intact(&self) -> Result<(), ArtifactError> {
-        beside::check(&self.folder, self.trust)?;
+        check_beside(&self.folder, self.trust)?;
         let mut copy = self.lock();
         if copy.is_complete() {
             return Ok(());
@@ -148,7 +147,7 @@ impl StagingArea {
         let canonical = folder.canonicalize();
         let folder =
             canonical.map_err(|source| ArtifactError::Stage { path: folder.to_owned(), source })?;
-        beside::check(&folder, trust)?;
+        check_beside(&folder, trust)?;
         let copy = ProgramCopy::make(self, artifact, &folder, relative, name_hint)?;
         Ok(StagedProgram {
             copy: Mutex::new(copy),
@@ -182,8 +181,83 @@ fn link_beside(
     Ok(())
 }
 
+/// Maximum number of files, folders and links in a plugin's folder.
+const MAX_ENTRIES: usize = 100_000;
+/// Maximum depth of nested folders, including the plugin's.
+const MAX_DEPTH: usize = 64;
+
+/// Rejects files that users other than root and this one may change, and links that lead out of
+/// `folder`, which is a canonical path. Ignores sockets, pipes and devices.
+fn check_beside(folder: &Path, trust: Trust) -> Result<(), ArtifactError> {
+    if trust.allow_writable_by_others {
+        return Ok(());
+    }
+    let mut entries = 0;
+    let mut pending = vec![(folder.to_owned(), 1)];
+    while let Some((below, depth)) = pending.pop() {
+        let failed = |source| ArtifactError::Read { path: below.clone(), source };
+        for entry in fs::read_dir(&below).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            entries += 1;
+            if entries > MAX_ENTRIES || depth > MAX_DEPTH {
+                let path = folder.to_owned();
+                return Err(ArtifactError::TooManyFiles {
+                    path,
+                    max_entries: MAX_ENTRIES,
+                    max_depth: MAX_DEPTH,
+                });
+            }
+            let path = entry.path();
+            let metadata = match path.symlink_metadata() {
+                Ok(metadata) => metadata,
+                // Temporary files come and go.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(ArtifactError::Read { path, source }),
+            };
+            let kind = metadata.file_type();
+            if kind.is_symlink() {
+                check_link(folder, &below, path)?;
+            } else if kind.is_dir() || kind.is_file() {
+                trust::check_metadata(&path, &metadata, trust)?;
+                if kind.is_dir() {
+                    pending.push((path, depth + 1));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rejects a link out of the folder. Targets inside it are checked on their own.
+fn check_link(folder: &Path, below: &Path, link: PathBuf) -> Result<(), ArtifactError> {
+    let target = match link.canonicalize() {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // It dangles: only a target inside the folder can appear safely later.
+            let failed = |source| ArtifactError::Read { path: link.clone(), source };
+            let target = match link.read_link() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                target => target.map_err(failed)?,
+            };
+            let is_plain =
+                |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+            match target.components().all(is_plain) {
+                true => return Ok(()),
+                false => below.join(target),
+            }
+        }
+        Err(source) => return Err(ArtifactError::Read { path: link, source }),
+    };
+    if target.starts_with(folder) && !target.components().any(|part| part == Component::ParentDir) {
+        return Ok(());
+    }
+    Err(ArtifactError::OutsideFolder { link, target, root: folder.to_owned() })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
     use crate::artifact::digest::MAX_BYTES;
 
@@ -260,5 +334,68 @@ mod tests {
         let staged_files = fs::read_dir(parent.path()).expect("a folder").count();
         drop(area);
         assert!(staged_files <= 1 && fs::read_dir(parent.path()).expect("a folder").count() == 0);
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Creates a valid folder with a canonical path.
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().canonicalize().unwrap();
+        fs::create_dir_all(folder.join("lib/deep")).unwrap();
+        for file in ["helper.py", "lib/mod.py", "lib/deep/more.py"] {
+            fs::write(folder.join(file), "x").unwrap();
+            set_mode(&folder.join(file), 0o644);
+        }
+        for below in ["lib", "lib/deep"] {
+            set_mode(&folder.join(below), 0o755);
+        }
+        symlink("lib/mod.py", folder.join("inside")).unwrap();
+        symlink("nowhere", folder.join("dangling")).unwrap();
+        (temporary, folder)
+    }
+
+    #[test]
+    fn writable_file_is_rejected_at_every_depth() {
+        for (changed, mode) in [
+            ("helper.py", 0o666),
+            ("helper.py", 0o664),
+            ("lib/deep/more.py", 0o646),
+            ("lib", 0o777),
+            ("lib/deep", 0o1777),
+        ] {
+            let (_temporary, folder) = folder();
+            check_beside(&folder, Trust::default()).unwrap();
+            set_mode(&folder.join(changed), mode);
+            let error = check_beside(&folder, Trust::default()).unwrap_err();
+            let hint = error.hint().unwrap_or_default();
+            assert!(error.to_string().contains(changed) && hint.contains("chmod go-w"), "{error}");
+            check_beside(&folder, Trust { allow_writable_by_others: true }).unwrap();
+        }
+    }
+
+    #[test]
+    fn links_out_of_folder_are_rejected() {
+        for target in ["/etc/passwd", "../x", "/nowhere/at/all", "lib/../../x"] {
+            let (_temporary, folder) = folder();
+            symlink(target, folder.join("lib/link")).unwrap();
+            let error = check_beside(&folder, Trust::default()).unwrap_err().to_string();
+            assert!(error.contains("lib/link") && error.contains("outside"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nested_folders_are_followed_to_a_limit() {
+        let (_temporary, folder) = folder();
+        let mut below = folder.clone();
+        for _ in 0..=MAX_DEPTH {
+            below.push("d");
+            fs::create_dir(&below).unwrap();
+            set_mode(&below, 0o755);
+        }
+        let error = check_beside(&folder, Trust::default()).unwrap_err().to_string();
+        assert!(error.contains("64"), "{error}");
     }
 }

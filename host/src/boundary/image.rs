@@ -12,7 +12,7 @@ use std::time::Duration;
 use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 
 use super::{Variables, mappings, traces};
-use crate::artifact::staged::Staged;
+use crate::artifact::stage::Staged;
 use crate::error::boundary::BoundaryError;
 use crate::sync::ShardedCounter;
 use crate::worker::{Finish, OpeningThread, RunOutcome, WorkerThreads};

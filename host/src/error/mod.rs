@@ -3,9 +3,6 @@
 
 pub(crate) mod artifact;
 pub(crate) mod boundary;
-mod hex;
-mod hint;
-pub(crate) mod probe;
 #[cfg(all(unix, feature = "process"))]
 mod process;
 
@@ -14,11 +11,13 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use hotbay_manifest::{ApiMismatch, ManifestError, SchemaError, StampMismatch, Unstartable};
 use hotbay_plugin::text::{Lines, escaped};
 use hotbay_plugin::{Fault, PluginError};
 
 use crate::id::{GenerationId, PluginName};
-pub(crate) use hex::Hex;
+use artifact::ArtifactError;
+use boundary::{BoundaryError, ProbeError};
 
 /// The result of most operations of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -337,7 +336,7 @@ impl Error {
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let cause = cause.into();
         if self.0.hint.is_none() {
-            self.0.hint = hint::of(&*cause).map(Cow::Owned);
+            self.0.hint = of(&*cause).map(Cow::Owned);
         }
         self.0.cause = Some(cause);
         self
@@ -541,6 +540,48 @@ macro_rules! bug {
 }
 pub(crate) use bug;
 
+/// Returns the hint of an error, if it is one of this crate's and has one.
+fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {
+    macro_rules! first_of {
+        ($($type:ty),*) => {
+            $(if let Some(error) = error.downcast_ref::<$type>() {
+                return error.hint();
+            })*
+        };
+    }
+    first_of!(
+        ArtifactError,
+        BoundaryError,
+        ProbeError,
+        ManifestError,
+        ApiMismatch,
+        StampMismatch,
+        Unstartable,
+        SchemaError
+    );
+    #[cfg(all(unix, feature = "process"))]
+    if let Some(error) = error.downcast_ref::<hotbay_process::Error>() {
+        return error.hint().map(str::to_owned);
+    }
+    #[cfg(all(unix, feature = "process"))]
+    if let Some(error) = error.downcast_ref::<hotbay_process::Diagnosis>() {
+        return error.hint.clone();
+    }
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return error.hint().map(str::to_owned);
+    }
+    error.downcast_ref::<Box<ManifestError>>().and_then(|error| error.hint())
+}
+
+/// Formats bytes as two lower-case hexadecimal digits each.
+pub(crate) struct Hex<'b>(pub(crate) &'b [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -557,5 +598,10 @@ mod tests {
         assert_eq!(error.full_message(), "plugin `echo` returned an error: no (code 500)");
         assert_eq!(error.plugin_error().map(PluginError::code), Some(500));
         assert!(error.fault().is_none());
+    }
+
+    #[test]
+    fn each_byte_has_two_digits() {
+        assert_eq!(Hex(&[0x00, 0x0a, 0xff]).to_string(), "000aff");
     }
 }

@@ -1,20 +1,16 @@
 //! One load of one plugin: its backend, its threads and its state. Does not decide when it starts
 //! or ends.
 
-mod async_call;
 mod backend;
-mod call_checks;
-mod deferred_unloads;
 mod lease;
 mod policy;
 pub(crate) mod recovery;
-pub(crate) mod state;
 pub(crate) mod unload;
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use hotbay_plugin::Fault;
 #[cfg(all(unix, feature = "process"))]
@@ -34,10 +30,9 @@ use crate::id::{GenerationId, PluginName};
 use crate::sync::{ReturnSlot, lock};
 use crate::worker::{Epoch, WorkSource, WorkerThreads, spawn_async_worker};
 pub(crate) use backend::{Backend, UnloadLeftovers};
-pub(crate) use deferred_unloads::{DeferredUnloads, RetainReason, RetainedEntry};
 pub(crate) use lease::{CallArgs, InstanceRef, is_in_plugin_call, next_call_id};
 pub(crate) use policy::CallPolicy;
-pub(crate) use state::State;
+pub(crate) use unload::{DeferredUnloads, RetainReason, RetainedEntry};
 
 /// Time in which calls that run as tasks must end after they were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -252,7 +247,7 @@ impl Generation {
 
     #[cold]
     fn input_too_large(&self, found: usize) -> Error {
-        let error = call_checks::input_too_large(found, self.limits.max_input_bytes);
+        let error = policy::input_too_large(found, self.limits.max_input_bytes);
         error.of(&self.name).in_generation(self.id)
     }
 
@@ -276,6 +271,33 @@ pub(crate) fn error_of(failure: Failure) -> Error {
         Failure::Code(code) => {
             let message = format!("returned the code {code}, which is unknown to this host");
             Error::new(ErrorKind::Incompatible, message).with_hint("rebuild the plugin")
+        }
+    }
+}
+
+/// The state of a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It serves calls.
+    Serving,
+    /// It accepts no new calls, and some still run.
+    Draining,
+    /// No call runs; it is shutting down.
+    Retired,
+    /// Its library is unmapped.
+    Closed,
+    /// Its library stays mapped, for this reason.
+    Kept(String),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serving => f.write_str("serving"),
+            Self::Draining => f.write_str("draining"),
+            Self::Retired => f.write_str("retired"),
+            Self::Closed => f.write_str("closed"),
+            Self::Kept(reason) => write!(f, "kept ({reason})"),
         }
     }
 }

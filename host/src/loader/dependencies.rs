@@ -8,10 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use super::candidate::Candidate;
-use crate::artifact::dependencies::{Dependencies, Dependency, Link};
-use crate::artifact::digest::Artifact;
-use crate::artifact::stage::StagingArea;
-use crate::artifact::staged::Staged;
+use crate::artifact::digest::{Artifact, Dependencies, Dependency, Link};
+use crate::artifact::stage::{Staged, StagingArea};
 use crate::artifact::trust::Rules;
 use crate::artifact::{locate, trust};
 use crate::boundary::probe::needs_only_known;

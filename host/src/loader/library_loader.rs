@@ -12,7 +12,7 @@ use super::services::PluginServices;
 use super::start::{FailureCause, StartFailure, Until, into_backend, ready_to_open};
 use super::survey::check_library;
 use crate::artifact::digest::Artifact;
-use crate::artifact::staged::Staged;
+use crate::artifact::stage::Staged;
 use crate::boundary::invoke::validate_config;
 use crate::boundary::probe::Probed;
 use crate::boundary::services::Registration;

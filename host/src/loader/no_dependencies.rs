@@ -3,8 +3,7 @@
 
 use super::candidate::Candidate;
 use crate::artifact::digest::Artifact;
-use crate::artifact::stage::StagingArea;
-use crate::artifact::staged::Staged;
+use crate::artifact::stage::{Staged, StagingArea};
 use crate::error::{Error, ErrorKind, LoadStep};
 
 /// Writes a private copy of a library.

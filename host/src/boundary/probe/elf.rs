@@ -8,9 +8,8 @@ use object::elf::{self, DynamicTag};
 use object::read::elf::{Dyn, FileHeader, GnuHashTable, HashTable, ProgramHeader, Sym};
 use object::{Endianness, U32};
 
-use super::platform::elf_platform;
-use super::{Image, Pin, check_inside, malformed, text};
-use crate::error::probe::ProbeError;
+use super::format::{Image, Pin, check_inside, elf_platform, malformed, text};
+use crate::error::boundary::ProbeError;
 
 /// Maximum bytes of a stamp that are read, in case a later version is longer.
 const MAX_STAMP_BYTES: u64 = 4096;

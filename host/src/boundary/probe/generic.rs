@@ -5,9 +5,8 @@ use hotbay_plugin::stamp::CAPACITY;
 use object::read::{ExportTarget, NameOrOrdinal};
 use object::{Architecture, Object, ObjectKind, ObjectSegment};
 
-use super::platform::Platform;
-use super::{Image, check_inside, malformed, text};
-use crate::error::probe::ProbeError;
+use super::format::{Image, Platform, check_inside, malformed, text};
+use crate::error::boundary::ProbeError;
 
 /// A Mach-O or PE library.
 pub(super) struct Generic<'d>(object::File<'d>);

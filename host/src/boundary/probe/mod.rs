@@ -3,26 +3,23 @@
 //! damage that only a digest shows.
 
 mod elf;
+mod format;
 mod generic;
-mod platform;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(crate) mod relink;
-mod stamp;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
-use std::fmt;
-
 use hotbay_plugin::abi::{CALLBACKS, Callback};
-use hotbay_plugin::stamp::SYMBOL;
+use hotbay_plugin::stamp::{MAGIC, SYMBOL};
+use hotbay_plugin::text::{Lines, is_escaped};
 use object::{Endianness, FileKind};
 
-use crate::error::probe::ProbeError;
+use crate::error::boundary::ProbeError;
 use elf::Elf;
+pub(crate) use format::Pin;
+use format::{Aligned, Image, Platform};
 use generic::Generic;
-use platform::Platform;
-pub(crate) use stamp::Stamp;
 
 /// The stamp and the properties of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,31 +38,6 @@ pub(crate) struct Probed {
     /// Functions and variables of the C library through which it may be called back, and which it
     /// imports directly, so that the SDK does not record the use.
     pub(crate) callbacks: Vec<&'static Callback>,
-}
-
-/// The reason the loader never unmaps a library.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Pin {
-    /// It is marked `DF_1_NODELETE`.
-    NoDelete,
-    /// It defines symbols that are unique in the process: `STB_GNU_UNIQUE`. Contains the first one
-    /// and their number.
-    UniqueSymbols { first: String, count: usize },
-}
-
-/// Formats the reason as a sentence about the library.
-impl fmt::Display for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoDelete => f.write_str("it is linked with `-z nodelete`"),
-            Self::UniqueSymbols { first, count: 1 } => {
-                write!(f, "it defines the unique symbol `{first}`")
-            }
-            Self::UniqueSymbols { first, count } => {
-                write!(f, "it defines {count} unique symbols, the first of them `{first}`")
-            }
-        }
-    }
 }
 
 /// Checks that `bytes` are a complete plugin library for this host, and reads its stamp.
@@ -115,52 +87,6 @@ fn is_shared_std(name: &str) -> bool {
     let name = name.rsplit('/').next().unwrap_or(name);
     let name = name.strip_prefix("lib").unwrap_or(name);
     name.starts_with("std-") || name.starts_with("rustc_driver")
-}
-
-/// A complete library for this host, of any format.
-trait Image<'d> {
-    fn needs(&self) -> Result<Vec<String>, ProbeError>;
-    /// Returns the bytes at an exported symbol's address, at most as many as a stamp may have.
-    fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError>;
-    fn exports(&self) -> Result<Vec<String>, ProbeError>;
-    /// Returns the names that it imports; empty if the format does not decide their use.
-    fn imports(&self) -> Result<HashSet<&'d [u8]>, ProbeError> {
-        Ok(HashSet::new())
-    }
-    /// Returns why the loader never unmaps it, according to the file.
-    fn pin(&self) -> Option<Pin> {
-        None
-    }
-    /// Returns whether it uses static thread-local storage.
-    fn is_static_tls(&self) -> bool {
-        false
-    }
-}
-
-/// Aligned bytes, as `object` requires: it reads tables in place.
-enum Aligned<'d> {
-    Borrowed(&'d [u8]),
-    Owned(Vec<u8>),
-}
-
-impl<'d> Aligned<'d> {
-    fn of(bytes: &'d [u8]) -> Self {
-        if (bytes.as_ptr() as usize).is_multiple_of(align_of::<u64>()) {
-            return Self::Borrowed(bytes);
-        }
-        Self::Owned(bytes.to_vec())
-    }
-}
-
-impl std::ops::Deref for Aligned<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Borrowed(bytes) => bytes,
-            Self::Owned(bytes) => bytes,
-        }
-    }
 }
 
 /// Detects the format of `bytes` and passes them to `job` as an image.
@@ -223,25 +149,61 @@ fn not_a_library(bytes: &[u8]) -> ProbeError {
     ProbeError::NotALibrary { looks_like, hint }
 }
 
-fn malformed(what: impl Into<String>) -> ProbeError {
-    ProbeError::Malformed { what: what.into() }
+/// The stamp of a library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) package: String,
+    pub(crate) version: semver::Version,
+    /// The version of `hotbay-plugin` that it was built with.
+    pub(crate) api: semver::Version,
+    pub(crate) rustc: String,
+    pub(crate) target: String,
+    pub(crate) panic: String,
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Checks that a part is inside the file.
-fn check_inside(
-    bytes: &[u8],
-    what: impl fmt::Display,
-    offset: u64,
-    size: u64,
-) -> Result<(), ProbeError> {
-    let length = bytes.len() as u64;
-    let end = offset.saturating_add(size);
-    if end > length {
-        return Err(ProbeError::Truncated { what: what.to_string(), end, length });
+impl Stamp {
+    /// Parses the text of a stamp up to the first NUL. Unknown keys are ignored.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ProbeError> {
+        let bad = |why: String| ProbeError::BadStamp { why };
+        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        let text = std::str::from_utf8(text).map_err(|_| bad("is not UTF-8 text".into()))?;
+        let mut lines = text.lines();
+        let magic = lines.next().unwrap_or_default();
+        if magic != MAGIC {
+            let found = magic.chars().take(MAGIC.len()).collect::<String>();
+            return Err(bad(format!("begins with `{}`; expected `{MAGIC}`", found.escape_debug())));
+        }
+        const KEYS: [&str; 6] = ["package", "version", "api", "rustc", "target", "panic"];
+        let mut values = [None::<&str>; KEYS.len()];
+        for line in lines {
+            let Some((key, value)) = line.split_once('=') else {
+                return Err(bad(format!("has a line without `=`: `{}`", line.escape_debug())));
+            };
+            let Some(at) = KEYS.iter().position(|known| *known == key) else {
+                continue;
+            };
+            // Values are printed to terminals.
+            if value.is_empty() || value.chars().any(|char| is_escaped(char, Lines::One)) {
+                return Err(bad(format!("has an empty or unprintable `{key}`")));
+            }
+            if values[at].replace(value).is_some() {
+                return Err(bad(format!("contains `{key}` twice")));
+            }
+        }
+        let value = |at: usize| values[at].ok_or_else(|| bad(format!("has no `{}`", KEYS[at])));
+        let version = |at: usize| {
+            let text = value(at)?;
+            semver::Version::parse(text).map_err(|error| {
+                bad(format!("has the invalid version `{text}` in `{}`: {error}", KEYS[at]))
+            })
+        };
+        Ok(Self {
+            package: value(0)?.to_owned(),
+            version: version(1)?,
+            api: version(2)?,
+            rustc: value(3)?.to_owned(),
+            target: value(4)?.to_owned(),
+            panic: value(5)?.to_owned(),
+        })
     }
-    Ok(())
 }

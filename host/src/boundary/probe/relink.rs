@@ -8,8 +8,9 @@ use object::read::elf::ProgramHeader;
 use object::{Endian, Endianness, elf};
 
 use super::elf::Elf;
-use super::malformed;
-use crate::error::probe::ProbeError;
+use super::format::{Aligned, Image, malformed, text};
+use super::on_image;
+use crate::error::boundary::ProbeError;
 
 /// Alignment of the appended segment: the largest page size of any processor.
 const ALIGN: u64 = 1 << 16;
@@ -40,14 +41,14 @@ impl Links {
     /// Reads the links of a complete library for this host.
     pub(crate) fn of(bytes: &[u8]) -> Result<Self, ProbeError> {
         if !bytes.starts_with(&elf::ELFMAG) {
-            return super::on_image(bytes, |_| Ok(Self::default()));
+            return on_image(bytes, |_| Ok(Self::default()));
         }
-        let elf = super::Aligned::of(bytes);
+        let elf = Aligned::of(bytes);
         let elf = Elf::<Header>::read(&elf)?;
         let dirs = elf.tag(elf::DT_RUNPATH).or_else(|| elf.tag(elf::DT_RPATH));
-        let dirs = dirs.and_then(|at| elf.name(at)).map(super::text).unwrap_or_default();
+        let dirs = dirs.and_then(|at| elf.name(at)).map(text).unwrap_or_default();
         let dirs = dirs.split(':').filter(|dir| !dir.is_empty()).map(str::to_owned).collect();
-        Ok(Self { needs: super::Image::needs(&elf)?, dirs })
+        Ok(Self { needs: Image::needs(&elf)?, dirs })
     }
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn relinked(
     pairs: &[(String, String)],
     is_nameless: bool,
 ) -> Result<Vec<u8>, ProbeError> {
-    let aligned = super::Aligned::of(bytes);
+    let aligned = Aligned::of(bytes);
     let elf = Elf::<Header>::read(&aligned)?;
     let mut strings = elf.strings.to_vec();
     let mut added = Vec::with_capacity(pairs.len());
