@@ -1,4 +1,4 @@
-//! Numbers of generations, and names of plugins.
+//! Numbers of generations, names of plugins, and ids as hexadecimal text.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -28,5 +28,14 @@ impl GenerationId {
 impl fmt::Display for GenerationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Formats bytes as two lower-case hexadecimal digits each.
+pub(crate) struct Hex<'b>(pub(crate) &'b [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

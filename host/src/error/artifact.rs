@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::{error, fmt, io};
 
-use super::Hex;
+use crate::id::Hex;
 
 /// The reason an artifact could not be found, trusted, read, verified or staged.
 #[derive(Debug)]

@@ -573,15 +573,6 @@ fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {
     error.downcast_ref::<Box<ManifestError>>().and_then(|error| error.hint())
 }
 
-/// Formats bytes as two lower-case hexadecimal digits each.
-pub(crate) struct Hex<'b>(pub(crate) &'b [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -602,6 +593,6 @@ mod tests {
 
     #[test]
     fn each_byte_has_two_digits() {
-        assert_eq!(Hex(&[0x00, 0x0a, 0xff]).to_string(), "000aff");
+        assert_eq!(crate::id::Hex(&[0x00, 0x0a, 0xff]).to_string(), "000aff");
     }
 }

@@ -7,7 +7,8 @@ use tracing::field::{Empty, display};
 use tracing::{Instrument as _, Level, Span};
 
 use crate::call::Reply;
-use crate::error::{Error, Hex};
+use crate::error::Error;
+use crate::id::Hex;
 use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 
 #[derive(Debug)]

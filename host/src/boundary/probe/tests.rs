@@ -1,5 +1,7 @@
 //! Tests what a probe finds and rejects, and that no bytes make it panic.
 
+use std::fmt;
+
 use std::env::consts::ARCH;
 
 use object::elf;
