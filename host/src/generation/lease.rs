@@ -1,6 +1,6 @@
 //! Leases: a call leases the instance through a guard of its slot, so that calls share no counter.
-//! The last lease only hands the backend back; a plugin is never shut down on a
-//! caller's thread. A call runs on this thread, or as a future if its backend needs no thread.
+//! The last lease only hands the backend back; a plugin is never shut down on a caller's
+//! thread. A call runs on this thread, or as a future if its backend needs no thread.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, Generation, Parts, State};
-#[cfg(all(unix, feature = "process"))]
 use crate::call::{CallState, Failure, Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
 use crate::sync::ReturnSlot;
