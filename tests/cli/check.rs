@@ -32,7 +32,7 @@ transform  [VER]    passed  closed
     hotbay(plugins.dir(), &["check", "plugins/late"]).exits(1).shows(str![[r#"
 $ hotbay check plugins/late
 NAME  VERSION  RESULT  LIBRARY  NOTES
-late  [VER]    failed  kept     shutdown: returned an error: in shutdown, on request (code 500); stays mapped: shutdown: returned an error: in shutdown, on request (code 500)
+late  [VER]    failed  kept     shutdown: returned an error: in shutdown, on request (code 500); its library stays mapped: shutdown: returned an error: in shutdown, on request (code 500)
 --- stderr
 0 of 1 passed
 --- exit code 1
@@ -80,10 +80,10 @@ fn check_survives_unverified_library_that_crashes() {
         hotbay(plugins.dir(), &["check"]).exits(1).shows(str![[r#"
 $ hotbay check
 NAME       VERSION  RESULT   LIBRARY  NOTES
-crash      [VER]    refused  -        crashed while being loaded: SIGABRT
+crash      [VER]    refused  -        it crashed while being loaded: SIGABRT
 filter     [VER]    passed   closed
 fine       [VER]    passed   closed   plugin.json contains no digest
-needs      [VER]    refused  -        requires plugin `crash`, which cannot be started
+needs      [VER]    refused  -        it requires plugin `crash`, which cannot be started
 panics     [VER]    refused  -        init: panicked: in init, on request (at tests/fixtures/faulty/src/behavior.rs:[POSITION])
 transform  [VER]    passed   closed
 --- stderr

@@ -100,17 +100,17 @@ protocol conformance of program:
   ok       capabilities      batch, execute, restore, snapshot, in [DURATION]
   ok       identity          name and version match plugin.json
   skipped  config            the capabilities contain no `configSchema`
-  ok       launch            the config was passed by HOTBAY_CONFIG
+  ok       launch            the config was passed via HOTBAY_CONFIG
   ok       location          [SOCKET]
   ok       ready             `/healthz` returned 200, [DURATION] after the launch
   ok       token             401 without the token and with a wrong one
   ok       keep-alive        two requests were answered on one connection
   ok       unknown-endpoint  404
-  ok       empty-input       an empty body returned 200
+  ok       empty-input       a request with an empty body returned 200
   skipped  sample            no sample was given
-                             hint: pass one with --text or --input
+                             hint: pass a sample with `--text` or `--input`
   ok       concurrency       8 requests on 8 connections were answered
-  ok       large-body        1 MiB returned 200
+  ok       large-body        a request with a body of 1 MiB returned 200
   ok       deadline          a call with `Hotbay-Deadline-Ms` returned 200
   ok       batch             5 requests got 5 replies, 0 of them errors
   ok       half-request      the program survives peers that disconnect in the middle of a request
@@ -119,7 +119,7 @@ protocol conformance of program:
   ok       sigterm           it exited with code 0, [DURATION] after SIGTERM
   ok       restore           a new process restored the state and returned the same snapshot
   ok       shutdown          it exited with code 0, [DURATION] after `/shutdown`
-  ok       idle-exit         it exited with code 0, [DURATION] after an `idleTimeout` of 200000000 ns, passed by HOTBAY_CONFIG
+  ok       idle-exit         it exited with code 0, [DURATION] after an `idleTimeout` of 200000000 ns, passed via HOTBAY_CONFIG
   ok       leftovers         none of its descendants outlived it
 --- stderr
 1 of 1 passed
@@ -137,17 +137,17 @@ protocol conformance of program:
   ok       capabilities      batch, execute, in [DURATION]
   ok       identity          name and version match plugin.json
   skipped  config            the capabilities contain no `configSchema`
-  ok       launch            the config was passed by HOTBAY_CONFIG
+  ok       launch            the config was passed via HOTBAY_CONFIG
   ok       location          [SOCKET]
   ok       ready             `/healthz` returned 200, [DURATION] after the launch
   FAILED   token             `GET /healthz` without the token returned 200; expected 401: a program started with HOTBAY_TOKEN compares the header `Hotbay-Token` with it on every path
   ok       keep-alive        two requests were answered on one connection
   ok       unknown-endpoint  404
-  ok       empty-input       an empty body returned 200
+  ok       empty-input       a request with an empty body returned 200
   skipped  sample            no sample was given
-                             hint: pass one with --text or --input
+                             hint: pass a sample with `--text` or `--input`
   ok       concurrency       8 requests on 8 connections were answered
-  ok       large-body        1 MiB returned 200
+  ok       large-body        a request with a body of 1 MiB returned 200
   ok       deadline          a call with `Hotbay-Deadline-Ms` returned 200
   ok       batch             5 requests got 5 replies, 0 of them errors
   ok       half-request      the program survives peers that disconnect in the middle of a request
@@ -156,7 +156,7 @@ protocol conformance of program:
   ok       sigterm           it exited with code 0, [DURATION] after SIGTERM
   skipped  restore           the program has no endpoint `restore`
   ok       shutdown          it exited with code 0, [DURATION] after `/shutdown`
-  ok       idle-exit         it exited with code 0, [DURATION] after an `idleTimeout` of 200000000 ns, passed by HOTBAY_CONFIG
+  ok       idle-exit         it exited with code 0, [DURATION] after an `idleTimeout` of 200000000 ns, passed via HOTBAY_CONFIG
   ok       leftovers         none of its descendants outlived it
 --- stderr
 0 of 1 passed
@@ -226,9 +226,9 @@ fn ignored_sigterm_fails_stop_step() {
         &sigterm.1,
         &folder,
         str![[r#"
-after SIGTERM it did not exit with code 0: `[COPIES]/program-0/program` was killed by SIGTERM
+after SIGTERM it did not exit with code 0; expected it to finish running calls, remove its socket and lock, and exit with code 0: `[COPIES]/program-0/program` was killed by SIGTERM
 it was stopped by a signal that it does not handle
-no output on stderr; expected it to finish running calls, remove its socket and lock, and exit with code 0
+no output on stderr
 "#]],
     );
 
@@ -267,9 +267,7 @@ fn malformed_error_body_fails_call_step() {
     assert_shows(
         &failed[0].1,
         &folder,
-        str![[
-            r#"an empty body: it returned 500 with `oops`; expected JSON with the reason: {"code":…,"message":"…"} for an error of the plugin, {"message":"…","statusCode":…} for a request that cannot be served"#
-        ]],
+        str![[r#"a request with an empty body: it returned 500 with `oops`; expected JSON with the reason: {"code":…,"message":"…"} for an error of the plugin, {"message":"…","statusCode":…} for a request that cannot be served"#]],
     );
 }
 

@@ -121,8 +121,7 @@ fn plugin_name_in_two_folders_is_ambiguous() {
     hotbay(plugins.dir(), &["inspect", "twin", "--dir", "."]).exits(1).shows(str![[r#"
 $ hotbay inspect twin --dir .
 --- stderr
-error: found 2 plugins named `twin`
-  because: `./one`, `./two`
+error: found 2 plugins named `twin`: `./one`, `./two`
   hint: pass the plugin's folder instead of its name
 --- exit code 1
 "#]]);

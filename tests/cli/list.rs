@@ -177,10 +177,10 @@ fn list_reports_problems_across_plugins() {
     hotbay(plugins.dir(), &["list", "--dir", "."]).exits(1).shows(str![[r#"
 $ hotbay list --dir .
 NAME    VERSION  KIND     STATE    PROBLEM
-above   [VER]    library  refused  requires: requires plugin `lonely`, which cannot be started
-lonely  [VER]    library  refused  requires: requires plugin `gone` *, which was not found
-round   [VER]    library  refused  requires: is part of a dependency cycle: round -> square -> round
-square  [VER]    library  refused  requires: is part of a dependency cycle: round -> square -> round
+above   [VER]    library  refused  requires: it requires plugin `lonely`, which cannot be started
+lonely  [VER]    library  refused  requires: it requires plugin `gone` *, which was not found
+round   [VER]    library  refused  requires: it is part of a dependency cycle: round -> square -> round
+square  [VER]    library  refused  requires: it is part of a dependency cycle: round -> square -> round
 twin    [VER]    library  refused  plugin `twin` was found 2 times: in `./one`, `./two`
 twin    [VER]    library  refused  plugin `twin` was found 2 times: in `./one`, `./two`
 --- stderr
