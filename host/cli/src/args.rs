@@ -1,14 +1,18 @@
-//! The command line, with the text of `--help`.
+//! The command line, with the text of `--help`, durations, completion scripts and man pages.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hotbay_build::new_plugin;
+use jiff::SignedDuration;
 
-use crate::deadline::duration;
+use crate::Status;
+use crate::failure::Failure;
+use crate::output::Out;
 
 /// The heading of the options that select which plugins are found and accepted.
 const PLUGIN_OPTIONS: &str = "Plugin options";
@@ -298,4 +302,63 @@ pub(crate) struct Run {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Trial {
     pub(crate) folder: PathBuf,
+}
+
+/// Parses a duration longer than zero.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: SignedDuration =
+        text.parse().map_err(|_| "expected a duration such as 50ms, 1.5s or 2m".to_owned())?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("expected a duration longer than zero".to_owned()),
+    }
+}
+
+pub(crate) fn completions(args: &Completions, out: &mut Out) -> Result<Status, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Args::command(), "hotbay", &mut script);
+    out.bytes(&script)?;
+    Ok(Status::Success)
+}
+
+pub(crate) fn man(args: &Man, out: &mut Out) -> Result<Status, Failure> {
+    let mut command = Args::command().disable_help_subcommand(true);
+    command.build();
+    let Some(folder) = &args.out else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command).render(&mut page).map_err(|error| failure(".", &error))?;
+        out.bytes(&page)?;
+        return Ok(Status::Success);
+    };
+    let shown = folder.display().to_string();
+    fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(command, folder))
+        .map_err(|error| failure(&shown, &error))?;
+    Ok(Status::Success)
+}
+
+fn failure(folder: &str, error: &std::io::Error) -> Failure {
+    Failure::io(format!("cannot write man pages to `{folder}`"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duration_needs_unit_and_positive_value() {
+        let check = |text, expected_us: Option<u64>| {
+            assert_eq!(duration(text).ok(), expected_us.map(Duration::from_micros), "{text}");
+        };
+        check("50ms", Some(50_000));
+        check("2s", Some(2_000_000));
+        check("1.5s", Some(1_500_000));
+        check("1m", Some(60_000_000));
+        check("1m 30s", Some(90_000_000));
+        check("0s", None);
+        check("-1s", None);
+        check("5", None);
+        check("soon", None);
+        check("", None);
+    }
 }

@@ -7,19 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
-use hotbay::inspect::{self, Survey, SurveyedPlugin};
-use hotbay::{ErrorKind, Events, HostEvent};
+use hotbay::inspect::{Conformance, ConformanceOutcome, Survey, SurveyedPlugin};
+use hotbay::manifest::Kind;
+use hotbay::{Error, ErrorKind, Events, HostEvent, inspect};
 use serde_json::{Value, json};
 
 use crate::args::{Check, Options};
-use crate::conformance::ConformanceReport;
 use crate::failure::{Failure, error_json};
 use crate::input::Input;
-use crate::output::{Out, Row, print_hint, print_message};
+use crate::output::{Out, Row, Style, print_hint, print_message};
 use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, quoted};
 use crate::start::{GRACE, block_on};
 use crate::trial_loads::Refusal;
-use crate::{Status, survey_report, thread_check, trial_loads};
+use crate::{Status, survey_report, trial_loads};
 
 /// The result of one plugin.
 struct Checked<'a> {
@@ -133,7 +133,7 @@ fn load<'a>(
             Err(error) => one.failures.push(format!("health: {}", error.full_message())),
             Ok(()) if survey_report::is_library(one.plugin) => {
                 let plugin = host.plugin(&name).ok();
-                let call = |plugin| thread_check::call_on_two_threads(&plugin, sample);
+                let call = |plugin| trial_loads::call_on_two_threads(&plugin, sample);
                 one.failures.extend(plugin.map(call).unwrap_or_default());
             }
             Ok(()) => {}
@@ -321,5 +321,67 @@ impl<'a> Checked<'a> {
             "leaked_bytes": leaked_bytes,
             "steps": self.steps.as_ref().map(ConformanceReport::json),
         })
+    }
+}
+
+/// The protocol steps of one program.
+pub(crate) struct ConformanceReport(Conformance);
+
+impl ConformanceReport {
+    /// Runs all steps with a program. Returns `None` for other kinds of plugins.
+    pub(crate) fn run(
+        one: &SurveyedPlugin,
+        options: &Options,
+        sample: Option<&Input>,
+    ) -> Result<Option<Self>, Error> {
+        let manifest = one.manifest.as_ref();
+        if manifest.is_none_or(|manifest| manifest.kind() != Kind::Process) {
+            return Ok(None);
+        }
+        let builder = builder(options, &[]).allow_unverified(true);
+        let sample = sample.map(Input::request);
+        hotbay::inspect::check_program(&builder, &one.folder, sample.as_ref())
+            .map(|report| Some(Self(report)))
+    }
+
+    /// Returns the names of the failed steps as a message.
+    pub(crate) fn failure(&self) -> Option<String> {
+        let failed: Vec<_> = self.0.failed().map(|step| step.name).collect();
+        match failed.as_slice() {
+            [] => None,
+            [one] => Some(format!("protocol step `{one}` failed")),
+            many => Some(format!("protocol steps failed: {}", many.join(", "))),
+        }
+    }
+
+    pub(crate) fn print(&self, name: &str, out: &mut Out) -> Result<(), Failure> {
+        out.line("")?;
+        out.line(&format!("protocol conformance of {name}:"))?;
+        self.0.steps.iter().try_for_each(|step| {
+            let (word, style) = match step.outcome {
+                ConformanceOutcome::Passed => ("ok     ", Style::Green),
+                ConformanceOutcome::Failed => ("FAILED ", Style::Red),
+                _ => ("skipped", Style::Yellow),
+            };
+            // A message that quotes the program's output has several lines.
+            let mut lines = step.message.lines();
+            let first = lines.next().unwrap_or_default();
+            out.marked_line("  ", (word, style), &format!("  {:<17} {first}", step.name))?;
+            let hint = step.hint.as_ref().map(|hint| format!("hint: {hint}"));
+            let mut below = lines.chain(hint.as_deref());
+            below.try_for_each(|line| out.line(&format!("{:29}{line}", "")))
+        })
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let steps = self.0.steps.iter().map(|step| {
+            json!({
+                "name": step.name,
+                "outcome": step.outcome.as_str(),
+                "message": step.message,
+                "hint": step.hint,
+            })
+        });
+        steps.collect()
     }
 }

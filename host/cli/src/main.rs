@@ -6,33 +6,23 @@ mod build;
 mod call;
 mod check;
 mod child_process;
-mod conformance;
-mod deadline;
-mod event_history;
 mod events;
 mod failure;
 mod input;
 mod inspect;
-mod line_failures;
-mod line_reader;
 mod list;
-mod manual;
 mod metrics_page;
 mod output;
 mod pipe;
 mod pipe_lines;
 mod plugin_dirs;
-mod program_file;
-mod progress;
 mod request_stream;
 mod run;
 mod seal;
 mod signals;
 mod start;
 mod survey_report;
-mod thread_check;
 mod trial_loads;
-mod trial_verbs;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -80,10 +70,10 @@ fn run(args: &Args, out: &mut Out) -> Result<Status, Failure> {
         Verb::Call(args) => call::call(args, options, out),
         Verb::Pipe(args) => pipe::pipe(args, options, out),
         Verb::Run(args) => run::run(args, options, out),
-        Verb::Completions(args) => manual::completions(args, out),
-        Verb::Man(args) => manual::man(args, out),
-        Verb::TrialLoad(args) => trial_verbs::load(args, options, out),
-        Verb::TrialAbi(args) => trial_verbs::abi(args, options, out),
+        Verb::Completions(args) => args::completions(args, out),
+        Verb::Man(args) => args::man(args, out),
+        Verb::TrialLoad(args) => trial_loads::load(args, options, out),
+        Verb::TrialAbi(args) => trial_loads::abi(args, options, out),
     }
 }
 

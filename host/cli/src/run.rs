@@ -12,8 +12,7 @@ use tokio::sync::mpsc::{self, Receiver};
 
 use crate::Status;
 use crate::args::{Options, Run};
-use crate::event_history::EventHistory;
-use crate::events::EventPrinter;
+use crate::events::{EventHistory, EventPrinter};
 use crate::failure::Failure;
 use crate::metrics_page::{self, BoundPage, MetricsPage};
 use crate::output::{Out, print_hint, print_message};

@@ -1,20 +1,20 @@
 //! `hotbay seal`: writes the digest and length of a library or program into its manifest,
 //! atomically. Refuses files that are not plugins.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use hotbay::manifest::{Digest, Kind};
 use hotbay::{Error, ErrorKind, LoadStep, Manifest};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::Status;
 use crate::args::{Options, Seal};
 use crate::failure::Failure;
 use crate::output::{Out, print_message};
 use crate::plugin_dirs::builder;
-use crate::program_file;
 use crate::survey_report::print_warning;
 
 pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Status, Failure> {
@@ -61,7 +61,7 @@ fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
     let surveyed = inspection.surveyed;
     let manifest = surveyed.manifest.as_ref();
     let program = match manifest.filter(|manifest| manifest.kind() == Kind::Process) {
-        Some(manifest) => Some(program_file::read(folder, manifest).map_err(|invalid| {
+        Some(manifest) => Some(read_program(folder, manifest).map_err(|invalid| {
             let failure = not_sealed(&invalid.reason);
             match invalid.hint {
                 Some(hint) => failure.with_hint(hint),
@@ -146,4 +146,57 @@ fn write(folder: &Path, sha256: &Digest, length: u64) -> Result<(), Failure> {
         Ok(())
     };
     replace().map_err(failed)
+}
+
+/// A program as found on disk.
+#[derive(Debug)]
+pub(crate) struct ProgramFile {
+    pub(crate) path: PathBuf,
+    pub(crate) sha256: Digest,
+    pub(crate) length: u64,
+}
+
+/// The reason a program cannot be used.
+#[derive(Debug)]
+pub(crate) struct InvalidProgram {
+    pub(crate) reason: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// Reads the program that the manifest in `folder` names.
+fn read_program(folder: &Path, manifest: &Manifest) -> Result<ProgramFile, InvalidProgram> {
+    // A manifest without a command was refused before.
+    let name = manifest.command().first().map_or("", String::as_str);
+    let invalid = |reason: String| InvalidProgram { reason, hint: None };
+    let failed = |error: io::Error| invalid(format!("cannot read program `{name}`: {error}"));
+    let path = folder.join(name).canonicalize().map_err(failed)?;
+    if !path.starts_with(folder.canonicalize().map_err(failed)?) {
+        let path = path.display();
+        return Err(invalid(format!("program `{name}` is outside the plugin's folder: `{path}`")));
+    }
+    let metadata = path.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(invalid(format!("program `{name}` is not a file")));
+    }
+    if !is_executable(&metadata) {
+        let reason = format!("program `{name}` is not executable");
+        return Err(InvalidProgram {
+            reason,
+            hint: Some(format!("run `chmod +x {}`", path.display())),
+        });
+    }
+    let bytes = fs::read(&path).map_err(failed)?;
+    let sha256 = Digest::new(Sha256::digest(&bytes).into());
+    Ok(ProgramFile { path, sha256, length: bytes.len() as u64 })
+}
+
+#[cfg(unix)]
+fn is_executable(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    metadata.permissions().mode() & 0o111 != 0
+}
+
+#[cfg(not(unix))]
+fn is_executable(_: &fs::Metadata) -> bool {
+    true
 }

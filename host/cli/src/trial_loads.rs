@@ -1,18 +1,25 @@
-//! Loads libraries without a digest in a child process, to find those that crash. Loads nothing
-//! into this process.
+//! Loads libraries in a child process, to find those that crash: the loads of `hotbay check`, and the
+//! hidden verbs that the child runs. Each verb prints a JSON document on the last line of its stdout.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use hotbay::inspect::SurveyedPlugin;
-use serde_json::Value;
+use hotbay::manifest::Kind;
+use hotbay::{ErrorKind, PluginHandle, Reply};
+use serde_json::{Value, json};
 
-use crate::args::Options;
-use crate::child_process::{self, ChildOutcome};
+use crate::args::{Options, Trial};
+use crate::child_process::ChildOutcome;
 use crate::failure::{Failure, error_json, own_json, short};
-use crate::output::{print_hint, print_message};
-use crate::plugin_dirs::required;
-use crate::survey_report;
+use crate::input::Input;
+use crate::output::{Out, print_hint, print_message};
+use crate::plugin_dirs::{builder, required};
+use crate::start::{GRACE, block_on};
+use crate::{Status, child_process, survey_report};
 
 /// The reason a plugin must not be loaded, as text and as JSON.
 #[derive(Clone, Debug)]
@@ -118,4 +125,94 @@ fn refusal(one: &SurveyedPlugin, kind: &str, reason: &str) -> Refusal {
     let mut json = own_json(kind, &format!("plugin `{name}` {reason}"));
     json["plugin"] = name.into();
     Refusal { short: format!("it {reason}"), json }
+}
+
+/// Loads a plugin after its requirements, calls it, and shuts everything down.
+pub(crate) fn load(args: &Trial, options: &Options, out: &mut Out) -> Result<Status, Failure> {
+    let host =
+        builder(options, &options.dirs).plugin_dir(&args.folder).allow_unverified(true).build()?;
+    let mut report = block_on(host.load_all());
+    // The host makes folders absolute.
+    let folder = std::path::absolute(&args.folder).unwrap_or_else(|_| args.folder.clone());
+    let refused = report.refused.iter().position(|one| one.folder == folder);
+    // If the plugin has no error itself, a requirement failed.
+    let refused = refused.or_else(|| (!report.refused.is_empty()).then_some(0));
+    let refused = refused.map(|index| report.refused.swap_remove(index).error);
+    // Only a crash matters here: `check` reports failures when it loads the plugin itself.
+    for one in host.list().iter().filter(|one| one.manifest.kind() == Kind::Library) {
+        if let Ok(plugin) = host.plugin(one.name.as_str()) {
+            let _ = call_on_two_threads(&plugin, None);
+        }
+    }
+    block_on(host.shutdown(GRACE));
+    drop(host);
+    let problem =
+        refused.map(|error| json!({ "short": short(&error), "json": error_json(&error) }));
+    out.json_line(&json!({ "problem": problem }))?;
+    Ok(Status::Success)
+}
+
+/// Opens a library and compares its root module with this host's.
+pub(crate) fn abi(args: &Trial, options: &Options, out: &mut Out) -> Result<Status, Failure> {
+    let document = match hotbay::inspect::abi_report(&builder(options, &[]), &args.folder) {
+        Ok(report) => json!({ "report": report }),
+        Err(error) => json!({ "problem": error_json(&error) }),
+    };
+    out.json_line(&document)?;
+    Ok(Status::Success)
+}
+
+/// The time limit of a call. The thread of a call that exceeds it is abandoned.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls `plugin` on two threads, one after the other, with the sample or an empty input. Returns
+/// the failures; an error that the plugin returns is not one.
+///
+/// Frees the first reply on the second thread, and the second reply on this one.
+pub(crate) fn call_on_two_threads(plugin: &PluginHandle, sample: Option<&Input>) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut previous: Option<Reply> = None;
+    for _ in 0..2 {
+        let (plugin, input) = (plugin.clone(), sample.map_or_else(Input::empty, Input::copy));
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let call = thread::spawn(move || {
+                let outcome = plugin.call(input.into_request());
+                drop(previous);
+                outcome
+            });
+            // The join runs the thread's destructors before the shutdown. They may never return, so
+            // the join has a time limit too.
+            if let Ok(outcome) = call.join() {
+                // The receiver may have timed out.
+                let _ = sender.send(outcome);
+            }
+        });
+        previous = match receiver.recv_timeout(TIMEOUT) {
+            Ok(Ok(reply)) => Some(reply),
+            Ok(Err(error)) => {
+                failures.extend(failure(&error));
+                None
+            }
+            Err(_) => {
+                let limit = TIMEOUT.as_secs();
+                failures
+                    .push(format!("a call from another thread did not return within {limit} s"));
+                return failures;
+            }
+        };
+    }
+    failures
+}
+
+fn failure(error: &hotbay::Error) -> Option<String> {
+    // Panics are reported as events.
+    let is_expected = matches!(
+        error.kind(),
+        ErrorKind::Plugin
+            | ErrorKind::InvalidInput
+            | ErrorKind::PermissionDenied
+            | ErrorKind::Panicked
+    );
+    (!is_expected).then(|| format!("call: {}", error.full_message()))
 }
