@@ -61,7 +61,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Loads every plugin that the host [discovers](Discovery) and that is not loaded yet, in the
+    /// Loads every plugin that the host [discovers](crate::Discovery) and that is not loaded yet, in the
     /// order of `requires`, several at once. A plugin that fails does not keep the others from
     /// loading.
     pub async fn load_all(&self) -> LoadReport {

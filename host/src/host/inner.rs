@@ -46,7 +46,7 @@ pub(super) struct Inner {
     pub(super) _events: EventBusOwner,
 }
 
-/// The outcome of [`Host::unload`].
+/// The outcome of [`Host::unload`](crate::Host::unload).
 ///
 /// ```
 /// # use hotbay::{Host, Output};
@@ -74,7 +74,7 @@ pub struct UnloadReport {
     pub retain_reason: Option<String>,
 }
 
-/// A library that stays mapped after the unload of its plugin: see [`Host::retained`].
+/// A library that stays mapped after the unload of its plugin: see [`Host::retained`](crate::Host::retained).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetainedLibrary {

@@ -31,7 +31,7 @@ pub struct Collected {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CollectError {
-    /// The number of workers is zero or too large: see [`CollectorLimits::workers`].
+    /// The number of workers is zero or too large: see [`CollectorLimits::workers`](super::CollectorLimits::workers).
     Workers {
         /// The requested number.
         wanted: u32,
@@ -40,7 +40,7 @@ pub enum CollectError {
     NoCapacity,
     /// A worker thread could not be started.
     NoThread(std::io::Error),
-    /// The channel is full. Retry later, or wait with [`Collector::record`].
+    /// The channel is full. Retry later, or wait with [`Collector::record`](super::Collector::record).
     Full {
         /// Events that the channel holds.
         max_queued_events: usize,

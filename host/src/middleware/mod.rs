@@ -24,7 +24,7 @@
 //!
 //! # Adding one
 //!
-//! Implement [`Middleware`] in its own file, add it to the list above, to `BuiltinStack` and to
+//! Implement [`Middleware`](service::Middleware) in its own file, add it to the list above, to `BuiltinStack` and to
 //! [`stack`], and set a flag of the slot while it has work: otherwise the fast path skips it.
 
 mod authorize;

@@ -21,7 +21,7 @@ use super::task::{
 use crate::panic::{catch_panic, drop_panic};
 use crate::sync::{ProcessEpoch, WaitGroup, block_on, block_on_until, deadline_in, lock};
 
-/// The limits of a [`WorkerPool`].
+/// The limits of a [`WorkerPool`](super::WorkerPool).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolLimits {

@@ -26,7 +26,7 @@ pub enum TaskError {
     /// The pool was cancelled before it started.
     NeverRan,
     /// A worker waited for a task of its pool, which might have lasted forever. The outcome
-    /// stays in the store. Only [`TaskTicket::wait`] returns this.
+    /// stays in the store. Only [`TaskTicket::wait`](super::TaskTicket::wait) returns this.
     WaitInside,
     /// This process was forked after the pool was created; the workers exist only in the parent.
     Forked,
