@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use hotbay_plugin::Snapshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -87,6 +88,17 @@ pub struct RetainedLibrary {
 }
 
 impl Inner {
+    /// Runs `run` on a new thread. A shutdown waits until it has returned and everything that it
+    /// holds is dropped: the last owner of the host removes the host's folder.
+    pub(super) fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let running = self.background.start();
+        let run = move || {
+            run();
+            drop(running);
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+    }
+
     pub(super) fn load_folder(
         &self,
         folder: &Path,

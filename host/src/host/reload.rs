@@ -44,24 +44,22 @@ impl Inner {
     fn submit(self: &Arc<Self>, plugin: PluginName, request: ReloadRequest) {
         let inner = Arc::clone(self);
         let name = plugin.clone();
-        let running = self.background.start();
-        let spawned =
-            std::thread::Builder::new().name("hotbay-reload".to_owned()).spawn(move || {
-                let _working = running;
-                let mut request = request;
-                loop {
-                    // After a panic, the next request still runs, and the caller of this one gets
-                    // an error, because its sender is dropped.
-                    let reload = std::panic::AssertUnwindSafe(|| inner.reload(&name, request));
-                    if std::panic::catch_unwind(reload).is_err() {
-                        tracing::error!(plugin = %name, "the reload panicked");
-                    }
-                    match inner.reload_queue.done(&name) {
-                        Some(next) => request = next,
-                        None => return,
-                    }
+        let work = move || {
+            let mut request = request;
+            loop {
+                // After a panic, the next request still runs, and the caller of this one gets
+                // an error, because its sender is dropped.
+                let reload = std::panic::AssertUnwindSafe(|| inner.reload(&name, request));
+                if std::panic::catch_unwind(reload).is_err() {
+                    tracing::error!(plugin = %name, "the reload panicked");
                 }
-            });
+                match inner.reload_queue.done(&name) {
+                    Some(next) => request = next,
+                    None => return,
+                }
+            }
+        };
+        let spawned = self.spawn("hotbay-reload", work);
         if let Err(error) = spawned {
             tracing::error!(%error, %plugin, "cannot start a thread for a reload");
             // Callers get an error, because their senders are dropped.
@@ -208,14 +206,11 @@ impl Inner {
     /// Drains and stops a replaced generation in the background.
     fn unload_in_background(self: &Arc<Self>, generation: Arc<Generation>) {
         let context = Arc::clone(&self.context);
-        let running = self.background.start();
         let end = move || {
-            let _working = running;
             let limits = &context.limits;
             unload(&generation, limits.drain_timeout, limits, &context.deferred_unloads);
         };
-        let spawned = std::thread::Builder::new().name("hotbay-retire".to_owned()).spawn(end);
-        if let Err(error) = spawned {
+        if let Err(error) = self.spawn("hotbay-retire", end) {
             // Its library stays mapped, which is safe.
             tracing::error!(%error, "cannot start a thread to unload a generation");
         }

@@ -69,7 +69,7 @@ impl ChangeHandler for FolderWatcher {
                 this.outcome.send(AttemptOutcome::Removed);
             } else if !this.is_known(&self.rules) {
                 let unload_removed = self.unload_removed;
-                on_thread(move || load(this, &host, unload_removed));
+                on_thread(host, move |host| load(this, host, unload_removed));
             }
             return;
         };
@@ -79,8 +79,8 @@ impl ChangeHandler for FolderWatcher {
             } else if self.unload_removed {
                 let names = serving.into_iter().map(|plugin| plugin.manifest.name().clone());
                 let names: Vec<_> = names.collect();
-                on_thread(move || {
-                    unload(this, &host, &names, "its folder was removed", Next::Nothing)
+                on_thread(host, move |host| {
+                    unload(this, host, &names, "its folder was removed", Next::Nothing)
                 });
             }
             return;
@@ -91,7 +91,7 @@ impl ChangeHandler for FolderWatcher {
         if attempt == Attempt::Final
             && let Some((names, reason)) = self.renamed(folder, &serving)
         {
-            return on_thread(move || unload(this, &host, &names, &reason, Next::Load));
+            return on_thread(host, move |host| unload(this, host, &names, &reason, Next::Load));
         }
         host.request_reload(&first, ReloadRequest::Watch(this));
     }
@@ -135,9 +135,9 @@ impl FolderWatcher {
     }
 }
 
-fn on_thread(run: impl FnOnce() + Send + 'static) {
-    let spawned = std::thread::Builder::new().name("hotbay-load".to_owned()).spawn(run);
-    if let Err(error) = spawned {
+fn on_thread(host: Arc<Inner>, run: impl FnOnce(&Arc<Inner>) + Send + 'static) {
+    let starter = Arc::clone(&host);
+    if let Err(error) = starter.spawn("hotbay-load", move || run(&host)) {
         tracing::error!(%error, "cannot start a thread to load a changed plugin");
     }
 }
