@@ -26,7 +26,12 @@ pub struct Replayed {
 /// # Panics
 ///
 /// Panics if the target does.
-pub fn replay(target: Target, corpus: &Path, mutants: usize, time: Duration) -> io::Result<Replayed> {
+pub fn replay(
+    target: Target,
+    corpus: &Path,
+    mutants: usize,
+    time: Duration,
+) -> io::Result<Replayed> {
     let mut paths: Vec<_> =
         fs::read_dir(corpus)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
     // The order of a folder differs between systems.

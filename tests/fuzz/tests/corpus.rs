@@ -1,9 +1,9 @@
 //! Runs each fuzz target on its corpus and on a fixed number of mutants.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
-use std::fs;
 
 use hotbay_fuzz::{TARGETS, replay};
 
