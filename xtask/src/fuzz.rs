@@ -4,7 +4,7 @@
 use clap::Args;
 
 use crate::require;
-use hotbay_build::{Workspace, cargo, print_error};
+use hotbay_build::{Workspace, cargo};
 
 /// The folder of the targets.
 const FOLDER: &str = "tests/fuzz";
@@ -28,7 +28,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
         Ok(()) => fuzz(workspace, options),
         Err(error) if options.libfuzzer => Err(error),
         Err(error) => {
-            print_error(&error.context("running mutants of the corpus without libFuzzer"));
+            println!("note: {error}; running mutants of the corpus instead");
             replay(workspace, options)
         }
     }
