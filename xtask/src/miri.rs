@@ -10,7 +10,7 @@ use hotbay_build::{Workspace, cargo};
 const TESTS: &[(&str, &[&str])] = &[
     ("hotbay-protocol", &[]),
     ("hotbay-plugin", &["payload::", "context::", "frames::", "services::"]),
-    ("hotbay", &["call::state", "slot::", "sync::sharded_counter", "worker::queue"]),
+    ("hotbay", &["call::state", "slot::", "worker::queue"]),
 ];
 
 /// A test with many thousands of steps, which takes longer than ten minutes in Miri.
