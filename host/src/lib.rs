@@ -95,6 +95,17 @@ pub mod pool {
     };
 }
 
+/// Entries of the fuzz targets.
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz {
+    /// Probes the bytes of a library.
+    pub fn probe(library: &[u8]) {
+        let _ = crate::boundary::probe::probe(library);
+        let _ = crate::boundary::probe::exports(library);
+    }
+}
+
 /// The content of `plugin.json`.
 pub mod manifest {
     pub use hotbay_manifest::{

@@ -3,11 +3,17 @@
 
 #![allow(clippy::print_stdout, reason = "the command prints results on stdout")]
 
+mod api;
 mod bench;
 mod build_plugins;
 mod ci;
 mod demo;
+mod deny;
 mod features;
+mod fuzz;
+mod miri;
+mod require;
+mod sanitize;
 mod soak;
 mod test;
 mod tidy;
@@ -46,6 +52,16 @@ enum Command {
     Bench(bench::Options),
     /// Reloads plugins under load for several minutes, and checks for lost calls and memory growth.
     Soak(soak::Options),
+    /// Checks the public API of the SDK against `plugin-api/API.txt`.
+    Api(api::Options),
+    /// Checks licenses, advisories, duplicates and sources of all dependencies.
+    Deny(deny::Options),
+    /// Runs the fuzz targets: with libFuzzer if `cargo fuzz` is installed, otherwise on mutants.
+    Fuzz(fuzz::Options),
+    /// Runs tests without system calls in Miri, which finds undefined behavior.
+    Miri(miri::Options),
+    /// Runs tests with AddressSanitizer or ThreadSanitizer.
+    Sanitize(sanitize::Options),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +87,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
         Command::Soak(options) => soak::run(&workspace, &options),
+        Command::Api(options) => api::run(&workspace, &options),
+        Command::Deny(options) => deny::run(&workspace, &options),
+        Command::Fuzz(options) => fuzz::run(&workspace, &options),
+        Command::Miri(options) => miri::run(&workspace, &options),
+        Command::Sanitize(options) => sanitize::run(&workspace, &options),
     }
 }
 

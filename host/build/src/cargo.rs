@@ -18,6 +18,13 @@ pub fn cargo(folder: &Path) -> Command {
     start_in(folder, &program)
 }
 
+/// Returns a command for cargo of the toolchain `nightly`, as rustup selects it.
+pub fn nightly(folder: &Path) -> Command {
+    let mut command = start_in(folder, OsStr::new("cargo"));
+    command.arg("+nightly");
+    command
+}
+
 /// Returns a command for the git of `PATH`.
 pub fn git(folder: &Path) -> Command {
     start_in(folder, OsStr::new("git"))

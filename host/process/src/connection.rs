@@ -584,6 +584,24 @@ impl AsyncWrite for Socket {
     }
 }
 
+/// Reads `bytes` as the response to a request, for the fuzz targets.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read_response(bytes: &[u8]) -> Option<Result<HttpResponse, RequestError>> {
+    use std::io::Write as _;
+    // The socket's buffer holds this much without a reader.
+    let bytes = &bytes[..bytes.len().min(MAX_BUFFER_BYTES)];
+    let (near, mut far) = std::os::unix::net::UnixStream::pair().ok()?;
+    far.write_all(bytes).and_then(|()| far.shutdown(std::net::Shutdown::Write)).ok()?;
+    let io = wire::Stream::try_from(near).ok()?;
+    let exchange = async {
+        let counts = Counts::default();
+        let mut connection = Connection::over(io, counts, Sharing::new().opened()).await?;
+        connection.exchange(hyper::Request::new(Full::new(Bytes::new())), 1 << 20).await
+    };
+    let until = Instant::now() + Duration::from_secs(10);
+    Some(wire::block_on(Some(until), exchange).expect("every response ends with its connection"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

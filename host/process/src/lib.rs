@@ -22,6 +22,9 @@ mod connection;
 mod descendants;
 mod diagnose;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod guardian;
 mod http;
 mod last_output;

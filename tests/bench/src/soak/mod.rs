@@ -8,7 +8,6 @@ mod large;
 mod late;
 mod load;
 mod mutants;
-mod mutation;
 mod orphans;
 mod pause;
 mod swapper;

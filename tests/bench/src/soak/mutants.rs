@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use hotbay::{Host, HostEvent, Request};
+use hotbay_fuzz::{DAMAGES, Mutation};
 
 use super::load::{CallMethod, Calls, calls, configs};
-use super::mutation::{DAMAGES, Mutation};
+
 use super::swapper::runtime;
 use crate::builds::{Builds, Kind};
 use crate::fixtures;

@@ -1,0 +1,63 @@
+//! Fuzz targets: every parser of foreign bytes, as a function that must return for any bytes. `cargo
+//! fuzz` runs them with libFuzzer (`fuzz_targets`); [`replay`] runs them on mutants of the corpus.
+
+mod mutation;
+mod replay;
+
+use std::path::Path;
+
+use hotbay_manifest::Manifest;
+use hotbay_protocol::{BatchReplies, BatchReply, BatchRequests, parse_traceparent};
+
+pub use mutation::{DAMAGES, Mutation};
+pub use replay::{Replayed, replay};
+
+/// A fuzz target.
+pub type Target = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("batch", batch),
+    #[cfg(unix)]
+    ("capabilities", hotbay_process::fuzz::capabilities),
+    #[cfg(unix)]
+    ("http_response", hotbay_process::fuzz::http_response),
+    #[cfg(unix)]
+    ("location_line", hotbay_process::fuzz::location_line),
+    #[cfg(unix)]
+    ("log_lines", hotbay_process::fuzz::log_lines),
+    ("manifest", manifest),
+    ("probe", hotbay::fuzz::probe),
+    ("traceparent", traceparent),
+];
+
+/// Runs the target `name`.
+///
+/// # Panics
+///
+/// Panics if there is no such target, or if it panics.
+pub fn run(name: &str, bytes: &[u8]) {
+    let (_, target) = TARGETS.iter().find(|(found, _)| *found == name).expect("a target");
+    target(bytes);
+}
+
+/// Parses the bodies of a batch.
+fn batch(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<BatchRequests<'_>>(bytes);
+    if let Ok(batch) = serde_json::from_slice::<BatchReplies<'_>>(bytes) {
+        let _ = batch.replies.iter().filter_map(BatchReply::body).count();
+    }
+}
+
+/// Parses `plugin.json`. An error has a message.
+fn manifest(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Err(error) = Manifest::parse(&text, Path::new("plugin.json")) {
+        assert!(!error.to_string().is_empty());
+    }
+}
+
+/// Parses the header `traceparent`.
+fn traceparent(bytes: &[u8]) {
+    let _ = parse_traceparent(&String::from_utf8_lossy(bytes));
+}

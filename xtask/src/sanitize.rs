@@ -1,0 +1,51 @@
+//! `cargo xtask sanitize`: runs tests with a sanitizer. AddressSanitizer checks loads and unloads of
+//! real libraries, ThreadSanitizer the pool and the lease. For the latter, std is built with it, too:
+//! otherwise it reports false races.
+
+use clap::{Args, ValueEnum};
+
+use crate::require;
+use hotbay_build::{Workspace, cargo};
+
+/// The only target on which this is tried. Naming it keeps the sanitizer out of build scripts.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    sanitizer: Sanitizer,
+    /// Filters of tests; default: those that the sanitizer is for.
+    filters: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sanitizer {
+    Address,
+    Thread,
+}
+
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
+    require::nightly(workspace)?;
+    let mut command = cargo::nightly(&workspace.root);
+    let (name, tests, filters) = match options.sanitizer {
+        Sanitizer::Address => ("address", ADDRESS_TESTS, ADDRESS_FILTERS),
+        Sanitizer::Thread => {
+            // Without `rust-src`, cargo names the command that installs it.
+            command.arg("-Zbuild-std");
+            ("thread", THREAD_TESTS, THREAD_FILTERS)
+        }
+    };
+    command.arg("test").args(tests).arg("--");
+    match &options.filters[..] {
+        [] => command.args(filters),
+        filters => command.args(filters),
+    };
+    // By variables, since the tests build plugins, which need the same flags.
+    command.env("RUSTFLAGS", format!("-Zsanitizer={name}")).env("CARGO_BUILD_TARGET", TARGET);
+    cargo::run(command.env("CARGO_TARGET_DIR", workspace.target.join(format!("sanitize-{name}"))))
+}
+
+const ADDRESS_TESTS: &[&str] =
+    &["--package", "hotbay-tests", "--test", "it", "--features", "hotbay/tower"];
+const ADDRESS_FILTERS: &[&str] = &["load::", "unload::"];
+const THREAD_TESTS: &[&str] = &["--package", "hotbay", "--lib", "--no-default-features"];
+const THREAD_FILTERS: &[&str] = &["generation::", "slot::", "sync::", "worker::"];
