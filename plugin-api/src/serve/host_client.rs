@@ -23,9 +23,8 @@ use serde_json::{Value, json};
 use super::body::{self, OutgoingBody};
 use super::{console, routes};
 use crate::services::{MAX_LINE_BYTES, RawServices, Record, ServiceHost};
-use crate::text;
 use crate::wire::{Stream, block_on};
-use crate::{ContentType, HostServices, Level, ServiceError};
+use crate::{ContentType, HostServices, Level, ServiceError, text};
 
 /// Time limit of a request to the host.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,8 +1,7 @@
 //! The lifecycle of a program: listen, start the plugin, serve, shut down.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, io, thread};
 

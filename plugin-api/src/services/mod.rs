@@ -2,12 +2,13 @@
 //!
 //! They stay safe to call forever, and return `Closed` after the plugin was stopped.
 
-pub(crate) mod current;
 #[allow(unsafe_code, reason = "calls functions of the host")]
 mod raw;
 
 use std::error::Error;
 use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use raw::{RawRecord, RawServices, RawText, ServiceHost, code};
 
@@ -94,10 +95,28 @@ pub struct HostServices {
     raw: RawServices,
 }
 
+/// The functions of the latest start. A mapped library belongs to one host, so they never change.
+static CURRENT: OnceLock<HostServices> = OnceLock::new();
+/// The token of the latest start.
+static CURRENT_TOKEN: AtomicU64 = AtomicU64::new(0);
+
 impl HostServices {
     #[doc(hidden)]
     pub fn new(raw: RawServices) -> Self {
         Self { raw }
+    }
+
+    /// Returns the services of the latest start in this library, for code that receives none, such
+    /// as the logging bridges. Takes no lock.
+    pub(crate) fn current() -> Option<Self> {
+        let functions = CURRENT.get()?;
+        Some(Self::new(functions.raw.with_token(CURRENT_TOKEN.load(Ordering::Acquire))))
+    }
+
+    /// Makes these the services of the latest start. They are never dropped.
+    pub(crate) fn make_current(&self) {
+        CURRENT_TOKEN.store(self.raw.token(), Ordering::Release);
+        let _ = CURRENT.set(self.clone());
     }
 
     /// Writes a line to the host's log, under the plugin's name. Requires the permission `log`.

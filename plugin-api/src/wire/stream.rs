@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
-pub(super) enum Socket {
+enum Socket {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
@@ -120,7 +120,7 @@ impl Stream {
             match operation(&self.socket) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    register_interest(&self.socket, flags);
+                    register_interest(Arc::<Socket>::clone(&self.socket), flags);
                     return Poll::Pending;
                 }
                 result => return Poll::Ready(result),
