@@ -21,7 +21,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::body::{self, OutgoingBody};
-use super::{console, routes};
+use super::console;
+use super::settings::TOKEN;
 use crate::services::{MAX_LINE_BYTES, RawServices, Record, ServiceHost};
 use crate::wire::{Stream, block_on};
 use crate::{ContentType, HostServices, Level, ServiceError, text};
@@ -217,7 +218,7 @@ impl HostClient {
         headers.insert(HOST, HeaderValue::from_static("host"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(ContentType::JSON));
         if let Some(token) = &self.token {
-            headers.insert(&routes::TOKEN, token.clone());
+            headers.insert(&TOKEN, token.clone());
         }
         request
     }
