@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,7 +16,6 @@ use hotbay_protocol::{LogRecord, ThreadPanic, header, service};
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -126,7 +125,7 @@ impl Address {
 
     fn connect(&self, deadline: Instant) -> io::Result<Stream> {
         match self {
-            Self::Unix(path) => connect_unix(path),
+            Self::Unix(path) => Stream::try_connect_unix(path),
             Self::Tcp(address) => {
                 let remaining = deadline.saturating_duration_since(Instant::now());
                 let remaining = remaining.max(Duration::from_millis(1));
@@ -134,14 +133,6 @@ impl Address {
             }
         }
     }
-}
-
-/// Connects without blocking, even if the queue of the listener is full.
-fn connect_unix(path: &Path) -> io::Result<Stream> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Stream::try_from(std::os::unix::net::UnixStream::from(socket))
 }
 
 struct HostClient {

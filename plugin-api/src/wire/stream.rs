@@ -57,11 +57,16 @@ impl Stream {
     /// I/O errors of the system.
     pub async fn connect_unix(path: &Path) -> io::Result<Self> {
         loop {
-            match connect_nonblocking(path) {
+            match Self::try_connect_unix(path) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => yield_for_retry().await,
-                connected => return Self::try_from(connected?),
+                connected => return connected,
             }
         }
+    }
+
+    /// Connects to a Unix socket; returns `WouldBlock` if the listener's queue is full.
+    pub(crate) fn try_connect_unix(path: &Path) -> io::Result<Self> {
+        Self::try_from(connect_nonblocking(path)?)
     }
 
     /// Connects over TCP within 5 s.
