@@ -93,21 +93,17 @@
 
 #![deny(unsafe_code)]
 
-pub mod level;
 pub mod stamp;
 
 #[cfg(any(feature = "tracing", feature = "log"))]
 mod bridge;
 #[allow(unsafe_code, reason = "interposes on the allocator and the C library")]
 mod census;
-mod config;
 #[allow(unsafe_code, reason = "reads pointers that crossed the boundary")]
 mod context;
 #[allow(unsafe_code, reason = "the C functions of a plugin")]
 mod export;
 mod fault;
-#[allow(unsafe_code, reason = "calls the unwinder")]
-mod frames;
 mod panic;
 #[allow(unsafe_code, reason = "owns bytes that crossed the boundary")]
 mod payload;
@@ -117,7 +113,6 @@ mod root;
 #[doc(hidden)]
 pub mod serve;
 mod services;
-mod snapshot;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[doc(hidden)]
@@ -126,14 +121,22 @@ pub mod text;
 #[doc(hidden)]
 pub mod wire;
 
-pub use config::Config;
 pub use context::{CallContext, TraceContext};
 pub use fault::{Fault, PluginError};
 pub use level::API_VERSION;
 pub use payload::{ContentType, Output, Payload};
-pub use plugin::Plugin;
+pub use plugin::{Config, Plugin, Snapshot};
 pub use services::{HostServices, Level, ServiceError};
-pub use snapshot::Snapshot;
+
+/// The version of the plugin API, with the additions of each version.
+///
+/// A plugin runs on every host with the same major version and at least the same minor version.
+pub mod level {
+    /// The version of the plugin API, which is the version of this crate.
+    ///
+    /// - 1.0: the initial version.
+    pub const API_VERSION: &str = env!("CARGO_PKG_VERSION");
+}
 
 /// The imports that most plugins need, for `use hotbay_plugin::prelude::*`.
 pub mod prelude {
@@ -155,7 +158,8 @@ pub mod abi {
     pub use crate::root::{
         PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
     };
-    pub use crate::services::{MAX_LINE_BYTES, Record, code as service_code};
-    pub use crate::services::{RawRecord, RawServices, RawText, ServiceHost};
+    pub use crate::services::{
+        MAX_LINE_BYTES, RawRecord, RawServices, RawText, Record, ServiceHost, code as service_code,
+    };
     pub use abi_stable;
 }

@@ -1,9 +1,8 @@
 //! Catches panics of code that must not unwind into its caller: the author's code, services of the
 //! host, and destructors of panic payloads.
 
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
+use std::{mem, thread};
 
 /// Runs `body`; returns the payload of a panic as an error.
 #[inline]

@@ -1,6 +1,10 @@
-//! The trait that a plugin implements.
+//! The trait that a plugin implements, and the data that only its methods exchange with the host:
+//! configuration and snapshots.
 
-use crate::{CallContext, Config, HostServices, Output, Payload, PluginError, Snapshot};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{CallContext, HostServices, Output, Payload, PluginError};
 
 /// A plugin: a value that the host starts once and calls from many threads.
 ///
@@ -117,5 +121,111 @@ pub trait Plugin: Send + Sync + Sized + 'static {
     /// Any error is reported as an event of the host.
     fn shutdown(self) -> Result<(), PluginError> {
         Ok(())
+    }
+}
+
+/// The `config` object of a plugin's manifest.
+///
+/// ```
+/// use hotbay_plugin::Config;
+/// use serde::Deserialize;
+/// use serde_json::json;
+///
+/// #[derive(Deserialize)]
+/// #[serde(deny_unknown_fields)]
+/// struct Settings {
+///     limit: u32,
+/// }
+///
+/// let config = Config::from(json!({ "limit": 3 }));
+/// assert_eq!(config.get("limit"), Some(&json!(3)));
+/// assert_eq!(config.parse::<Settings>()?.limit, 3);
+///
+/// let error = Config::from(json!({ "limit": "x" })).parse::<Settings>().err().unwrap();
+/// assert_eq!(error.code(), 400);
+/// # Ok::<(), hotbay_plugin::PluginError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config(Value);
+
+impl Config {
+    /// Deserializes the whole object into `T`.
+    ///
+    /// # Errors
+    ///
+    /// Code 400 if the object does not match `T`; the message names the mismatch.
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, PluginError> {
+        T::deserialize(&self.0).map_err(|error| {
+            PluginError::new(PluginError::BAD_INPUT, format!("invalid config: {error}"))
+        })
+    }
+
+    /// Returns a member of the object.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
+    /// Returns the whole object.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self(Value::Object(Map::new()))
+    }
+}
+
+impl From<Map<String, Value>> for Config {
+    fn from(object: Map<String, Value>) -> Self {
+        Self(Value::Object(object))
+    }
+}
+
+impl From<Value> for Config {
+    /// Converts an object; any other value becomes an empty object.
+    fn from(value: Value) -> Self {
+        if value.is_object() { Self(value) } else { Self::default() }
+    }
+}
+
+/// The state of a plugin, with the version of its format.
+///
+/// The plugin chooses the version, and decides in [`Plugin::restore`](crate::Plugin::restore) which
+/// versions it accepts.
+///
+/// ```
+/// use hotbay_plugin::Snapshot;
+///
+/// let snapshot = Snapshot::new(2, 7_u64.to_le_bytes());
+/// assert_eq!(snapshot.version(), 2);
+/// assert_eq!(snapshot.as_bytes(), 7_u64.to_le_bytes());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    version: u32,
+    bytes: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Creates a snapshot of `bytes` in the format `version`.
+    pub fn new(version: u32, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { version, bytes: bytes.into() }
+    }
+
+    /// Returns the version of the format.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Returns the bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Converts the snapshot into its bytes.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 }

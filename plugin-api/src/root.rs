@@ -26,6 +26,9 @@ pub mod code {
 /// Maximum number of return addresses of a panic that a host keeps.
 const MAX_FRAMES: usize = 256;
 
+/// Number of words in the bit set [`RawCensus::calls`].
+pub(crate) const CALL_WORDS: usize = 2;
+
 /// A started plugin, opaque to the host.
 pub type RawInstance = *const ();
 
@@ -148,7 +151,7 @@ pub struct RawCensus {
     pub counts_threads: bool,
     /// Calls that left a pointer to the plugin in the C library. Bit `n` is row `n` of
     /// [`CALLBACKS`](crate::abi::CALLBACKS).
-    pub calls: [u64; crate::census::WORDS],
+    pub calls: [u64; CALL_WORDS],
 }
 
 /// The functions of a plugin's library.

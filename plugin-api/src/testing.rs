@@ -42,8 +42,10 @@ use serde_json::{Map, Number, Value};
 
 use crate::context::{Bounds, RawContext};
 use crate::services::{RawServices, Record, ServiceHost};
-use crate::{CallContext, Config, HostServices, Level, Output, Payload, Plugin, PluginError};
-use crate::{ServiceError, Snapshot};
+use crate::{
+    CallContext, Config, HostServices, Level, Output, Payload, Plugin, PluginError, ServiceError,
+    Snapshot,
+};
 
 /// A line that a plugin logged.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,8 +4,7 @@ use std::sync::Once;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::bounded_text::BoundedText;
-use super::{Destination, ForwardGuard};
+use super::forwarding::{BoundedText, Destination, ForwardGuard};
 use crate::{Level, services};
 
 /// Forwards records of the crate `log`.

@@ -9,9 +9,9 @@ use tracing_core::span::{Attributes, Current, Id};
 use tracing_core::subscriber::Interest;
 use tracing_core::{Dispatch, Event, Metadata, Subscriber, dispatcher, span};
 
-use super::bounded_text::BoundedText;
 use super::fields::Fields;
-use super::{Destination, ForwardGuard, spans};
+use super::forwarding::{BoundedText, Destination, ForwardGuard};
+use super::spans;
 use crate::{Level, services};
 
 /// Forwards events of the crate `tracing`.

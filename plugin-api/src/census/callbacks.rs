@@ -7,8 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Number of words in the bit set of calls. Bit `n` is row `n`.
-pub(crate) const WORDS: usize = 2;
+use crate::root::CALL_WORDS;
 
 /// A C library function that keeps a pointer of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +118,7 @@ pub const CALLBACKS: [Callback; 70] = [
     ),
 ];
 
-static RECORDED: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+static RECORDED: [AtomicU64; CALL_WORDS] = [const { AtomicU64::new(0) }; CALL_WORDS];
 
 /// Returns the row number of a function. Fails to compile if the table has no such row.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -150,7 +149,7 @@ pub(super) fn record(position: usize) {
 }
 
 /// Returns the recorded calls.
-pub(super) fn recorded() -> [u64; WORDS] {
+pub(super) fn recorded() -> [u64; CALL_WORDS] {
     RECORDED.each_ref().map(|word| word.load(Ordering::SeqCst))
 }
 
@@ -160,7 +159,7 @@ mod tests {
 
     #[test]
     fn rows_fit_the_bit_set_and_have_unique_names() {
-        assert!(CALLBACKS.len() <= WORDS * 64);
+        assert!(CALLBACKS.len() <= CALL_WORDS * 64);
         let names: std::collections::HashSet<_> = CALLBACKS.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), CALLBACKS.len());
     }

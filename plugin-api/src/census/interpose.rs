@@ -5,12 +5,12 @@
 //! through `syscall`, lookups by `dlvsym` only on x86-64.
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicPtr;
 use std::{mem, ptr};
 
 use super::callbacks::{CALLBACKS, Callback, position_of, record};
-use super::symbols::{look_up, look_up_version, real};
-use super::{keys, threads};
+use super::symbols::{is_in_library, look_up, look_up_version, real};
+use super::threads;
 
 /// `cookie_io_functions_t`, passed by value.
 #[repr(C)]
@@ -174,57 +174,6 @@ fn adds_entry(entry: *const c_char) -> bool {
     !unsafe { libc::strchr(entry, c_int::from(b'=')) }.is_null()
 }
 
-/// Address range of this library; zeros until it is known.
-static LIBRARY_RANGE: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
-
-/// Returns whether an address is in this library, or `true` if its range is unknown.
-fn is_in_library(address: usize) -> bool {
-    if address == 0 {
-        return false;
-    }
-    if LIBRARY_RANGE[1].load(Ordering::Acquire) == 0 {
-        find_library_range();
-    }
-    let (start, end) =
-        (LIBRARY_RANGE[0].load(Ordering::Acquire), LIBRARY_RANGE[1].load(Ordering::Acquire));
-    end == 0 || (start..end).contains(&address)
-}
-
-/// Determines the address range of this library. Called early, because the walk takes a lock of
-/// the loader.
-pub(super) fn find_library_range() {
-    // SAFETY: the callback does not unwind and ignores its data.
-    unsafe { libc::dl_iterate_phdr(Some(find_own_segments), ptr::null_mut()) };
-}
-
-unsafe extern "C" fn find_own_segments(
-    info: *mut libc::dl_phdr_info,
-    _: usize,
-    _: *mut c_void,
-) -> c_int {
-    // SAFETY: the loader passes a valid entry for this call.
-    let info = unsafe { &*info };
-    if info.dlpi_phdr.is_null() {
-        return 0;
-    }
-    // SAFETY: the loader's table has this number of headers.
-    let segments = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-    // The widths of the fields differ between targets.
-    #[allow(clippy::unnecessary_cast, reason = "needed on 32-bit targets")]
-    let ranges = segments.iter().filter(|segment| segment.p_type == libc::PT_LOAD).map(|segment| {
-        let start = (info.dlpi_addr as usize).wrapping_add(segment.p_vaddr as usize);
-        (start, start.wrapping_add(segment.p_memsz as usize))
-    });
-    let own = (&raw const LIBRARY_RANGE).addr();
-    if !ranges.clone().any(|(start, end)| (start..end).contains(&own)) {
-        return 0;
-    }
-    LIBRARY_RANGE[0]
-        .store(ranges.clone().map(|(start, _)| start).min().unwrap_or(0), Ordering::Release);
-    LIBRARY_RANGE[1].store(ranges.map(|(_, end)| end).max().unwrap_or(0), Ordering::Release);
-    1
-}
-
 /// Interposes on `dlopen`. The opened library may do anything, so success is recorded.
 ///
 /// # Safety
@@ -316,9 +265,7 @@ fn resolve(name: &CStr, found: *mut c_void, is_newest: bool) -> *mut c_void {
         b"dlsym" => Some(dlsym as *const () as *mut c_void),
         // All versions are the same function.
         b"dlvsym" => Some(dlvsym as *const () as *mut c_void),
-        name => threads::interposer_of(name)
-            .or_else(|| keys::interposer_of(name))
-            .or_else(|| interposer_of(name)),
+        name => threads::interposer_of(name).or_else(|| interposer_of(name)),
     };
     if let Some(interposer) = interposer.filter(|_| is_newest) {
         return interposer;

@@ -8,21 +8,17 @@ mod callbacks;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod interpose;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod keys;
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod symbols;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod threads;
 
 pub use allocator::CountingAllocator;
-pub(crate) use callbacks::WORDS;
 pub use callbacks::{CALLBACKS, Callback};
 
 /// Functions that replace those of the C library in a plugin's library.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub mod interposers {
     pub use super::interpose::*;
-    pub use super::keys::*;
     pub use super::threads::*;
 }
 
@@ -48,7 +44,7 @@ pub(crate) fn take() -> RawCensus {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn add_threads(census: &mut RawCensus) {
     census.live_threads = threads::live_threads();
-    census.key_threads = keys::key_threads();
+    census.key_threads = threads::key_threads();
     census.counts_threads = threads::is_counting();
 }
 
@@ -66,7 +62,7 @@ pub(crate) fn on_plugin_thread() -> bool {
 /// Deletes the thread keys of this library, so that their destructors no longer run.
 pub(crate) fn release_keys() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    keys::release_keys();
+    threads::release_keys();
 }
 
 /// Enables the counters of this library. The exported root calls it before anything else.

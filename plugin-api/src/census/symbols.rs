@@ -1,9 +1,10 @@
-//! Finds the C library's own functions, which the interposers call.
+//! Finds the C library's own functions, which the interposers call, and the address range of this
+//! library.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
-use std::ffi::{CStr, c_char, c_void};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::{mem, ptr};
 
 /// Returns the C library's function with the given name, and caches it.
@@ -114,4 +115,55 @@ pub(super) unsafe fn look_up_version(
 ) -> *mut c_void {
     // SAFETY: this function's contract.
     unsafe { libc::dlvsym(handle, name, version) }
+}
+
+/// Address range of this library; zeros until it is known.
+static LIBRARY_RANGE: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// Returns whether an address is in this library, or `true` if its range is unknown.
+pub(super) fn is_in_library(address: usize) -> bool {
+    if address == 0 {
+        return false;
+    }
+    if LIBRARY_RANGE[1].load(Ordering::Acquire) == 0 {
+        find_library_range();
+    }
+    let (start, end) =
+        (LIBRARY_RANGE[0].load(Ordering::Acquire), LIBRARY_RANGE[1].load(Ordering::Acquire));
+    end == 0 || (start..end).contains(&address)
+}
+
+/// Determines the address range of this library. Called early, because the walk takes a lock of
+/// the loader.
+pub(super) fn find_library_range() {
+    // SAFETY: the callback does not unwind and ignores its data.
+    unsafe { libc::dl_iterate_phdr(Some(find_own_segments), ptr::null_mut()) };
+}
+
+unsafe extern "C" fn find_own_segments(
+    info: *mut libc::dl_phdr_info,
+    _: usize,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: the loader passes a valid entry for this call.
+    let info = unsafe { &*info };
+    if info.dlpi_phdr.is_null() {
+        return 0;
+    }
+    // SAFETY: the loader's table has this number of headers.
+    let segments = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    // The widths of the fields differ between targets.
+    #[allow(clippy::unnecessary_cast, reason = "needed on 32-bit targets")]
+    let ranges = segments.iter().filter(|segment| segment.p_type == libc::PT_LOAD).map(|segment| {
+        let start = (info.dlpi_addr as usize).wrapping_add(segment.p_vaddr as usize);
+        (start, start.wrapping_add(segment.p_memsz as usize))
+    });
+    let own = (&raw const LIBRARY_RANGE).addr();
+    if !ranges.clone().any(|(start, end)| (start..end).contains(&own)) {
+        return 0;
+    }
+    LIBRARY_RANGE[0]
+        .store(ranges.clone().map(|(start, _)| start).min().unwrap_or(0), Ordering::Release);
+    LIBRARY_RANGE[1].store(ranges.map(|(_, end)| end).max().unwrap_or(0), Ordering::Release);
+    1
 }

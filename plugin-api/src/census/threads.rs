@@ -1,4 +1,5 @@
-//! Counts live threads by interposing on the C library.
+//! Counts live threads, and threads that hold a value of a thread key whose destructor is in this
+//! library, by interposing on the C library.
 //!
 //! `export_plugin!` defines hidden functions of the same names in the plugin's library, so that
 //! calls of the library, including those of std, arrive here first. This code runs while threads
@@ -8,20 +9,21 @@
 //! the destructors of its thread-locals run.
 
 use std::cell::Cell;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::{mem, ptr};
 
-use super::interpose;
-use super::symbols::real;
+use super::symbols::{find_library_range, real};
 
 /// `thrd_error` of C11.
-pub(super) const THRD_ERROR: c_int = 2;
+const THRD_ERROR: c_int = 2;
 
 /// Start function of a POSIX thread.
 pub type StartFn = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 /// Start function of a C11 thread.
 pub type StartC11Fn = unsafe extern "C" fn(*mut c_void) -> c_int;
+/// The destructor of a thread key.
+pub type KeyDestructor = unsafe extern "C" fn(*mut c_void);
 
 thread_local! {
     static IS_PLUGIN_THREAD: Cell<bool> = const { Cell::new(false) };
@@ -34,21 +36,28 @@ static REQUESTED: AtomicU64 = AtomicU64::new(0);
 static THREADS: ThreadIds = ThreadIds::new();
 static COUNTS: AtomicBool = AtomicBool::new(false);
 
+static KEY_THREADS: ThreadIds = ThreadIds::new();
+/// Thread keys of this library, plus one. Zero marks a free slot, the highest bit a key that was
+/// released.
+static KEYS: [AtomicU32; MAX_KEYS] = [const { AtomicU32::new(0) }; MAX_KEYS];
+
 const MAX_THREAD_IDS: usize = 1024;
+const MAX_KEYS: usize = 64;
+const RELEASED: u32 = 1 << 31;
 
 /// A set of thread ids; ids of dead threads are replaced.
-pub(super) struct ThreadIds {
+struct ThreadIds {
     ids: [AtomicI32; MAX_THREAD_IDS],
     /// Number of ids that did not fit. If it is not zero, the library is never unmapped.
-    pub(super) overflowed: AtomicU32,
+    overflowed: AtomicU32,
 }
 
 impl ThreadIds {
-    pub(super) const fn new() -> Self {
+    const fn new() -> Self {
         Self { ids: [const { AtomicI32::new(0) }; MAX_THREAD_IDS], overflowed: AtomicU32::new(0) }
     }
 
-    pub(super) fn add(&self, id: c_int) {
+    fn add(&self, id: c_int) {
         let start = id.unsigned_abs() as usize;
         let slots = || (0..MAX_THREAD_IDS).map(|step| &self.ids[(start + step) % MAX_THREAD_IDS]);
         for slot in slots() {
@@ -70,7 +79,7 @@ impl ThreadIds {
     }
 
     /// Returns the number of live threads, without `except`.
-    pub(super) fn count_alive(&self, except: c_int) -> u32 {
+    fn count_alive(&self, except: c_int) -> u32 {
         let ids = self.ids.iter().map(|slot| slot.load(Ordering::Acquire));
         let alive = ids.filter(|id| *id != 0 && *id != except && is_alive(*id)).count();
         self.overflowed
@@ -91,7 +100,7 @@ fn is_alive(id: c_int) -> bool {
     result == 0
 }
 
-pub(super) fn current_thread_id() -> c_int {
+fn current_thread_id() -> c_int {
     // SAFETY: takes no arguments and returns the thread id.
     unsafe { libc::syscall(libc::SYS_gettid) as c_int }
 }
@@ -115,7 +124,7 @@ pub(super) fn on_plugin_thread() -> bool {
 /// Records that the interposers are linked into this library.
 pub fn enable_counting() {
     COUNTS.store(true, Ordering::Relaxed);
-    interpose::find_library_range();
+    find_library_range();
 }
 
 /// Start function and argument of a plugin's thread.
@@ -214,11 +223,165 @@ unsafe extern "C" fn thread_main_c11(start: *mut c_void) -> c_int {
     unsafe { (start.function)(start.argument) }
 }
 
+/// Returns the number of other threads that hold a value of a key. The host calls this on the
+/// thread that opened the library, which is still needed.
+pub(super) fn key_threads() -> u32 {
+    KEY_THREADS.count_alive(current_thread_id())
+}
+
+/// Interposes on `pthread_key_create`.
+///
+/// # Safety
+///
+/// The contract of `pthread_key_create`.
+pub unsafe extern "C" fn pthread_key_create(
+    key: *mut c_uint,
+    destructor: Option<KeyDestructor>,
+) -> c_int {
+    type Real = unsafe extern "C" fn(*mut c_uint, Option<KeyDestructor>) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"pthread_key_create") else {
+        return libc::EAGAIN;
+    };
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    // SAFETY: the caller's contract.
+    let result = unsafe { real(key, destructor) };
+    if result == 0 && destructor.is_some() {
+        // SAFETY: the call succeeded, so the key was written.
+        track_key(unsafe { *key });
+    }
+    result
+}
+
+fn track_key(key: c_uint) {
+    let was_tracked = KEYS
+        .iter()
+        .any(|slot| slot.compare_exchange(0, key + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok());
+    if !was_tracked {
+        // The key cannot be released later, so the library must stay mapped.
+        KEY_THREADS.overflowed.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Interposes on `pthread_key_delete`.
+///
+/// # Safety
+///
+/// The contract of `pthread_key_delete`.
+pub unsafe extern "C" fn pthread_key_delete(key: c_uint) -> c_int {
+    if !forget_key(key) {
+        return 0;
+    }
+    // SAFETY: the caller's contract.
+    unsafe { delete_key(key) }
+}
+
+/// Stops tracking a key. Returns `false` if it was already released: its number may now be the key
+/// of another library.
+fn forget_key(key: c_uint) -> bool {
+    for slot in &KEYS {
+        let found = slot.load(Ordering::Acquire);
+        if found == (key + 1) | RELEASED {
+            return false;
+        }
+        if found == key + 1 {
+            slot.store(0, Ordering::Release);
+        }
+    }
+    true
+}
+
+/// Interposes on `tss_create`. In glibc, C11 keys are POSIX keys.
+///
+/// # Safety
+///
+/// The contract of `tss_create`.
+pub unsafe extern "C" fn tss_create(key: *mut c_uint, destructor: Option<KeyDestructor>) -> c_int {
+    // SAFETY: the caller's contract.
+    let result = unsafe { pthread_key_create(key, destructor) };
+    if result == 0 { 0 } else { THRD_ERROR }
+}
+
+/// Interposes on `tss_delete`.
+///
+/// # Safety
+///
+/// The contract of `tss_delete`.
+pub unsafe extern "C" fn tss_delete(key: c_uint) {
+    // SAFETY: the caller's contract.
+    unsafe { pthread_key_delete(key) };
+}
+
+/// Interposes on `tss_set`.
+///
+/// # Safety
+///
+/// The contract of `tss_set`.
+pub unsafe extern "C" fn tss_set(key: c_uint, value: *const c_void) -> c_int {
+    // SAFETY: the caller's contract.
+    let result = unsafe { pthread_setspecific(key, value) };
+    if result == 0 { 0 } else { THRD_ERROR }
+}
+
+unsafe fn delete_key(key: c_uint) -> c_int {
+    type Real = unsafe extern "C" fn(c_uint) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"pthread_key_delete") else {
+        return libc::EINVAL;
+    };
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    // SAFETY: the caller's contract.
+    unsafe { real(key) }
+}
+
+/// Interposes on `pthread_setspecific`.
+///
+/// # Safety
+///
+/// The contract of `pthread_setspecific`.
+pub unsafe extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
+    type Real = unsafe extern "C" fn(c_uint, *const c_void) -> c_int;
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    let Some(real) = real(&REAL, c"pthread_setspecific") else {
+        return libc::ENOMEM;
+    };
+    if !value.is_null() && KEYS.iter().any(|slot| slot.load(Ordering::Acquire) == key + 1) {
+        // Counted before the value is set, so that no value is ever uncounted.
+        KEY_THREADS.add(current_thread_id());
+    }
+    // SAFETY: L1.
+    let real = unsafe { mem::transmute::<*mut c_void, Real>(real) };
+    // SAFETY: the caller's contract.
+    unsafe { real(key, value) }
+}
+
+/// Deletes all tracked keys.
+pub(super) fn release_keys() {
+    for slot in &KEYS {
+        let key = slot.load(Ordering::Acquire);
+        let is_held = key != 0 && key & RELEASED == 0;
+        let released = key | RELEASED;
+        let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+        if is_held && slot.compare_exchange(key, released, success, failure).is_ok() {
+            // SAFETY: a key of this library, which only this exchange released.
+            unsafe { delete_key(key - 1) };
+        }
+    }
+}
+
 /// Returns the interposer in this file of the function with the given name.
 pub(super) fn interposer_of(name: &[u8]) -> Option<*mut c_void> {
     let found = match name {
         b"pthread_create" => pthread_create as *const (),
         b"thrd_create" => thrd_create as *const (),
+        b"pthread_key_create" => pthread_key_create as *const (),
+        b"pthread_key_delete" => pthread_key_delete as *const (),
+        b"pthread_setspecific" => pthread_setspecific as *const (),
+        b"tss_create" => tss_create as *const (),
+        b"tss_delete" => tss_delete as *const (),
+        b"tss_set" => tss_set as *const (),
         _ => return None,
     };
     Some(found.cast_mut().cast())

@@ -1,5 +1,8 @@
 //! The macro `export_plugin!`. Its expansion is enabled by the feature `export` of the author's
 //! crate.
+//!
+//! It also defines interposers of C library functions in the plugin's library. They are hidden
+//! symbols, so only that library uses them. `census` implements them.
 
 /// Exports a plugin from the crate's library.
 ///
@@ -118,5 +121,85 @@ macro_rules! export_plugin {
         mod __hotbay_interposers {
             $crate::__interpose!();
         }
+    };
+}
+
+/// Defines the interposers in the crate of the plugin.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __interpose {
+    () => {
+        use ::core::ffi::{c_char, c_int, c_long, c_uint, c_void};
+        use ::core::option::Option;
+        use $crate::abi::interposers;
+
+        $crate::__interpose! {
+            pthread_create(thread: *mut c_void, attributes: *const c_void, function: interposers::StartFn, argument: *mut c_void) -> c_int;
+            thrd_create(thread: *mut c_void, function: interposers::StartC11Fn, argument: *mut c_void) -> c_int;
+            pthread_key_create(key: *mut c_uint, destructor: Option<interposers::KeyDestructor>) -> c_int;
+            pthread_key_delete(key: c_uint) -> c_int;
+            pthread_setspecific(key: c_uint, value: *const c_void) -> c_int;
+            tss_create(key: *mut c_uint, destructor: Option<interposers::KeyDestructor>) -> c_int;
+            tss_delete(key: c_uint) -> ();
+            tss_set(key: c_uint, value: *const c_void) -> c_int;
+            dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
+            dlmopen(namespace: c_long, file: *const c_char, flags: c_int) -> *mut c_void;
+            dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+            sigaction(signal: c_int, action: *const c_void, old: *mut c_void) -> c_int;
+            __sigaction(signal: c_int, action: *const c_void, old: *mut c_void) -> c_int;
+            signal(signal: c_int, handler: usize) -> usize;
+            bsd_signal(signal: c_int, handler: usize) -> usize;
+            ssignal(signal: c_int, handler: usize) -> usize;
+            sysv_signal(signal: c_int, handler: usize) -> usize;
+            __sysv_signal(signal: c_int, handler: usize) -> usize;
+            sigset(signal: c_int, handler: usize) -> usize;
+            sigaltstack(stack: *const c_void, old: *mut c_void) -> c_int;
+            timer_create(clock: c_int, event: *const c_void, timer: *mut c_void) -> c_int;
+            mq_notify(queue: c_int, event: *const c_void) -> c_int;
+            aio_read(request: *mut c_void) -> c_int;
+            aio_read64(request: *mut c_void) -> c_int;
+            aio_write(request: *mut c_void) -> c_int;
+            aio_write64(request: *mut c_void) -> c_int;
+            aio_fsync(operation: c_int, request: *mut c_void) -> c_int;
+            aio_fsync64(operation: c_int, request: *mut c_void) -> c_int;
+            lio_listio(mode: c_int, list: *const c_void, count: c_int, event: *mut c_void) -> c_int;
+            lio_listio64(mode: c_int, list: *const c_void, count: c_int, event: *mut c_void) -> c_int;
+            getaddrinfo_a(mode: c_int, list: *mut c_void, count: c_int, event: *mut c_void) -> c_int;
+            on_exit(function: *const c_void, argument: *mut c_void) -> c_int;
+            __cxa_atexit(function: *const c_void, argument: *mut c_void, library: *const c_void) -> c_int;
+            __cxa_at_quick_exit(function: *const c_void, library: *const c_void) -> c_int;
+            __register_atfork(before: *const c_void, parent: *const c_void, child: *const c_void, library: *const c_void) -> c_int;
+            __cxa_thread_atexit_impl(function: *const c_void, argument: *mut c_void, library: *const c_void) -> c_int;
+            syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
+            fopencookie(cookie: *mut c_void, mode: *const c_char, functions: interposers::CookieFunctions) -> *mut c_void;
+            setvbuf(stream: *mut c_void, buffer: *mut c_char, mode: c_int, size: usize) -> c_int;
+            setbuf(stream: *mut c_void, buffer: *mut c_char) -> ();
+            setbuffer(stream: *mut c_void, buffer: *mut c_char, size: usize) -> ();
+            open_memstream(buffer: *mut c_void, size: *mut usize) -> *mut c_void;
+            open_wmemstream(buffer: *mut c_void, size: *mut usize) -> *mut c_void;
+            fmemopen(buffer: *mut c_void, size: usize, mode: *const c_char) -> *mut c_void;
+            register_printf_function(specifier: c_int, print: *const c_void, arguments: *const c_void) -> c_int;
+            register_printf_specifier(specifier: c_int, print: *const c_void, arguments: *const c_void) -> c_int;
+            register_printf_type(function: *const c_void) -> c_int;
+            putenv(entry: *mut c_char) -> c_int;
+            openlog(name: *const c_char, options: c_int, facility: c_int) -> ();
+            initstate(seed: c_uint, state: *mut c_char, size: usize) -> *mut c_char;
+            setstate(state: *mut c_char) -> *mut c_char;
+            hsearch(entry: interposers::Entry, action: c_int) -> *mut c_void;
+        }
+        #[cfg(target_arch = "x86_64")]
+        $crate::__interpose! {
+            dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void;
+        }
+    };
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+        $(
+            ::core::arch::global_asm!(::core::concat!(".hidden ", ::core::stringify!($name)));
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+                unsafe { interposers::$name($($argument),*) }
+            }
+        )*
     };
 }

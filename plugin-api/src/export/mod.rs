@@ -3,7 +3,6 @@
 //! Every function catches panics, converts them into a fault and returns a code, so only C values
 //! leave the library.
 
-mod interposers;
 mod macros;
 pub(crate) mod panics;
 

@@ -9,8 +9,11 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::panic::{catch_panic, drop_panic};
-use crate::services::{HostServices, current};
+use crate::services::HostServices;
 use crate::{Fault, PluginError, census};
+
+/// Maximum number of captured return addresses.
+const MAX_FRAMES: usize = 64;
 
 /// The failure of a guarded call. Small, so that successful calls do not pay for it.
 pub(crate) enum Failure {
@@ -110,7 +113,7 @@ pub(super) fn prepare<const LINKED: bool>(services: Option<&HostServices>, want_
         return;
     }
     if let Some(services) = services {
-        current::set(services);
+        services.make_current();
     }
     HOOK.call_once(|| std::panic::set_hook(Box::new(record_panic)));
 }
@@ -119,7 +122,7 @@ pub(super) fn prepare<const LINKED: bool>(services: Option<&HostServices>, want_
 /// as one on a thread that the plugin started, is passed to `report` with its message and location.
 #[cfg(all(unix, feature = "serve"))]
 pub(crate) fn prepare_program(services: &HostServices, report: fn(&str, &str)) {
-    current::set(services);
+    services.make_current();
     std::panic::set_hook(Box::new(move |info| {
         let record = record_of(info);
         if DEPTH.get() > 0 {
@@ -131,26 +134,24 @@ pub(crate) fn prepare_program(services: &HostServices, report: fn(&str, &str)) {
 }
 
 fn record_of(info: &PanicHookInfo<'_>) -> PanicRecord {
+    let want_frames = WANT_FRAMES.load(Ordering::Relaxed);
+    let frames = if want_frames { capture_frames() } else { Vec::new() };
     PanicRecord {
         message: payload_text(info.payload()),
         location: info.location().map(ToString::to_string),
-        frames: frames(),
+        frames,
     }
 }
 
 fn record_panic(info: &PanicHookInfo<'_>) {
     let record = record_of(info);
     if census::on_plugin_thread() {
-        if let Some(host) = current::get() {
+        if let Some(host) = HostServices::current() {
             host.thread_panicked(&record.message, record.location.as_deref().unwrap_or_default());
         }
     } else {
         store_record(record);
     }
-}
-
-fn frames() -> Vec<usize> {
-    if WANT_FRAMES.load(Ordering::Relaxed) { crate::frames::capture() } else { Vec::new() }
 }
 
 /// The panic hook for plugins that are compiled into a host and share its std.
@@ -168,4 +169,44 @@ impl PanicRecords {
             }));
         });
     }
+}
+
+/// Returns the return addresses of the current call stack, innermost first. The host resolves them,
+/// because resolving them here would map debug information and keep the library mapped forever.
+#[cfg(unix)]
+fn capture_frames() -> Vec<usize> {
+    use std::ffi::{c_int, c_void};
+
+    type Callback = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
+    // The unwinder that std links.
+    unsafe extern "C" {
+        fn _Unwind_Backtrace(callback: Callback, data: *mut c_void) -> c_int;
+        fn _Unwind_GetIP(context: *mut c_void) -> usize;
+    }
+
+    const CONTINUE: c_int = 0;
+    const END_OF_STACK: c_int = 5;
+
+    unsafe extern "C" fn push_frame(context: *mut c_void, data: *mut c_void) -> c_int {
+        // SAFETY: `data` is the vector below, which nothing else uses during the walk.
+        let frames = unsafe { &mut *data.cast::<Vec<usize>>() };
+        if frames.len() == MAX_FRAMES {
+            return END_OF_STACK;
+        }
+        // SAFETY: the unwinder passed this context for this call.
+        frames.push(unsafe { _Unwind_GetIP(context) });
+        CONTINUE
+    }
+
+    let mut frames = Vec::with_capacity(MAX_FRAMES);
+    // SAFETY: the callback does not unwind, and `frames` outlives the walk.
+    unsafe { _Unwind_Backtrace(push_frame, (&raw mut frames).cast()) };
+    frames
+}
+
+/// Returns no addresses: only Unix is supported.
+#[cfg(not(unix))]
+fn capture_frames() -> Vec<usize> {
+    let _ = MAX_FRAMES;
+    Vec::new()
 }

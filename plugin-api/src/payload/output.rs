@@ -5,9 +5,10 @@ use std::{fmt, mem, ptr, slice};
 use abi_stable::StableAbi;
 use serde::{Deserialize, Serialize};
 
-use super::content_type::{BYTES_CODE, HTML_CODE, JSON_CODE, OTHER, TEXT_CODE, code_of, name_of};
 use super::raw::{free_vec, into_parts};
-use super::{ContentType, text_of};
+use super::{
+    BYTES_CODE, ContentType, HTML_CODE, JSON_CODE, OTHER, TEXT_CODE, code_of, name_of, text_of,
+};
 use crate::PluginError;
 
 /// The output of one call: owned bytes with a content type.

@@ -5,8 +5,8 @@ use std::{fmt, ptr, slice};
 
 use abi_stable::StableAbi;
 
-use super::content_type::{ContentType, Media, OTHER};
-use crate::{Payload, text};
+use super::{ContentType, Media, OTHER, Payload};
+use crate::text;
 
 /// Owned bytes with the function that frees them.
 ///

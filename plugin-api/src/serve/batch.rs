@@ -8,11 +8,9 @@ use hotbay_protocol::{BatchRequests, ErrorBody, write_content};
 use hyper::{Response, StatusCode};
 
 use super::body::OutgoingBody;
-use super::call_headers::{CallBounds, CallHeaders};
+use super::call::{CallBounds, CallError, CallHeaders, Server, call};
 use super::connections::Connection;
-use super::lifecycle::Server;
 use super::responses;
-use super::routes::{self, CallError};
 use crate::context::Bounds;
 use crate::{ContentType, Payload, Plugin};
 
@@ -41,8 +39,8 @@ fn run<T: Plugin>(
     let batch: BatchRequests<'_> =
         serde_json::from_slice(bytes).map_err(|error| format!("invalid batch: {error}"))?;
     // All bodies are decoded before the first call runs: an invalid batch has no effect.
-    let decoded = batch.requests.iter().zip(0..).map(|(call, index): (_, usize)| {
-        let body = STANDARD.decode(call.body.as_bytes());
+    let decoded = batch.requests.iter().zip(0..).map(|(request, index): (_, usize)| {
+        let body = STANDARD.decode(request.body.as_bytes());
         body.map_err(|error| format!("invalid base64 in the body of request {index}: {error}"))
     });
     let bodies: Vec<Vec<u8>> = decoded.collect::<Result<_, _>>()?;
@@ -53,15 +51,15 @@ fn run<T: Plugin>(
     // Written by hand: each reply is three literals and two strings.
     let mut replies = String::with_capacity(bytes.len() + 32);
     replies.push_str(r#"{"replies":["#);
-    for (at, (call, body)) in batch.requests.iter().zip(bodies).enumerate() {
+    for (at, (request, body)) in batch.requests.iter().zip(bodies).enumerate() {
         replies.push_str(if at == 0 { "" } else { "," });
         if !check.should_run() {
             write_error(&mut replies, &not_started_error());
             continue;
         }
-        let content_type = call.content_type.as_deref().unwrap_or(ContentType::BYTES);
+        let content_type = request.content_type.as_deref().unwrap_or(ContentType::BYTES);
         let input = Payload::bytes(&body).with_content_type(content_type);
-        match routes::call(server, connection, call_headers, input, T::execute) {
+        match call(server, connection, call_headers, input, T::execute) {
             Ok(output) => write_content(&mut replies, output.content_type(), output.as_bytes()),
             Err(CallError::Failed(failure)) => {
                 write_error(&mut replies, &responses::failure_body(&failure));

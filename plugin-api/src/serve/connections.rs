@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::stop_signal::StopSignal;
+use super::stop::StopSignal;
 use crate::wire::Stream;
 
 /// Maximum number of connections served at once; further ones wait to be accepted.

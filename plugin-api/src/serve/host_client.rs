@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,16 +16,15 @@ use hotbay_protocol::{LogRecord, ThreadPanic, header, service};
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::body::{self, OutgoingBody};
-use super::{console, routes};
+use super::console;
+use super::settings::TOKEN;
 use crate::services::{MAX_LINE_BYTES, RawServices, Record, ServiceHost};
-use crate::text;
 use crate::wire::{Stream, block_on};
-use crate::{ContentType, HostServices, Level, ServiceError};
+use crate::{ContentType, HostServices, Level, ServiceError, text};
 
 /// Time limit of a request to the host.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -126,7 +125,7 @@ impl Address {
 
     fn connect(&self, deadline: Instant) -> io::Result<Stream> {
         match self {
-            Self::Unix(path) => connect_unix(path),
+            Self::Unix(path) => Stream::try_connect_unix(path),
             Self::Tcp(address) => {
                 let remaining = deadline.saturating_duration_since(Instant::now());
                 let remaining = remaining.max(Duration::from_millis(1));
@@ -134,14 +133,6 @@ impl Address {
             }
         }
     }
-}
-
-/// Connects without blocking, even if the queue of the listener is full.
-fn connect_unix(path: &Path) -> io::Result<Stream> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Stream::try_from(std::os::unix::net::UnixStream::from(socket))
 }
 
 struct HostClient {
@@ -218,7 +209,7 @@ impl HostClient {
         headers.insert(HOST, HeaderValue::from_static("host"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(ContentType::JSON));
         if let Some(token) = &self.token {
-            headers.insert(&routes::TOKEN, token.clone());
+            headers.insert(&TOKEN, token.clone());
         }
         request
     }

@@ -1,8 +1,7 @@
 //! The lifecycle of a program: listen, start the plugin, serve, shut down.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
@@ -10,35 +9,27 @@ use hotbay_protocol::{DRAIN_TIMEOUT, variable};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Map;
 
-use super::activity::{ActivityTracker, IdleCheck, StopAttempt};
+use super::call::{Endpoint, Server, run_plugin};
 use super::connections::{ConnectionGuard, Connections, MAX_CONNECTIONS};
 use super::instance::Instance;
-use super::listener::Listener;
-use super::lock::StartError;
-use super::program::{Endpoint, Program};
-use super::settings::Settings;
-use super::stop_signal::StopSignal;
-use super::token::Token;
-use super::{connection, console, host_client, responses, routes};
+use super::listener::{Listener, StartError};
+use super::settings::{Settings, Token};
+use super::stop::{ActivityTracker, IdleCheck, StopAttempt, StopSignal};
+use super::{console, host_client, responses, routes};
 use crate::export::panics::{self, Failure};
 use crate::{HostServices, Plugin};
 
 /// Pause before the next attempt to accept, when the system lacks descriptors or memory.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// State shared by all connections.
-#[derive(Debug)]
-pub(super) struct Server<T> {
-    pub(super) instance: Instance<T>,
-    pub(super) endpoints: Vec<(&'static str, Endpoint<T>)>,
-    pub(super) token: Option<Token>,
-    pub(super) activity: ActivityTracker,
-    pub(super) stop_signal: Arc<StopSignal>,
-}
-
-/// Serves the plugin with the given start configuration; returns when the program has to exit.
-pub(super) fn run<T: Plugin>(program: Program<T>, settings: &str) -> ExitCode {
-    let parsed = Settings::parse(settings, program.name)
+/// Serves the plugin `name` with the given start configuration; returns when the program has to
+/// exit.
+pub(super) fn run<T: Plugin>(
+    name: &str,
+    endpoints: Vec<(&'static str, Endpoint<T>)>,
+    settings: &str,
+) -> ExitCode {
+    let parsed = Settings::parse(settings, name)
         .and_then(|settings| {
             Ok((settings, Token::from_env(env::var_os(variable::TOKEN).as_deref())?))
         })
@@ -54,7 +45,7 @@ pub(super) fn run<T: Plugin>(program: Program<T>, settings: &str) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match start_and_serve(program, settings, services, token) {
+    match start_and_serve(endpoints, settings, services, token) {
         Ok(code) => code,
         Err(StartError { message, hint }) => {
             let hint = hint.map(|hint| ("hint".to_owned(), hint.into()));
@@ -65,7 +56,7 @@ pub(super) fn run<T: Plugin>(program: Program<T>, settings: &str) -> ExitCode {
 }
 
 fn start_and_serve<T: Plugin>(
-    program: Program<T>,
+    endpoints: Vec<(&'static str, Endpoint<T>)>,
     settings: Settings,
     services: HostServices,
     token: Option<Token>,
@@ -92,7 +83,6 @@ fn start_and_serve<T: Plugin>(
     };
     let instance = Instance::new(plugin);
     let activity = ActivityTracker::new(Instant::now());
-    let Program { endpoints, .. } = program;
     let server = Arc::new(Server { instance, endpoints, token, activity, stop_signal });
     let location = listener.location().map_err(|error| error.to_string())?;
     // If the host has exited meanwhile, its guardian or a signal stops this process.
@@ -127,9 +117,9 @@ fn start<T: Plugin>(
     let waker = Arc::clone(stop_signal);
     let spawned = thread::Builder::new().name("hotbay-start".to_owned()).spawn(move || {
         let config = &settings.config;
-        let started = match routes::run_plugin(|| T::validate_config(config)) {
+        let started = match run_plugin(|| T::validate_config(config)) {
             Err(failure) => StartOutcome::Failed("validate_config", failure),
-            Ok(()) => match routes::run_plugin(|| T::init(config, services)) {
+            Ok(()) => match run_plugin(|| T::init(config, services)) {
                 Err(failure) => StartOutcome::Failed("init", failure),
                 Ok(plugin) => StartOutcome::Started(plugin),
             },
@@ -242,7 +232,7 @@ struct ConnectionThread<T> {
 
 impl<T: Plugin> ConnectionThread<T> {
     fn serve(self) {
-        connection::serve(&self.server, &self.guard.connection);
+        routes::serve(&self.server, &self.guard.connection);
     }
 }
 
@@ -276,7 +266,7 @@ fn shut_down<T: Plugin>(server: Arc<Server<T>>, outcome: DrainOutcome) -> ExitCo
         );
         return ExitCode::FAILURE;
     };
-    match routes::run_plugin(|| plugin.shutdown()) {
+    match run_plugin(|| plugin.shutdown()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let message = match &failure {

@@ -4,28 +4,16 @@
 //! connection has a thread that reads its requests, calls the plugin and writes the responses, so
 //! a call never changes threads. `PROTOCOL.md` specifies the protocol.
 
-mod macros;
-
-#[cfg(all(unix, feature = "serve"))]
-mod activity;
 #[cfg(all(unix, feature = "serve"))]
 mod batch;
 #[cfg(all(unix, feature = "serve"))]
 mod body;
 #[cfg(all(unix, feature = "serve"))]
-mod call_headers;
-#[cfg(all(unix, feature = "serve"))]
-mod capabilities;
-#[cfg(all(unix, feature = "serve"))]
-mod command_line;
-#[cfg(all(unix, feature = "serve"))]
-mod connection;
+mod call;
 #[cfg(all(unix, feature = "serve"))]
 mod connections;
 #[cfg(all(unix, feature = "serve"))]
 mod console;
-#[cfg(all(unix, feature = "serve"))]
-mod duration;
 #[cfg(all(unix, feature = "serve"))]
 mod host_client;
 #[cfg(all(unix, feature = "serve"))]
@@ -35,8 +23,6 @@ mod lifecycle;
 #[cfg(all(unix, feature = "serve"))]
 mod listener;
 #[cfg(all(unix, feature = "serve"))]
-mod lock;
-#[cfg(all(unix, feature = "serve"))]
 mod program;
 #[cfg(all(unix, feature = "serve"))]
 mod responses;
@@ -45,9 +31,101 @@ mod routes;
 #[cfg(all(unix, feature = "serve"))]
 mod settings;
 #[cfg(all(unix, feature = "serve"))]
-mod stop_signal;
-#[cfg(all(unix, feature = "serve"))]
-mod token;
+mod stop;
 
 #[cfg(all(unix, feature = "serve"))]
-pub use program::{Endpoint, Program};
+pub use call::Endpoint;
+#[cfg(all(unix, feature = "serve"))]
+pub use program::Program;
+
+/// Turns a plugin into a program by defining `main`.
+///
+/// A host starts the program and calls it over a socket. Needs the feature `serve`, and Unix.
+///
+/// - `serve_plugin!(Rows)` serves the methods of a [`Plugin`](crate::Plugin);
+/// - `serve_plugin!(Rows, endpoints = { "rows" => Rows::rows })` adds endpoints, each with a name
+///   and a function of the signature of [`Plugin::execute`](crate::Plugin::execute);
+/// - `config_schema = "…"` and `input_schema = "…"` are JSON Schemas as text, reported as part of
+///   the program's capabilities.
+///
+/// ```
+/// use hotbay_plugin::prelude::*;
+///
+/// struct Rows;
+///
+/// impl Rows {
+///     /// The endpoint `rows`: returns the number of rows.
+///     fn rows(&self, _: &CallContext<'_>, _: Payload<'_>) -> Result<Output, PluginError> {
+///         Output::json(&2)
+///     }
+/// }
+///
+/// impl Plugin for Rows {
+///     fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> {
+///         Ok(Self)
+///     }
+///
+///     fn execute(&self, _: &CallContext<'_>, input: Payload<'_>) -> Result<Output, PluginError> {
+///         Ok(Output::text(input.as_text()?))
+///     }
+/// }
+///
+/// # #[cfg(any())]
+/// serve_plugin!(Rows, endpoints = { "rows" => Rows::rows });
+/// # fn main() {}
+/// ```
+///
+/// # Panics
+///
+/// The crate does not compile with `panic = "abort"`: a panic in one call would end the program.
+#[cfg(all(unix, feature = "serve"))]
+#[macro_export]
+macro_rules! serve_plugin {
+    (
+        $plugin:ty
+        $(, endpoints = { $($name:literal => $function:expr),* $(,)? })?
+        $(, config_schema = $config_schema:expr)?
+        $(, input_schema = $input_schema:expr)?
+        $(,)?
+    ) => {
+        #[cfg(panic = "abort")]
+        ::core::compile_error!(
+            "a plugin needs `panic = \"unwind\"`: with \"abort\", a panic in one call ends the program"
+        );
+
+        fn main() -> ::std::process::ExitCode {
+            let program = $crate::serve::Program::<$plugin>::new(
+                ::core::env!("CARGO_PKG_NAME"),
+                ::core::env!("CARGO_PKG_VERSION"),
+            );
+            $($(let program = program.endpoint($name, $function);)*)?
+            $(let program = program.config_schema($config_schema);)?
+            $(let program = program.input_schema($input_schema);)?
+            program.run()
+        }
+    };
+}
+
+/// Turns a plugin into a program. Needs the feature `serve` of `hotbay-plugin`, and Unix.
+#[cfg(all(unix, not(feature = "serve")))]
+#[macro_export]
+macro_rules! serve_plugin {
+    ($($anything:tt)*) => {
+        ::core::compile_error!(
+            "`serve_plugin!` needs the feature `serve` of `hotbay-plugin`: \
+             hotbay-plugin = { …, features = [\"serve\"] }"
+        );
+    };
+}
+
+/// Turns a plugin into a program, on Unix.
+#[cfg(not(unix))]
+#[macro_export]
+macro_rules! serve_plugin {
+    ($($anything:tt)*) => {
+        ::core::compile_error!(
+            "`serve_plugin!` supports Unix only\n\
+             hint: build the plugin as a library with `export_plugin!`"
+        );
+    };
+}

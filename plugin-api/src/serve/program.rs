@@ -1,24 +1,28 @@
-//! The builder that `serve_plugin!` uses: type, name, endpoints and schemas of a program.
+//! The builder that `serve_plugin!` uses: type, name, endpoints and schemas of a program, which are
+//! also its capabilities.
 
 use std::process::ExitCode;
 use std::{env, fmt};
 
-use hotbay_protocol::variable;
+use hotbay_protocol::{Capabilities, OwnCapabilities, VERSION, endpoint, variable};
+use serde_json::Value;
 
-use super::command_line::{self, Command, EnvConfig};
-use super::{capabilities, console, lifecycle};
-use crate::{CallContext, Output, Payload, Plugin, PluginError};
+use super::call::Endpoint;
+use super::console::{self, Command, EnvConfig};
+use super::lifecycle;
+use crate::Plugin;
 
-/// A function that handles calls, with the signature of [`Plugin::execute`].
-pub type Endpoint<T> = fn(&T, &CallContext<'_>, Payload<'_>) -> Result<Output, PluginError>;
+/// Endpoints of every program, beside `healthz` and `shutdown`.
+const STANDARD_ENDPOINTS: [&str; 4] =
+    [endpoint::EXECUTE, endpoint::SNAPSHOT, endpoint::RESTORE, endpoint::BATCH];
 
 /// A plugin and the settings to serve it with.
 pub struct Program<T> {
-    pub(super) name: &'static str,
-    pub(super) version: &'static str,
-    pub(super) endpoints: Vec<(&'static str, Endpoint<T>)>,
-    pub(super) config_schema: Option<&'static str>,
-    pub(super) input_schema: Option<&'static str>,
+    name: &'static str,
+    version: &'static str,
+    endpoints: Vec<(&'static str, Endpoint<T>)>,
+    config_schema: Option<&'static str>,
+    input_schema: Option<&'static str>,
 }
 
 impl<T: Plugin> Program<T> {
@@ -51,7 +55,7 @@ impl<T: Plugin> Program<T> {
 
     /// Executes the command of the command line; returns when the program has to exit.
     pub fn run(self) -> ExitCode {
-        let capabilities = match capabilities::to_json(&self) {
+        let capabilities = match capabilities_of(&self) {
             Ok(capabilities) => capabilities,
             Err(message) => {
                 console::error(&message, serde_json::Map::new());
@@ -62,12 +66,12 @@ impl<T: Plugin> Program<T> {
             text: env::var_os(variable::CONFIG),
             file: env::var_os(variable::CONFIG_FILE),
         };
-        match command_line::parse(env::args_os().skip(1), env_config) {
+        match console::parse_arguments(env::args_os().skip(1), env_config) {
             Ok(Command::Capabilities) => console::print(&capabilities),
-            Ok(Command::Help) => console::print(&command_line::usage(self.name)),
-            Ok(Command::Serve(text)) => lifecycle::run(self, &text),
+            Ok(Command::Help) => console::print(&console::usage(self.name)),
+            Ok(Command::Serve(text)) => lifecycle::run(self.name, self.endpoints, &text),
             Err(message) => {
-                console::write_line(&format!("{message}\n\n{}", command_line::usage(self.name)));
+                console::write_line(&format!("{message}\n\n{}", console::usage(self.name)));
                 ExitCode::from(2)
             }
         }
@@ -77,5 +81,109 @@ impl<T: Plugin> Program<T> {
 impl<T> fmt::Debug for Program<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Program").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Returns the capabilities of a program as JSON.
+///
+/// # Errors
+///
+/// A message for people if an argument of `serve_plugin!` is invalid.
+fn capabilities_of<T>(program: &Program<T>) -> Result<String, String> {
+    let own: Vec<_> = program.endpoints.iter().map(|(name, _)| *name).collect();
+    check_names(&own)?;
+    let schema = |name: &str, schema: Option<&str>| match schema {
+        None => Ok(None),
+        Some(schema) => serde_json::from_str::<Value>(schema)
+            .map(Some)
+            .map_err(|error| format!("invalid JSON in `{name}` of `serve_plugin!`: {error}")),
+    };
+    let hotbay = OwnCapabilities {
+        config: &["env", "file"],
+        config_schema: schema("config_schema", program.config_schema)?,
+        endpoints: STANDARD_ENDPOINTS.into_iter().chain(own).collect(),
+        input_schema: schema("input_schema", program.input_schema)?,
+        name: program.name,
+        protocol: VERSION,
+        version: program.version,
+    };
+    Ok(serde_json::to_string(&Capabilities { hotbay }).expect("its only maps are those of `Value`"))
+}
+
+fn check_names(own: &[&str]) -> Result<(), String> {
+    for (index, name) in own.iter().enumerate() {
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        if name.is_empty() || name.starts_with('/') || !name.bytes().all(is_valid) {
+            return Err(format!(
+                "invalid endpoint name `{name}` in `serve_plugin!`: expected ASCII letters, \
+                 digits and `-_./`, such as `v1/rows`"
+            ));
+        }
+        if *name == endpoint::EXECUTE
+            || endpoint::OF_PROTOCOL.contains(name)
+            || own[..index].contains(name)
+        {
+            return Err(format!("endpoint `{name}` of `serve_plugin!` already exists"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CallContext, Config, HostServices, Output, Payload, PluginError};
+    use serde_json::json;
+
+    struct Rows;
+
+    impl Plugin for Rows {
+        fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> {
+            Ok(Self)
+        }
+
+        fn execute(&self, _: &CallContext<'_>, _: Payload<'_>) -> Result<Output, PluginError> {
+            Ok(Output::text(""))
+        }
+    }
+
+    fn program() -> Program<Rows> {
+        Program::new("rows", "0.1.0")
+    }
+
+    #[test]
+    fn capabilities_list_name_endpoints_and_schemas() {
+        let capabilities = capabilities_of(&program()).unwrap();
+        let expected = r#"{"hotbay":{"config":["env","file"],"endpoints":["execute","snapshot","restore","batch"],"name":"rows","protocol":1,"version":"0.1.0"}}"#;
+        assert_eq!(
+            serde_json::from_str::<Value>(&capabilities).unwrap(),
+            serde_json::from_str::<Value>(expected).unwrap()
+        );
+        let program = program()
+            .endpoint("rows", Rows::execute)
+            .config_schema(r#"{"type":"object"}"#)
+            .input_schema("true");
+        let capabilities: Value =
+            serde_json::from_str(&capabilities_of(&program).unwrap()).unwrap();
+        assert_eq!(capabilities["hotbay"]["endpoints"][4], "rows");
+        assert_eq!(capabilities["hotbay"]["configSchema"], json!({ "type": "object" }));
+        assert_eq!(capabilities["hotbay"]["inputSchema"], true);
+    }
+
+    #[test]
+    fn invalid_macro_arguments_are_reported() {
+        for (program, message) in [
+            (program().endpoint("execute", Rows::execute), "`execute` of `serve_plugin!` already"),
+            (
+                program().endpoint("a", Rows::execute).endpoint("a", Rows::execute),
+                "`a` of `serve_plugin!` already exists",
+            ),
+            (program().endpoint("a b", Rows::execute), "invalid endpoint name `a b`"),
+            (program().endpoint("", Rows::execute), "invalid endpoint name ``"),
+            (program().config_schema("{"), "invalid JSON in `config_schema` of `serve_plugin!`"),
+        ] {
+            let error = capabilities_of(&program).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
     }
 }

@@ -1,28 +1,59 @@
-//! Request routing: checks the token, selects the endpoint, calls the plugin.
+//! Serves one connection on the current thread until it ends: checks the token of each request,
+//! selects the endpoint, calls the plugin.
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::time::Instant;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use hotbay_protocol::{endpoint, header};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::activity::{ActivityTracker, KeepAlive};
-use super::body::{self, BodyError, OutgoingBody};
-use super::call_headers::{CallBounds, CallHeaders};
+use super::body::{BodyError, OutgoingBody};
+use super::call::{CallError, CallHeaders, Endpoint, Server, call, run_plugin};
 use super::connections::Connection;
 use super::instance::AccessError;
-use super::lifecycle::Server;
-use super::program::Endpoint;
-use super::{batch, responses};
-use crate::context::{CallContext, RawContext};
-use crate::export::panics::{Failure, guard};
-use crate::{ContentType, Output, Payload, Plugin, Snapshot};
+use super::settings::TOKEN;
+use super::stop::{ActivityTracker, KeepAlive};
+use super::{batch, body, responses};
+use crate::wire::block_on;
+use crate::{ContentType, Payload, Plugin, Snapshot};
 
-pub(super) static TOKEN: HeaderName = HeaderName::from_static(header::TOKEN);
 static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static(header::SNAPSHOT_VERSION);
+
+/// Time in which a connection must send a valid token.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+enum Progress {
+    Authenticated,
+    Ended,
+}
+
+/// Serves a connection; returns when it has ended.
+pub(super) fn serve<T: Plugin>(server: &Server<T>, connection: &Connection) {
+    let is_authenticated = Cell::new(server.token.is_none());
+    let service = service_fn(|request| handle(server, connection, &is_authenticated, request));
+    let mut http = http1::Builder::new();
+    // A request that arrived before the other side closed its half is still answered.
+    http.auto_date_header(false).half_close(true);
+    let mut served = pin!(http.serve_connection(connection.stream(), service));
+    let authenticate = poll_fn(|context| match served.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(Progress::Ended),
+        Poll::Pending if is_authenticated.get() => Poll::Ready(Progress::Authenticated),
+        Poll::Pending => Poll::Pending,
+    });
+    let progress = block_on(Some(Instant::now() + TOKEN_TIMEOUT), authenticate);
+    if let Some(Progress::Authenticated) = progress {
+        // Errors of the connection need no handling: the host sees them too.
+        let _ = block_on(None, served);
+    }
+}
 
 /// Marks a request as running until it is dropped.
 struct RunningRequest<'a> {
@@ -63,7 +94,7 @@ impl Drop for RunningRequest<'_> {
 }
 
 /// Handles a request.
-pub(super) async fn handle<T: Plugin>(
+async fn handle<T: Plugin>(
     server: &Server<T>,
     connection: &Connection,
     is_authenticated: &Cell<bool>,
@@ -140,7 +171,7 @@ async fn route<T: Plugin>(
 
 /// The target of a path.
 #[derive(Clone, Copy)]
-pub(super) enum Route<T> {
+enum Route<T> {
     Call(Endpoint<T>),
     Batch,
     Health,
@@ -190,39 +221,6 @@ fn respond_to_call<T: Plugin>(
         Err(CallError::Failed(failure)) => responses::failed(&failure),
         Err(CallError::Rejected(error)) => rejected(error),
     }
-}
-
-/// The reason a call returned no output.
-pub(super) enum CallError {
-    Failed(Failure),
-    Rejected(AccessError),
-}
-
-/// Runs one call on the current thread.
-pub(super) fn call<T: Plugin>(
-    server: &Server<T>,
-    connection: &Connection,
-    call_headers: &CallHeaders,
-    input: Payload<'_>,
-    function: Endpoint<T>,
-) -> Result<Output, CallError> {
-    let plugin = server.instance.for_call().map_err(CallError::Rejected)?;
-    let bounds = CallBounds { connection, deadline: call_headers.deadline };
-    let context = RawContext::new(call_headers.call_id).with_trace(call_headers.trace.as_ref());
-    let context = context.with_bounds(&bounds);
-    run_plugin(|| function(plugin, &CallContext::new(&context), input)).map_err(CallError::Failed)
-}
-
-/// Runs code of the plugin; converts a panic into a failure.
-pub(super) fn run_plugin<A>(
-    body: impl FnOnce() -> Result<A, crate::PluginError>,
-) -> Result<A, Failure> {
-    let mut output = None;
-    guard::<true>(|| {
-        output = Some(body()?);
-        Ok(())
-    })?;
-    Ok(output.expect("set by the closure, since it did not fail"))
 }
 
 fn health<T: Plugin>(server: &Server<T>) -> Response<OutgoingBody> {

@@ -1,13 +1,16 @@
-//! The start configuration: the JSON that a host starts the program with.
+//! What a host starts the program with: the start configuration, which is JSON, and the token that
+//! every request has to carry.
 
+use std::fmt;
+use std::hint::black_box;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hotbay_protocol::{CONFIG_TYPE, ConfigEntry, SocketKind, StartConfig};
+use hotbay_protocol::{CONFIG_TYPE, ConfigEntry, SocketKind, StartConfig, header};
+use hyper::header::HeaderName;
 use serde_json::Value;
 
-use super::duration;
 use crate::Config;
 
 /// Default idle timeout.
@@ -54,7 +57,7 @@ fn parse_idle_timeout(value: &Value) -> Result<Duration, String> {
     let timeout = match value {
         Value::Null => Some(DEFAULT_IDLE_TIMEOUT),
         Value::Number(number) => number.as_u64().map(Duration::from_nanos),
-        Value::String(text) => duration::parse(text),
+        Value::String(text) => parse_duration(text),
         _ => None,
     };
     timeout.ok_or_else(|| {
@@ -86,10 +89,90 @@ fn parse_config(entries: Vec<ConfigEntry>) -> Result<Config, String> {
     }
 }
 
+/// The header that carries the token.
+pub(super) static TOKEN: HeaderName = HeaderName::from_static(header::TOKEN);
+
+/// The token of the host.
+pub(super) struct Token(Box<[u8]>);
+
+impl Token {
+    /// Reads the token from the value of its environment variable; `None` if it is not set.
+    ///
+    /// # Errors
+    ///
+    /// A message for people if the value is not a valid token.
+    pub(super) fn from_env(value: Option<&std::ffi::OsStr>) -> Result<Option<Self>, String> {
+        let Some(text) = value else { return Ok(None) };
+        let is_valid =
+            |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match text.to_str().filter(is_valid) {
+            Some(text) => Ok(Some(Self(text.as_bytes().into()))),
+            None => Err("invalid HOTBAY_TOKEN: expected visible ASCII characters; unset it to \
+                         serve without a token"
+                .to_owned()),
+        }
+    }
+
+    /// Compares bytes with the token in constant time.
+    pub(super) fn matches(&self, given: &[u8]) -> bool {
+        if given.len() != self.0.len() {
+            return false;
+        }
+        let pairs = self.0.iter().zip(given);
+        pairs.fold(0, |differs, (expected, given)| black_box(differs | (expected ^ given))) == 0
+    }
+
+    /// Returns the token as text.
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Units in nanoseconds. A unit that starts with another one precedes it.
+const UNITS: [(&str, f64); 8] = [
+    ("ns", 1.0),
+    ("us", 1e3),
+    ("µs", 1e3),
+    ("μs", 1e3),
+    ("ms", 1e6),
+    ("s", 1e9),
+    ("m", 60e9),
+    ("h", 3600e9),
+];
+
+/// Parses a duration in Go's notation, such as `1h30m` or `300ms`; returns `None` if the text is
+/// invalid.
+fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let end = rest.find(|byte: char| !byte.is_ascii_digit() && byte != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        rest = &rest[end..];
+        let (name, nanoseconds) = UNITS.iter().find(|(name, _)| rest.starts_with(name))?;
+        rest = &rest[name.len()..];
+        let term = Duration::try_from_secs_f64(number * nanoseconds / 1e9).ok()?;
+        total = total.checked_add(term)?;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::ffi::OsStr;
+
     use serde_json::json;
+
+    use super::*;
 
     fn parse(value: &Value) -> Result<Settings, String> {
         Settings::parse(&value.to_string(), "own")
@@ -153,6 +236,46 @@ mod tests {
         ] {
             let error = parse(&value).unwrap_err();
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn token_matches_only_identical_bytes() {
+        let token = Token::from_env(Some(OsStr::new("abc123"))).unwrap().unwrap();
+        assert!(token.matches(b"abc123"));
+        for other in [&b""[..], b"abc12", b"abc1234", b"bbc123", b"abc124"] {
+            assert!(!token.matches(other));
+        }
+        assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+
+    #[test]
+    fn empty_or_invalid_token_is_an_error() {
+        assert!(Token::from_env(None).unwrap().is_none());
+        assert!(Token::from_env(Some(OsStr::new(""))).unwrap_err().contains("HOTBAY_TOKEN"));
+        assert!(Token::from_env(Some(OsStr::new("a b"))).is_err());
+    }
+
+    #[test]
+    fn durations_are_parsed_in_go_notation() {
+        for (text, expected_ns) in [
+            ("0", 0),
+            ("0s", 0),
+            ("5m", 300_000_000_000),
+            ("5m0s", 300_000_000_000),
+            ("1h30m", 5_400_000_000_000),
+            ("1.5s", 1_500_000_000),
+            ("300ms", 300_000_000),
+            ("7µs", 7_000),
+            ("7us", 7_000),
+            ("9ns", 9),
+        ] {
+            assert_eq!(parse_duration(text), Some(Duration::from_nanos(expected_ns)), "{text}");
+        }
+        for text in
+            ["", "5", "m", "-5m", "5 m", "5d", "5m3", ".", ".s", "1e9s", "999999999999999999999h"]
+        {
+            assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{fmt, str};
 
 use abi_stable::StableAbi;
 
-use super::{Level, Record, ServiceError};
+use super::record::{Level, Record, ServiceError};
 use crate::panic::drop_panic;
 
 /// Result codes of the functions.

@@ -2,23 +2,23 @@
 //! woken, or the deadline passes.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-
 use tokio::task::unconstrained;
-
-use super::stream::Socket;
-use super::thread_waker::ThreadWaker;
+use wake_fd::WakeFd;
 
 /// A socket that the current future waits for, with the events that it waits for.
-pub(super) struct Interest {
-    pub(super) socket: Arc<Socket>,
-    pub(super) flags: PollFlags,
+struct Interest {
+    socket: Arc<dyn AsFd>,
+    flags: PollFlags,
 }
 
 thread_local! {
@@ -32,12 +32,12 @@ thread_local! {
 }
 
 /// Registers that the current future waits for a socket.
-pub(super) fn register_interest(socket: &Arc<Socket>, flags: PollFlags) {
+pub(super) fn register_interest(socket: Arc<dyn AsFd>, flags: PollFlags) {
     INTERESTS.with_borrow_mut(|interests| {
-        let existing = interests.iter_mut().find(|other| Arc::ptr_eq(&other.socket, socket));
+        let existing = interests.iter_mut().find(|other| Arc::ptr_eq(&other.socket, &socket));
         match existing {
             Some(existing) => existing.flags |= flags,
-            None => interests.push(Interest { socket: Arc::clone(socket), flags }),
+            None => interests.push(Interest { socket, flags }),
         }
     });
 }
@@ -110,7 +110,7 @@ fn sleep(
     }
     let mut fds = Vec::with_capacity(interests.len() + 1);
     fds.push(PollFd::new(waker, PollFlags::IN));
-    fds.extend(interests.iter().map(|interest| PollFd::new(&*interest.socket, interest.flags)));
+    fds.extend(interests.iter().map(|interest| PollFd::new(&interest.socket, interest.flags)));
     let result = loop {
         let first = deadline.into_iter().chain(wake_at).min();
         let remaining = first.map(|first| first.saturating_duration_since(Instant::now()));
@@ -132,6 +132,156 @@ fn timespec(remaining: Duration) -> Timespec {
     // The caller sleeps again if it wakes up early.
     let remaining = remaining.min(Duration::from_secs(60 * 60));
     Timespec::try_from(remaining).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })
+}
+
+/// Not notified, and the thread does not sleep.
+const IDLE: u8 = 0;
+/// Notified since the thread last checked.
+const NOTIFIED: u8 = 1;
+/// The thread sleeps or is about to: a notification must make the descriptor readable.
+const SLEEPING: u8 = 2;
+
+/// Wakes one thread that sleeps in `poll`, from any thread.
+#[derive(Debug)]
+struct ThreadWaker {
+    state: AtomicU8,
+    wake_fd: WakeFd,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<ThreadWaker>>> = const { RefCell::new(None) };
+}
+
+impl ThreadWaker {
+    /// Returns the waker of the current thread; creates it on first use.
+    fn current() -> io::Result<Arc<Self>> {
+        CURRENT.with_borrow_mut(|current| {
+            if let Some(waker) = current {
+                return Ok(Arc::clone(waker));
+            }
+            let waker = Arc::new(Self { state: AtomicU8::new(IDLE), wake_fd: WakeFd::new()? });
+            *current = Some(Arc::clone(&waker));
+            Ok(waker)
+        })
+    }
+
+    /// Returns whether the thread was notified since the last check.
+    fn take_notified(&self) -> bool {
+        self.state.swap(IDLE, Ordering::Acquire) == NOTIFIED
+    }
+
+    /// Marks the thread as about to sleep; returns `false` if it was notified.
+    fn prepare_sleep(&self) -> bool {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        self.state.compare_exchange(IDLE, SLEEPING, success, failure).is_ok()
+    }
+
+    /// Marks the thread as awake; keeps notifications that arrived meanwhile. The descriptor may
+    /// be readable because of a notification before this sleep.
+    fn end_sleep(&self, was_readable: bool) {
+        if was_readable {
+            self.wake_fd.drain();
+        }
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        // A failure means that the thread was notified; the next check sees it.
+        let _ = self.state.compare_exchange(SLEEPING, IDLE, success, failure);
+    }
+
+    /// Notifies the thread and wakes it if it sleeps.
+    fn notify(&self) {
+        if self.state.swap(NOTIFIED, Ordering::AcqRel) == SLEEPING {
+            self.wake_fd.signal();
+        }
+    }
+}
+
+impl Wake for ThreadWaker {
+    fn wake(self: Arc<Self>) {
+        self.notify();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.notify();
+    }
+}
+
+impl AsFd for ThreadWaker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake_fd.as_fd()
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod wake_fd {
+    use std::io;
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    /// A descriptor that becomes readable when it is signaled.
+    #[derive(Debug)]
+    pub(super) struct WakeFd(OwnedFd);
+
+    impl WakeFd {
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        }
+
+        pub(super) fn signal(&self) {
+            // A failed write means that the descriptor is already readable.
+            let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        }
+
+        pub(super) fn drain(&self) {
+            // Only this thread reads it, so it is still readable.
+            let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
+        }
+    }
+
+    impl AsFd for WakeFd {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod wake_fd {
+    use std::io::{self, Read, Write};
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::net::UnixStream;
+
+    /// A descriptor that becomes readable when it is signaled.
+    #[derive(Debug)]
+    pub(super) struct WakeFd {
+        receiver: UnixStream,
+        sender: UnixStream,
+    }
+
+    impl WakeFd {
+        pub(super) fn new() -> io::Result<Self> {
+            let (receiver, sender) = UnixStream::pair()?;
+            receiver.set_nonblocking(true)?;
+            sender.set_nonblocking(true)?;
+            Ok(Self { receiver, sender })
+        }
+
+        pub(super) fn signal(&self) {
+            // A failed write means that the descriptor is already readable.
+            let _ = (&self.sender).write(&[1]);
+        }
+
+        pub(super) fn drain(&self) {
+            // Only this thread reads it, so it is still readable.
+            let _ = (&self.receiver).read(&mut [0; 64]);
+        }
+    }
+
+    impl AsFd for WakeFd {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.receiver.as_fd()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -164,9 +314,9 @@ mod tests {
         assert_eq!(block_on(Some(deadline), std::future::pending::<()>()), None);
         assert!(Instant::now() >= deadline);
         let (socket, _peer) = UnixStream::pair().expect("socket pair");
-        let socket = Arc::new(Socket::Unix(socket));
+        let socket = Arc::new(socket);
         let waits = std::future::poll_fn(|_| {
-            register_interest(&socket, PollFlags::IN);
+            register_interest(Arc::<UnixStream>::clone(&socket), PollFlags::IN);
             Poll::<()>::Pending
         });
         assert_eq!(block_on(Some(deadline), waits), None);

@@ -7,7 +7,6 @@
 
 mod block_on;
 mod stream;
-mod thread_waker;
 
 pub use block_on::{block_on, sleep_until};
 pub use stream::Stream;

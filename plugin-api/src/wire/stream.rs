@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
-pub(super) enum Socket {
+enum Socket {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
@@ -57,11 +57,16 @@ impl Stream {
     /// I/O errors of the system.
     pub async fn connect_unix(path: &Path) -> io::Result<Self> {
         loop {
-            match connect_nonblocking(path) {
+            match Self::try_connect_unix(path) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => yield_for_retry().await,
-                connected => return Self::try_from(connected?),
+                connected => return connected,
             }
         }
+    }
+
+    /// Connects to a Unix socket; returns `WouldBlock` if the listener's queue is full.
+    pub(crate) fn try_connect_unix(path: &Path) -> io::Result<Self> {
+        Self::try_from(connect_nonblocking(path)?)
     }
 
     /// Connects over TCP within 5 s.
@@ -120,7 +125,7 @@ impl Stream {
             match operation(&self.socket) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    register_interest(&self.socket, flags);
+                    register_interest(Arc::<Socket>::clone(&self.socket), flags);
                     return Poll::Pending;
                 }
                 result => return Poll::Ready(result),

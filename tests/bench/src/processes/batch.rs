@@ -7,7 +7,7 @@ use futures_util::stream;
 use hotbay::{Request, RunOptions};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{BODY, Place, request};
+use super::setup::{BODY, Place, request};
 use crate::sample::quantile;
 use crate::table::{Report, Table, none, verdict};
 

@@ -6,8 +6,7 @@ use anyhow::ensure;
 use tokio::runtime::{Builder, Runtime};
 
 use super::bare::{Client, Server};
-use super::starts::Launched;
-use super::{BODY, Place, request};
+use super::setup::{BODY, Launched, Place, request};
 use crate::sample::quantile;
 use crate::table::{Report, Table, none, verdict};
 

@@ -7,8 +7,7 @@ use anyhow::ensure;
 use tokio::runtime::{Builder, Runtime};
 
 use super::bare::{Client, Server};
-use super::starts::{Launched, TOKEN};
-use super::{BODY, Place, request};
+use super::setup::{BODY, Launched, Place, TOKEN, request};
 use crate::sample::quantile;
 use crate::table::{Report, Table};
 

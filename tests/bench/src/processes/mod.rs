@@ -5,19 +5,13 @@ mod bare;
 mod batch;
 mod calls;
 mod crowd;
+mod setup;
 mod starts;
 
-use std::path::PathBuf;
-
-use hotbay::{Host, PluginHandle, Request};
-
 pub(crate) use bare::serve as bare_server;
+use setup::Place;
 
-use crate::fixtures::{self, block_on, folder, install_program};
 use crate::table::Report;
-
-/// The request body.
-const BODY: [u8; 16] = *b"sixteen bytes in";
 
 pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
     let place = Place::new()?;
@@ -25,28 +19,4 @@ pub(crate) fn measure(quick: bool, report: &Report) -> anyhow::Result<()> {
     batch::measure(&place, quick, report)?;
     crowd::measure(&place, quick, report)?;
     starts::measure(&place, quick, report)
-}
-
-/// A host with one plugin.
-struct Place {
-    host: Host,
-    echo: PluginHandle,
-    program: PathBuf,
-    folder: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> anyhow::Result<Self> {
-        let program = fixtures::program("bench-echo-program")?;
-        let dir = folder()?;
-        let folder = install_program(&program, &dir.path().join("plugins"), "echo")?;
-        let host = Host::builder().quarantine(None).build()?;
-        let echo = block_on(host.load(&folder))??;
-        Ok(Self { host, echo, program, folder, dir })
-    }
-}
-
-fn request() -> Request<'static> {
-    Request::bytes(&BODY)
 }

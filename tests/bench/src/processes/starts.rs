@@ -1,8 +1,5 @@
 //! Time from the spawn of a program to its first reply: by the host, and by hand.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -10,18 +7,13 @@ use bytes::Bytes;
 use hotbay::HostEvent;
 use hotbay_tests::{end_process, processes_of};
 use hyper::Method;
-use serde_json::json;
-use tokio::runtime::{Builder, Runtime};
 
-use super::bare::Client;
-use super::{BODY, Place, request};
+use super::setup::{BODY, Launched, Place, request};
 use crate::fixtures::{block_on, install_program};
-use crate::process::program;
 use crate::sample::quantile;
 use crate::table::{Report, Table, none, verdict};
 
 const MAX_ABOVE_MS: f64 = 5.0;
-pub(super) const TOKEN: &str = "of-the-benchmark";
 
 pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 3 } else { 100 };
@@ -104,45 +96,4 @@ async fn restarted(events: &mut hotbay::Events) -> anyhow::Result<u64> {
 
 fn ms_since(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
-}
-
-/// The plugin's program, started by hand; it exits when this is dropped.
-pub(super) struct Launched {
-    child: Child,
-    pub(super) socket: PathBuf,
-    _dir: tempfile::TempDir,
-}
-
-impl Launched {
-    pub(super) fn start(built: &Path, dir: &Path) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir_in(dir)?;
-        let config = json!({ "id": "bare", "type": "unix", "idleTimeout": 0, "configTypes": [] });
-        let mut command = program(built);
-        command
-            .env("HOTBAY_SOCKET_DIR", dir.path())
-            .env("HOTBAY_TOKEN", TOKEN)
-            .env("HOTBAY_CONFIG", config.to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let mut launched = Self { child, socket: PathBuf::new(), _dir: dir };
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let socket = line.trim().strip_prefix("http+unix://");
-        launched.socket = socket.with_context(|| format!("`{line}` is not a location"))?.into();
-        Ok(launched)
-    }
-
-    pub(super) fn connect(&self) -> anyhow::Result<(Runtime, Client)> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let client = runtime.block_on(Client::connect(&self.socket))?.with_token(TOKEN)?;
-        Ok((runtime, client))
-    }
-}
-
-impl Drop for Launched {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -1,5 +1,7 @@
-//! Call headers, and the bounds that they put on a call.
+//! One call of the plugin: the state of the program that it uses, its headers, and the bounds that
+//! they put on it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -7,12 +9,60 @@ use hotbay_protocol::{header, parse_traceparent};
 use hyper::header::{HeaderMap, HeaderName};
 
 use super::connections::Connection;
-use crate::TraceContext;
-use crate::context::Bounds;
+use super::instance::{AccessError, Instance};
+use super::settings::Token;
+use super::stop::{ActivityTracker, StopSignal};
+use crate::context::{Bounds, CallContext, RawContext};
+use crate::export::panics::{Failure, guard};
+use crate::{Output, Payload, Plugin, PluginError, TraceContext};
 
 static CALL_ID: HeaderName = HeaderName::from_static(header::CALL_ID);
 static DEADLINE_MS: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
 static TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
+
+/// A function that handles calls, with the signature of [`Plugin::execute`].
+pub type Endpoint<T> = fn(&T, &CallContext<'_>, Payload<'_>) -> Result<Output, PluginError>;
+
+/// State shared by all connections.
+#[derive(Debug)]
+pub(super) struct Server<T> {
+    pub(super) instance: Instance<T>,
+    pub(super) endpoints: Vec<(&'static str, Endpoint<T>)>,
+    pub(super) token: Option<Token>,
+    pub(super) activity: ActivityTracker,
+    pub(super) stop_signal: Arc<StopSignal>,
+}
+
+/// The reason a call returned no output.
+pub(super) enum CallError {
+    Failed(Failure),
+    Rejected(AccessError),
+}
+
+/// Runs one call on the current thread.
+pub(super) fn call<T: Plugin>(
+    server: &Server<T>,
+    connection: &Connection,
+    call_headers: &CallHeaders,
+    input: Payload<'_>,
+    function: Endpoint<T>,
+) -> Result<Output, CallError> {
+    let plugin = server.instance.for_call().map_err(CallError::Rejected)?;
+    let bounds = CallBounds { connection, deadline: call_headers.deadline };
+    let context = RawContext::new(call_headers.call_id).with_trace(call_headers.trace.as_ref());
+    let context = context.with_bounds(&bounds);
+    run_plugin(|| function(plugin, &CallContext::new(&context), input)).map_err(CallError::Failed)
+}
+
+/// Runs code of the plugin; converts a panic into a failure.
+pub(super) fn run_plugin<A>(body: impl FnOnce() -> Result<A, PluginError>) -> Result<A, Failure> {
+    let mut output = None;
+    guard::<true>(|| {
+        output = Some(body()?);
+        Ok(())
+    })?;
+    Ok(output.expect("set by the closure, since it did not fail"))
+}
 
 /// The headers of a request that describe a call.
 #[derive(Debug)]

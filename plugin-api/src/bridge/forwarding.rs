@@ -1,11 +1,54 @@
-//! Formats a message up to a maximum size. The rest is neither kept nor formatted.
+//! What both bridges need to forward a line: its destination, protection against recursion, and a
+//! message of a limited size.
 
+use std::cell::Cell;
 use std::fmt::{self, Write};
 
-use crate::services::MAX_LINE_BYTES;
+use crate::services::{HostServices, MAX_LINE_BYTES};
 use crate::text::{CUT, start_of};
 
-/// A text that ends with [`CUT`] if it was truncated.
+/// Destination of forwarded lines.
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    /// The host of the latest start of this library.
+    LatestStart,
+    /// The given services, in tests.
+    #[cfg(feature = "testing")]
+    Fixed(HostServices),
+}
+
+impl Destination {
+    pub(super) fn services(&self) -> Option<HostServices> {
+        match self {
+            Self::LatestStart => HostServices::current(),
+            #[cfg(feature = "testing")]
+            Self::Fixed(services) => Some(services.clone()),
+        }
+    }
+}
+
+thread_local! {
+    /// Whether this thread is forwarding a line. Has no destructor.
+    static IS_FORWARDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Held while a thread forwards a line. Lines that are logged meanwhile, by a `Debug`
+/// implementation or by the host, are dropped to prevent infinite recursion.
+pub(super) struct ForwardGuard;
+
+impl ForwardGuard {
+    pub(super) fn enter() -> Option<Self> {
+        (!IS_FORWARDING.replace(true)).then_some(Self)
+    }
+}
+
+impl Drop for ForwardGuard {
+    fn drop(&mut self) {
+        IS_FORWARDING.set(false);
+    }
+}
+
+/// A text that ends with [`CUT`] if it was truncated. The rest is neither kept nor formatted.
 #[derive(Debug, Default)]
 pub(super) struct BoundedText {
     text: String,
