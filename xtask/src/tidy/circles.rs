@@ -95,7 +95,7 @@ fn circles(graph: &Graph<'_>) -> Vec<Problem> {
                 circle.iter().chain([&start]).map(|part| format!("`{part}`")).collect();
             let message = format!("import circle: {}", circle.join(" → "));
             let hint = "move what they share into a lower file, or merge the files";
-            found.push(Problem::warning(file, line, message, hint));
+            found.push(Problem::error(file, line, message, hint));
         }
     }
     found

@@ -28,7 +28,7 @@ pub(super) fn check(files: &[File], problems: &mut Vec<Problem>) {
             let message =
                 format!("`{name}` has methods in {} files: {}", files.len(), list(&files));
             let hint = format!("merge them into at most {MAX_FILES} files, or split the type");
-            problems.push(Problem::warning(first, 1, message, hint));
+            problems.push(Problem::error(first, 1, message, hint));
         }
     }
 }
