@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::error::LoadStep;
 use crate::id::{GenerationId, PluginName};
-use crate::panic::fault_of;
+use crate::panic::catch_panic;
 use crate::sync::SameProcess;
 
 /// An event in a host.
@@ -447,9 +446,7 @@ impl EventBus {
             }
         };
         // Subscribers and wakers of the application run in here and may panic.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(send)) {
-            drop(fault_of(payload));
-        }
+        drop(catch_panic(send));
     }
 
     pub(crate) fn subscribe(&self) -> Events {

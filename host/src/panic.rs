@@ -18,9 +18,9 @@ pub(crate) fn drop_panic<T>(run: impl FnOnce() -> T) -> Option<T> {
         .ok()
 }
 
-/// Converts the payload of a panic into a fault and drops it.
-pub(crate) fn fault_of(payload: Box<dyn Any + Send>) -> Fault {
-    Fault::new(panic_message(payload), None, Vec::new())
+/// Runs `run` and returns a panic as a fault.
+pub(crate) fn catch_fault<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
+    catch_panic(run).map_err(|message| Fault::new(message, None, Vec::new()))
 }
 
 /// Returns the message of a panic and drops its payload.

@@ -15,6 +15,7 @@ use crate::id::{GenerationId, PluginName};
 use crate::loader::{
     Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact, swap,
 };
+use crate::panic::catch_panic;
 use crate::slot::Slot;
 
 impl Inner {
@@ -49,9 +50,8 @@ impl Inner {
             loop {
                 // After a panic, the next request still runs, and the caller of this one gets
                 // an error, because its sender is dropped.
-                let reload = std::panic::AssertUnwindSafe(|| inner.reload(&name, request));
-                if std::panic::catch_unwind(reload).is_err() {
-                    tracing::error!(plugin = %name, "the reload panicked");
+                if let Err(message) = catch_panic(|| inner.reload(&name, request)) {
+                    tracing::error!(plugin = %name, message, "the reload panicked");
                 }
                 match inner.reload_queue.done(&name) {
                     Some(next) => request = next,

@@ -2,7 +2,6 @@
 //! decides about at every load, and the call policy made of both.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 #[cfg(all(unix, feature = "process"))]
@@ -24,7 +23,7 @@ use super::schema_check::run_check;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{CallPolicy, Parts};
-use crate::panic::fault_of;
+use crate::panic::catch_fault;
 use crate::worker::QueueLimits;
 
 pub(super) fn call_policy(
@@ -241,12 +240,11 @@ impl Candidate {
         let name = self.manifest.name();
         let mut granted = BTreeSet::new();
         for permission in self.manifest.permissions() {
-            let is_granted = catch_unwind(AssertUnwindSafe(|| is_granted(name, permission)));
-            let is_granted = is_granted.map_err(|payload| {
+            let is_granted = catch_fault(|| is_granted(name, permission));
+            let is_granted = is_granted.map_err(|fault| {
                 let message =
                     format!("the application's permission policy panicked for `{permission}`");
-                let cause =
-                    Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload));
+                let cause = Error::new(ErrorKind::LayerPanicked, message).caused_by(fault);
                 self.failed(LoadStep::Manifest, ErrorKind::LayerPanicked).caused_by(cause)
             })?;
             if is_granted {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::candidate::Candidate;
 use super::context::{AbandonedChecks, LoaderContext};
 use crate::error::{Error, ErrorKind, LoadStep};
+use crate::panic::catch_panic;
 use crate::sync::deadline_in;
 
 /// Maximum number of abandoned checks of a host. Each ends when its budget is used up.
@@ -60,8 +61,7 @@ pub(super) fn run_check<T: Send + 'static>(
     let (other, theirs) = (Arc::clone(&this), candidate.clone());
     let spawned = std::thread::Builder::new().name("hotbay-check".to_owned()).spawn(move || {
         // After a panic the channel is closed without a result.
-        let run = std::panic::AssertUnwindSafe(|| check(&theirs, deadline_in(timeout)));
-        if let Ok(checked) = std::panic::catch_unwind(run) {
+        if let Ok(checked) = catch_panic(|| check(&theirs, deadline_in(timeout))) {
             let _ = sender.send(checked);
         }
         other.end();

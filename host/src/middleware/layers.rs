@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use super::validate::Validator;
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::PluginName;
-use crate::panic::fault_of;
+use crate::panic::catch_fault;
 use crate::slot::{AsyncService, CallScope, Method, Slot, SyncService};
 
 /// A layer of the application around the calls of its plugins, such as authentication, a cache or
@@ -161,8 +160,8 @@ impl SyncService for UserLayer {
     fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
         let call = Call { plugin: &self.slot.name, scope: *scope };
         let next = Next { service: &*self.inner };
-        let answer = catch_unwind(AssertUnwindSafe(|| self.layer.call(call, next)));
-        let answer = answer.map_err(|payload| panic_error(&self.slot, "a layer", payload));
+        let answer = catch_fault(|| self.layer.call(call, next));
+        let answer = answer.map_err(|fault| panic_error(&self.slot, "a layer", fault));
         *reply = answer?.map_err(|error| error.of_if_unset(&self.slot.name))?;
         Ok(())
     }
@@ -272,9 +271,9 @@ impl Layers {
     pub(crate) fn of(&self, manifest: &Manifest) -> Result<PluginLayers, Error> {
         let applies = |layer: &&Arc<dyn Layer>| layer.applies_to(manifest);
         let select = || self.layers.iter().filter(applies).cloned().collect();
-        let layers = catch_unwind(AssertUnwindSafe(select)).map_err(|payload| {
+        let layers = catch_fault(select).map_err(|fault| {
             let message = "was not loaded: `applies_to` of an application layer panicked";
-            let error = Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload));
+            let error = Error::new(ErrorKind::LayerPanicked, message).caused_by(fault);
             error.of(manifest.name())
         })?;
         let validators = self.validators.get(manifest.name()).cloned().unwrap_or_default();

@@ -1,11 +1,10 @@
 //! What a middleware is, and the service that it forms with the one inside it. A call runs on the
 //! caller's thread or as a future; a middleware is written once for both.
 
-use std::any::Any;
+use hotbay_plugin::Fault;
 
 use crate::call::Reply;
 use crate::error::{Error, ErrorKind};
-use crate::panic::fault_of;
 use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 
 /// Code before and after a call.
@@ -100,7 +99,7 @@ impl<M: Middleware, S: AsyncService> AsyncService for Layered<M, S> {
 
 /// Returns the error of a call during which `what` of the application panicked.
 #[cold]
-pub(super) fn panic_error(slot: &Slot, what: &str, payload: Box<dyn Any + Send>) -> Error {
+pub(super) fn panic_error(slot: &Slot, what: &str, fault: Fault) -> Error {
     let message = format!("was called, but {what} of the application panicked");
-    Error::new(ErrorKind::LayerPanicked, message).caused_by(fault_of(payload)).of(&slot.name)
+    Error::new(ErrorKind::LayerPanicked, message).caused_by(fault).of(&slot.name)
 }

@@ -9,13 +9,13 @@
 //! and ends at the request's deadline.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::service::{Before, Middleware, panic_error};
 use crate::call::{Reply, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::CallPolicy;
+use crate::panic::catch_fault;
 use crate::slot::{CallScope, PolicyRef, Slot};
 
 /// A function of the application that checks requests.
@@ -82,9 +82,8 @@ impl Validate {
 
     fn run_validators(&self, request: &Request<'_>) -> Result<(), Error> {
         for validator in &self.validators {
-            let answer = catch_unwind(AssertUnwindSafe(|| validator(request)));
-            let answer =
-                answer.map_err(|payload| panic_error(&self.slot, "a validator", payload))?;
+            let answer = catch_fault(|| validator(request));
+            let answer = answer.map_err(|fault| panic_error(&self.slot, "a validator", fault))?;
             answer.map_err(|reason| self.invalid_input(reason))?;
         }
         Ok(())
