@@ -25,7 +25,7 @@ impl Middleware for Meter {
     ) -> Result<Before<Self::Guard<'c>>, Error> {
         // The first calls of a plugin, so that it has an estimate soon.
         let is_timed = is_sampled(scope.call_id) || self.0.counters.latencies.is_empty();
-        Ok(Before::Continue(is_timed.then(Instant::now)))
+        Ok(Before::Continue(if is_timed { Some(now()) } else { None }))
     }
 
     #[inline]
@@ -36,11 +36,17 @@ impl Middleware for Meter {
         _: &Reply,
         outcome: &Result<(), Error>,
     ) {
-        if let Some(start) = start {
-            self.0.counters.latencies.record(start.elapsed());
-        }
         self.0.counters.count(scope, outcome);
+        if let Some(start) = start {
+            self.0.counters.record(start);
+        }
     }
+}
+
+/// Out of line, to keep the path of the other calls short.
+#[cold]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Returns whether a call is timed. The ids of a thread's calls are consecutive; multiplying by the
@@ -58,6 +64,11 @@ impl CallCounters {
         if let Err(error) = outcome {
             self.count_error(scope, error);
         }
+    }
+
+    #[cold]
+    fn record(&self, start: Instant) {
+        self.latencies.record(start.elapsed());
     }
 
     #[cold]
