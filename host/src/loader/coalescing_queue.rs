@@ -1,4 +1,5 @@
-//! Runs one job at a time per plugin; the latest waiting request replaces earlier ones.
+//! Runs one job at a time per plugin. At most one request waits: a later one replaces it, or is
+//! dropped if it asks for nothing more.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Decides what to do about a build that may have changed. Pure.
+//! Decides what to do about a build that may have changed, by the content of its folder. The decision
+//! is pure; only [`Content`] reads files.
 
 use std::path::Path;
 

@@ -24,8 +24,10 @@
 //!
 //! # Adding one
 //!
-//! Implement [`Middleware`](service::Middleware) in its own file, add it to the list above, to `BuiltinStack` and to
-//! [`stack`], and set a flag of the slot while it has work: otherwise the fast path skips it.
+//! Implement [`Middleware`](service::Middleware) in its own file, add it to the list above, to
+//! `BuiltinStack` and to [`stack`], and let the fast path know when it has work: by a `SlotFlag`
+//! (`slot/health.rs`, set in `Slot::promote`), by `Request::is_plain`, or by `is_disabled` in
+//! [`stack`] if it has work for every call.
 
 mod authorize;
 mod cache;
