@@ -47,8 +47,7 @@
 //! - `process`: process plugins (Unix only).
 //! - `schema`: configs and inputs are validated against JSON Schemas. Without it, a plugin that has a
 //!   schema is refused.
-//! - `watch`: the operating system notifies hot reload of changed files. Without it,
-//!   hot reload polls.
+//! - `watch`: the operating system notifies the host of changed files. Without it, hot reload polls.
 //! - `conformance`: `inspect::check_program`, which checks programs against the protocol.
 //! - `metrics`: [`metrics::Exporter`], for the `metrics` facade.
 //! - `serde`: events implement `Serialize`.

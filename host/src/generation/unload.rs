@@ -114,7 +114,7 @@ pub(crate) fn stop(
             return Err(Outcome { shutdown_error, ..outcome });
         }
         RunOutcome::SpawnFailed(error) => {
-            let reason = format!("shutdown: cannot start a thread for it ({error})");
+            let reason = format!("shutdown: cannot start a thread ({error})");
             return Err(retain(generation, deferred, reason, RetainReason::Running));
         }
     };
@@ -229,7 +229,7 @@ pub(crate) fn close(
         // A thread that was exiting may have run one of their destructors meanwhile.
         let key_threads = root.census().key_threads;
         if key_threads > 0 {
-            let reason = format!("thread keys: {key_threads} thread(s) hold values");
+            let reason = key_threads_reason(key_threads);
             return Err((reason, RetainReason::Temporary(Arc::new(image), Some(root))));
         }
     }
@@ -302,7 +302,7 @@ fn current_use(image: &Image, root: Option<Root>) -> Option<String> {
             return Some(format!("threads: {} still running", census.live_threads));
         }
         if census.key_threads > 0 {
-            return Some(format!("thread keys: {} thread(s) hold values", census.key_threads));
+            return Some(key_threads_reason(census.key_threads));
         }
     }
     match image.variables() {
@@ -547,5 +547,13 @@ impl Shared {
 impl fmt::Debug for DeferredUnloads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeferredUnloads").field("kept", &self.count()).finish()
+    }
+}
+
+/// Returns the reason a library is retained while threads hold values of its thread keys.
+fn key_threads_reason(threads: u32) -> String {
+    match threads {
+        1 => "thread keys: 1 thread holds values".to_owned(),
+        _ => format!("thread keys: {threads} threads hold values"),
     }
 }

@@ -175,8 +175,8 @@ impl NewGeneration {
         let timeout = context.limits.start_timeout;
         let outcome =
             backend.run(&parts.workers, timeout, move |backend| ready_to_open(backend, state));
-        if matches!(outcome, RunOutcome::SpawnFailed(_)) {
-            let reason = "ready: no thread available".to_owned();
+        if let RunOutcome::SpawnFailed(error) = &outcome {
+            let reason = format!("start: cannot start a thread ({error})");
             retain(context, candidate, reason, RetainReason::Running);
         }
         let backend = into_backend(outcome, context, candidate, &parts)?;
@@ -198,8 +198,12 @@ impl NewGeneration {
             }
             #[cfg(all(unix, feature = "process"))]
             RunOutcome::Completed(UnloadLeftovers::Process(_)) => {}
-            RunOutcome::TimedOut | RunOutcome::SpawnFailed(_) => {
+            RunOutcome::TimedOut => {
                 retain(context, candidate, "drop: still running".to_owned(), RetainReason::Running);
+            }
+            RunOutcome::SpawnFailed(error) => {
+                let reason = format!("shutdown: cannot start a thread ({error})");
+                retain(context, candidate, reason, RetainReason::Running);
             }
         }
     }

@@ -174,7 +174,7 @@ fn function_looked_up_with_version_is_detected() {
 
 #[test]
 fn c11_key_keeps_library_until_thread_exits() {
-    assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread(s) hold values", "closed"]);
+    assert_eq!(end_after("c11-key"), ["kept: thread keys: 1 thread holds values", "closed"]);
 }
 
 #[test]
