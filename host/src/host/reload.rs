@@ -13,7 +13,7 @@ use crate::generation::Generation;
 use crate::generation::unload::unload;
 use crate::id::{GenerationId, PluginName};
 use crate::loader::{
-    Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact, swap,
+    Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact, reload_failed, swap,
 };
 use crate::panic::catch_panic;
 use crate::slot::Slot;
@@ -224,8 +224,5 @@ fn superseded(plugin: &PluginName) -> Error {
 
 fn keeps_serving(error: Error, plugin: &PluginName, serving: GenerationId) -> Error {
     let step = error.step().unwrap_or(LoadStep::Manifest);
-    let message = format!("failed to reload at step `{step}` (generation {serving} keeps serving)");
-    let kind = error.kind();
-    let wrapped = Error::new(kind, message).caused_by(error);
-    wrapped.of(plugin).in_generation(serving).at_step(step)
+    reload_failed(step, error.kind(), serving).caused_by(error).of(plugin)
 }

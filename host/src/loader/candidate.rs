@@ -100,12 +100,7 @@ impl Candidate {
     pub(crate) fn failed(&self, step: LoadStep, kind: ErrorKind) -> Error {
         let error = match self.serving {
             None => Error::new(kind, format!("failed to load at step `{step}`")),
-            Some(serving) => {
-                let message = format!(
-                    "failed to reload at step `{step}` (generation {serving} keeps serving)"
-                );
-                Error::new(kind, message).in_generation(serving)
-            }
+            Some(serving) => reload_failed(step, kind, serving),
         };
         error.of(self.manifest.name()).at_step(step)
     }
@@ -313,4 +308,10 @@ impl fmt::Debug for LoadOptions {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the error of a failed step of a reload that left `serving` current.
+pub(crate) fn reload_failed(step: LoadStep, kind: ErrorKind, serving: GenerationId) -> Error {
+    let message = format!("failed to reload at step `{step}` (generation {serving} keeps serving)");
+    Error::new(kind, message).in_generation(serving).at_step(step)
 }

@@ -25,6 +25,7 @@ mod swap;
 
 pub(crate) use candidate::Candidate;
 pub use candidate::LoadOptions;
+pub(crate) use candidate::reload_failed;
 pub(crate) use coalescing_queue::{CoalescingQueue, Submission};
 #[cfg(all(unix, feature = "conformance"))]
 pub(crate) use conformance::{ConformanceRun, check_program};
