@@ -226,7 +226,7 @@ fn ignored_sigterm_fails_stop_step() {
         &sigterm.1,
         &folder,
         str![[r#"
-after SIGTERM it did not exit with code 0; expected it to finish running calls, remove its socket and lock, and exit with code 0: `[COPIES]/program-0/program` was killed by SIGTERM
+after SIGTERM it was expected to finish running calls, remove its socket and lock, and exit with code 0: `[COPIES]/program-0/program` was killed by SIGTERM
 it was stopped by a signal that it does not handle
 no output on stderr
 "#]],

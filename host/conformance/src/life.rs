@@ -234,8 +234,8 @@ async fn check_exit(
     if let Some(how) = how.filter(|_| !is_success(status)) {
         return failed(how.map_message(|how| {
             format!(
-                "after {cause} it did not exit with code 0; expected it to finish running calls, \
-                 remove its socket and lock, and exit with code 0: {how}"
+                "after {cause} it was expected to finish running calls, remove its socket and lock, \
+                 and exit with code 0: {how}"
             )
         }));
     }

@@ -23,8 +23,7 @@ pub(crate) fn library(
 ) -> Result<PathBuf, ArtifactError> {
     let name = library_file_name(stem);
     if stem.contains(['/', '\\']) {
-        let why = "is a path instead of the stem of a library";
-        return Err(ArtifactError::InvalidPath { path: stem.to_owned(), why });
+        return Err(ArtifactError::StemIsPath(stem.to_owned()));
     }
     match resolve(folder, root_of_trust, &name) {
         Err(ArtifactError::Read { path, source }) if is_missing(&path, &source) => {
@@ -169,7 +168,10 @@ mod tests {
         );
         assert_error(library(&folder.join("sub"), &folder, "one"), "contains no library");
         assert_error(library(&folder.join("gone"), root.path(), "one"), "cannot read");
-        assert_error(library(&folder, root.path(), "../shared/two"), "instead of the stem");
+        assert_error(
+            library(&folder, root.path(), "../shared/two"),
+            "is a path; expected the stem",
+        );
         fs::create_dir(root.path().join(named("plugin/dir"))).unwrap();
         assert_error(library(&folder, &folder, "dir"), "is a folder");
     }

@@ -20,6 +20,8 @@ pub(crate) enum ArtifactError {
     OutsideFolder { link: PathBuf, target: PathBuf, root: PathBuf },
     /// A path in a manifest is not valid for a file of its folder.
     InvalidPath { path: String, why: &'static str },
+    /// A path where the manifest must name the stem of a library.
+    StemIsPath(String),
     /// The library does not exist; `libraries` are those in its folder.
     LibraryNotFound { path: PathBuf, libraries: Vec<String> },
     /// A folder, pipe, device or socket instead of a file.
@@ -101,6 +103,7 @@ impl ArtifactError {
             Self::Read { .. }
             | Self::RootNotAFolder { .. }
             | Self::InvalidPath { .. }
+            | Self::StemIsPath(_)
             | Self::NotAFile { .. }
             | Self::TooLarge { .. } => return None,
         };
@@ -156,6 +159,12 @@ impl fmt::Display for ArtifactError {
                 "`{}` {why}; expected a path inside the plugin's folder, such as \
                  `config.schema.json`",
                 path.escape_debug()
+            ),
+            Self::StemIsPath(stem) => write!(
+                f,
+                "`{}` is a path; expected the stem of a library in the plugin's folder, such as \
+                 `transform`",
+                stem.escape_debug()
             ),
             Self::LibraryNotFound { path, libraries } => {
                 let name = path.file_name().unwrap_or(path.as_os_str());

@@ -107,9 +107,7 @@ impl Token {
             |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         match text.to_str().filter(is_valid) {
             Some(text) => Ok(Some(Self(text.as_bytes().into()))),
-            None => Err("invalid HOTBAY_TOKEN: expected visible ASCII characters; unset it to \
-                         serve without a token"
-                .to_owned()),
+            None => Err("invalid HOTBAY_TOKEN: expected visible ASCII characters".to_owned()),
         }
     }
 

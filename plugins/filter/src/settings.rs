@@ -91,7 +91,7 @@ fn regex(fields: &mut Fields) -> Result<Condition, String> {
             let at = fields.at("pattern");
             match error {
                 regex::Error::CompiledTooBig(limit) => {
-                    format!("{at}: pattern too large: compiles to more than {limit} bytes; use shorter repetitions")
+                    format!("{at}: pattern too large: it compiles to more than {limit} bytes")
                 }
                 // The text shows the pattern on several lines; the last one is the cause.
                 other => format!("{at}: invalid regular expression `{pattern}`: {}", cause(&other)),
@@ -264,7 +264,7 @@ mod tests {
         check(json!({"rule": "regex"}), "`pattern` is missing: rule `regex` requires it");
         check(
             json!({"rule": "regex", "pattern": "(?:[a-z]{100}){1000}"}),
-            "`pattern`: pattern too large: compiles to more than 1048576 bytes; use shorter repetitions",
+            "`pattern`: pattern too large: it compiles to more than 1048576 bytes",
         );
     }
 
