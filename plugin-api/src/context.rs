@@ -53,11 +53,13 @@ impl<'a> CallContext<'a> {
     }
 
     /// Returns the id of the call, unique in the host's process.
+    #[inline]
     pub fn call_id(&self) -> u64 {
         self.raw.call_id
     }
 
     /// Returns the trace that the call belongs to, if the caller passed one.
+    #[inline]
     pub fn trace(&self) -> Option<TraceContext> {
         // SAFETY: C1 (`trace` is null or points to a value that is valid for `'a`).
         unsafe { self.raw.trace.as_ref() }.copied()
@@ -65,6 +67,7 @@ impl<'a> CallContext<'a> {
 
     /// Returns whether the caller cancelled the call or its deadline has passed. Long calls should
     /// check this regularly and return early.
+    #[inline]
     pub fn is_cancelled(&self) -> bool {
         let Some(is_cancelled) = self.raw.is_cancelled else { return false };
         // SAFETY: C1 (the function accepts this `host_data`).
@@ -72,6 +75,7 @@ impl<'a> CallContext<'a> {
     }
 
     /// Returns the time until the deadline: zero if it has passed, `None` if the call has none.
+    #[inline]
     pub fn remaining(&self) -> Option<Duration> {
         let remaining_ns = self.raw.remaining_ns?;
         // SAFETY: C1 (the function accepts this `host_data`).
@@ -132,6 +136,7 @@ impl<'a> RawContext<'a> {
     }
 
     /// Sets the bounds of the call, which are queried each time the plugin queries the context.
+    #[inline]
     #[must_use]
     pub fn with_bounds<B: Bounds>(mut self, bounds: &'a B) -> Self {
         self.host_data = ptr::from_ref(bounds).cast();

@@ -154,7 +154,7 @@ pub mod abi {
     pub use crate::census::{CALLBACKS, Callback, CountingAllocator, init_census};
     pub use crate::context::{Bounds, RawContext};
     pub use crate::export::{Exports, PanicRecords, into_instance};
-    pub use crate::payload::{Media, RawBuffer, RawPayload};
+    pub use crate::payload::{Media, OutputSlot, RawBuffer, RawPayload};
     pub use crate::root::{
         PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
     };

@@ -5,13 +5,14 @@ use std::ptr;
 use std::sync::Arc;
 
 use hotbay_plugin::abi::{
-    RawBuffer, RawContext, RawFault, RawInstance, RawPayload, RawServices, RawSnapshot, RawStart,
-    RawText, code, into_instance,
+    OutputSlot, RawBuffer, RawContext, RawFault, RawInstance, RawPayload, RawServices, RawSnapshot,
+    RawStart, RawText, code, into_instance,
 };
-use hotbay_plugin::{Output, Payload, Plugin, Snapshot};
+use hotbay_plugin::{Output, Plugin, Snapshot};
 
 use super::{Image, Root};
 use crate::call::Failure;
+use crate::sync::ShardedCounter;
 
 type ExecuteFn = unsafe extern "C" fn(
     RawInstance,
@@ -24,8 +25,9 @@ type ExecuteFn = unsafe extern "C" fn(
 /// A started plugin.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    /// The module's function, kept here so that a call needs no lookup.
+    // Kept here so that a call needs no lookup.
     execute: ExecuteFn,
+    outputs: &'static ShardedCounter,
     /// Null once it was stopped: B4.
     raw: RawInstance,
     root: Root,
@@ -63,7 +65,8 @@ impl Instance {
         let start = root.module().start();
         // SAFETY: B3, B5.
         decode(|fault| unsafe { start(&raw const arguments, &raw mut raw, fault) })?;
-        Ok(Self { execute: root.module().execute(), raw, root, image })
+        let (execute, outputs) = (root.module().execute(), image.outputs());
+        Ok(Self { execute, outputs, raw, root, image })
     }
 
     /// Returns the instance of a compiled-in plugin.
@@ -72,7 +75,8 @@ impl Instance {
         let root = Root::compiled_in::<T>();
         let execute = root.module().execute();
         let raw = into_instance(plugin);
-        Self { execute, raw, root, image: Arc::new(Image::compiled_in()) }
+        let image = Arc::new(Image::compiled_in());
+        Self { execute, outputs: image.outputs(), raw, root, image }
     }
 
     /// Returns the image of the plugin's code.
@@ -81,30 +85,39 @@ impl Instance {
         &self.image
     }
 
+    /// Returns the counter of the image's live outputs.
+    #[inline]
+    pub(crate) fn outputs(&self) -> &'static ShardedCounter {
+        self.outputs
+    }
+
     /// Returns the functions of the plugin's library.
     pub(crate) fn root(&self) -> Root {
         self.root
     }
 
-    /// Runs a call on this thread and overwrites `output`, which is empty before.
-    #[inline]
-    pub(crate) fn execute(
+    /// Runs a call on this thread and overwrites `output`, which is empty before. A failure goes
+    /// through `fail`, so that the good path never makes a value of it.
+    #[inline(always)]
+    pub(crate) fn execute<E>(
         &self,
         context: &RawContext<'_>,
-        input: Payload<'_>,
-        output: &mut Output,
-    ) -> Result<(), Failure> {
-        let input = RawPayload::new(input);
+        input: &RawPayload<'_>,
+        output: &mut OutputSlot,
+        fail: impl FnOnce(Failure) -> E,
+    ) -> Result<(), E> {
         let mut fault = MaybeUninit::<RawFault>::uninit();
         // SAFETY: B3, B4, B5 (the overwritten value is not dropped; at worst it leaks).
         let code = unsafe {
-            (self.execute)(self.raw, context, &raw const input, output, fault.as_mut_ptr())
+            (self.execute)(self.raw, context, input, output.as_mut_ptr(), fault.as_mut_ptr())
         };
         if code == code::OK {
+            // SAFETY: B5 (the code says so).
+            unsafe { output.set_written() };
             return Ok(());
         }
         // SAFETY: B5 (the code says that the fault was written).
-        Err(unsafe { failure(code, fault) })
+        Err(fail(unsafe { failure(code, fault) }))
     }
 
     /// Checks the health of the plugin.

@@ -7,5 +7,6 @@ mod state;
 
 pub(crate) use reply::Failure;
 pub use reply::Reply;
+pub(crate) use reply::ReplySlot;
 pub use request::Request;
 pub(crate) use state::CallState;

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use hotbay_plugin::{Fault, Output, PluginError};
+use hotbay_plugin::abi::OutputSlot;
+use hotbay_plugin::{ContentType, Fault, Output, PluginError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -33,47 +34,15 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Creates a reply to be filled in place: moving it up through the layers would cost more than
-    /// the layers.
-    #[inline]
-    pub(crate) fn vacant() -> Self {
-        Self { output: Output::default(), held: Held(None), generation: GenerationId::FIRST }
-    }
-
     /// Creates a reply of the application itself, such as one from a layer's cache. Its generation
     /// is the first.
     pub fn new(output: Output) -> Self {
-        Self { output, ..Self::vacant() }
+        Self { output, held: Held(None), generation: GenerationId::FIRST }
     }
 
     /// Sets the generation.
     pub(crate) fn of_generation(self, generation: GenerationId) -> Self {
         Self { generation, ..self }
-    }
-
-    /// Returns the output for the plugin to fill.
-    #[inline]
-    pub(crate) fn output_mut(&mut self) -> &mut Output {
-        &mut self.output
-    }
-
-    /// Records the generation that wrote the output, and counts the output unless it is inline.
-    #[inline]
-    pub(crate) fn written_by(
-        &mut self,
-        generation: GenerationId,
-        outputs: &'static ShardedCounter,
-    ) {
-        self.generation = generation;
-        if !self.output.is_inline() {
-            self.held = Held::count(outputs);
-        }
-    }
-
-    /// Sets an output in memory of the host.
-    #[cfg(all(unix, feature = "process"))]
-    pub(crate) fn made_elsewhere(&mut self, generation: GenerationId, output: Output) {
-        (self.generation, self.output) = (generation, output);
     }
 
     /// Returns the bytes.
@@ -119,11 +88,6 @@ impl Reply {
         self.output.content_type()
     }
 
-    #[inline]
-    pub(crate) fn has_own_content_type(&self) -> bool {
-        self.output.has_own_content_type()
-    }
-
     /// Copies the bytes and frees the plugin's memory.
     pub fn into_vec(self) -> Vec<u8> {
         self.as_bytes().to_vec()
@@ -145,7 +109,88 @@ impl fmt::Debug for Reply {
     }
 }
 
+/// The place where a call writes its reply: moving a reply up through the middleware would cost more
+/// than the middleware.
+#[derive(Debug)]
+pub(crate) struct ReplySlot {
+    // Dropped first, as in a reply.
+    output: OutputSlot,
+    held: Held,
+    generation: GenerationId,
+}
+
+impl ReplySlot {
+    /// Creates an empty slot.
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self { output: OutputSlot::new(), held: Held(None), generation: GenerationId::FIRST }
+    }
+
+    /// Returns the place for the output.
+    #[inline(always)]
+    pub(crate) fn output_mut(&mut self) -> &mut OutputSlot {
+        &mut self.output
+    }
+
+    /// Records the generation that wrote the output, and counts the output unless it is inline.
+    #[inline(always)]
+    pub(crate) fn written_by(
+        &mut self,
+        generation: GenerationId,
+        outputs: &'static ShardedCounter,
+    ) {
+        self.generation = generation;
+        if !self.output.get().is_some_and(Output::is_inline) {
+            self.held = Held::count(outputs);
+        }
+    }
+
+    /// Sets an output in memory of the host.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn made_elsewhere(&mut self, generation: GenerationId, output: Output) {
+        self.set(Reply::new(output).of_generation(generation));
+    }
+
+    /// Sets a reply that was made before.
+    #[inline]
+    pub(crate) fn set(&mut self, reply: Reply) {
+        let Reply { output, held, generation } = reply;
+        self.output.set(output);
+        (self.held, self.generation) = (held, generation);
+    }
+
+    /// Takes the reply; an empty one if none was written.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> Reply {
+        let held = Held(self.held.0.take());
+        let output = self.output.take().unwrap_or_default();
+        Reply { output, held, generation: self.generation }
+    }
+
+    /// Returns the bytes.
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.output.get().map_or(&[], Output::as_bytes)
+    }
+
+    /// Returns the media type.
+    pub(crate) fn content_type(&self) -> &str {
+        self.output.get().map_or(ContentType::BYTES, Output::content_type)
+    }
+
+    #[inline]
+    pub(crate) fn has_own_content_type(&self) -> bool {
+        self.output.get().is_some_and(Output::has_own_content_type)
+    }
+
+    /// Returns the generation that wrote the output.
+    pub(crate) fn generation(&self) -> GenerationId {
+        self.generation
+    }
+}
+
 /// Counts an output that must be dropped before its plugin's library is unmapped.
+#[derive(Debug)]
 struct Held(Option<&'static ShardedCounter>);
 
 impl Held {

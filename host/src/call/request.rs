@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use hotbay_plugin::abi::Media;
+use hotbay_plugin::abi::{Media, RawPayload};
 use hotbay_plugin::{ContentType, Payload, TraceContext};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -65,21 +65,25 @@ enum Data<'a> {
 
 impl<'a> Request<'a> {
     /// Creates a request with plain text.
+    #[inline]
     pub fn text(text: &'a str) -> Self {
         Self::new(Data::Borrowed(text.as_bytes()), Media::TEXT)
     }
 
     /// Creates a request with borrowed bytes.
+    #[inline]
     pub fn bytes(bytes: &'a [u8]) -> Self {
         Self::new(Data::Borrowed(bytes), Media::BYTES)
     }
 
     /// Creates a request with text that is already JSON.
+    #[inline]
     pub fn json_text(json: &'a str) -> Self {
         Self::new(Data::Borrowed(json.as_bytes()), Media::JSON)
     }
 
     /// Creates a request with owned bytes.
+    #[inline]
     pub fn owned(bytes: Vec<u8>) -> Self {
         Self::new(Data::Owned(bytes), Media::BYTES)
     }
@@ -128,12 +132,14 @@ impl<'a> Request<'a> {
     /// returns at the deadline, whatever the plugin does. [`call`](crate::PluginHandle::call) runs
     /// on this thread and returns when the plugin does, which can query the deadline. If the
     /// request has a deadline already, the earlier one applies.
+    #[inline]
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         self.with_deadline(deadline_in(timeout))
     }
 
     /// Sets a deadline, as [`with_timeout`](Self::with_timeout).
+    #[inline]
     #[must_use]
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
@@ -337,6 +343,23 @@ impl<'a> Request<'a> {
             Some(_) => self,
             None => self.with_space_timeout(Duration::MAX),
         }
+    }
+
+    /// Returns the input if it is borrowed and the request has no options but a deadline.
+    #[inline]
+    pub(crate) fn brief_input(&self) -> Option<RawPayload<'a>> {
+        match self.data {
+            Data::Borrowed(bytes) if self.more.is_none() && self.owned_media.is_none() => {
+                Some(RawPayload::new(Payload::of_media(bytes, self.media)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the request with this input and deadline.
+    pub(crate) fn of_brief(input: &RawPayload<'a>, deadline: Option<Instant>) -> Self {
+        let input = input.get();
+        Self { deadline, ..Self::new(Data::Borrowed(input.as_bytes()), input.media()) }
     }
 
     /// Returns whether it has no option that a layer checks.

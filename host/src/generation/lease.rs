@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hotbay_plugin::abi::{Bounds, RawContext};
+use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, Generation, Parts, State};
-use crate::call::{CallState, Failure, Reply, Request};
+use super::{Backend, Generation, IoLimits, Parts, State};
+use crate::boundary::Instance;
+use crate::call::{CallState, Failure, Reply, ReplySlot, Request};
 use crate::error::{Error, ErrorKind, bug};
+use crate::id::GenerationId;
 use crate::sync::ReturnSlot;
 use crate::worker::RunOutcome;
 
@@ -22,8 +24,10 @@ use crate::worker::RunOutcome;
 pub(crate) struct InstanceRef {
     /// Taken only on drop.
     backend: Option<Backend>,
-    /// A copy of the policy's value, so that a call follows no pointer for it.
+    // Copies of the generation's values, so that a call follows no pointer for them.
     checks_input: bool,
+    limits: IoLimits,
+    id: GenerationId,
     generation: Arc<Generation>,
 }
 
@@ -52,7 +56,8 @@ impl InstanceRef {
     /// Creates an instance of a drained generation that serves again.
     pub(crate) fn resumed(generation: Arc<Generation>, backend: Backend) -> Self {
         let checks_input = generation.policy.checks_input();
-        Self { backend: Some(backend), checks_input, generation }
+        let (limits, id) = (generation.limits, generation.id);
+        Self { backend: Some(backend), checks_input, limits, id, generation }
     }
 
     /// Runs `call` with the backend on a thread of the plugin, which holds the lease meanwhile.
@@ -114,16 +119,13 @@ impl InstanceRef {
 
     /// Makes a call on this thread and fills `reply`.
     #[inline]
-    pub(crate) fn call(&self, args: CallArgs<'_>, reply: &mut Reply) -> Result<(), Error> {
+    pub(crate) fn call(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         let CallArgs { request, state, call_id } = args;
         let generation = &*self.generation;
         let Some(backend) = &self.backend else {
             return Err(bug!("the instance of `{}` lost its backend", generation.name));
         };
-        let input = request.payload();
-        if input.len() as u64 > generation.limits.max_input_bytes {
-            return Err(generation.input_too_large(input.len()));
-        }
+        generation.check_input(request)?;
         #[cfg_attr(
             not(all(unix, feature = "process")),
             allow(
@@ -139,33 +141,65 @@ impl InstanceRef {
         if request.endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
-        let bounds;
-        let mut context = RawContext::new(call_id).with_trace(request.trace());
-        if state.is_some() || request.is_bounded() {
-            bounds = CallBounds { request, state };
-            context = context.with_bounds(&bounds);
-        }
+        let deadline = request.deadline();
+        let bounds = CallBounds { deadline, token: request.cancellation_token(), state };
+        let context = bounds.context(call_id).with_trace(request.trace());
         if let Some(state) = state
             && !state.enter_plugin(generation.id.get())
         {
             return Err(generation.ended_before_start(state));
         }
-        let depth = DEPTH.get();
-        DEPTH.set(depth + 1);
-        let answer = instance.execute(&context, input, reply.output_mut());
-        DEPTH.set(depth);
+        let input = RawPayload::new(request.payload());
+        let outcome = self.execute(instance, &context, &input, deadline, reply);
         if let Some(state) = state {
             state.leave_plugin();
         }
-        if let Err(failure) = answer {
-            return Err(generation.error_from_by(request.deadline(), failure));
+        outcome
+    }
+
+    /// Makes a call like [`call`](Self::call), with no options but a deadline. Returns `None` if the
+    /// plugin is a process, or inputs are validated against a schema.
+    #[inline(always)]
+    pub(crate) fn call_brief(
+        &self,
+        call_id: u64,
+        input: &RawPayload<'_>,
+        deadline: Option<Instant>,
+        reply: &mut ReplySlot,
+    ) -> Option<Result<(), Error>> {
+        let Some(Backend::InProcess(instance)) = &self.backend else { return None };
+        if self.checks_input {
+            return None;
         }
-        reply.written_by(generation.id, instance.image().outputs());
-        if reply.as_bytes().len() as u64 > generation.limits.max_output_bytes {
-            return Err(generation.output_too_large(reply.as_bytes().len()));
+        if input.byte_len() as u64 > self.limits.max_input_bytes {
+            return Some(Err(self.generation.input_too_large(input.byte_len())));
+        }
+        let bounds = CallBounds { deadline, token: None, state: None };
+        Some(self.execute(instance, &bounds.context(call_id), input, deadline, reply))
+    }
+
+    /// Runs a call in this process.
+    #[inline(always)]
+    fn execute(
+        &self,
+        instance: &Instance,
+        context: &RawContext<'_>,
+        input: &RawPayload<'_>,
+        deadline: Option<Instant>,
+        reply: &mut ReplySlot,
+    ) -> Result<(), Error> {
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
+        let fail = |failure| self.generation.error_from_by(deadline, failure);
+        let answer = instance.execute(context, input, reply.output_mut(), fail);
+        DEPTH.set(depth);
+        answer?;
+        reply.written_by(self.id, instance.outputs());
+        if reply.as_bytes().len() as u64 > self.limits.max_output_bytes {
+            return Err(self.generation.output_too_large(reply.as_bytes().len()));
         }
         if reply.has_own_content_type() {
-            return generation.check_content_type(reply.content_type());
+            return self.generation.check_content_type(reply.content_type());
         }
         Ok(())
     }
@@ -179,7 +213,7 @@ impl InstanceRef {
         &self,
         process: &hotbay_process::Process,
         args: CallArgs<'_>,
-        reply: &mut Reply,
+        reply: &mut ReplySlot,
     ) -> Result<(), Error> {
         let CallArgs { request, state, call_id } = args;
         if let Some(state) = state
@@ -221,19 +255,32 @@ pub(crate) struct CallArgs<'v> {
 
 /// The time limit and cancellation of a call, as its plugin can query them.
 struct CallBounds<'v> {
-    request: &'v Request<'v>,
+    deadline: Option<Instant>,
+    token: Option<&'v CancellationToken>,
     state: Option<&'v CallState>,
+}
+
+impl CallBounds<'_> {
+    /// Returns the context of a call with these bounds.
+    #[inline(always)]
+    fn context(&self, call_id: u64) -> RawContext<'_> {
+        let context = RawContext::new(call_id);
+        if self.deadline.is_none() && self.token.is_none() && self.state.is_none() {
+            return context;
+        }
+        context.with_bounds(self)
+    }
 }
 
 impl Bounds for CallBounds<'_> {
     fn is_cancelled(&self) -> bool {
         self.state.is_some_and(|state| !state.is_active())
-            || self.request.is_cancelled()
+            || self.token.is_some_and(CancellationToken::is_cancelled)
             || self.remaining().is_some_and(|left| left.is_zero())
     }
 
     fn remaining(&self) -> Option<Duration> {
-        let deadline = self.request.deadline()?;
+        let deadline = self.deadline?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 }
@@ -285,7 +332,7 @@ impl InstanceRef {
     pub(crate) async fn call_async(
         &self,
         args: CallArgs<'_>,
-        reply: &mut Reply,
+        reply: &mut ReplySlot,
     ) -> Result<(), Error> {
         #[cfg(all(unix, feature = "process"))]
         if let Some(Backend::OutOfProcess(process)) = self.backend() {
@@ -323,8 +370,8 @@ impl InstanceRef {
         }
         let mut answers = Vec::with_capacity(args.len());
         for args in args {
-            let mut reply = Reply::vacant();
-            answers.push(self.call_async(args, &mut reply).await.map(|()| reply));
+            let mut reply = ReplySlot::new();
+            answers.push(self.call_async(args, &mut reply).await.map(|()| reply.take()));
         }
         answers
     }
@@ -356,7 +403,7 @@ impl InstanceRef {
             results.map_err(|failure| generation.error_from(failure.into())).map(Vec::into_iter);
         let mut replies = Vec::with_capacity(args.len());
         for args in args {
-            let mut reply = Reply::vacant();
+            let mut reply = ReplySlot::new();
             let outcome = if is_batched(args) {
                 match &mut results {
                     Ok(results) => {
@@ -371,7 +418,7 @@ impl InstanceRef {
             } else {
                 self.call_async(*args, &mut reply).await
             };
-            replies.push(outcome.map(|()| reply));
+            replies.push(outcome.map(|()| reply.take()));
         }
         replies
     }

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::boundary::services::Registration;
 #[cfg(all(unix, feature = "process"))]
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::call::{CallState, Failure, Request};
 use crate::error::{Error, ErrorKind};
 use crate::event::{EventBus, HostEvent};
@@ -181,7 +181,6 @@ impl Generation {
     }
 
     /// Rejects an input that is too large.
-    #[cfg(all(unix, feature = "process"))]
     fn check_input(&self, request: &Request<'_>) -> Result<(), Error> {
         let found = request.as_bytes().len();
         let fits = found as u64 <= self.limits.max_input_bytes;
@@ -194,7 +193,7 @@ impl Generation {
         &self,
         request: &Request<'_>,
         answer: Result<Output, Failure>,
-        reply: &mut Reply,
+        reply: &mut ReplySlot,
     ) -> Result<(), Error> {
         let output = answer.map_err(|failure| self.error_from_by(request.deadline(), failure))?;
         reply.made_elsewhere(self.id, output);

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{Inner, PluginHandle, lost};
 use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
-use crate::generation::{CallArgs, InstanceRef};
+use crate::generation::{CallArgs, InstanceRef, next_call_id};
 use crate::id::GenerationId;
 use crate::slot::{BatchCollector, BatchedCall, CallScope};
 use crate::sync::{after, lock};
@@ -75,7 +75,10 @@ impl PluginHandle {
         request: &Request<'_>,
         state: &CallState,
     ) -> Result<Reply, Error> {
-        self.inner.run(&CallScope { state: Some(state), ..CallScope::inline(request) })
+        self.inner.run(&CallScope {
+            state: Some(state),
+            ..CallScope::inline(request, None, next_call_id())
+        })
     }
 
     /// Returns the current generation and its number of workers, if its calls have no limits.

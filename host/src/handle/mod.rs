@@ -1,6 +1,7 @@
 //! Handles of plugins, which stay valid through reloads.
 
 mod batch;
+mod brief;
 mod pooled;
 #[cfg(test)]
 mod task_tests;
@@ -15,12 +16,14 @@ use tokio::sync::oneshot;
 #[cfg(feature = "tower")]
 use tower_service::Service;
 
-use crate::call::{Reply, Request};
+use crate::call::{Reply, ReplySlot, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::InstanceRef;
+#[cfg(feature = "measure")]
+use crate::generation::next_call_id;
 use crate::id::{GenerationId, PluginName};
 use crate::middleware::{PluginLayers, Stack, stack};
-use crate::slot::{AsyncService as _, CallScope, Method, Slot, SyncService as _};
+use crate::slot::{AsyncService as _, CallScope, Slot, SyncService as _};
 use crate::sync::ProcessEpoch;
 pub(crate) use batch::BatchItem;
 pub use pooled::Execute;
@@ -50,37 +53,44 @@ struct Inner {
 }
 
 impl Inner {
-    /// Runs a call. Inlined, so that the plugin writes the reply in the caller's frame: moving a
-    /// reply that was just written would wait for its stores.
-    #[inline(always)]
+    /// Runs a call through the middleware.
     fn run(&self, scope: &CallScope<'_>) -> Result<Reply, Error> {
-        let mut result = Ok(Reply::vacant());
-        if let Ok(reply) = &mut result
-            && let Err(error) = self.run_into(scope, reply)
-        {
-            result = Err(error);
-        }
-        result
+        let mut reply = ReplySlot::new();
+        self.run_into(scope, &mut reply)?;
+        Ok(reply.take())
     }
 
     /// Passes a call through the layers.
     #[inline(never)]
-    fn run_into(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn run_into(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         self.check_process()?;
         self.stack.call(scope, reply)
     }
 
     /// Passes a call through the layers as a future.
     async fn run_async(&self, scope: &CallScope<'_>) -> Result<Reply, Error> {
-        let mut reply = Reply::vacant();
+        let mut reply = ReplySlot::new();
         self.stack.call_async(scope, &mut reply).await?;
-        Ok(reply)
+        Ok(reply.take())
     }
 
     /// Fails in a forked child.
     #[inline]
     fn check_process(&self) -> Result<(), Error> {
         if self.process.is_current() { Ok(()) } else { Err(self.forked()) }
+    }
+
+    /// Returns the error of a call of a pinned generation that was replaced.
+    #[cold]
+    fn not_current(&self, pin: &InstanceRef) -> Error {
+        if self.slot.is_shutting_down() {
+            return self.slot.unloaded_error();
+        }
+        let generation = pin.generation().id;
+        let message =
+            format!("was not called: the pinned generation {generation} is no longer current");
+        let error = Error::new(ErrorKind::Retired, message).with_hint("pin the plugin again");
+        error.of(&self.slot.name).in_generation(generation)
     }
 
     #[cold]
@@ -94,6 +104,7 @@ impl Inner {
 impl PluginHandle {
     pub(crate) fn new(slot: Arc<Slot>, applied: &PluginLayers) -> Self {
         slot.set_supports_async(applied.supports_async());
+        slot.set_layered(!applied.is_empty());
         let process = ProcessEpoch::now();
         Self { inner: Arc::new(Inner { stack: stack(&slot, applied), slot, process }) }
     }
@@ -122,7 +133,7 @@ impl PluginHandle {
     /// - `Quarantined`, `Retired`, `Shutdown`.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        self.inner.run(&CallScope::inline(&request))
+        self.inner.call(request, None)
     }
 
     /// Calls the plugin on this thread without any layer, to measure what the layers cost.
@@ -134,9 +145,9 @@ impl PluginHandle {
     #[doc(hidden)]
     #[inline(always)]
     pub fn call_without_layers(&self, request: Request<'_>) -> Result<Reply, Error> {
-        let mut reply = Reply::vacant();
-        self.inner.slot.call(&CallScope::inline(&request), &mut reply)?;
-        Ok(reply)
+        let mut reply = ReplySlot::new();
+        self.inner.slot.call(&CallScope::inline(&request, None, next_call_id()), &mut reply)?;
+        Ok(reply.take())
     }
 
     /// Queues a call for the plugin's workers at once and returns a future of the reply.
@@ -235,30 +246,12 @@ impl Pinned {
     /// The same as [`PluginHandle::call`], and `Retired` once another generation is current.
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
-        if !self.instance.generation().is_current() {
-            return Err(self.not_current());
-        }
-        let scope = CallScope { method: Method::Pinned, ..CallScope::inline(&request) };
-        self.inner.run(&CallScope { lease: Some(&self.instance), ..scope })
+        self.inner.call(request, Some(&self.instance))
     }
 
     /// Returns the pinned generation.
     pub fn generation(&self) -> GenerationId {
         self.instance.generation().id
-    }
-
-    #[cold]
-    fn not_current(&self) -> Error {
-        if self.inner.slot.is_shutting_down() {
-            return self.inner.slot.unloaded_error();
-        }
-        let generation = self.generation();
-        let message = format!(
-            "was not called: the pinned generation {generation} is no longer \
-            current"
-        );
-        let error = Error::new(ErrorKind::Retired, message).with_hint("pin the plugin again");
-        error.of(&self.inner.slot.name).in_generation(generation)
     }
 }
 

@@ -494,7 +494,7 @@ fn stats(slot: &Slot, epoch: u64) -> PluginStats {
     let counters = &slot.counters;
     PluginStats {
         epoch,
-        calls: counters.calls.sum().unsigned_abs(),
+        calls: slot.calls(),
         errors: count(&counters.errors),
         faults: count(&counters.faults),
         exits: count(&counters.exits),

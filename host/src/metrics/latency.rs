@@ -81,12 +81,6 @@ impl Latencies {
         }
     }
 
-    /// Returns whether no duration above zero was recorded.
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sum_nanos.load(Ordering::Relaxed) == 0
-    }
-
     /// Returns the mean of all durations, or `None` without any.
     pub(crate) fn mean(&self) -> Option<Duration> {
         let count = self.buckets.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>();

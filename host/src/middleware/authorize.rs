@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::service::{Before, Middleware};
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::error::Error;
 use crate::slot::{CallScope, PolicyRef, Slot};
 
@@ -19,7 +19,7 @@ impl Middleware for Authorize {
     fn before<'c>(
         &'c self,
         scope: &CallScope<'c>,
-        _: &mut Reply,
+        _: &mut ReplySlot,
     ) -> Result<Before<Self::Guard<'c>>, Error> {
         if scope.request.operation().is_none() {
             return Ok(Before::Continue(None));

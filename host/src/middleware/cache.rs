@@ -11,7 +11,7 @@ use lru::LruCache;
 use sha2::{Digest, Sha256};
 
 use super::service::{Before, Middleware};
-use crate::call::{Reply, Request};
+use crate::call::{Reply, ReplySlot, Request};
 use crate::error::Error;
 use crate::id::GenerationId;
 use crate::slot::{CallScope, Slot};
@@ -103,7 +103,7 @@ impl Middleware for Cache {
     fn before<'c>(
         &'c self,
         scope: &CallScope<'c>,
-        reply: &mut Reply,
+        reply: &mut ReplySlot,
     ) -> Result<Before<Option<Key>>, Error> {
         match &self.handle {
             None => Ok(Before::Continue(None)),
@@ -116,7 +116,7 @@ impl Middleware for Cache {
         &self,
         key: Option<Key>,
         _: &CallScope<'_>,
-        reply: &Reply,
+        reply: &ReplySlot,
         outcome: &Result<(), Error>,
     ) {
         if let (Some(key), Ok(())) = (key, outcome) {
@@ -140,7 +140,7 @@ impl Cache {
         &self,
         handle: &CacheHandle,
         scope: &CallScope<'_>,
-        reply: &mut Reply,
+        reply: &mut ReplySlot,
     ) -> Before<Option<Key>> {
         let leased = scope.lease.map(|instance| instance.generation().id);
         let current = || self.slot.generation().map(|generation| generation.id);
@@ -161,7 +161,7 @@ impl Cache {
         match found {
             Some(entry) => {
                 // Copied outside the lock.
-                *reply = entry.reply();
+                reply.set(entry.reply());
                 Before::Answered
             }
             None => Before::Continue(Some(key)),
@@ -169,7 +169,7 @@ impl Cache {
     }
 
     /// Stores the reply after a miss.
-    fn store(&self, key: &Key, reply: &Reply) {
+    fn store(&self, key: &Key, reply: &ReplySlot) {
         let Some(handle) = &self.handle else { return };
         if !CacheStore::fits(handle.max_bytes, reply) {
             return;
@@ -253,7 +253,7 @@ impl Key {
 
 impl CacheEntry {
     /// Creates an entry with a copy of `reply`.
-    fn copy_of(reply: &Reply, now: Instant) -> Self {
+    fn copy_of(reply: &ReplySlot, now: Instant) -> Self {
         let name = reply.content_type();
         let usual = [ContentType::TEXT, ContentType::JSON, ContentType::BYTES, ContentType::HTML];
         let content_type = match usual.into_iter().find(|usual| *usual == name) {
@@ -306,7 +306,7 @@ impl CacheStore {
     }
 
     /// Returns whether a reply is small enough to be stored.
-    fn fits(max_bytes: u64, reply: &Reply) -> bool {
+    fn fits(max_bytes: u64, reply: &ReplySlot) -> bool {
         bytes_of(reply.as_bytes().len(), reply.content_type()) <= max_bytes / MAX_SHARE
     }
 
@@ -368,8 +368,14 @@ mod tests {
         Key::of(&Request::text(question), generation(of))
     }
 
-    fn reply(answer: &str, of: u64) -> Reply {
-        Reply::new(Output::text(answer)).of_generation(generation(of))
+    fn reply(answer: &str, of: u64) -> ReplySlot {
+        slot_with(Output::text(answer), of)
+    }
+
+    fn slot_with(output: Output, of: u64) -> ReplySlot {
+        let mut slot = ReplySlot::new();
+        slot.set(Reply::new(output).of_generation(generation(of)));
+        slot
     }
 
     fn put(store: &mut CacheStore, question: &str, answer: &str, of: u64, now: Instant) {
@@ -418,7 +424,7 @@ mod tests {
     fn entry_is_returned_unchanged_until_it_expires() {
         let (mut store, now) = (store(1 << 20), Instant::now());
         let output = Output::text("<a/>").with_content_type("text/x-own");
-        let of = Reply::new(output).of_generation(generation(3));
+        let of = slot_with(output, 3);
         store.put(&key("q", 3), CacheEntry::copy_of(&of, now), now);
         let found = store.get(&key("q", 3), now + 9 * SECOND).expect("an entry").reply();
         assert_eq!((found.as_bytes(), found.content_type()), (&b"<a/>"[..], "text/x-own"));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::service::{Before, Middleware};
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::error::Error;
 use crate::slot::{Admission, CallScope, Slot};
 
@@ -17,7 +17,7 @@ impl Middleware for CircuitBreaker {
     fn before<'c>(
         &'c self,
         scope: &CallScope<'c>,
-        _: &mut Reply,
+        _: &mut ReplySlot,
     ) -> Result<Before<Admission>, Error> {
         let admission = self.0.admit(scope)?;
         if let (Admission::Probe(probe), Some(state)) = (&admission, scope.state) {
@@ -31,7 +31,7 @@ impl Middleware for CircuitBreaker {
         &self,
         admission: Admission,
         scope: &CallScope<'_>,
-        _: &Reply,
+        _: &ReplySlot,
         outcome: &Result<(), Error>,
     ) {
         if !matches!((outcome, &admission), (Ok(()), Admission::Normal)) {

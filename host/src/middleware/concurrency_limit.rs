@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::service::{Before, Middleware};
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::error::Error;
 use crate::slot::{CallScope, InFlightGuard, Slot};
 
@@ -18,7 +18,7 @@ impl Middleware for ConcurrencyLimit {
     fn before<'c>(
         &'c self,
         scope: &CallScope<'c>,
-        _: &mut Reply,
+        _: &mut ReplySlot,
     ) -> Result<Before<Self::Guard<'c>>, Error> {
         // The calls of a batch were counted together.
         if !self.0.limits_in_flight() || scope.batch_slot.is_some() {

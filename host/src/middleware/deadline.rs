@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::service::{Before, Middleware};
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::error::Error;
 use crate::slot::{CallScope, Slot};
 
@@ -15,7 +15,7 @@ impl Middleware for Deadline {
     type Guard<'c> = ();
 
     #[inline]
-    fn before<'c>(&'c self, scope: &CallScope<'c>, _: &mut Reply) -> Result<Before<()>, Error> {
+    fn before<'c>(&'c self, scope: &CallScope<'c>, _: &mut ReplySlot) -> Result<Before<()>, Error> {
         if scope.request.is_bounded() {
             self.0.check_active(scope.request)?;
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::error::Error;
 use crate::generation::InstanceRef;
 use crate::slot::{Admission, AsyncService, CallScope, Slot, SyncService};
@@ -24,7 +24,7 @@ impl<S> FastPath<S> {
 
 impl<S: SyncService> SyncService for FastPath<S> {
     #[inline]
-    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         if self.needs_slow_path(scope) {
             return self.inner.call(scope, reply);
         }
@@ -40,7 +40,7 @@ impl<S: AsyncService> AsyncService for FastPath<S> {
     async fn call_async<'a>(
         &'a self,
         scope: &'a CallScope<'a>,
-        reply: &'a mut Reply,
+        reply: &'a mut ReplySlot,
     ) -> Result<(), Error> {
         if self.needs_slow_path(scope) {
             return self.inner.call_async(scope, reply).await;

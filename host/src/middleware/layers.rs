@@ -12,7 +12,7 @@ use hotbay_plugin::TraceContext;
 use super::cache::ResponseCache;
 use super::service::panic_error;
 use super::validate::Validator;
-use crate::call::{Reply, Request};
+use crate::call::{Reply, ReplySlot, Request};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::PluginName;
 use crate::panic::catch_fault;
@@ -69,7 +69,9 @@ pub trait Layer: Send + Sync + 'static {
 #[derive(Clone, Copy)]
 pub struct Call<'c> {
     plugin: &'c PluginName,
-    scope: CallScope<'c>,
+    scope: &'c CallScope<'c>,
+    /// The request of `scope`, or the one that replaces it.
+    request: &'c Request<'c>,
 }
 
 impl<'c> Call<'c> {
@@ -85,22 +87,22 @@ impl<'c> Call<'c> {
 
     /// Returns the request.
     pub fn request(&self) -> &'c Request<'c> {
-        self.scope.request
+        self.request
     }
 
     /// Returns the operation, if the request names one.
     pub fn operation(&self) -> Option<&'c str> {
-        self.scope.request.operation()
+        self.request.operation()
     }
 
     /// Returns the trace context, if the request has one.
     pub fn trace(&self) -> Option<&'c TraceContext> {
-        self.scope.request.trace()
+        self.request.trace()
     }
 
     /// Returns the time until the deadline, or `None` without a deadline.
     pub fn remaining(&self) -> Option<Duration> {
-        let deadline = self.scope.request.deadline()?;
+        let deadline = self.request.deadline()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -110,8 +112,7 @@ impl<'c> Call<'c> {
     where
         'c: 'n,
     {
-        let scope: CallScope<'n> = CallScope { request, ..self.scope };
-        Call { plugin: self.plugin, scope }
+        Call { plugin: self.plugin, scope: self.scope, request }
     }
 }
 
@@ -137,9 +138,14 @@ impl Next<'_> {
     ///
     /// The same as [`PluginHandle::call`](crate::PluginHandle::call).
     pub fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
-        let mut reply = Reply::vacant();
-        self.service.call(&call.scope, &mut reply)?;
-        Ok(reply)
+        let mut reply = ReplySlot::new();
+        if std::ptr::eq(call.request, call.scope.request) {
+            self.service.call(call.scope, &mut reply)?;
+        } else {
+            let scope = CallScope { request: call.request, ..*call.scope };
+            self.service.call(&scope, &mut reply)?;
+        }
+        Ok(reply.take())
     }
 }
 
@@ -157,13 +163,15 @@ struct UserLayer {
 }
 
 impl SyncService for UserLayer {
-    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
-        let call = Call { plugin: &self.slot.name, scope: *scope };
+    fn call(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
+        let call = Call { plugin: &self.slot.name, scope, request: scope.request };
         let next = Next { service: &*self.inner };
-        let answer = catch_fault(|| self.layer.call(call, next));
-        let answer = answer.map_err(|fault| panic_error(&self.slot, "a layer", fault));
-        *reply = answer?.map_err(|error| error.of_if_unset(&self.slot.name))?;
-        Ok(())
+        // The reply is set inside, so that only a pointer is moved out of the closure.
+        let outcome = catch_fault(|| self.layer.call(call, next).map(|answer| reply.set(answer)));
+        match outcome {
+            Ok(outcome) => outcome.map_err(|error| error.of_if_unset(&self.slot.name)),
+            Err(fault) => Err(panic_error(&self.slot, "a layer", fault)),
+        }
     }
 }
 
@@ -188,7 +196,7 @@ impl<S: SyncService + 'static> UserLayers<S> {
 
 impl<S: SyncService> SyncService for UserLayers<S> {
     #[inline]
-    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         match self {
             Self::None(inner) => inner.call(scope, reply),
             Self::Some(layered) => layered.call(scope, reply),
@@ -200,7 +208,7 @@ impl<S: AsyncService> AsyncService for UserLayers<S> {
     async fn call_async<'a>(
         &'a self,
         scope: &'a CallScope<'a>,
-        reply: &'a mut Reply,
+        reply: &'a mut ReplySlot,
     ) -> Result<(), Error> {
         match self {
             Self::None(inner) => inner.call_async(scope, reply).await,
@@ -260,6 +268,11 @@ pub(crate) struct PluginLayers {
 }
 
 impl PluginLayers {
+    /// Returns whether nothing of the application is around the calls.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.layers.is_empty() && self.validators.is_empty() && self.cache.is_none()
+    }
+
     /// Returns whether calls may run as tasks: layers of the application would block the runtime.
     pub(crate) fn supports_async(&self) -> bool {
         self.layers.is_empty()

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::service::{Before, Middleware};
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::error::{Error, ErrorKind};
 use crate::slot::{CallCounters, CallScope, SAMPLED_ONE_IN, Slot};
+use crate::sync::shard;
 
 #[derive(Debug)]
 pub(crate) struct Meter(pub(super) Arc<Slot>);
@@ -21,10 +22,10 @@ impl Middleware for Meter {
     fn before<'c>(
         &'c self,
         scope: &CallScope<'c>,
-        _: &mut Reply,
+        _: &mut ReplySlot,
     ) -> Result<Before<Self::Guard<'c>>, Error> {
         // The first calls of a plugin, so that it has an estimate soon.
-        let is_timed = is_sampled(scope.call_id) || self.0.counters.latencies.is_empty();
+        let is_timed = is_sampled(scope.call_id) || self.0.is_untimed();
         Ok(Before::Continue(if is_timed { Some(now()) } else { None }))
     }
 
@@ -33,12 +34,15 @@ impl Middleware for Meter {
         &self,
         start: Self::Guard<'_>,
         scope: &CallScope<'_>,
-        _: &Reply,
+        _: &ReplySlot,
         outcome: &Result<(), Error>,
     ) {
-        self.0.counters.count(scope, outcome);
+        self.0.count_call(shard());
+        if let Err(error) = outcome {
+            self.0.counters.count_error(scope, error);
+        }
         if let Some(start) = start {
-            self.0.counters.record(start);
+            self.0.record_latency(start.elapsed());
         }
     }
 }
@@ -52,27 +56,14 @@ fn now() -> Instant {
 /// Returns whether a call is timed. The ids of a thread's calls are consecutive; multiplying by the
 /// golden ratio spreads them evenly, also those of a plugin that gets every second or eighth call.
 #[inline]
-fn is_sampled(call_id: u64) -> bool {
+pub(crate) fn is_sampled(call_id: u64) -> bool {
     call_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) < u64::MAX / SAMPLED_ONE_IN as u64
 }
 
 impl CallCounters {
-    /// Counts one call.
-    #[inline]
-    fn count(&self, scope: &CallScope<'_>, outcome: &Result<(), Error>) {
-        self.calls.add(1);
-        if let Err(error) = outcome {
-            self.count_error(scope, error);
-        }
-    }
-
+    /// Counts a failed call.
     #[cold]
-    fn record(&self, start: Instant) {
-        self.latencies.record(start.elapsed());
-    }
-
-    #[cold]
-    fn count_error(&self, scope: &CallScope<'_>, error: &Error) {
+    pub(crate) fn count_error(&self, scope: &CallScope<'_>, error: &Error) {
         let counter = match error.kind() {
             // It reached the plugin. Timeouts are counted when they are noticed.
             ErrorKind::DeadlineExceeded | ErrorKind::Cancelled | ErrorKind::Retired

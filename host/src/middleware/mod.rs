@@ -18,16 +18,18 @@
 //! 9. `circuit_breaker`: rejects calls while the plugin is quarantined, and records outcomes.
 //! 10. `concurrency_limit`: limits the number of concurrent calls.
 //!
-//! The slot's lease is innermost. If a reload comes between `authorize` or `validate` and the lease,
+//! Most calls on the caller's thread skip all of it (`handle/brief.rs`). The slot's lease is
+//! innermost. If a reload comes between `authorize` or `validate` and the lease,
 //! the slot checks the call again against the generation that it goes to: permissions of one build
 //! do not carry over to the next.
 //!
 //! # Adding one
 //!
 //! Implement [`Middleware`](service::Middleware) in its own file, add it to the list above, to
-//! `BuiltinStack` and to [`stack`], and let the fast path know when it has work: by a `SlotFlag`
-//! (`slot/health.rs`, set in `Slot::promote`), by `Request::is_plain`, or by `is_disabled` in
-//! [`stack`] if it has work for every call.
+//! `BuiltinStack` and to [`stack`], and let the fast path and the brief path know when it has work:
+//! by a `SlotFlag` (`slot/health.rs`, set in `Slot::promote`), by `Request::is_plain` and
+//! `Request::brief_input`, or, if it has work for every call, by `is_disabled` in [`stack`] and
+//! `PluginLayers::is_empty`.
 
 mod authorize;
 mod cache;
@@ -55,6 +57,7 @@ use layers::UserLayers;
 pub use layers::{Call, Layer, Next};
 pub(crate) use layers::{Layers, PluginLayers};
 use meter::Meter;
+pub(crate) use meter::is_sampled;
 use service::Layered;
 use trace::Trace;
 use validate::Validate;

@@ -3,7 +3,7 @@
 
 use hotbay_plugin::Fault;
 
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::error::{Error, ErrorKind};
 use crate::slot::{AsyncService, CallScope, Slot, SyncService};
 
@@ -16,7 +16,7 @@ pub(super) trait Middleware: Send + Sync {
     fn before<'c>(
         &'c self,
         scope: &CallScope<'c>,
-        reply: &mut Reply,
+        reply: &mut ReplySlot,
     ) -> Result<Before<Self::Guard<'c>>, Error>;
 
     /// Returns the scope of the inner call, if it differs.
@@ -34,7 +34,7 @@ pub(super) trait Middleware: Send + Sync {
         &self,
         _guard: Self::Guard<'_>,
         _scope: &CallScope<'_>,
-        _reply: &Reply,
+        _reply: &ReplySlot,
         _outcome: &Result<(), Error>,
     ) {
     }
@@ -64,7 +64,7 @@ impl<M, S> Layered<M, S> {
 
 impl<M: Middleware, S: SyncService> SyncService for Layered<M, S> {
     #[inline]
-    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         let guard = match self.middleware.before(scope, reply)? {
             Before::Continue(guard) => guard,
             Before::Answered => return Ok(()),
@@ -82,7 +82,7 @@ impl<M: Middleware, S: AsyncService> AsyncService for Layered<M, S> {
     async fn call_async<'a>(
         &'a self,
         scope: &'a CallScope<'a>,
-        reply: &'a mut Reply,
+        reply: &'a mut ReplySlot,
     ) -> Result<(), Error> {
         let guard = match self.middleware.before(scope, reply)? {
             Before::Continue(guard) => guard,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::field::{Empty, display};
 use tracing::{Instrument as _, Level, Span};
 
-use crate::call::Reply;
+use crate::call::ReplySlot;
 use crate::error::Error;
 use crate::id::Hex;
 use crate::slot::{AsyncService, CallScope, Slot, SyncService};
@@ -25,7 +25,7 @@ impl<S> Trace<S> {
 
 impl<S: SyncService> SyncService for Trace<S> {
     #[inline]
-    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         if tracing::level_enabled!(Level::DEBUG) {
             self.call_in_span(scope, reply)
         } else {
@@ -38,7 +38,7 @@ impl<S: AsyncService> AsyncService for Trace<S> {
     async fn call_async<'a>(
         &'a self,
         scope: &'a CallScope<'a>,
-        reply: &'a mut Reply,
+        reply: &'a mut ReplySlot,
     ) -> Result<(), Error> {
         let is_enabled = tracing::level_enabled!(Level::DEBUG);
         let span = if is_enabled { self.span(scope) } else { Span::none() };
@@ -52,7 +52,7 @@ impl<S: AsyncService> AsyncService for Trace<S> {
 
 impl<S: SyncService> Trace<S> {
     #[cold]
-    fn call_in_span(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call_in_span(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         let span = self.span(scope);
         let outcome = span.in_scope(|| self.inner.call(scope, reply));
         record_outcome(&span, scope, &outcome, reply);
@@ -87,7 +87,12 @@ impl<S> Trace<S> {
 }
 
 /// Records the outcome of a call in its span.
-fn record_outcome(span: &Span, scope: &CallScope<'_>, outcome: &Result<(), Error>, reply: &Reply) {
+fn record_outcome(
+    span: &Span,
+    scope: &CallScope<'_>,
+    outcome: &Result<(), Error>,
+    reply: &ReplySlot,
+) {
     // The generation of a lease was recorded when the span was created; a field that is recorded
     // twice is printed twice.
     let is_leased = scope.lease.is_some();

@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::service::{Before, Middleware, panic_error};
-use crate::call::{Reply, Request};
+use crate::call::{ReplySlot, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::CallPolicy;
 use crate::panic::catch_fault;
@@ -37,7 +37,7 @@ impl Middleware for Validate {
     fn before<'c>(
         &'c self,
         scope: &CallScope<'c>,
-        _: &mut Reply,
+        _: &mut ReplySlot,
     ) -> Result<Before<Self::Guard<'c>>, Error> {
         if self.has_nothing_to_check(scope) {
             return Ok(Before::Continue(None));

@@ -61,7 +61,13 @@ pub(crate) enum CallOrigin {
 impl Health {
     /// Creates the state of a healthy plugin.
     pub(super) fn new(name: PluginName, policy: Option<Quarantine>, events: EventBus) -> Self {
-        Self { flags: SlotFlags::default(), inner: Mutex::default(), policy, name, events }
+        Self {
+            flags: SlotFlags(AtomicU8::new(SlotFlag::Untimed as u8)),
+            inner: Mutex::default(),
+            policy,
+            name,
+            events,
+        }
     }
 
     /// Discards the history of the previous generation and starts that of `generation`.
@@ -296,7 +302,7 @@ impl fmt::Debug for Health {
 }
 
 /// A set of [`SlotFlag`]s.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SlotFlags(AtomicU8);
 
 /// A condition that calls must check.
@@ -309,13 +315,26 @@ pub(crate) enum SlotFlag {
     Schema = 2,
     /// The number of concurrent calls is limited.
     InFlight = 4,
+    /// The application has layers, validators or a cache around the calls.
+    Layers = 8,
+    /// No call was timed yet.
+    Untimed = 16,
 }
+
+/// The flags of middleware that is part of the slot.
+const SLOT_FLAGS: u8 = SlotFlag::Health as u8 | SlotFlag::Schema as u8 | SlotFlag::InFlight as u8;
 
 impl SlotFlags {
     /// Returns whether no flag is set.
     #[inline]
     pub(crate) fn is_clear(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Returns whether no flag of the slot's own middleware is set.
+    #[inline]
+    pub(crate) fn is_slot_clear(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & SLOT_FLAGS == 0
     }
 
     /// Returns whether `flag` is set.

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use futures_util::future::{Either, select};
 
-use crate::call::{CallState, Reply, Request};
+use crate::call::{CallState, ReplySlot, Request};
 use crate::config::Quarantine;
 use crate::error::{Error, ErrorKind, bug};
 use crate::event::EventBus;
 use crate::generation::{CallArgs, CallPolicy, Generation, InstanceRef, is_in_plugin_call};
 use crate::id::{GenerationId, PluginName};
 use crate::metrics::Latencies;
-use crate::sync::{ShardedCounter, deadline_in, lock};
+use crate::sync::{Lease, LeaseCell, ProcessFences, Shard, deadline_in, has_passed, lock};
 use crate::worker::{Queue, TimerHandle};
 pub(crate) use health::{Admission, Health};
 use health::{CallOrigin, SlotFlag, is_unanswered};
@@ -30,7 +30,7 @@ pub(crate) use scope::{AsyncService, BatchCollector, BatchedCall, CallScope, Syn
 
 /// The slot of one plugin.
 pub(crate) struct Slot {
-    current: ArcSwapOption<InstanceRef>,
+    current: LeaseCell<InstanceRef, ProcessFences>,
     pub(crate) name: PluginName,
     pub(crate) counters: CallCounters,
     pub(crate) health: Health,
@@ -73,7 +73,6 @@ pub(crate) const SAMPLED_ONE_IN: u32 = 64;
 /// The counters of a slot.
 #[derive(Debug)]
 pub(crate) struct CallCounters {
-    pub(crate) calls: ShardedCounter,
     pub(crate) errors: AtomicU64,
     /// Panics of calls and of the plugin's threads, and unrequested exits of its process.
     pub(crate) faults: AtomicU64,
@@ -138,7 +137,6 @@ impl Slot {
     ) -> Self {
         let health = Health::new(name.clone(), policy, events);
         let counters = CallCounters {
-            calls: ShardedCounter::new(),
             errors: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             exits: AtomicU64::new(0),
@@ -151,7 +149,7 @@ impl Slot {
             latencies: Latencies::new(),
         };
         Self {
-            current: ArcSwapOption::empty(),
+            current: LeaseCell::new(ProcessFences::get()),
             name,
             counters,
             health,
@@ -166,6 +164,17 @@ impl Slot {
         }
     }
 
+    /// Counts a call, including one that was rejected.
+    #[inline(always)]
+    pub(crate) fn count_call(&self, shard: Shard) {
+        self.current.count_by(shard);
+    }
+
+    /// Returns the number of calls.
+    pub(crate) fn calls(&self) -> u64 {
+        self.current.count().unsigned_abs()
+    }
+
     /// Returns the number of the next generation.
     pub(crate) fn next_generation(&self) -> GenerationId {
         GenerationId::after(self.generations.fetch_add(1, Ordering::Relaxed))
@@ -173,7 +182,7 @@ impl Slot {
 
     /// Returns the current generation, without a lease.
     pub(crate) fn generation(&self) -> Option<Arc<Generation>> {
-        self.current.load().as_ref().map(|instance| Arc::clone(instance.generation()))
+        self.current().map(|instance| Arc::clone(instance.generation()))
     }
 
     /// Returns the current instance, and waits for it while the plugin is paused.
@@ -181,7 +190,7 @@ impl Slot {
         if self.is_shutting_down() {
             return Err(self.unloaded_error());
         }
-        match self.current.load_full() {
+        match self.current.get() {
             Some(instance) => Ok(instance),
             None => self.wait_for_current(None),
         }
@@ -189,13 +198,50 @@ impl Slot {
 
     /// Returns the current instance like [`pin`](Self::pin), but fails while the plugin is paused.
     pub(crate) fn try_pin(&self) -> Result<Arc<InstanceRef>, Error> {
-        self.current.load_full().ok_or_else(|| self.vacant_error())
+        self.current.get().ok_or_else(|| self.vacant_error())
     }
 
-    /// Returns whether a call without special requirements has nothing to check.
+    /// Returns whether the slot has nothing to check for a call without options.
     #[inline]
     pub(crate) fn fast_path_ok(&self) -> bool {
+        self.health.flags.is_slot_clear()
+    }
+
+    /// Returns whether neither the slot nor the application has anything to do for a call without
+    /// options.
+    #[inline]
+    pub(crate) fn brief_path_ok(&self) -> bool {
         self.health.flags.is_clear()
+    }
+
+    /// Returns whether no call was timed yet.
+    pub(crate) fn is_untimed(&self) -> bool {
+        self.health.flags.has(SlotFlag::Untimed)
+    }
+
+    /// Records the duration of a sampled call.
+    pub(crate) fn record_latency(&self, duration: Duration) {
+        self.counters.latencies.record(duration);
+        if self.is_untimed() {
+            self.health.flags.set(SlotFlag::Untimed, false);
+        }
+    }
+
+    /// Leases the current instance by a thread with this shard, if there is one.
+    #[inline(always)]
+    pub(crate) fn current_by(&self, shard: Shard) -> Option<Lease<'_, InstanceRef, ProcessFences>> {
+        self.current.lease_by(shard)
+    }
+
+    /// Leases the current instance, if there is one.
+    #[inline]
+    pub(crate) fn current(&self) -> Option<Lease<'_, InstanceRef, ProcessFences>> {
+        self.current.lease()
+    }
+
+    /// Records that the application has layers, validators or a cache around the calls.
+    pub(crate) fn set_layered(&self, is_layered: bool) {
+        self.health.flags.set(SlotFlag::Layers, is_layered);
     }
 
     /// Returns the policy like [`policy`](Self::policy), without incrementing the reference count.
@@ -248,9 +294,8 @@ impl Slot {
         generation: u64,
         run: impl FnOnce(&InstanceRef) -> T,
     ) -> Option<T> {
-        let current = self.current.load();
-        let instance = current.as_deref()?;
-        (instance.generation().id.get() == generation).then(|| run(instance))
+        let instance = self.current()?;
+        (instance.generation().id.get() == generation).then(|| run(&instance))
     }
 
     /// Records the outcome of an admitted call.
@@ -301,7 +346,7 @@ impl Slot {
             return Err(self.cancelled_before_start());
         }
         match request.deadline() {
-            Some(deadline) if deadline <= Instant::now() => {
+            Some(deadline) if has_passed(deadline) => {
                 Err(self.deadline_error("was not called: the deadline had passed"))
             }
             _ => Ok(()),
@@ -338,7 +383,7 @@ impl Slot {
 
     /// Returns the instance of this generation if it is current.
     pub(crate) fn lease(&self, generation: u64) -> Option<Arc<InstanceRef>> {
-        self.current.load_full().filter(|instance| instance.generation().id.get() == generation)
+        self.current.get().filter(|instance| instance.generation().id.get() == generation)
     }
 
     /// Sets whether calls may run as tasks.
@@ -424,15 +469,15 @@ impl Slot {
 impl SyncService for Arc<Slot> {
     /// Calls the instance that the scope leases, or leases the current one.
     #[inline]
-    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error> {
+    fn call(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         let CallScope { request, state, call_id, .. } = *scope;
         let args = CallArgs { request, state, call_id };
         if let Some(instance) = scope.lease {
             return instance.call(args, reply);
         }
-        match &*self.current.load() {
+        match self.current() {
             Some(instance) => {
-                self.check(instance, scope)?;
+                self.check(&instance, scope)?;
                 instance.call(args, reply)
             }
             None => {
@@ -449,7 +494,7 @@ impl AsyncService for Arc<Slot> {
     async fn call_async<'a>(
         &'a self,
         scope: &'a CallScope<'a>,
-        reply: &'a mut Reply,
+        reply: &'a mut ReplySlot,
     ) -> Result<(), Error> {
         let CallScope { request, call_id, .. } = *scope;
         let (Some(instance), Some(state)) = (scope.lease, scope.state) else {
@@ -457,7 +502,7 @@ impl AsyncService for Arc<Slot> {
         };
         if let Some(batch_slot) = scope.batch_slot {
             let answer = batch_slot.wait(call_id).await;
-            *reply = answer.map_err(|error| error.of_if_unset(&self.name))?;
+            reply.set(answer.map_err(|error| error.of_if_unset(&self.name))?);
             return Ok(());
         }
         let args = CallArgs { request, state: Some(state), call_id };
@@ -480,7 +525,7 @@ impl Slot {
                 return Err(instance);
             }
             *vacant = Vacant::Empty;
-            self.current.swap(Some(instance))
+            self.current.replace(Some(instance), |before| mark_not_current(before))
         };
         self.changed.notify_all();
         self.health.reset(generation.id);
@@ -491,7 +536,7 @@ impl Slot {
         flags.set(SlotFlag::Schema, policy.checks_input());
         self.policy.store(Some(Arc::clone(policy)));
         self.start_epoch(&generation);
-        Ok(before.map(|before| mark_not_current(&before)))
+        Ok(before)
     }
 
     /// Rejects all further calls and returns the generation that drains.
@@ -500,15 +545,15 @@ impl Slot {
             let mut vacant = lock(&self.vacant);
             let vacant = std::mem::replace(&mut *vacant, Vacant::Unloaded);
             // Before the swap, so that calls of pinned handles fail no later than new calls.
-            if let Some(current) = &*self.current.load() {
-                mark_not_current(current);
+            if let Some(current) = self.current() {
+                mark_not_current(&current);
             }
-            (self.current.swap(None), vacant)
+            (self.current.replace(None, |current| Arc::clone(current.generation())), vacant)
         };
         self.changed.notify_all();
         self.queue.close();
         match (current, vacant) {
-            (Some(current), _) => Some(Arc::clone(current.generation())),
+            (Some(current), _) => Some(current),
             (None, Vacant::Paused(_, paused)) => paused,
             (None, _) => None,
         }
@@ -516,16 +561,18 @@ impl Slot {
 
     /// Makes new calls wait while the running ones finish; `None` if no generation is current.
     pub(crate) fn pause(&self) -> Option<Paused> {
-        let current = {
+        let paused = {
             let mut vacant = lock(&self.vacant);
-            let current = self.current.swap(None)?;
-            let generation = Arc::clone(current.generation());
-            *vacant = Vacant::Paused(Arc::downgrade(&current), Some(generation));
-            current
+            let paused = self.current.replace(None, |current| Paused {
+                generation: mark_not_current(current),
+                instance: Arc::downgrade(current),
+            })?;
+            let generation = Arc::clone(&paused.generation);
+            *vacant = Vacant::Paused(Weak::clone(&paused.instance), Some(generation));
+            paused
         };
         self.queue.suspend();
-        let generation = mark_not_current(&current);
-        Some(Paused { generation, instance: Arc::downgrade(&current) })
+        Some(paused)
     }
 
     /// Returns whether calls wait for the end of a reload.
@@ -560,7 +607,7 @@ impl Slot {
                 let generation = Arc::clone(&paused.generation);
                 Ok(Arc::new(InstanceRef::resumed(generation, backend)))
             }
-            None => Err(paused.instance.strong_count()),
+            None => Err(self.current.uses(&paused.instance)),
         }
     }
 
@@ -580,7 +627,7 @@ impl Slot {
             }
             paused.generation.set_current(instance.is_some());
             *vacant = Vacant::Empty;
-            self.current.store(instance);
+            self.current.replace(instance, |_| ());
         }
         self.changed.notify_all();
         self.resume_workers();
@@ -596,7 +643,7 @@ impl Slot {
             if let Some(request) = request {
                 self.check_active(request)?;
             }
-            if let Some(instance) = self.current.load_full() {
+            if let Some(instance) = self.current.get() {
                 return Ok(instance);
             }
             let Vacant::Paused(before, _) = &*vacant else { return Err(self.unloaded_error()) };

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::QuarantineReason;
 use crate::generation::Generation;
 use crate::panic::drop_panic;
+use crate::sync::shard;
 use crate::worker::{
     DeadlineCheck, Epoch, Job, NextJob, PushOutcome, RejectReason, TimerEntry, WaitLimits,
     WorkSource, WorkerId,
@@ -157,12 +158,12 @@ impl Slot {
 
     /// Counts a call that was cancelled or aborted after it had reached the plugin.
     pub(crate) fn count_cancelled(&self) {
-        self.counters.calls.add(1);
+        self.count_call(shard());
     }
 
     /// Counts a call that was rejected before it reached the layers.
     pub(crate) fn count_rejected(&self) {
-        self.counters.calls.add(1);
+        self.count_call(shard());
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -235,10 +236,8 @@ impl Slot {
 
     /// Checks the memory of a plugin with a limit and returns when to check again.
     fn check_memory(&self, now: Instant) -> Option<Instant> {
-        let current = self.current.load();
-        let instance = current.as_deref()?;
-        let generation = instance.generation();
-        let limit = generation.policy.max_memory_bytes?;
+        let instance = self.current()?;
+        let limit = instance.generation().policy.max_memory_bytes?;
         if let Some(live) = instance.live_bytes() {
             let over = u64::try_from(live).is_ok_and(|live| live > limit);
             self.health.set_memory(over.then_some((live, limit)));
@@ -248,12 +247,12 @@ impl Slot {
 
     /// Returns the process id of the current generation, if it is a process.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.current.load().as_deref().and_then(crate::generation::InstanceRef::pid)
+        self.current()?.pid()
     }
 
     /// Returns the bytes that the plugin has allocated, if it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
-        self.current.load().as_deref().and_then(crate::generation::InstanceRef::live_bytes)
+        self.current()?.live_bytes()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use tokio::sync::oneshot;
 
 use super::health::CallOrigin;
-use crate::call::{CallState, Reply, Request};
+use crate::call::{CallState, Reply, ReplySlot, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::{CallPolicy, InstanceRef, next_call_id};
 use crate::sync::lock;
@@ -28,12 +28,15 @@ pub(crate) struct CallScope<'v> {
 }
 
 impl<'v> CallScope<'v> {
-    /// Creates the scope of a call on the caller's thread.
+    /// Creates the scope of a call on the caller's thread, under the lease `pin` if there is one.
     #[inline]
-    pub(crate) fn inline(request: &'v Request<'v>) -> Self {
-        let call_id = next_call_id();
-        let method = Method::Call;
-        Self { request, lease: None, state: None, policy: None, method, batch_slot: None, call_id }
+    pub(crate) fn inline(
+        request: &'v Request<'v>,
+        pin: Option<&'v InstanceRef>,
+        call_id: u64,
+    ) -> Self {
+        let method = if pin.is_some() { Method::Pinned } else { Method::Call };
+        Self { request, lease: pin, state: None, policy: None, method, batch_slot: None, call_id }
     }
 
     /// Creates the scope of a call on a worker that holds a lease.
@@ -43,8 +46,8 @@ impl<'v> CallScope<'v> {
         instance: &'v InstanceRef,
         state: &'v CallState,
     ) -> Self {
-        let (lease, state) = (Some(instance), Some(state));
-        Self { lease, state, method: Method::Execute, ..Self::inline(request) }
+        let scope = Self::inline(request, Some(instance), next_call_id());
+        Self { state: Some(state), method: Method::Execute, ..scope }
     }
 
     /// Returns the policy that the call was checked against, or that of its lease.
@@ -98,7 +101,7 @@ pub enum Method {
 /// A service of the call path: a layer, or the slot at its end.
 pub(crate) trait SyncService: Send + Sync {
     /// Makes the call on this thread and fills `reply`.
-    fn call(&self, scope: &CallScope<'_>, reply: &mut Reply) -> Result<(), Error>;
+    fn call(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error>;
 }
 
 /// A service of the call path that can run as a future.
@@ -107,7 +110,7 @@ pub(crate) trait AsyncService: SyncService {
     fn call_async<'a>(
         &'a self,
         scope: &'a CallScope<'a>,
-        reply: &'a mut Reply,
+        reply: &'a mut ReplySlot,
     ) -> impl Future<Output = Result<(), Error>> + Send + 'a;
 }
 

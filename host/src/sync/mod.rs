@@ -1,12 +1,23 @@
-//! Primitives shared between threads: counters without contention, waits, fork detection. Knows no
+//! Primitives shared between threads: leases and counters without contention, waits, fork detection. Knows no
 //! plugins.
 
 mod atomic {
-    pub(crate) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+    };
 }
 mod blocking;
+mod clock;
+mod fences;
 #[allow(unsafe_code, reason = "registers a fork handler")]
 mod fork;
+#[allow(unsafe_code, reason = "owns a value by a tagged pointer")]
+mod lease_cell;
+#[cfg(test)]
+mod lease_cell_tests;
+mod locks {
+    pub(crate) use std::sync::Mutex;
+}
 mod sharded_counter;
 mod shards;
 
@@ -14,8 +25,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use blocking::{ReturnSlot, WaitGroup, block_on, block_on_until};
+pub(crate) use clock::has_passed;
+pub(crate) use fences::ProcessFences;
 pub(crate) use fork::{ProcessEpoch, SameProcess};
-pub(crate) use sharded_counter::ShardedCounter;
+pub(crate) use lease_cell::{Lease, LeaseCell};
+pub(crate) use sharded_counter::{Shard, ShardedCounter, shard};
 
 /// Locks a mutex whose data is valid even if a thread panicked while it held the lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

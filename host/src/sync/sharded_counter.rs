@@ -14,7 +14,7 @@ use super::{lock, shards};
 /// A counter in shards.
 #[repr(align(64))]
 pub(crate) struct ShardedCounter {
-    cells: [PaddedShard; OWNERS + 1],
+    cells: [PaddedShard; LINES],
 }
 
 #[repr(align(64))]
@@ -25,7 +25,7 @@ static FREE: Mutex<Vec<&'static ShardedCounter>> = Mutex::new(Vec::new());
 
 impl ShardedCounter {
     pub(crate) const fn new() -> Self {
-        Self { cells: [const { PaddedShard(AtomicI64::new(0)) }; OWNERS + 1] }
+        Self { cells: [const { PaddedShard(AtomicI64::new(0)) }; LINES] }
     }
 
     /// Lends a counter with the sum zero.
@@ -48,7 +48,7 @@ impl ShardedCounter {
     #[inline]
     pub(crate) fn add(&self, count: i64) {
         let shard = shard();
-        shards::add(&self.cells[shard].0, count, shard != SHARED);
+        shards::add(&self.cells[shard.index()].0, count, shard.is_owned());
     }
 
     pub(crate) fn sum(&self) -> i64 {
@@ -63,10 +63,30 @@ impl fmt::Debug for ShardedCounter {
 }
 
 /// Number of threads that own a shard; the others share one more.
-pub(super) const OWNERS: usize = 31;
+const OWNERS: usize = 31;
+/// Number of shards.
+pub(super) const LINES: usize = OWNERS + 1;
 /// The shared shard.
-pub(super) const SHARED: usize = OWNERS;
+const SHARED: usize = OWNERS;
 const NONE: usize = usize::MAX;
+
+/// The shard of a thread: its own, or the shared one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shard(usize);
+
+impl Shard {
+    /// Returns its number, which is below [`LINES`].
+    #[inline(always)]
+    pub(super) fn index(self) -> usize {
+        self.0 % LINES
+    }
+
+    /// Returns whether only this thread uses it.
+    #[inline(always)]
+    pub(crate) fn is_owned(self) -> bool {
+        self.0 != SHARED
+    }
+}
 
 static SHARDS: ShardOwners<OWNERS> = ShardOwners::new(AtomicU64::new(0));
 
@@ -88,11 +108,11 @@ impl Drop for Owner {
     }
 }
 
-/// Returns the shard of this thread: its own below [`OWNERS`], or [`SHARED`].
+/// Returns the shard of this thread.
 #[inline]
-pub(super) fn shard() -> usize {
+pub(crate) fn shard() -> Shard {
     let cell = SHARD.get();
-    if cell == NONE { take() } else { cell }
+    Shard(if cell == NONE { take() } else { cell })
 }
 
 #[cold]

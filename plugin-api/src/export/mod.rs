@@ -97,6 +97,7 @@ unsafe extern "C" fn start<T: Plugin, const LINKED: bool>(
     unsafe { report(result, fault) }
 }
 
+#[inline]
 unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
     instance: RawInstance,
     context: *const RawContext<'_>,
@@ -113,7 +114,7 @@ unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
         let input = unsafe { &*input }.get();
         let reply = plugin.execute(&context, input)?;
         // SAFETY: E1.
-        unsafe { output.write(reply) };
+        unsafe { reply.store(output) };
         Ok(())
     });
     // SAFETY: E1.

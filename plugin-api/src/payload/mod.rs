@@ -11,6 +11,8 @@ use serde::Deserialize;
 use crate::PluginError;
 pub use output::Output;
 #[doc(hidden)]
+pub use output::OutputSlot;
+#[doc(hidden)]
 pub use raw::{RawBuffer, RawPayload};
 
 /// The input of one call: borrowed bytes with a content type.
@@ -36,16 +38,19 @@ pub struct Payload<'a> {
 
 impl<'a> Payload<'a> {
     /// Creates an input of plain text.
+    #[inline]
     pub fn text(text: &'a str) -> Self {
         Self { bytes: text.as_bytes(), media: Media::TEXT }
     }
 
     /// Creates an input of JSON text.
+    #[inline]
     pub fn json_text(json: &'a str) -> Self {
         Self { bytes: json.as_bytes(), media: Media::JSON }
     }
 
     /// Creates an input of arbitrary bytes.
+    #[inline]
     pub fn bytes(bytes: &'a [u8]) -> Self {
         Self { bytes, media: Media::BYTES }
     }
@@ -58,11 +63,18 @@ impl<'a> Payload<'a> {
 
     #[doc(hidden)]
     #[inline]
+    pub fn media(&self) -> Media<'a> {
+        self.media
+    }
+
+    #[doc(hidden)]
+    #[inline]
     pub fn of_media(bytes: &'a [u8], media: Media<'a>) -> Self {
         Self { bytes, media }
     }
 
     /// Returns the bytes.
+    #[inline]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -72,6 +84,7 @@ impl<'a> Payload<'a> {
     /// # Errors
     ///
     /// Code 400 if the bytes are not UTF-8; the message names the first invalid byte.
+    #[inline]
     pub fn as_text(&self) -> Result<&'a str, PluginError> {
         text_of(self.bytes)
     }
@@ -88,16 +101,19 @@ impl<'a> Payload<'a> {
     }
 
     /// Returns the media type, such as `application/json`.
+    #[inline]
     pub fn content_type(&self) -> &'a str {
         self.media.as_str()
     }
 
     /// Returns the number of bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Returns whether the payload is empty.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -141,6 +157,7 @@ impl<'a> Media<'a> {
     }
 
     /// Returns the name of the media type.
+    #[inline]
     pub fn as_str(self) -> &'a str {
         if self.code == OTHER { self.name } else { name_of(self.code) }
     }

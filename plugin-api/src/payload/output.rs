@@ -1,6 +1,7 @@
 //! The output of a call: a few inline bytes, or a vector of the side that created it.
 
-use std::{fmt, mem, ptr, slice};
+use std::mem::{self, MaybeUninit};
+use std::{fmt, ptr, slice};
 
 use abi_stable::StableAbi;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,34 @@ pub struct Output {
 }
 
 const MAX_INLINE_BYTES: usize = mem::size_of::<[*mut u8; 3]>();
+const WORD_BYTES: usize = mem::size_of::<usize>();
+
+/// Returns up to [`MAX_INLINE_BYTES`] bytes as words, which stay in registers; a copy of unknown
+/// length is a call. Missing bytes are zero.
+#[inline]
+fn words_of(bytes: &[u8]) -> [usize; 3] {
+    let whole = |index: usize| {
+        let word = bytes.get(index * WORD_BYTES..)?.first_chunk()?;
+        Some(usize::from_ne_bytes(*word))
+    };
+    match (whole(0), whole(1), whole(2)) {
+        (Some(first), Some(second), Some(third)) => [first, second, third],
+        (Some(first), Some(second), None) => [first, second, part(&bytes[2 * WORD_BYTES..])],
+        (Some(first), ..) => [first, part(&bytes[WORD_BYTES..]), 0],
+        (None, ..) => [part(bytes), 0, 0],
+    }
+}
+
+/// Returns the word that starts with these bytes, fewer than a word has, and ends with zeros.
+#[inline]
+fn part(bytes: &[u8]) -> usize {
+    if bytes.is_empty() {
+        return 0;
+    }
+    let mut word = [0; WORD_BYTES];
+    word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    usize::from_ne_bytes(word)
+}
 
 // SAFETY: O1 (plain bytes, or a uniquely owned vector that any thread may free).
 unsafe impl Send for Output {}
@@ -49,16 +78,19 @@ unsafe impl Sync for Output {}
 
 impl Output {
     /// Creates an output of plain text.
+    #[inline]
     pub fn text(text: impl Into<String>) -> Self {
         Self::from_vec(text.into().into_bytes(), TEXT_CODE, 0)
     }
 
     /// Creates an output of HTML.
+    #[inline]
     pub fn html(html: impl Into<String>) -> Self {
         Self::from_vec(html.into().into_bytes(), HTML_CODE, 0)
     }
 
     /// Creates an output of arbitrary bytes.
+    #[inline]
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self::from_vec(bytes.into(), BYTES_CODE, 0)
     }
@@ -83,13 +115,7 @@ impl Output {
         if bytes.len() > MAX_INLINE_BYTES {
             return Self::bytes(bytes);
         }
-        let mut words = [0_usize; 3];
-        // SAFETY: writes at most MAX_INLINE_BYTES bytes, the size of `words`.
-        unsafe {
-            ptr::copy_nonoverlapping(bytes.as_ptr(), words.as_mut_ptr().cast(), bytes.len());
-        }
-        // Converted word by word, so that the compiler can keep the value in registers.
-        let words = words.map(ptr::without_provenance_mut);
+        let words = words_of(bytes).map(ptr::without_provenance_mut);
         Self { words, release: None, type_code: BYTES_CODE, extra: bytes.len() as u32 }
     }
 
@@ -111,6 +137,7 @@ impl Output {
         Self::from_vec(bytes, type_code, extra as u32)
     }
 
+    #[inline]
     fn from_vec(bytes: Vec<u8>, type_code: u32, extra: u32) -> Self {
         let (ptr, len, capacity) = into_parts(bytes);
         let words = [ptr, ptr::without_provenance_mut(len), ptr::without_provenance_mut(capacity)];
@@ -135,6 +162,7 @@ impl Output {
     /// # Errors
     ///
     /// Code 400 if the bytes are not UTF-8; the message names the first invalid byte.
+    #[inline]
     pub fn as_text(&self) -> Result<&str, PluginError> {
         text_of(self.as_bytes())
     }
@@ -156,6 +184,7 @@ impl Output {
     }
 
     /// Returns the media type, such as `application/json`.
+    #[inline]
     pub fn content_type(&self) -> &str {
         if self.type_code != OTHER || self.release.is_none() {
             return name_of(self.type_code);
@@ -169,19 +198,142 @@ impl Output {
     }
 
     /// Returns the number of bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.as_bytes().len()
     }
 
     /// Returns whether the output is empty.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Writes the output through a pointer, field by field. The other side of the call reads the
+    /// fields right after; a load that spans two stores would wait until both have left the
+    /// processor's store buffer, so the compiler must not combine them.
+    ///
+    /// # Safety
+    ///
+    /// `to` is valid to write. The value behind it is overwritten without a drop.
+    #[allow(clippy::multiple_unsafe_ops_per_block, reason = "one proof for all fields")]
+    #[inline]
+    pub(crate) unsafe fn store(self, to: *mut Self) {
+        let output = mem::ManuallyDrop::new(self);
+        // SAFETY: this function's contract.
+        unsafe {
+            for (index, word) in output.words.iter().enumerate() {
+                (&raw mut (*to).words[index]).write_volatile(*word);
+            }
+            (&raw mut (*to).release).write_volatile(output.release);
+            (&raw mut (*to).type_code).write_volatile(output.type_code);
+            (&raw mut (*to).extra).write_volatile(output.extra);
+        }
+    }
+
     /// Returns whether the bytes are inline, so that the output holds no memory of its creator.
     #[doc(hidden)]
+    #[inline]
     pub fn is_inline(&self) -> bool {
         self.release.is_none()
+    }
+}
+
+/// Space for the output of a call. Not initialized until the plugin writes to it: stores that are
+/// overwritten at once would cost as much as the rest of a call's bookkeeping.
+#[doc(hidden)]
+pub struct OutputSlot {
+    output: MaybeUninit<Output>,
+    /// Whether `output` holds a value.
+    is_written: bool,
+}
+
+impl OutputSlot {
+    /// Creates an empty slot.
+    #[allow(clippy::multiple_unsafe_ops_per_block, reason = "one proof for all")]
+    #[inline(always)]
+    pub fn new() -> Self {
+        let mut slot = MaybeUninit::<Self>::uninit();
+        // Field by field: as a constant, the whole slot would be filled with zeros.
+        // SAFETY: `output` needs no value.
+        unsafe {
+            (&raw mut (*slot.as_mut_ptr()).is_written).write(false);
+            slot.assume_init()
+        }
+    }
+
+    /// Returns the address for the plugin to write to. The slot must be empty, or its output leaks.
+    #[inline(always)]
+    pub fn as_mut_ptr(&mut self) -> *mut Output {
+        self.output.as_mut_ptr()
+    }
+
+    /// Records that the plugin wrote an output.
+    ///
+    /// # Safety
+    ///
+    /// A valid output was written through [`as_mut_ptr`](Self::as_mut_ptr).
+    #[inline(always)]
+    pub unsafe fn set_written(&mut self) {
+        self.is_written = true;
+    }
+
+    /// Replaces the output.
+    #[inline]
+    pub fn set(&mut self, output: Output) {
+        drop(self.take());
+        // SAFETY: the slot is valid to write, and empty.
+        unsafe { output.store(self.output.as_mut_ptr()) };
+        self.is_written = true;
+    }
+
+    /// Returns the output, if there is one.
+    #[inline]
+    pub fn get(&self) -> Option<&Output> {
+        // SAFETY: `is_written`.
+        self.is_written.then(|| unsafe { self.output.assume_init_ref() })
+    }
+
+    /// Takes the output, if there is one. Reads it field by field, as a plugin writes it.
+    #[allow(clippy::multiple_unsafe_ops_per_block, reason = "one proof for all fields")]
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<Output> {
+        if !mem::replace(&mut self.is_written, false) {
+            return None;
+        }
+        let from = self.output.as_ptr();
+        // SAFETY: it was written, and is not read again: `is_written` is false now.
+        unsafe {
+            Some(Output {
+                words: [
+                    (&raw const (*from).words[0]).read_volatile(),
+                    (&raw const (*from).words[1]).read_volatile(),
+                    (&raw const (*from).words[2]).read_volatile(),
+                ],
+                release: (&raw const (*from).release).read_volatile(),
+                type_code: (&raw const (*from).type_code).read_volatile(),
+                extra: (&raw const (*from).extra).read_volatile(),
+            })
+        }
+    }
+}
+
+impl Default for OutputSlot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for OutputSlot {
+    #[inline]
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+impl fmt::Debug for OutputSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OutputSlot").field(&self.get()).finish()
     }
 }
 

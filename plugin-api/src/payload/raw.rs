@@ -72,6 +72,7 @@ impl fmt::Debug for RawBuffer {
     }
 }
 
+#[inline]
 pub(super) fn into_parts(bytes: Vec<u8>) -> (*mut u8, usize, usize) {
     let mut bytes = std::mem::ManuallyDrop::new(bytes);
     (bytes.as_mut_ptr(), bytes.len(), bytes.capacity())
@@ -92,8 +93,10 @@ pub(super) unsafe extern "C" fn free_vec(ptr: *mut u8, len: usize, capacity: usi
 #[derive(StableAbi)]
 pub struct RawPayload<'a> {
     ptr: *const u8,
-    len: usize,
+    // Not beside `len`: the compiler would copy a slice by one load of two words, which waits if
+    // they were just written one by one.
     type_ptr: *const u8,
+    len: usize,
     type_len: u32,
     type_code: u32,
     lifetime: PhantomData<&'a ()>,
@@ -113,6 +116,12 @@ impl<'a> RawPayload<'a> {
             type_code: code,
             lifetime: PhantomData,
         }
+    }
+
+    /// Returns the number of bytes.
+    #[inline]
+    pub fn byte_len(&self) -> usize {
+        self.len
     }
 
     /// Returns the borrowed payload.

@@ -1,4 +1,4 @@
-//! Loom models of the host's sharded counters, and of a pool's result store and queue. They include
+//! Loom models of the host's leases and sharded counters, and of a pool's result store and queue. They include
 //! the host's files, with loom's atomics and locks instead of std's.
 
 #![cfg(test)]
@@ -8,7 +8,45 @@ mod panic {
         run();
     }
 }
+#[allow(clippy::arc_with_non_send_sync, reason = "loom checks how its cells are shared")]
+mod leases;
+mod locks {
+    pub(crate) use loom::sync::Mutex;
+}
 mod pool;
+mod sharded_counter {
+    use std::cell::Cell;
+
+    /// Lines of a model: those of three threads, and the shared one.
+    pub(crate) const LINES: usize = 4;
+
+    /// The line of a thread.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Shard(usize);
+
+    impl Shard {
+        pub(crate) fn index(self) -> usize {
+            self.0.min(LINES - 1)
+        }
+
+        pub(crate) fn is_owned(self) -> bool {
+            self.0 < LINES - 1
+        }
+    }
+
+    loom::thread_local! {
+        static SHARD: Cell<usize> = Cell::new(usize::MAX);
+    }
+
+    /// Sets the line of the current thread; any number above the last is the shared one.
+    pub(crate) fn set_shard(shard: usize) {
+        SHARD.with(|own| own.set(shard));
+    }
+
+    pub(crate) fn shard() -> Shard {
+        SHARD.with(|own| Shard(own.get()))
+    }
+}
 mod sync {
     use loom::sync::{Mutex, MutexGuard};
 
@@ -18,14 +56,23 @@ mod sync {
 }
 
 mod atomic {
-    pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+    };
 }
+
+#[allow(dead_code, reason = "included from the host")]
+#[allow(unsafe_code, reason = "included from the host")]
+#[path = "../../../host/src/sync/lease_cell.rs"]
+mod lease_cell;
 
 #[allow(dead_code, reason = "included from the host")]
 #[path = "../../../host/src/sync/shards.rs"]
 mod shards;
 
 use std::sync::Arc;
+
+use sync::lock;
 
 use atomic::{AtomicI64, AtomicU64};
 use loom::cell::UnsafeCell;
