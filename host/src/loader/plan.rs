@@ -46,11 +46,13 @@ pub(crate) fn plan(
         return Plan::Unchanged;
     }
     let found = next.version();
-    let refusals: Vec<_> = dependents
+    let mut refusals: Vec<_> = dependents
         .iter()
         .filter(|dependent| !dependent.required.matches(found))
         .map(|dependent| format!("`{}` requires {}", dependent.name, dependent.required))
         .collect();
+    // A dependent that is being reloaded may state the same requirement twice.
+    refusals.dedup();
     if refusals.is_empty() {
         return Plan::Swap;
     }
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn version_that_dependents_reject_is_refused() {
         let message = "the new build is 2.0.0, and `report` requires ^1.0";
-        let dependents = [("ledger", ">=1.0"), ("report", "^1.0")];
+        let dependents = [("ledger", ">=1.0"), ("report", "^1.0"), ("report", "^1.0")];
         check(&manifest("2.0.0"), 2, &dependents, Plan::Refuse(message.to_owned()));
         check(&manifest("1.3.0"), 2, &dependents, Plan::Swap);
     }
