@@ -205,6 +205,30 @@ fn rejections_are_equal_in_every_form_of_a_call() {
     }
 }
 
+/// With a layer, calls to processes run on threads.
+#[test]
+fn dropped_call_behind_layer_cancels_plugin_of_either_kind() {
+    for kind in BOTH {
+        let plugins = Plugins::new();
+        let host = Host::builder().layer(Own).build().unwrap();
+        let handle = loaded(&host, kind.served(&plugins, "dropped").install());
+        let [entered, never, cancelled] =
+            ["entered", "never", "cancelled"].map(|file| plugins.dir().join(file));
+        let waits = json!({
+            "do": "wait", "creates": entered, "until": never, "when_cancelled": cancelled,
+        });
+        let running = handle.execute(action_request(waits));
+        until("the call runs", || entered.exists().then_some(()));
+        drop(running);
+        until(&format!("the {kind:?} is cancelled"), || cancelled.exists().then_some(()));
+        until(&format!("the worker of the {kind:?} is free"), || {
+            (host.list()[0].stats.running == 0).then_some(())
+        });
+        assert_eq!(host.list()[0].stats.faults, 0, "{kind:?}");
+        assert_eq!(outcome(block_on(handle.execute(Request::text("next")))), "next");
+    }
+}
+
 #[test]
 fn invalid_or_large_input_reaches_neither_kind() {
     let scenario = |kind: Kind| {
