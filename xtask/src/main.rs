@@ -40,7 +40,7 @@ enum Command {
     NewPlugin(new_plugin::Options),
     /// Checks what the compiler does not: order of modules, `unsafe`, dependencies, links, language.
     Tidy,
-    /// Checks that the host compiles with each combination of its features.
+    /// Checks that the host compiles with every subset of its default features.
     Features,
     /// Runs all tests of the workspace.
     Test(test::Options),

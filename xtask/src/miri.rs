@@ -9,7 +9,7 @@ use hotbay_build::{Workspace, cargo};
 /// Packages, with filters of the tests that Miri can run.
 const TESTS: &[(&str, &[&str])] = &[
     ("hotbay-protocol", &[]),
-    ("hotbay-plugin", &["payload::", "context::", "frames::", "services::"]),
+    ("hotbay-plugin", &["payload::", "stamp::", "text::"]),
     ("hotbay", &["call::state", "slot::", "worker::queue"]),
 ];
 

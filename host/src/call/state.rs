@@ -15,23 +15,23 @@ pub(crate) struct CallState {
     probe: AtomicU64,
     /// Whether its timeout was counted.
     is_timeout_counted: AtomicBool,
-    /// Wakes its task when it is no longer active.
+    /// Wakes the future that waits until it is no longer active.
     cancel_notify: Notify,
 }
 
 const ACTIVE: u8 = 0;
 const CANCELLED: u8 = 1;
 const TIMED_OUT: u8 = 2;
-/// A flag beside one of those: it runs as a task, or did.
-const ASYNC: u8 = 4;
+/// A flag beside one of those: a future waits until it is no longer active, or did.
+const AWAITED: u8 = 4;
 /// A flag beside one of those: it has reached the plugin.
 const REACHED: u8 = 8;
 /// A flag beside one of those: the plugin runs it.
 const ENTERED: u8 = 16;
-const FLAGS: u8 = ASYNC | REACHED | ENTERED;
+const FLAGS: u8 = AWAITED | REACHED | ENTERED;
 
 // The sender's lock decides who completes the call. The flags are bits of the state's own word:
-// `mark_async` and `end` see each other, and a call that ended before it reached the plugin never
+// `ended` and `end` see each other, and a call that ended before it reached the plugin never
 // reaches it. `enter_plugin` releases and `end` acquires, so that a timer that ends a call which has
 // reached the plugin sees its generation. The lock of `Notify` orders the rest, and all else is relaxed.
 impl CallState {
@@ -49,15 +49,11 @@ impl CallState {
         self.state.load(Ordering::Relaxed) & !FLAGS
     }
 
-    /// Records that it runs as a task, which waits for [`cancelled`](Self::cancelled).
-    pub(crate) fn mark_async(&self) {
-        self.state.fetch_or(ASYNC, Ordering::Relaxed);
-    }
-
-    /// Waits until it is no longer active. Only for calls that [run as a task](Self::mark_async).
-    pub(crate) async fn cancelled(&self) {
+    /// Waits until it is no longer active.
+    pub(crate) async fn ended(&self) {
         let mut notified = pin!(self.cancel_notify.notified());
         notified.as_mut().enable();
+        self.state.fetch_or(AWAITED, Ordering::Relaxed);
         if self.is_active() {
             notified.await;
         }
@@ -77,7 +73,7 @@ impl CallState {
         let is_active = |word: u8| word & !FLAGS == ACTIVE;
         let end = |word| is_active(word).then_some(word | state);
         let ended = self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, end);
-        if ended.is_ok_and(|before| before & ASYNC != 0) {
+        if ended.is_ok_and(|before| before & AWAITED != 0) {
             self.cancel_notify.notify_waiters();
         }
     }

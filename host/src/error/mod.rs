@@ -9,6 +9,7 @@ mod process;
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hotbay_manifest::{ApiMismatch, ManifestError, SchemaError, StampMismatch, Unstartable};
@@ -44,6 +45,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// ```
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     plugin: Option<PluginName>,
@@ -53,7 +55,8 @@ struct Inner {
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
-    cause: Option<Box<dyn StdError + Send + Sync>>,
+    /// Shared by the errors of calls that failed together.
+    cause: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// The classes of an [`Error`], by how a caller can handle it.
@@ -336,9 +339,9 @@ impl Error {
     pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let cause = cause.into();
         if self.0.hint.is_none() {
-            self.0.hint = of(&*cause).map(Cow::Owned);
+            self.0.hint = hint_of(&*cause).map(Cow::Owned);
         }
-        self.0.cause = Some(cause);
+        self.0.cause = Some(cause.into());
         self
     }
 
@@ -370,14 +373,9 @@ impl Error {
         self
     }
 
-    /// Returns the same error for another call, without its cause.
+    /// Returns the same error for another call.
     pub(crate) fn cloned(&self) -> Self {
-        let mut copy = Self::new(self.0.kind, self.0.message.clone());
-        copy.0.plugin.clone_from(&self.0.plugin);
-        copy.0.generation = self.0.generation;
-        copy.0.hint.clone_from(&self.0.hint);
-        copy.0.retry_after = self.0.retry_after;
-        copy
+        Self(self.0.clone())
     }
 
     /// Sets the pipeline steps that did not run because of this error.
@@ -541,7 +539,7 @@ macro_rules! bug {
 pub(crate) use bug;
 
 /// Returns the hint of an error, if it is one of this crate's and has one.
-fn of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {
+fn hint_of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {
     macro_rules! first_of {
         ($($type:ty),*) => {
             $(if let Some(error) = error.downcast_ref::<$type>() {
@@ -589,6 +587,17 @@ mod tests {
         assert_eq!(error.full_message(), "plugin `echo` returned an error: no (code 500)");
         assert_eq!(error.plugin_error().map(PluginError::code), Some(500));
         assert!(error.fault().is_none());
+    }
+
+    #[test]
+    fn cloned_error_keeps_its_cause() {
+        let error = Error::new(ErrorKind::Plugin, "returned an error")
+            .caused_by(PluginError::new(500, "no").retryable())
+            .with_hint("retry");
+        let cloned = error.cloned();
+        assert_eq!(cloned.full_message(), error.full_message());
+        assert!(cloned.is_retryable() && cloned.plugin_error().is_some());
+        assert_eq!(cloned.hint(), Some("retry"));
     }
 
     #[test]

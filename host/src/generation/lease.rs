@@ -4,10 +4,14 @@
 
 use std::cell::Cell;
 use std::fmt;
+#[cfg(all(unix, feature = "process"))]
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+#[cfg(all(unix, feature = "process"))]
+use futures_util::future::select;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -224,11 +228,23 @@ impl InstanceRef {
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);
         let call = request.to_process_call(call_id);
-        let aborted = self.generation.calls_aborted();
-        let answer = match request.cancellation_token() {
-            Some(token) => process.call(&call, token.cancelled(), aborted),
-            None => process.call(&call, std::future::pending(), aborted),
+        let ended = async {
+            let Some(state) = state else { return std::future::pending().await };
+            state.ended().await;
+            // At its deadline, the wait ends by itself.
+            if state.timed_out() && request.deadline().is_some() {
+                std::future::pending().await
+            }
         };
+        let cancelled = async {
+            match request.cancellation_token() {
+                Some(token) => {
+                    let _ = select(pin!(ended), pin!(token.cancelled())).await;
+                }
+                None => ended.await,
+            }
+        };
+        let answer = process.call(&call, cancelled, self.generation.calls_aborted());
         DEPTH.set(depth);
         if let Some(state) = state {
             state.leave_plugin();

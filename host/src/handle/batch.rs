@@ -148,9 +148,7 @@ impl BatchJob {
     #[cfg(test)]
     pub(super) fn for_tests(inner: &Arc<Inner>) -> Arc<Self> {
         let current = CurrentJob::default();
-        let batch = Self::new(inner, Vec::new(), None, oneshot::channel().0, &current);
-        batch.state.mark_async();
-        batch
+        Self::new(inner, Vec::new(), None, oneshot::channel().0, &current)
     }
 
     /// Makes one call if it is pending.
@@ -271,7 +269,6 @@ impl Job for BatchJob {
     }
 
     fn run_async(self: Arc<Self>, generation: u64) -> JobFuture {
-        self.state.mark_async();
         Box::pin(async move { self.run_async_calls(generation).await })
     }
 

@@ -70,7 +70,6 @@ impl Job for PooledCall {
     }
 
     fn run_async(self: Arc<Self>, generation: u64) -> JobFuture {
-        self.state.mark_async();
         Box::pin(async move {
             if !self.state.is_active() {
                 return JobOutcome::Completed;

@@ -191,7 +191,6 @@ fn exchange_ends_on_cancellation_or_unload() {
     runtime.block_on(async {
         let instance = slot.lease(generation.id.get()).expect("a current generation");
         let state = CallState::default();
-        state.mark_async();
         let never = || pending::<Result<(), Error>>();
         let (outcome, ()) = tokio::join!(slot.until_cancelled(&instance, &state, never()), async {
             state.cancel();
@@ -203,7 +202,6 @@ fn exchange_ends_on_cancellation_or_unload() {
         assert!(slot.until_cancelled(&instance, &state, ready(Ok(()))).await.is_ok());
 
         let state = CallState::default();
-        state.mark_async();
         let exchange = slot.until_cancelled(&instance, &state, never());
         let (outcome, ()) = tokio::join!(exchange, async { generation.abort_calls() });
         assert_eq!(outcome.expect_err("its plugin was unloaded").kind(), ErrorKind::Retired);

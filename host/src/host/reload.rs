@@ -163,7 +163,7 @@ impl Inner {
                 let failed = next.failed(LoadStep::Requires, ErrorKind::Requires);
                 return Err(failed.caused_by(message));
             }
-            Plan::Unchanged | Plan::Swap(_) => {}
+            Plan::Unchanged | Plan::Swap => {}
         }
         self.check_retained(&next)?;
         let slot = &there.slot;

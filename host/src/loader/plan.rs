@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use hotbay_manifest::{Handover, Manifest};
+use hotbay_manifest::Manifest;
 use semver::VersionReq;
 
 use super::candidate::Candidate;
@@ -28,7 +28,7 @@ pub(crate) enum Plan {
     /// The build is the one that serves.
     Unchanged,
     /// Replace the current build.
-    Swap(Handover),
+    Swap,
     /// Keep the current build, because other plugins need it.
     Refuse(String),
 }
@@ -46,13 +46,15 @@ pub(crate) fn plan(
         return Plan::Unchanged;
     }
     let found = next.version();
-    let refusals: Vec<_> = dependents
+    let mut refusals: Vec<_> = dependents
         .iter()
         .filter(|dependent| !dependent.required.matches(found))
         .map(|dependent| format!("`{}` requires {}", dependent.name, dependent.required))
         .collect();
+    // A dependent that is being reloaded may state the same requirement twice.
+    refusals.dedup();
     if refusals.is_empty() {
-        return Plan::Swap(next.handover());
+        return Plan::Swap;
     }
     Plan::Refuse(format!("the new build is {found}, and {}", refusals.join(" and ")))
 }
@@ -140,16 +142,16 @@ mod tests {
 
     #[test]
     fn changed_library_or_config_is_a_swap() {
-        check(&manifest("1.2.0"), 2, &[], Plan::Swap(Handover::Overlap));
+        check(&manifest("1.2.0"), 2, &[], Plan::Swap);
         let config = manifest("1.2.0").with_config(serde_json::json!({ "mode": "upper" }));
-        check(&config.expect("a config"), 1, &[], Plan::Swap(Handover::Overlap));
+        check(&config.expect("a config"), 1, &[], Plan::Swap);
     }
 
     #[test]
     fn version_that_dependents_reject_is_refused() {
         let message = "the new build is 2.0.0, and `report` requires ^1.0";
-        let dependents = [("ledger", ">=1.0"), ("report", "^1.0")];
+        let dependents = [("ledger", ">=1.0"), ("report", "^1.0"), ("report", "^1.0")];
         check(&manifest("2.0.0"), 2, &dependents, Plan::Refuse(message.to_owned()));
-        check(&manifest("1.3.0"), 2, &dependents, Plan::Swap(Handover::Overlap));
+        check(&manifest("1.3.0"), 2, &dependents, Plan::Swap);
     }
 }

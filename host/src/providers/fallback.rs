@@ -57,6 +57,8 @@ impl RetryPolicy {
 
 fn execution(error: &Error) -> Execution {
     match error.kind() {
+        // An unload aborted it after it had reached the plugin.
+        ErrorKind::Retired if error.generation().is_some() => Execution::MayHaveRun,
         ErrorKind::Quarantined
         | ErrorKind::Overloaded
         | ErrorKind::Retired
@@ -111,6 +113,7 @@ mod tests {
     use hotbay_plugin::PluginError;
 
     use super::*;
+    use crate::id::GenerationId;
 
     #[test]
     fn call_that_may_have_run_is_retried_only_if_idempotent() {
@@ -143,6 +146,8 @@ mod tests {
         ] {
             check(&of(kind), false, true);
         }
+        let aborted = of(ErrorKind::Retired).in_generation(GenerationId::after(0));
+        check(&aborted, false, true);
         for kind in [
             ErrorKind::InvalidInput,
             ErrorKind::InvalidOutput,

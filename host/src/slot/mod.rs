@@ -421,7 +421,7 @@ impl Slot {
         answer: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
         let ended = pin!(instance.generation().calls_aborted());
-        let cancelled = pin!(state.cancelled());
+        let cancelled = pin!(state.ended());
         match select(pin!(answer), select(cancelled, ended)).await {
             Either::Left((answer, _)) => answer,
             Either::Right((Either::Left(_), _)) => {

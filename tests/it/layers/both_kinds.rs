@@ -2,15 +2,18 @@
 //! tower. Each is tested elsewhere; these tests check that both kinds behave the same.
 
 use std::time::Duration;
+use std::{fs, thread};
 
+use futures_util::{StreamExt as _, stream};
 use hotbay::{
-    Call, Error, ErrorKind, Host, Layer, Next, PluginHandle, PluginName, Reloaded, Reply, Request,
+    Call, CancellationToken, Error, ErrorKind, Host, Layer, Next, PluginHandle, PluginName,
+    Reloaded, Reply, Request, RunOptions,
 };
-use hotbay_tests::{Plugins, block_on, loaded, quarantine};
+use hotbay_tests::{Plugins, block_on, loaded, quarantine, until};
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use crate::both_kinds::{BOTH, Kind, action_request, count};
+use crate::both_kinds::{BOTH, Kind, action_request, count, waits};
 
 /// Formats the outcome of a call.
 fn outcome(outcome: Result<Reply, Error>) -> String {
@@ -88,6 +91,142 @@ fn layers_validators_and_permissions_apply_to_both_kinds() {
         scenario,
         &["fine", "PermissionDenied", "InvalidInput", "fine", "PermissionDenied", "25 0 0"],
     );
+}
+
+/// Formats all that a caller learns from a rejection.
+fn rejection(outcome: Result<Reply, Error>) -> String {
+    let Err(error) = outcome else { return "not rejected".to_owned() };
+    let (kind, message) = (error.kind(), error.full_message());
+    format!("{kind:?} {:?}: {message} (hint: {:?})", error.generation(), error.hint())
+}
+
+/// Makes the same call in every form: two calls on this thread, one on a worker of the plugin, and
+/// two in a batch, unless a token cancels the pipeline itself. Those on workers are futures if the
+/// plugin is a process.
+fn all_forms(host: &Host, handle: &PluginHandle, request: &Request<'static>) -> Vec<String> {
+    let pipeline = host.pipeline([handle.name().as_str()]).unwrap();
+    let batched = if request.cancellation_token().is_some() { 0 } else { 2 };
+    let batch = stream::iter(vec![request.clone(); batched]);
+    let batch = pipeline.run_many(batch, RunOptions::ordered()).map(|completed| completed.outcome);
+    let mut outcomes = vec![
+        handle.call(request.clone()),
+        handle.pin().unwrap().call(request.clone()),
+        block_on(handle.execute(request.clone())),
+    ];
+    outcomes.extend(block_on(batch.collect::<Vec<_>>()));
+    outcomes.into_iter().map(rejection).collect()
+}
+
+/// No layers are added, since calls to processes would run on threads.
+#[test]
+fn rejections_are_equal_in_every_form_of_a_call() {
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    let cases = [
+        (
+            "an operation without permission",
+            count().with_operation("write"),
+            "PermissionDenied None: plugin `checked` was not called: it has no permission for \
+             `write`, only `read`",
+        ),
+        (
+            "an input that is too long",
+            Request::owned(vec![b' '; 2001]),
+            "InvalidInput None: plugin `checked` was not called: the input is 2001 bytes long",
+        ),
+        (
+            "an input that does not match the schema",
+            Request::owned(b"{}".to_vec()),
+            "InvalidInput None: plugin `checked` was not called: the input does not match its \
+             `input_schema`: ",
+        ),
+        (
+            "an input that the application rejects",
+            action_request(json!({ "do": "context", "by": "application" })),
+            "InvalidInput None: plugin `checked` was not called: the application rejected the \
+             input: not this",
+        ),
+        (
+            "a validator that panics",
+            action_request(json!({ "do": "context", "by": "panic" })),
+            "LayerPanicked None: plugin `checked` was called, but a validator of the application \
+             panicked: ",
+        ),
+        (
+            "a deadline that has passed",
+            count().with_timeout(Duration::ZERO),
+            "DeadlineExceeded None: plugin `checked` was not called: the deadline had passed",
+        ),
+        (
+            "a token that is cancelled",
+            count().with_cancellation_token(cancelled),
+            "Cancelled None: plugin `checked` was not called: the caller cancelled the call",
+        ),
+        (
+            "a second call at once",
+            count().with_operation("read"),
+            "Overloaded None: plugin `checked` was not called: its limit of calls in flight is \
+             reached (`limits.in_flight` is 1)",
+        ),
+    ];
+    for kind in BOTH {
+        let plugins = Plugins::new();
+        let builder = Host::builder().validate("checked", |request| {
+            let input = String::from_utf8_lossy(request.as_bytes());
+            assert!(!input.contains("panic"), "on purpose");
+            if input.contains("application") { Err("not this".to_owned()) } else { Ok(()) }
+        });
+        let host = builder.build().unwrap();
+        let draft = kind.served(&plugins, "checked").set("permissions", json!(["read"]));
+        let draft = draft.set("input_schema", json!({ "type": "object", "required": ["do"] }));
+        let limits = json!({ "in_flight": 1, "input_bytes": 2000 });
+        let handle = loaded(&host, draft.set("limits", limits).install());
+        let (entered, release) = (plugins.dir().join("entered"), plugins.dir().join("release"));
+        let rejected = thread::scope(|scope| {
+            // The only call in flight. Nothing is asserted before it is released.
+            let running = scope.spawn(|| handle.call(waits(&entered, &release)));
+            until("the call runs", || entered.exists().then_some(()));
+            let rejected = cases.each_ref().map(|(_, request, _)| {
+                let forms = all_forms(&host, &handle, request);
+                let stats = host.list()[0].stats.clone();
+                (forms, [stats.calls, stats.refused, stats.errors, stats.faults])
+            });
+            fs::write(&release, "").unwrap();
+            assert_eq!(running.join().unwrap().unwrap().as_bytes(), b"came");
+            rejected
+        });
+        let mut calls = 0;
+        for ((forms, counts), (case, _, expected)) in rejected.iter().zip(&cases) {
+            assert!(forms[0].starts_with(expected), "{kind:?}, {case}: {forms:#?}");
+            assert!(forms.iter().all(|form| *form == forms[0]), "{kind:?}, {case}: {forms:#?}");
+            calls += forms.len() as u64;
+            assert_eq!(*counts, [calls, calls, 0, 0], "{kind:?}, {case}");
+        }
+    }
+}
+
+/// With a layer, calls to processes run on threads.
+#[test]
+fn dropped_call_behind_layer_cancels_plugin_of_either_kind() {
+    for kind in BOTH {
+        let plugins = Plugins::new();
+        let host = Host::builder().layer(Own).build().unwrap();
+        let handle = loaded(&host, kind.served(&plugins, "dropped").install());
+        let [entered, never, cancelled] =
+            ["entered", "never", "cancelled"].map(|file| plugins.dir().join(file));
+        let waits = json!({
+            "do": "wait", "creates": entered, "until": never, "when_cancelled": cancelled,
+        });
+        let running = handle.execute(action_request(waits));
+        until("the call runs", || entered.exists().then_some(()));
+        drop(running);
+        until(&format!("the {kind:?} is cancelled"), || cancelled.exists().then_some(()));
+        until(&format!("the worker of the {kind:?} is free"), || {
+            (host.list()[0].stats.running == 0).then_some(())
+        });
+        assert_eq!(host.list()[0].stats.faults, 0, "{kind:?}");
+        assert_eq!(outcome(block_on(handle.execute(Request::text("next")))), "next");
+    }
 }
 
 #[test]

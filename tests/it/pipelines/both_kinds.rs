@@ -157,6 +157,20 @@ fn program_without_batches_receives_single_requests() {
 }
 
 #[test]
+fn failed_batch_fails_each_call_with_its_cause() {
+    let plugins = Plugins::new();
+    let host = Host::builder().build().unwrap();
+    let capabilities = json!({ "hotbay": { "endpoints": ["execute", "batch"] } });
+    let batch = json!({ "status": 500, "body": { "code": 7, "message": "no batches today" } });
+    let behavior = json!({ "capabilities": capabilities, "serve": { "batch": batch } });
+    let program = ProgramFolder::new(plugins.dir(), "failing").set("package", "program");
+    loaded(&host, program.behavior(behavior).install());
+    let requests = (0..5).map(|number: u32| Request::owned(number.to_string().into_bytes()));
+    let expected = vec![Err("Plugin Some(7) None".to_owned()); 5];
+    assert_eq!(many(&host, &["failing"], requests.collect()), expected);
+}
+
+#[test]
 fn pipeline_mixes_library_process_and_function() {
     let plugins = Plugins::new();
     let upper = plugins.add("upper", "transform").config(json!({ "mode": "upper" })).write();
