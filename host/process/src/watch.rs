@@ -230,7 +230,9 @@ impl Watch {
     async fn exited(&mut self, started: Started, status: ExitStatus) -> ExitCause {
         let activity = &self.shared.activity;
         let idle_timeout = self.shared.program.limits.idle_timeout;
-        let may_be_idle = !activity.is_owed() || activity.was_idle(idle_timeout, Instant::now());
+        // The older dialects never exit when idle.
+        let was_idle = self.is_ours() && activity.was_idle(idle_timeout, Instant::now());
+        let may_be_idle = !activity.is_owed() || was_idle;
         let cause = exit_cause(status, may_be_idle, activity.take_has_served());
         let _ = started.live.end.set(cause);
         self.set_phase(Phase::Starting);

@@ -187,6 +187,28 @@ fn older(more: Value) -> Value {
 }
 
 #[test]
+fn call_that_exits_idle_older_program_is_not_repeated() {
+    let time = Duration::from_millis(300);
+    let running = ProcessFixture::new().run_with(older(json!({})), |it| it, with_idle(time));
+    let mut events = running.host.events();
+    let (began, until_file) = (running.fixture.file("began"), running.fixture.file("until"));
+    let wait = json!({ "do": "wait", "began": began, "until": until_file });
+    std::thread::scope(|scope| {
+        // Keeps the host from stopping the process.
+        let waiting = scope.spawn(|| running.call(&wait));
+        until("the call starts", || began.exists().then_some(()));
+        idle(time);
+        let error = running.call(&json!({ "do": "exit", "code": 0 })).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{}", error.full_message());
+        assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Disconnected);
+    });
+    event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
+    running.serves();
+    assert_eq!(running.fixture.started().len(), 2);
+    running.end();
+}
+
+#[test]
 fn host_stops_idle_older_program_and_restarts_it() {
     let time = Duration::from_millis(300);
     let running = ProcessFixture::new().run_with(older(json!({})), |it| it, with_idle(time));
