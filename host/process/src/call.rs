@@ -250,12 +250,15 @@ fn failure_of(body: ErrorBody<'_>, status: i32) -> Failure {
     if body.retryable == Some(true) {
         error = error.retryable();
     }
-    if let Some(details) = body.details.filter(|details| !details.is_null()) {
-        let json = details.to_string();
-        error = error.with_details(match json.len() {
-            0..=text::MAX_DETAILS_BYTES => details,
-            _ => text::cut(&json, text::MAX_DETAILS_BYTES).into(),
-        });
+    if let Some(details) = body.details {
+        let json = details.get();
+        let details = match json.len() {
+            0..=text::MAX_DETAILS_BYTES => serde_json::from_str(json).ok(),
+            _ => None,
+        };
+        error = error.with_details(
+            details.unwrap_or_else(|| text::cut(json, text::MAX_DETAILS_BYTES).into()),
+        );
     }
     Failure::Plugin(error)
 }
@@ -265,9 +268,6 @@ pub(crate) fn traceparent(trace: &TraceContext) -> HeaderValue {
     let text = format_traceparent(trace.trace_id, trace.span_id, trace.flags);
     HeaderValue::try_from(text).expect("hexadecimal digits are a valid header value")
 }
-
-/// Requests per round trip.
-pub(crate) const MAX_BATCH: usize = 100;
 
 /// Encodes the body of a request for `calls`.
 pub(crate) fn encode_batch(calls: &[Call<'_>]) -> Vec<u8> {

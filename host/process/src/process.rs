@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::{Output, Snapshot, wire};
-use hotbay_protocol::endpoint;
+use hotbay_protocol::{MAX_BATCH, endpoint};
 use hyper::Method;
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
@@ -97,7 +97,7 @@ impl Process {
 
     /// Returns the maximum batch size, or `None` if it does not support batches.
     pub fn max_batch(&self) -> Option<usize> {
-        self.shared.capabilities.endpoints.contains(endpoint::BATCH).then_some(call::MAX_BATCH)
+        self.shared.capabilities.endpoints.contains(endpoint::BATCH).then_some(MAX_BATCH)
     }
 
     /// Calls it with several requests at once, which all share one retry policy.
