@@ -23,7 +23,7 @@ use crate::program::Program;
 use crate::restart::{Decision, ExitCause, History, MAX_BACKOFF};
 use crate::start::{Started, start};
 use crate::state::{self, Activity, Command, Live, Phase, Shared};
-use crate::sync::lock;
+use crate::sync::{after, lock};
 
 /// Starts a program for the first time, on a thread of the host's runtime, and spawns its watch
 /// task.
@@ -101,7 +101,7 @@ impl Watch {
             self.observer.listens_beyond_loopback(live.pid, address);
         }
         let mut check: Option<Check> = None;
-        let mut idle_at = self.idle_timeout().map(|idle_timeout| now + idle_timeout);
+        let mut idle_at = self.idle_timeout().map(|idle_timeout| after(now, idle_timeout));
         loop {
             tokio::select! {
                 status = started.child.wait() => {
@@ -137,7 +137,7 @@ impl Watch {
                     }
                     idle_at = self.idle_timeout().map(|idle_timeout| {
                         let soon = Instant::now() + idle_timeout.min(MAX_IDLE_CHECK_INTERVAL);
-                        (self.shared.activity.last() + idle_timeout).max(soon)
+                        after(self.shared.activity.last(), idle_timeout).max(soon)
                     });
                 }
             }
@@ -429,7 +429,7 @@ const HEALTH_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// answered within the limit. Any response counts, whatever its status.
 async fn is_hung(shared: Arc<Shared>, live: Arc<Live>) -> bool {
     let answers = shared.activity.answers();
-    let until = Instant::now() + shared.program.limits.health_timeout;
+    let until = after(Instant::now(), shared.program.limits.health_timeout);
     let request = HttpRequest::health();
     let probe = async {
         loop {

@@ -15,6 +15,7 @@ use super::roots::{Roots, Signature, Signatures};
 use super::{Event, Flags};
 use crate::artifact::discover::{self, MANIFEST};
 use crate::artifact::trust::Rules;
+use crate::sync::after;
 
 /// The capacity of the event channel; on overflow, all folders are scanned.
 const MAX_EVENTS: usize = 1024;
@@ -207,7 +208,7 @@ impl<H: ChangeHandler> WatchThread<H> {
             self.rescan_needed = true;
         }
         if self.check_roots_at <= now {
-            self.check_roots_at = now + self.poll_interval.unwrap_or(ROOTS_INTERVAL);
+            self.check_roots_at = after(now, self.poll_interval.unwrap_or(ROOTS_INTERVAL));
             self.rescan_needed |= self.roots.changed() || self.roots.is_unwatched();
         }
         let is_time = self.rescanned_at.is_none_or(|at| at + RESCAN_INTERVAL <= now);

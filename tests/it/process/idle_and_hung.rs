@@ -7,7 +7,7 @@ use hotbay_tests::{block_on, event, events_until, limits, state_of, until};
 use serde_json::{Value, json};
 
 use super::connections::idle;
-use super::fixture::{ProcessFixture, Running, has_exited, signal};
+use super::fixture::{ProcessFixture, Running, has_exited, kill, signal};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -237,4 +237,36 @@ fn requested_stop_of_older_program_accepts_any_code() {
     let failed = seen.iter().any(|event| matches!(event, HostEvent::ShutdownFailed { .. }));
     assert!(!failed, "{seen:?}");
     running.fixture.assert_nothing_left();
+}
+
+#[test]
+fn unlimited_timeouts_are_accepted() {
+    let unlimited = limits(|limits| {
+        limits.start_timeout = Duration::MAX;
+        limits.stop_timeout = Duration::MAX;
+        limits.drain_timeout = Duration::MAX;
+        limits.pause_timeout = Duration::MAX;
+        limits.process_idle_timeout = Duration::MAX;
+        limits.process_health_timeout = Duration::MAX;
+    });
+    for behavior in [json!({}), older(json!({}))] {
+        let running = ProcessFixture::new().run_with(
+            behavior,
+            |it| it,
+            |builder| {
+                builder
+                    .limits(unlimited.clone())
+                    .hot_reload(true)
+                    .watch_poll_interval(Duration::MAX)
+            },
+        );
+        running.serves();
+        let file = running.fixture.file("open");
+        let wait = json!({ "do": "wait", "until": file }).to_string();
+        let request = Request::json_text(&wait).with_timeout(Duration::from_millis(50));
+        assert_eq!(running.handle.call(request).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+        kill(running.pid());
+        running.serves();
+        running.end();
+    }
 }
