@@ -59,6 +59,10 @@ pub async fn supervise(
 /// The grace period of a process that is discarded.
 const DISCARD_GRACE: Duration = Duration::from_secs(2);
 
+/// The maximum number of consecutive starts in which a program may exit by its idle timeout before it
+/// is ready.
+const MAX_IDLE_STARTS: u32 = 3;
+
 /// Longest interval between two idle checks.
 const MAX_IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -110,7 +114,10 @@ impl Watch {
                 command = self.receiver.recv() => match command {
                     Some(Command::Wake) => {}
                     Some(Command::CheckHung { pid }) => {
-                        if pid == live.pid && !self.shared.program.limits.health_timeout.is_zero() {
+                        if pid != live.pid {
+                            // The call belongs to an earlier process.
+                            self.shared.activity.trust();
+                        } else if !self.shared.program.limits.health_timeout.is_zero() {
                             let shared = Arc::clone(&self.shared);
                             check = Some(Box::pin(is_hung(shared, Arc::clone(&live))));
                         }
@@ -249,6 +256,7 @@ impl Watch {
     async fn restart(&mut self, mut cause: ExitCause) -> Option<Started> {
         let ended_at = Instant::now();
         let mut why = Arc::new(Diagnosis::from("it exited"));
+        let mut idle_starts = 0;
         loop {
             let decision = self.history.exited(Instant::now(), cause, random_jitter());
             let waited = match decision {
@@ -296,9 +304,11 @@ impl Watch {
                 }
                 // Its idle timeout passed before the host, on a busy machine, called it.
                 Err(failed)
-                    if failed.has_exited_with_success()
+                    if idle_starts < MAX_IDLE_STARTS
+                        && failed.has_exited_with_success()
                         && state::is_idle(program.limits.idle_timeout, began.elapsed()) =>
                 {
+                    idle_starts += 1;
                     cause = ExitCause::Idle;
                 }
                 Err(failed) => {

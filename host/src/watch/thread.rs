@@ -26,6 +26,9 @@ const RESCAN_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval between checks for plugin directories that are missing or were replaced.
 const ROOTS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The shortest interval of polls, so that the thread also sleeps if the interval is zero.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Handles folders whose files stopped changing.
 pub(crate) trait ChangeHandler: Send + 'static {
     /// Starts an attempt, without waiting; the outcome may follow later.
@@ -147,7 +150,7 @@ impl<H: ChangeHandler> WatchThread<H> {
         Self {
             roots: Roots::new(dirs, watcher.flatten()),
             rules,
-            poll_interval,
+            poll_interval: poll_interval.map(|interval| interval.max(MIN_POLL_INTERVAL)),
             debouncer: Debouncer::new(DebounceLimits::default()),
             signatures: Signatures::default(),
             handler,

@@ -128,6 +128,19 @@ fn call_racing_idle_exit_is_answered_by_next_process() {
 }
 
 #[test]
+fn program_that_only_idles_during_restarts_fails_calls() {
+    let never_ready = json!({ "serve": { "healthz": { "how": "never" }, "idle_exit_ms": 300 } });
+    let behavior = json!({ "launches": [{}, never_ready] });
+    let time = Duration::from_millis(300);
+    let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(time));
+    running.serves();
+    kill(running.pid());
+    let error = running.handle.call(Request::text("x")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StartFailed, "{}", error.full_message());
+    running.end();
+}
+
+#[test]
 fn zero_exit_long_before_idle_timeout_is_fault() {
     let exits = json!({ "serve": { "execute": { "how": "exit", "code": 0 } } });
     let behavior = json!({ "launches": [exits, { "serve": {} }] });
