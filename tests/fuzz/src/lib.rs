@@ -1,5 +1,5 @@
 //! Fuzz targets: every parser of foreign bytes, as a function that must return for any bytes. `cargo
-//! fuzz` runs them with libFuzzer (`fuzz_targets`); [`replay`] runs them on mutants of the corpus.
+//! fuzz` runs them with libFuzzer (`fuzz_targets`); [`replay()`] runs them on mutants of the corpus.
 
 mod mutation;
 mod replay;
