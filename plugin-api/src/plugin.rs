@@ -192,7 +192,7 @@ impl From<Value> for Config {
 
 /// The state of a plugin, with the version of its format.
 ///
-/// The plugin chooses the version, and decides in [`Plugin::restore`](crate::Plugin::restore) which
+/// The plugin chooses the version, and decides in [`Plugin::restore`] which
 /// versions it accepts.
 ///
 /// ```
