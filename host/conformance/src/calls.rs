@@ -215,7 +215,10 @@ fn parse(reply: &Value) -> Result<SingleReply, String> {
     if let Some(error) = reply.get("error").filter(|error| !error.is_null()) {
         return match error_message(error) {
             Some(_) => Ok(SingleReply::Error),
-            None => Err(format!("has the error {error}; expected `code` and `message` in it")),
+            None => {
+                let error = shown(error.to_string().as_bytes());
+                Err(format!("has the error {error}; expected `code` and `message` in it"))
+            }
         };
     }
     let Some(body) = reply["body"].as_str() else {

@@ -326,7 +326,7 @@ pub(crate) fn parse_reply(response: &HttpResponse) -> Result<ParsedReply, String
             status.as_u16()
         ));
     }
-    let message = serde_json::from_slice(&response.body).ok().as_ref().and_then(error_message);
+    let message = error_message(&error_body(&response.body));
     message.map(|message| ParsedReply::Error { status: status.as_u16(), message }).ok_or_else(
         || {
             format!(
@@ -337,6 +337,15 @@ pub(crate) fn parse_reply(response: &HttpResponse) -> Result<ParsedReply, String
             )
         },
     )
+}
+
+/// The longest body that is parsed as an error: JSON may take a hundred times as much memory.
+const MAX_ERROR_BYTES: usize = 1 << 20;
+
+/// Parses the body of an error; `null` if it is not JSON or too long.
+pub(crate) fn error_body(body: &[u8]) -> Value {
+    let body = Some(body).filter(|body| body.len() <= MAX_ERROR_BYTES);
+    body.and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default()
 }
 
 /// Returns the message of an error in the protocol's form.

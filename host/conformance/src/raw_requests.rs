@@ -10,11 +10,10 @@ use hotbay_process::unsupervised::{
 use hotbay_protocol::endpoint;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::kit::{RESPONSE_TIMEOUT, RawRequest, Sample, TestKit, shown};
+use crate::kit::{RESPONSE_TIMEOUT, RawRequest, Sample, TestKit, error_body, shown};
 use crate::report::{Outcome, StepFailure, failed};
 
 /// The longest response read when its content does not matter.
@@ -115,7 +114,7 @@ pub(crate) async fn unknown_endpoint(kit: &TestKit) -> Outcome {
 }
 
 fn is_refusal(response: &HttpResponse, status: StatusCode) -> bool {
-    let body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+    let body = error_body(&response.body);
     response.status == status
         && body["message"].is_string()
         && body["statusCode"] == status.as_u16()

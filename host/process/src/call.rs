@@ -250,12 +250,15 @@ fn failure_of(body: ErrorBody<'_>, status: i32) -> Failure {
     if body.retryable == Some(true) {
         error = error.retryable();
     }
-    if let Some(details) = body.details.filter(|details| !details.is_null()) {
-        let json = details.to_string();
-        error = error.with_details(match json.len() {
-            0..=text::MAX_DETAILS_BYTES => details,
-            _ => text::cut(&json, text::MAX_DETAILS_BYTES).into(),
-        });
+    if let Some(details) = body.details {
+        let json = details.get();
+        let details = match json.len() {
+            0..=text::MAX_DETAILS_BYTES => serde_json::from_str(json).ok(),
+            _ => None,
+        };
+        error = error.with_details(
+            details.unwrap_or_else(|| text::cut(json, text::MAX_DETAILS_BYTES).into()),
+        );
     }
     Failure::Plugin(error)
 }
@@ -265,9 +268,6 @@ pub(crate) fn traceparent(trace: &TraceContext) -> HeaderValue {
     let text = format_traceparent(trace.trace_id, trace.span_id, trace.flags);
     HeaderValue::try_from(text).expect("hexadecimal digits are a valid header value")
 }
-
-/// Requests per round trip.
-pub(crate) const MAX_BATCH: usize = 100;
 
 /// Encodes the body of a request for `calls`.
 pub(crate) fn encode_batch(calls: &[Call<'_>]) -> Vec<u8> {
@@ -281,10 +281,10 @@ pub(crate) fn decode_batch(
 ) -> Result<Vec<Result<Output, Failure>>, Failure> {
     let response = success(response)?;
     let replies: BatchReplies<'_> = serde_json::from_slice(&response.body)
-        .map_err(|error| protocol_failure(format!("`/batch` is not a valid batch: {error}")))?;
+        .map_err(|error| protocol_failure(format!("an invalid response to `/batch`: {error}")))?;
     let found = replies.replies.len();
     if found != count {
-        return Err(protocol_failure(format!("`/batch` has {found} replies; expected {count}")));
+        return Err(protocol_failure(format!("{found} replies to `/batch`; expected {count}")));
     }
     replies.replies.into_iter().map(|reply| Ok(outcome(reply))).collect()
 }
@@ -295,18 +295,18 @@ fn outcome(mut reply: BatchReply<'_>) -> Result<Output, Failure> {
     }
     let Some(body) = reply.body() else {
         return Err(protocol_failure(
-            "`/batch` has a reply with neither `body` nor `error`".to_owned(),
+            "a reply to `/batch` with neither `body` nor `error`".to_owned(),
         ));
     };
     let bytes = STANDARD.decode(body).map_err(|error| {
-        protocol_failure(format!("`/batch` has a reply whose `body` is not valid base64: {error}"))
+        protocol_failure(format!("a reply to `/batch` whose `body` is not valid base64: {error}"))
     })?;
     Ok(Output::bytes(bytes).with_content_type(content_type(&reply.content_type)))
 }
 
 #[cold]
 fn protocol_failure(message: String) -> Failure {
-    Error::new(ErrorKind::Protocol, format!("its response to {message}")).into()
+    Error::new(ErrorKind::Protocol, format!("returned {message}")).into()
 }
 
 #[cfg(test)]
@@ -478,7 +478,10 @@ mod tests {
         assert!(all[1].contains("no (code 7)"), "{all:?}");
         assert!(all[2].contains("not valid base64"), "{all:?}");
         assert!(all[3].contains("neither"), "{all:?}");
-        assert!(outcomes(r#"{"replies":[]}"#, 1)[0].contains("has 0 replies; expected 1"));
-        assert!(outcomes("[]", 1)[0].contains("not a valid batch"));
+        assert!(
+            outcomes(r#"{"replies":[]}"#, 1)[0]
+                .contains("returned 0 replies to `/batch`; expected 1")
+        );
+        assert!(outcomes("[]", 1)[0].contains("an invalid response to `/batch`"));
     }
 }

@@ -10,6 +10,8 @@ use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurp
 use hotbay_protocol::{MAX_CAPABILITIES_BYTES, VERSION, endpoint};
 use serde_json::{Deserializer, Map, Value};
 
+use crate::http::is_endpoint;
+
 #[cfg(test)]
 mod tests;
 
@@ -229,10 +231,12 @@ fn endpoints(field: &Field<'_>) -> Result<BTreeSet<String>, CapabilitiesError> {
     let mut endpoints = BTreeSet::new();
     for element in field.elements(expected)? {
         let expected = "the name of an endpoint, such as \"execute\": a path without `/` at either \
-                      end, and without white space, `?`, `#` or `\\`";
+                      end, and without white space, `?`, `#`, `\\` or other characters that a URL \
+                      escapes";
         let endpoint = element.name(expected)?;
         let odd = |char: char| char.is_whitespace() || char.is_control() || "?#\\".contains(char);
-        if endpoint.starts_with('/') || endpoint.ends_with('/') || endpoint.contains(odd) {
+        let has_slash = endpoint.starts_with('/') || endpoint.ends_with('/');
+        if has_slash || endpoint.contains(odd) || !is_endpoint(&endpoint) {
             return Err(element.wrong_type(expected));
         }
         endpoints.insert(endpoint);

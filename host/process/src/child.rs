@@ -21,6 +21,7 @@ use crate::guardian::{self, Guardian};
 use crate::launch::Launch;
 use crate::output::PIPE_DRAIN_TIMEOUT;
 use crate::prepare;
+use crate::sync::after;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -250,7 +251,7 @@ pub(crate) enum RunToEnd {
 /// Runs a program for at most `timeout`, reads at most `max_bytes` of each pipe, and keeps the
 /// first 2 and the last 8 KiB of its stderr. It gets no guardian.
 pub(crate) async fn run_to_end(launch: &Launch, timeout: Duration, max_bytes: usize) -> RunToEnd {
-    let until = Instant::now() + timeout;
+    let until = after(Instant::now(), timeout);
     let mut child = match Child::spawn_with_retries(launch, Child::spawn_unguarded).await {
         Ok(child) => child,
         Err(error) => return RunToEnd::NotStarted(error),

@@ -2,6 +2,7 @@
 //! may have run, which decides about retries.
 
 use std::fmt;
+use std::io;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -94,6 +95,14 @@ impl HttpRequest {
     }
 }
 
+/// Returns whether the bytes of a body violate HTTP, as in an invalid chunk or too many trailers.
+fn is_invalid_body(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+    cause.is_some_and(|cause: &io::Error| {
+        matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+    })
+}
+
 /// Returns whether a request can be sent to an endpoint of this name.
 pub(crate) fn is_endpoint(endpoint: &str) -> bool {
     uri(endpoint).is_ok()
@@ -179,7 +188,7 @@ impl RequestError {
             message = format!("{message}: {source}");
             cause = source.source();
         }
-        if error.is_parse() || error.is_parse_too_large() || error.is_user() {
+        if error.is_parse() || error.is_user() || is_invalid_body(error) {
             let message = format!("invalid HTTP/1.1 response: {message}");
             return Self {
                 delivery: Delivery::MaybeSent,

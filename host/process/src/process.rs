@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::{Output, Snapshot, wire};
-use hotbay_protocol::endpoint;
+use hotbay_protocol::{MAX_BATCH, endpoint};
 use hyper::Method;
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
@@ -97,7 +97,7 @@ impl Process {
 
     /// Returns the maximum batch size, or `None` if it does not support batches.
     pub fn max_batch(&self) -> Option<usize> {
-        self.shared.capabilities.endpoints.contains(endpoint::BATCH).then_some(call::MAX_BATCH)
+        self.shared.capabilities.endpoints.contains(endpoint::BATCH).then_some(MAX_BATCH)
     }
 
     /// Calls it with several requests at once, which all share one retry policy.
@@ -354,8 +354,8 @@ impl Shared {
     }
 
     /// Returns whether the request raced with an idle exit: no byte of a response came, and the
-    /// process exited as an idle one does. Such a process answers every received request before it
-    /// exits, so this one did not run.
+    /// process soon exited as an idle one does. Such a process answers every received request before
+    /// it exits, so this one did not run. In the older dialects no process exits when idle.
     async fn raced_idle_exit<W: Transport>(
         &self,
         error: &RequestError,
@@ -363,7 +363,8 @@ impl Shared {
         sent: Instant,
     ) -> bool {
         let idle_timeout = self.program.limits.idle_timeout;
-        if error.has_response || !self.activity.may_race_idle_exit(idle_timeout, sent) {
+        let may_race = || self.activity.may_race_idle_exit(idle_timeout, sent, Instant::now());
+        if error.has_response || !self.capabilities.is_ours() || !may_race() {
             return false;
         }
         self.wait_for_other::<W>(live, EXIT_TIMEOUT).await;

@@ -33,7 +33,7 @@ use crate::output::{self, ObserverRef, PIPE_DRAIN_TIMEOUT, Reader, SharedTail};
 use crate::program::Program;
 use crate::services::{self, HostSocket};
 use crate::state::Live;
-use crate::sync::lock;
+use crate::sync::{after, lock};
 
 /// Delay between two readiness polls; doubled each time.
 const INITIAL_POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -134,7 +134,7 @@ pub async fn start(
     capabilities: &Capabilities,
     observer: &ObserverRef,
 ) -> Result<Started, Error> {
-    let until = Instant::now() + program.limits.start_timeout;
+    let until = after(Instant::now(), program.limits.start_timeout);
     let failed = |message: String| Error::at(Step::Launch, message);
     program.ensure_intact().await.map_err(|reason| Error::at(Step::Stage, reason))?;
     let folder = std::path::absolute(std::env::temp_dir())

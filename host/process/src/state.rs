@@ -158,9 +158,15 @@ impl Activity {
         is_idle(idle_timeout, now.saturating_duration_since(self.last()))
     }
 
-    /// Returns whether a call sent at `sent` may have raced with such an exit.
-    pub(crate) fn may_race_idle_exit(&self, idle_timeout: Duration, sent: Instant) -> bool {
-        let idle = sent.saturating_duration_since(self.last());
+    /// Returns whether a call sent at `sent` that lost its connection at `now` may have raced with
+    /// such an exit.
+    pub(crate) fn may_race_idle_exit(
+        &self,
+        idle_timeout: Duration,
+        sent: Instant,
+        now: Instant,
+    ) -> bool {
+        let idle = now.saturating_duration_since(self.last());
         self.was_idle(idle_timeout, sent) && idle <= idle_timeout.saturating_add(EXIT_WINDOW)
     }
 
@@ -213,12 +219,12 @@ mod tests {
         assert!(!activity.was_idle(idle_timeout, after(599)));
         assert!(activity.was_idle(idle_timeout, after(600)));
         assert!(!activity.was_idle(Duration::ZERO, after(100_000)), "zero disables idle exits");
-        assert!(activity.may_race_idle_exit(idle_timeout, after(700)));
-        assert!(activity.may_race_idle_exit(idle_timeout, after(2_700)));
-        assert!(
-            !activity.may_race_idle_exit(idle_timeout, after(2_701)),
-            "it was not about to exit"
-        );
+        let may_race = |sent_ms, lost_ms| {
+            activity.may_race_idle_exit(idle_timeout, after(sent_ms), after(lost_ms))
+        };
+        assert!(may_race(700, 700) && may_race(700, 2_700) && may_race(2_700, 2_700));
+        assert!(!may_race(2_701, 2_701), "it was not about to exit");
+        assert!(!may_race(700, 2_701), "it ran for longer than an exit takes");
         let hour = Duration::from_secs(3600);
         assert!(!activity.was_idle(hour, after(300) + hour - Duration::from_millis(1001)));
         assert!(activity.was_idle(hour, after(300) + hour - Duration::from_millis(1000)));

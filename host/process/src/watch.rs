@@ -23,7 +23,7 @@ use crate::program::Program;
 use crate::restart::{Decision, ExitCause, History, MAX_BACKOFF};
 use crate::start::{Started, start};
 use crate::state::{self, Activity, Command, Live, Phase, Shared};
-use crate::sync::lock;
+use crate::sync::{after, lock};
 
 /// Starts a program for the first time, on a thread of the host's runtime, and spawns its watch
 /// task.
@@ -58,6 +58,10 @@ pub async fn supervise(
 
 /// The grace period of a process that is discarded.
 const DISCARD_GRACE: Duration = Duration::from_secs(2);
+
+/// The maximum number of consecutive starts in which a program may exit by its idle timeout before it
+/// is ready.
+const MAX_IDLE_STARTS: u32 = 3;
 
 /// Longest interval between two idle checks.
 const MAX_IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -101,7 +105,7 @@ impl Watch {
             self.observer.listens_beyond_loopback(live.pid, address);
         }
         let mut check: Option<Check> = None;
-        let mut idle_at = self.idle_timeout().map(|idle_timeout| now + idle_timeout);
+        let mut idle_at = self.idle_timeout().map(|idle_timeout| after(now, idle_timeout));
         loop {
             tokio::select! {
                 status = started.child.wait() => {
@@ -110,7 +114,10 @@ impl Watch {
                 command = self.receiver.recv() => match command {
                     Some(Command::Wake) => {}
                     Some(Command::CheckHung { pid }) => {
-                        if pid == live.pid && !self.shared.program.limits.health_timeout.is_zero() {
+                        if pid != live.pid {
+                            // The call belongs to an earlier process.
+                            self.shared.activity.trust();
+                        } else if !self.shared.program.limits.health_timeout.is_zero() {
                             let shared = Arc::clone(&self.shared);
                             check = Some(Box::pin(is_hung(shared, Arc::clone(&live))));
                         }
@@ -137,7 +144,7 @@ impl Watch {
                     }
                     idle_at = self.idle_timeout().map(|idle_timeout| {
                         let soon = Instant::now() + idle_timeout.min(MAX_IDLE_CHECK_INTERVAL);
-                        (self.shared.activity.last() + idle_timeout).max(soon)
+                        after(self.shared.activity.last(), idle_timeout).max(soon)
                     });
                 }
             }
@@ -230,7 +237,9 @@ impl Watch {
     async fn exited(&mut self, started: Started, status: ExitStatus) -> ExitCause {
         let activity = &self.shared.activity;
         let idle_timeout = self.shared.program.limits.idle_timeout;
-        let may_be_idle = !activity.is_owed() || activity.was_idle(idle_timeout, Instant::now());
+        // The older dialects never exit when idle.
+        let was_idle = self.is_ours() && activity.was_idle(idle_timeout, Instant::now());
+        let may_be_idle = !activity.is_owed() || was_idle;
         let cause = exit_cause(status, may_be_idle, activity.take_has_served());
         let _ = started.live.end.set(cause);
         self.set_phase(Phase::Starting);
@@ -247,6 +256,7 @@ impl Watch {
     async fn restart(&mut self, mut cause: ExitCause) -> Option<Started> {
         let ended_at = Instant::now();
         let mut why = Arc::new(Diagnosis::from("it exited"));
+        let mut idle_starts = 0;
         loop {
             let decision = self.history.exited(Instant::now(), cause, random_jitter());
             let waited = match decision {
@@ -294,9 +304,11 @@ impl Watch {
                 }
                 // Its idle timeout passed before the host, on a busy machine, called it.
                 Err(failed)
-                    if failed.has_exited_with_success()
+                    if idle_starts < MAX_IDLE_STARTS
+                        && failed.has_exited_with_success()
                         && state::is_idle(program.limits.idle_timeout, began.elapsed()) =>
                 {
+                    idle_starts += 1;
                     cause = ExitCause::Idle;
                 }
                 Err(failed) => {
@@ -427,7 +439,7 @@ const HEALTH_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// answered within the limit. Any response counts, whatever its status.
 async fn is_hung(shared: Arc<Shared>, live: Arc<Live>) -> bool {
     let answers = shared.activity.answers();
-    let until = Instant::now() + shared.program.limits.health_timeout;
+    let until = after(Instant::now(), shared.program.limits.health_timeout);
     let request = HttpRequest::health();
     let probe = async {
         loop {

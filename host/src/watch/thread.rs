@@ -15,6 +15,7 @@ use super::roots::{Roots, Signature, Signatures};
 use super::{Event, Flags};
 use crate::artifact::discover::{self, MANIFEST};
 use crate::artifact::trust::Rules;
+use crate::sync::after;
 
 /// The capacity of the event channel; on overflow, all folders are scanned.
 const MAX_EVENTS: usize = 1024;
@@ -24,6 +25,9 @@ const MAX_RUNNING: usize = 8;
 const RESCAN_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval between checks for plugin directories that are missing or were replaced.
 const ROOTS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The shortest interval of polls, so that the thread also sleeps if the interval is zero.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Handles folders whose files stopped changing.
 pub(crate) trait ChangeHandler: Send + 'static {
@@ -146,7 +150,7 @@ impl<H: ChangeHandler> WatchThread<H> {
         Self {
             roots: Roots::new(dirs, watcher.flatten()),
             rules,
-            poll_interval,
+            poll_interval: poll_interval.map(|interval| interval.max(MIN_POLL_INTERVAL)),
             debouncer: Debouncer::new(DebounceLimits::default()),
             signatures: Signatures::default(),
             handler,
@@ -207,7 +211,7 @@ impl<H: ChangeHandler> WatchThread<H> {
             self.rescan_needed = true;
         }
         if self.check_roots_at <= now {
-            self.check_roots_at = now + self.poll_interval.unwrap_or(ROOTS_INTERVAL);
+            self.check_roots_at = after(now, self.poll_interval.unwrap_or(ROOTS_INTERVAL));
             self.rescan_needed |= self.roots.changed() || self.roots.is_unwatched();
         }
         let is_time = self.rescanned_at.is_none_or(|at| at + RESCAN_INTERVAL <= now);

@@ -96,3 +96,17 @@ fn event_loss_makes_thread_scan_everything() {
         assert_eq!(*lock(&attempts.0), ["new Tentative"]);
     }
 }
+
+#[test]
+fn poll_interval_of_zero_does_not_spin() {
+    let rules =
+        Rules { allow_unverified: true, allow_writable_by_others: true, max_library_bytes: 1 };
+    let options = WatchOptions { dirs: Vec::new(), rules, poll_interval: Some(Duration::ZERO) };
+    let (sender, _receiver) = sync_channel(1);
+    let flags = Arc::new(Flags::default());
+    let mut thread = WatchThread::new(options, Attempts::default(), sender, flags);
+    thread.begin();
+    let now = Instant::now() + Duration::from_secs(10);
+    thread.run_due(now);
+    assert!(!thread.wait(now).is_zero());
+}

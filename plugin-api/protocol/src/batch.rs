@@ -2,12 +2,18 @@
 //! parsed without copies: each entry is a few literals and two strings.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::bodies::ErrorBody;
+
+/// Maximum number of calls per batch that a host sends.
+pub const MAX_BATCH: usize = 100;
 
 /// The body of a batch request.
 #[derive(Debug, Deserialize)]
@@ -32,8 +38,8 @@ pub struct BatchCall<'a> {
 /// The body of the response to a batch.
 #[derive(Debug, Deserialize)]
 pub struct BatchReplies<'a> {
-    /// The outcomes, in the order of the calls.
-    #[serde(borrow)]
+    /// The outcomes, in the order of the calls; at most [`MAX_BATCH`].
+    #[serde(borrow, deserialize_with = "replies")]
     pub replies: Vec<BatchReply<'a>>,
 }
 
@@ -48,6 +54,34 @@ pub struct BatchReply<'a> {
     body: Body<'a>,
     /// The error, instead of an output.
     pub error: Option<ErrorBody<'static>>,
+}
+
+/// Parses a list, and stops once it is too long: a reply of two bytes takes hundreds in memory.
+fn replies<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<BatchReply<'a>>, D::Error> {
+    struct Replies<'a>(PhantomData<BatchReply<'a>>);
+
+    impl<'de: 'a, 'a> Visitor<'de> for Replies<'a> {
+        type Value = Vec<BatchReply<'a>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_BATCH} replies")
+        }
+
+        fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Self::Value, S::Error> {
+            let mut replies = Vec::new();
+            while let Some(reply) = list.next_element()? {
+                if replies.len() == MAX_BATCH {
+                    return Err(S::Error::invalid_length(MAX_BATCH + 1, &self));
+                }
+                replies.push(reply);
+            }
+            Ok(replies)
+        }
+    }
+
+    deserializer.deserialize_seq(Replies(PhantomData))
 }
 
 #[derive(Debug, Deserialize)]
@@ -115,5 +149,17 @@ mod tests {
         let bodies: Vec<_> = parsed.replies.iter().map(BatchReply::body).collect();
         assert_eq!(bodies, [Some(""), None, None]);
         assert_eq!(parsed.replies[2].error.as_ref().unwrap().code, Some(7));
+    }
+
+    #[test]
+    fn too_many_replies_are_rejected() {
+        let parse = |count: usize| {
+            let json = format!(r#"{{"replies":[{}]}}"#, vec!["{}"; count].join(","));
+            let parsed = serde_json::from_str::<BatchReplies<'_>>(&json);
+            parsed.map(|parsed| parsed.replies.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse(MAX_BATCH), Ok(MAX_BATCH));
+        let error = parse(MAX_BATCH + 1).unwrap_err();
+        assert!(error.starts_with("invalid length 101, expected at most 100 replies"), "{error}");
     }
 }

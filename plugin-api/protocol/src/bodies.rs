@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The capabilities that a program of this protocol prints. Hosts parse them with the path of each
 /// invalid member, so they do not use this type.
@@ -81,9 +82,9 @@ pub struct ErrorBody<'a> {
     /// The code of the plugin's error; 500 for a fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<i64>,
-    /// Details of the plugin's error.
+    /// Details of the plugin's error, as JSON text: parsed, it may take a hundred times as much memory.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub details: Option<Value>,
+    pub details: Option<Box<RawValue>>,
     /// A panic or an uncaught exception.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<FaultBody<'a>>,

@@ -11,7 +11,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use batch::{BatchCall, BatchReplies, BatchReply, BatchRequests, batch_request, write_content};
+pub use batch::{
+    BatchCall, BatchReplies, BatchReply, BatchRequests, MAX_BATCH, batch_request, write_content,
+};
 pub use bodies::{
     Capabilities, ConfigEntry, ErrorBody, FaultBody, LogRecord, OwnCapabilities, SocketKind,
     StartConfig, ThreadPanic,

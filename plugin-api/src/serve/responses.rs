@@ -3,6 +3,7 @@
 use hotbay_protocol::{ErrorBody, FaultBody};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
+use serde_json::value::to_raw_value;
 use serde_json::{Map, Value};
 
 use super::body::OutgoingBody;
@@ -52,7 +53,7 @@ pub(super) fn failure_body(failure: &Failure) -> ErrorBody<'_> {
     match failure {
         Failure::Error(error) => ErrorBody {
             code: Some(error.code().into()),
-            details: error.details().cloned(),
+            details: error.details().and_then(|details| to_raw_value(details).ok()),
             message: Some(error.message().into()),
             retryable: Some(error.is_retryable()),
             ..ErrorBody::default()

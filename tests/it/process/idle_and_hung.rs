@@ -7,7 +7,7 @@ use hotbay_tests::{block_on, event, events_until, limits, state_of, until};
 use serde_json::{Value, json};
 
 use super::connections::idle;
-use super::fixture::{ProcessFixture, Running, has_exited, signal};
+use super::fixture::{ProcessFixture, Running, has_exited, kill, signal};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -128,6 +128,19 @@ fn call_racing_idle_exit_is_answered_by_next_process() {
 }
 
 #[test]
+fn program_that_only_idles_during_restarts_fails_calls() {
+    let never_ready = json!({ "serve": { "healthz": { "how": "never" }, "idle_exit_ms": 300 } });
+    let behavior = json!({ "launches": [{}, never_ready] });
+    let time = Duration::from_millis(300);
+    let running = ProcessFixture::new().run_with(behavior, |it| it, with_idle(time));
+    running.serves();
+    kill(running.pid());
+    let error = running.handle.call(Request::text("x")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StartFailed, "{}", error.full_message());
+    running.end();
+}
+
+#[test]
 fn zero_exit_long_before_idle_timeout_is_fault() {
     let exits = json!({ "serve": { "execute": { "how": "exit", "code": 0 } } });
     let behavior = json!({ "launches": [exits, { "serve": {} }] });
@@ -187,6 +200,28 @@ fn older(more: Value) -> Value {
 }
 
 #[test]
+fn call_that_exits_idle_older_program_is_not_repeated() {
+    let time = Duration::from_millis(300);
+    let running = ProcessFixture::new().run_with(older(json!({})), |it| it, with_idle(time));
+    let mut events = running.host.events();
+    let (began, until_file) = (running.fixture.file("began"), running.fixture.file("until"));
+    let wait = json!({ "do": "wait", "began": began, "until": until_file });
+    std::thread::scope(|scope| {
+        // Keeps the host from stopping the process.
+        let waiting = scope.spawn(|| running.call(&wait));
+        until("the call starts", || began.exists().then_some(()));
+        idle(time);
+        let error = running.call(&json!({ "do": "exit", "code": 0 })).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Disconnected, "{}", error.full_message());
+        assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Disconnected);
+    });
+    event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
+    running.serves();
+    assert_eq!(running.fixture.started().len(), 2);
+    running.end();
+}
+
+#[test]
 fn host_stops_idle_older_program_and_restarts_it() {
     let time = Duration::from_millis(300);
     let running = ProcessFixture::new().run_with(older(json!({})), |it| it, with_idle(time));
@@ -215,4 +250,36 @@ fn requested_stop_of_older_program_accepts_any_code() {
     let failed = seen.iter().any(|event| matches!(event, HostEvent::ShutdownFailed { .. }));
     assert!(!failed, "{seen:?}");
     running.fixture.assert_nothing_left();
+}
+
+#[test]
+fn unlimited_timeouts_are_accepted() {
+    let unlimited = limits(|limits| {
+        limits.start_timeout = Duration::MAX;
+        limits.stop_timeout = Duration::MAX;
+        limits.drain_timeout = Duration::MAX;
+        limits.pause_timeout = Duration::MAX;
+        limits.process_idle_timeout = Duration::MAX;
+        limits.process_health_timeout = Duration::MAX;
+    });
+    for behavior in [json!({}), older(json!({}))] {
+        let running = ProcessFixture::new().run_with(
+            behavior,
+            |it| it,
+            |builder| {
+                builder
+                    .limits(unlimited.clone())
+                    .hot_reload(true)
+                    .watch_poll_interval(Duration::MAX)
+            },
+        );
+        running.serves();
+        let file = running.fixture.file("open");
+        let wait = json!({ "do": "wait", "until": file }).to_string();
+        let request = Request::json_text(&wait).with_timeout(Duration::from_millis(50));
+        assert_eq!(running.handle.call(request).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+        kill(running.pid());
+        running.serves();
+        running.end();
+    }
 }

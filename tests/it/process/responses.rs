@@ -122,6 +122,16 @@ fn invalid_http_is_reported() {
 }
 
 #[test]
+fn invalid_chunks_and_trailers_are_reported() {
+    let running = start();
+    for how in ["bad-chunk", "trailers"] {
+        let expected = ["may have run", "invalid HTTP/1.1 response"];
+        fails(&running, json!({ "how": how, "body": "x" }), ErrorKind::Protocol, &expected);
+    }
+    running.end();
+}
+
+#[test]
 fn truncated_response_is_disconnected() {
     // More than the content length.
     let running = start_with(2_000_000);

@@ -95,7 +95,10 @@ fn idempotent_call_that_kills_every_process_fails() {
     let error = running.handle.call(Request::json_text(&action).with_idempotent(true)).unwrap_err();
     let message = error.full_message();
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{message}");
-    assert!(message.contains("(5 attempts)"), "{message}");
+    // On a busy machine some attempts may meet no process at all, which does not count.
+    let attempts = message.split_once(" attempts)").map_or("", |(before, _)| before);
+    let attempts: u32 = attempts.rsplit('(').next().unwrap_or("").parse().expect(&message);
+    assert!(attempts >= 5, "{message}");
     event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
     running.serves();
     // An attempt may meet a process that is already exiting, so two may share one exit.

@@ -167,6 +167,10 @@ fn invalid_capabilities_are_named_by_field() {
         (ours("endpoints", json!(["snapshot"])), &["has only `snapshot`"]),
         (ours("endpoints", json!(["execute", 7])), &["`hotbay.endpoints[1]` is 7"]),
         (ours("endpoints", json!(["/execute"])), &["`hotbay.endpoints[0]`", "without `/`"]),
+        (
+            ours("endpoints", json!(["execute", "a<b"])),
+            &["`hotbay.endpoints[1]` is \"a<b\"", "URL"],
+        ),
         (ours("config", json!("env")), &["`hotbay.config`"]),
         (ours("name", json!("")), &["`hotbay.name`"]),
         (ours("name", json!(7)), &["`hotbay.name` is 7"]),
