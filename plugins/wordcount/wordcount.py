@@ -125,7 +125,7 @@ class Server:
         except (ValueError, KeyError, TypeError) as error:
             raise Failure(400, f"invalid batch: {error!r}") from None
         message = "the deadline passed before this call started"
-        timed_out = 422, {"code": 504, "message": message, "retryable": True}
+        timed_out = 422, {"code": 408, "message": message, "retryable": True}
         replies = []
         for text in inputs:
             status, output = self.execute(text) if time.monotonic() < deadline else timed_out

@@ -76,7 +76,7 @@ pub(crate) async fn keep_alive(kit: &TestKit) -> Outcome {
             failed(format!("a new connection was not answered: {}", error.message))
         }
         Err(_) => failed(timed_out(kit).await.map_message(|timed_out| {
-            format!("a second request on a connection {timed_out}; {expected}")
+            format!("two requests on a new connection {timed_out}; {expected}")
         })),
     }
 }

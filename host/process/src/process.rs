@@ -443,9 +443,14 @@ fn error_of(error: &RequestError, sent: u32) -> Error {
         RequestErrorKind::Protocol => ErrorKind::Protocol,
         RequestErrorKind::TooLarge => ErrorKind::InvalidOutput,
     };
-    let what = match error.delivery {
-        Delivery::NotSent => "was not called",
-        Delivery::MaybeSent => "was called and may have run, but returned no response",
+    let what = match (error.delivery, error.kind) {
+        (Delivery::NotSent, _) => "was not called",
+        (Delivery::MaybeSent, RequestErrorKind::Disconnected) => {
+            "was called and may have run, but returned no response"
+        }
+        (Delivery::MaybeSent, RequestErrorKind::Protocol | RequestErrorKind::TooLarge) => {
+            "was called, but its response was rejected"
+        }
     };
     let times = if sent > 1 { format!(" ({sent} attempts)") } else { String::new() };
     Error::new(kind, format!("{what}{times}")).caused_by(error.message.clone())

@@ -429,8 +429,8 @@ impl Error {
         self.kind() == ErrorKind::Overloaded
     }
 
-    /// Returns whether the same call may succeed later and has not run: the plugin is overloaded or
-    /// quarantined, or it returned an error that it marked as retryable.
+    /// Returns whether the same call may succeed later: the plugin is overloaded or quarantined, or
+    /// it returned an error that it marked as retryable.
     pub fn is_retryable(&self) -> bool {
         match self.kind() {
             ErrorKind::Overloaded | ErrorKind::Quarantined => true,
@@ -439,8 +439,9 @@ impl Error {
         }
     }
 
-    /// Returns how long to wait before a retry: the time until the next probe of a quarantined
-    /// plugin, or what a layer set. `None` if the host does not know.
+    /// Returns how long to wait before a retry: the time until the next probe of a quarantined plugin
+    /// or the next start of a process, an estimate for an overloaded plugin, or the value that a
+    /// layer set. `None` if the host does not know.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }

@@ -26,7 +26,9 @@ impl Factories {
         let Some(construct) = factories.get(kind) else {
             let error = Error::new(ErrorKind::NotFound, format!("factory `{kind}` not found"));
             let hint = nearest(kind, factories.keys().map(String::as_str), "registered factories");
-            return Err(error.with_hint(hint.unwrap_or("no factory is registered".to_owned())));
+            return Err(error.with_hint(hint.unwrap_or_else(|| {
+                "register it with `HostBuilder::register_factory`".to_owned()
+            })));
         };
         let construct = Arc::clone(construct);
         Ok(Constructor(Box::new(move |config| construct(config))))

@@ -79,7 +79,9 @@ fn not_provided(host: &Inner, contract: &str, accepted: &VersionReq) -> Error {
     }
     let hint = match nearest(contract, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => "no loaded plugin provides a contract".to_owned(),
+        None if known.is_empty() => {
+            "load a plugin whose manifest has the contract in `provides`".to_owned()
+        }
         None => {
             known.sort();
             known.dedup();

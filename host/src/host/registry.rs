@@ -531,7 +531,7 @@ fn not_serving(name: &str, entries: &Entries) -> Error {
 fn not_found(name: &str, entries: &Entries) -> Error {
     let names = entries.by_name.keys().map(PluginName::as_str);
     let hint = nearest(name, names, "loaded plugins");
-    let hint = hint.unwrap_or_else(|| "no plugin is loaded".to_owned());
+    let hint = hint.unwrap_or_else(|| "load it with `Host::load` or `Host::load_all`".to_owned());
     let error = match PluginName::new(name) {
         Ok(name) => Error::new(ErrorKind::NotFound, "not found").of(&name),
         Err(_) => Error::new(ErrorKind::NotFound, format!("plugin `{name}` not found")),

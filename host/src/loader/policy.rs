@@ -115,7 +115,11 @@ pub(super) fn check_declared_config(
     checker.check(candidate.manifest.config(), deadline).map_err(|error| {
         let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
         let failed = failed.with_optional_hint(error.hint());
-        failed.caused_by(format!("`config` does not match the program's schema: {error}"))
+        let problem = match error {
+            SchemaError::Value(_) => "`config` does not match the program's schema",
+            _ => "cannot validate `config` against the program's schema",
+        };
+        failed.caused_by(format!("{problem}: {error}"))
     })
 }
 
@@ -133,7 +137,7 @@ fn declared(
         };
         let failed = candidate.failed(LoadStep::Capabilities, kind);
         let failed = failed.with_optional_hint(error.hint());
-        failed.caused_by(format!("its capabilities have an invalid `{what}`: {error}"))
+        failed.caused_by(format!("cannot use `{what}` of its capabilities: {error}"))
     })
 }
 

@@ -36,9 +36,7 @@ impl Settings {
             return Ok(Self { rules: vec![rule(top)?], strict });
         };
         if top.unread.contains_key("rule") {
-            return Err(
-                "`rule` and `rules` are mutually exclusive; move the rule into `rules`".into()
-            );
+            return Err("`rule` and `rules` are mutually exclusive".into());
         }
         top.reject_unknown(&["rules", "strict"])?;
         let Value::Array(list) = list else {
@@ -55,9 +53,9 @@ impl Settings {
 
 fn rule(mut fields: Fields) -> Result<Rule, String> {
     let Some(name) = fields.text("rule")? else {
-        let hint = if fields.path.is_empty() { " (or use `rules`, a list of rules)" } else { "" };
+        let alternative = if fields.path.is_empty() { ", or a list `rules` instead" } else { "" };
         let expected = "`positive`, `regex` or `range`";
-        return Err(format!("{} is missing: expected {expected}{hint}", fields.at("rule")));
+        return Err(format!("{} is missing: expected {expected}{alternative}", fields.at("rule")));
     };
     let (condition, allowed): (_, &[&str]) = match name.as_str() {
         "positive" => (Condition::Positive, &["rule", "field", "invert"]),
@@ -216,7 +214,7 @@ mod tests {
     #[test]
     fn missing_or_unknown_rule_is_reported() {
         let known = "expected `positive`, `regex` or `range`";
-        check(json!({}), &format!("`rule` is missing: {known} (or use `rules`, a list of rules)"));
+        check(json!({}), &format!("`rule` is missing: {known}, or a list `rules` instead"));
         check(json!({"rules": [{}]}), &format!("`rules[0].rule` is missing: {known}"));
         check(json!({"rule": "odd"}), &format!("`rule`: unknown rule `odd`: {known}"));
         check(
@@ -225,7 +223,7 @@ mod tests {
         );
         check(
             json!({"rule": "positive", "rules": []}),
-            "`rule` and `rules` are mutually exclusive; move the rule into `rules`",
+            "`rule` and `rules` are mutually exclusive",
         );
     }
 

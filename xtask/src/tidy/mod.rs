@@ -2,7 +2,7 @@
 //! function over texts in its own file; only this file reads the disk.
 
 mod architecture;
-mod circles;
+mod cycles;
 mod dependencies;
 mod language;
 mod links;
@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let document = prose.iter().find(|file| file.path == architecture::FILE);
     let architecture = Architecture::read(document.map(|file| file.text.as_str()), &mut problems);
     module_order::check(&rust, &architecture.modules, &mut problems);
-    circles::check(&rust, &mut problems);
+    cycles::check(&rust, &mut problems);
     methods::check(&rust, &mut problems);
     sources::check(&rust, &architecture.may_contain_unsafe, &mut problems);
     dependencies::check(&crates, &mut problems);
@@ -66,7 +66,7 @@ fn report(mut problems: Vec<Problem>, files: usize) -> anyhow::Result<()> {
         bail!("tidy found {errors} error{}", if errors == 1 { "" } else { "s" });
     }
     println!(
-        "tidy: {files} files checked: no import circles, no `unsafe` outside its list, no file outside the rules"
+        "tidy: {files} files checked: no import cycles, no `unsafe` outside the allowed files, no violations of the file rules"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A plugin with a custom allocator, around which the host counts.
+//! A plugin with a custom allocator, which `export_plugin!` wraps to count live bytes.
 //!
 //! Returns the number of allocations through that allocator.
 

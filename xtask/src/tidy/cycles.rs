@@ -1,4 +1,4 @@
-//! No import circles between the files of a module: if `a` uses `b`, `b` uses neither `a` nor a file
+//! No import cycles between the files of a module: if `a` uses `b`, `b` uses neither `a` nor a file
 //! that uses `a`. A name that a module file passes on counts as a use of the file that defines it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +34,8 @@ pub(super) fn check(files: &[File], problems: &mut Vec<Problem>) {
             .flat_map(|(_, module, _)| (0..module.len()).map(|to| &module[..to]))
             .collect();
         for module in modules {
-            for circle in circles(&graph(files, module)) {
-                problems.push(circle);
+            for cycle in cycles(&graph(files, module)) {
+                problems.push(cycle);
             }
         }
     }
@@ -80,20 +80,20 @@ fn graph<'a>(files: &'a [Used<'a>], module: &[&str]) -> Graph<'a> {
 }
 
 /// Returns a problem for each group of parts that use each other.
-fn circles(graph: &Graph<'_>) -> Vec<Problem> {
+fn cycles(graph: &Graph<'_>) -> Vec<Problem> {
     let mut found = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     for &start in graph.keys() {
         if done.contains(start) {
             continue;
         }
-        if let Some(circle) = path_back(graph, start) {
-            done.extend(&circle);
-            let next = circle.get(1).copied().unwrap_or(start);
+        if let Some(cycle) = path_back(graph, start) {
+            done.extend(&cycle);
+            let next = cycle.get(1).copied().unwrap_or(start);
             let (file, line) = graph[start][next];
-            let circle: Vec<_> =
-                circle.iter().chain([&start]).map(|part| format!("`{part}`")).collect();
-            let message = format!("import circle: {}", circle.join(" → "));
+            let cycle: Vec<_> =
+                cycle.iter().chain([&start]).map(|part| format!("`{part}`")).collect();
+            let message = format!("import cycle: {}", cycle.join(" → "));
             let hint = "move what they share into a lower file, or merge the files";
             found.push(Problem::error(file, line, message, hint));
         }
@@ -101,7 +101,7 @@ fn circles(graph: &Graph<'_>) -> Vec<Problem> {
     found
 }
 
-/// Returns the shortest circle through `start`, without its end.
+/// Returns the shortest cycle through `start`, without its end.
 fn path_back<'a>(graph: &Graph<'a>, start: &'a str) -> Option<Vec<&'a str>> {
     let mut paths = std::collections::VecDeque::from([vec![start]]);
     let mut seen = BTreeSet::from([start]);
@@ -138,7 +138,7 @@ mod tests {
         let a = ("slot/a.rs", "use super::b::B;");
         check(
             &[a, ("slot/b.rs", "\nuse super::a::A;")],
-            &["host/src/slot/a.rs:1: import circle: `a` → `b` → `a`"],
+            &["host/src/slot/a.rs:1: import cycle: `a` → `b` → `a`"],
         );
         check(
             &[a, ("slot/b.rs", "use super::c::C;"), ("slot/c.rs", "use crate::slot::a::A;")],
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_may_form_circles() {
+    fn tests_may_form_cycles() {
         let a = ("slot/a.rs", "use super::b::B;");
         check(&[a, ("slot/b.rs", "#[cfg(test)]\nmod tests { use super::super::a::A; }")], &[]);
     }
