@@ -7,6 +7,13 @@ use hotbay_build::{Workspace, cargo};
 /// The crate of the benchmarks.
 const PACKAGE: &str = "hotbay-bench";
 
+/// The profiles with which calls are measured; the first measures everything. The others have the
+/// settings of applications, which inline less.
+const PROFILES: [&str; 2] = ["release", "default-release"];
+
+/// The groups of calls.
+const CALLS: [&str; 3] = ["calls", "threads", "layers"];
+
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Arguments for the benchmarks.
@@ -15,7 +22,20 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
-    let mut command = cargo::cargo(&workspace.root);
-    command.args(["run", "--release", "--package", PACKAGE, "--"]).args(&options.arguments);
-    cargo::run(&mut command)
+    let arguments = &options.arguments;
+    let (flags, groups): (Vec<&str>, Vec<&str>) =
+        arguments.iter().map(String::as_str).partition(|argument| argument.starts_with('-'));
+    let calls: Vec<&str> =
+        CALLS.into_iter().filter(|group| groups.is_empty() || groups.contains(group)).collect();
+    for profile in PROFILES {
+        let groups = if profile == PROFILES[0] { &groups } else { &calls };
+        if profile != PROFILES[0] && groups.is_empty() {
+            continue;
+        }
+        let mut command = cargo::cargo(&workspace.root);
+        command.args(["run", "--profile", profile, "--package", PACKAGE, "--"]);
+        command.args(["--profile", profile]).args(&flags).args(groups);
+        cargo::run(&mut command)?;
+    }
+    Ok(())
 }

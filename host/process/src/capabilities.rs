@@ -148,9 +148,9 @@ fn only_json(bytes: &[u8]) -> Result<Value, CapabilitiesError> {
     if bytes.is_empty() {
         return Err(wrong("is empty".to_owned(), "a JSON object"));
     }
-    let noise = |place: &str, bytes: &[u8]| {
+    let noise = |what: &str, bytes: &[u8]| {
         let text = quoted(&String::from_utf8_lossy(bytes), MAX_NOISE_CHARS);
-        let error = wrong(format!("has text {place} the JSON: {text}"), "only JSON");
+        let error = wrong(format!("has text {what}: {text}"), "only JSON");
         CapabilitiesError { hint: Some("write logs to stderr"), ..error }
     };
     let mut values = Deserializer::from_slice(bytes).into_iter::<Value>();
@@ -160,14 +160,14 @@ fn only_json(bytes: &[u8]) -> Result<Value, CapabilitiesError> {
             match value {
                 // A log line may begin with a number or a quoted text.
                 _ if rest.is_empty() => Ok(value),
-                Value::Object(_) => Err(noise("after", rest)),
-                _ => Err(noise("before", bytes)),
+                Value::Object(_) => Err(noise("after the JSON", rest)),
+                _ => Err(noise("that is not JSON", bytes)),
             }
         }
         Some(Err(error)) if bytes.starts_with(b"{") => {
             Err(wrong(format!("is not JSON: {error}"), "a JSON object"))
         }
-        _ => Err(noise("before", bytes)),
+        _ => Err(noise("that is not JSON", bytes)),
     }
 }
 
@@ -329,7 +329,8 @@ fn read_types(
     }
     let aliases: usize = types.iter().map(|offered| offered.aliases.len()).sum();
     if aliases > MAX_TYPES {
-        return Err(list.wrong(&format!("has alias {aliases}"), &at_most("aliases")));
+        let found = format!("brings the number of aliases to {aliases}");
+        return Err(list.wrong(&found, &at_most("aliases")));
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use crate::last_output;
 use crate::output::Tail;
 use crate::program_file::{ProgramFile, mode_of, without_execute_permission};
 
-/// Explains from its file why `program` is not executable: the C library runs a file that the
-/// kernel rejects with a shell.
+/// Explains from its file why `program` is not executable. If the kernel rejects a file, the C
+/// library runs it with a shell.
 pub(crate) fn of_file(program: &Path) -> Option<Diagnosis> {
     ProgramFile::inspect(program).why_not_runnable()
 }

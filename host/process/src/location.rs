@@ -33,7 +33,8 @@ pub enum Location {
 pub(crate) enum Line {
     /// The location where it listens.
     Location(Location),
-    /// It listens on this host, which is not this machine: plugins are not called over a network.
+    /// It listens on another machine, with this name or address: plugins are not called over a
+    /// network.
     NotLocal(String),
     /// A Unix socket path that no client can connect to; a shorter temporary folder helps.
     PathTooLong { path: PathBuf, found_bytes: usize, max_bytes: usize },

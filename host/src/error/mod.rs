@@ -363,6 +363,16 @@ impl Error {
         if self.0.plugin.is_some() { self } else { self.of(plugin) }
     }
 
+    /// Sets the plugin, unless it is set, and puts `what_happened` to it before the message.
+    pub(crate) fn of_if_unset_because(self, plugin: &PluginName, what_happened: &str) -> Self {
+        if self.0.plugin.is_some() {
+            return self;
+        }
+        let mut error = self.of(plugin);
+        error.0.message = format!("{what_happened}: {}", error.0.message).into();
+        error
+    }
+
     pub(crate) fn in_generation(mut self, generation: GenerationId) -> Self {
         self.0.generation = Some(generation);
         self

@@ -19,8 +19,6 @@ use tower_service::Service;
 use crate::call::{Reply, ReplySlot, Request};
 use crate::error::{Error, ErrorKind};
 use crate::generation::InstanceRef;
-#[cfg(feature = "measure")]
-use crate::generation::next_call_id;
 use crate::id::{GenerationId, PluginName};
 use crate::middleware::{PluginLayers, Stack, stack};
 use crate::slot::{AsyncService as _, CallScope, Slot, SyncService as _};
@@ -134,20 +132,6 @@ impl PluginHandle {
     #[inline(always)]
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
         self.inner.call(request, None)
-    }
-
-    /// Calls the plugin on this thread without any layer, to measure what the layers cost.
-    ///
-    /// # Errors
-    ///
-    /// The same as [`call`](Self::call).
-    #[cfg(feature = "measure")]
-    #[doc(hidden)]
-    #[inline(always)]
-    pub fn call_without_layers(&self, request: Request<'_>) -> Result<Reply, Error> {
-        let mut reply = ReplySlot::new();
-        self.inner.slot.call(&CallScope::inline(&request, None, next_call_id()), &mut reply)?;
-        Ok(reply.take())
     }
 
     /// Queues a call for the plugin's workers at once and returns a future of the reply.

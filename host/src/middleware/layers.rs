@@ -169,7 +169,9 @@ impl SyncService for UserLayer {
         // The reply is set inside, so that only a pointer is moved out of the closure.
         let outcome = catch_fault(|| self.layer.call(call, next).map(|answer| reply.set(answer)));
         match outcome {
-            Ok(outcome) => outcome.map_err(|error| error.of_if_unset(&self.slot.name)),
+            Ok(outcome) => outcome.map_err(|error| {
+                error.of_if_unset_because(&self.slot.name, "did not complete the call")
+            }),
             Err(fault) => Err(panic_error(&self.slot, "a layer", fault)),
         }
     }

@@ -140,7 +140,8 @@ impl Pipeline {
                 Ok(_) => error,
             });
         };
-        self.find.find(name).map_err(|error| error.of_if_unset(name))
+        let found = self.find.find(name);
+        found.map_err(|error| error.of_if_unset_because(name, "was not called"))
     }
 
     /// Returns the names of the steps from `at` on.

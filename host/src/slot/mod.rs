@@ -227,7 +227,7 @@ impl Slot {
         }
     }
 
-    /// Leases the current instance by a thread with this shard, if there is one.
+    /// Leases the current instance, if any, for the thread that has this shard.
     #[inline(always)]
     pub(crate) fn current_by(&self, shard: Shard) -> Option<Lease<'_, InstanceRef, ProcessFences>> {
         self.current.lease_by(shard)

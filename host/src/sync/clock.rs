@@ -1,10 +1,10 @@
-//! Whether a deadline has passed. Reading the system's precise clock costs more than the rest of a
+//! Checks whether a deadline has passed. Reading the system's precise clock costs more than the rest of a
 //! call. On Linux, the coarse clock costs a third of that. It is behind by a tick, which is a few
 //! milliseconds, so it decides only for deadlines that are far away.
 
 use std::time::{Duration, Instant};
 
-/// A deadline that is further away than this by the coarse clock has not passed.
+/// A deadline that is further away than this according to the coarse clock has not passed.
 const COARSE_MARGIN: Duration = Duration::from_millis(50);
 
 /// Returns whether `deadline` has passed.
@@ -19,7 +19,7 @@ pub(crate) fn has_passed(deadline: Instant) -> bool {
     deadline <= Instant::now()
 }
 
-/// One moment by both clocks: `Instant` is the precise one, whose value it does not show.
+/// One moment, read from both clocks. `Instant` is the precise clock, and does not expose its value.
 #[derive(Debug)]
 struct Base {
     instant: Instant,
@@ -50,17 +50,19 @@ mod coarse {
         }
     }
 
-    /// Returns the time since a base by the coarse clock, or `None` without one.
+    /// Returns the base and the time since it according to the coarse clock; `None` if it cannot be
+    /// determined.
     #[inline(always)]
     pub(super) fn now() -> Option<(&'static Base, Duration)> {
         static BASE: OnceLock<Option<Base>> = OnceLock::new();
         let base = BASE.get_or_init(Base::measure).as_ref()?;
-        // Before the base only until the first tick after it.
+        // The coarse clock is behind the base only until its first tick after it.
         let since = nanos(ClockId::MonotonicCoarse).checked_sub(base.monotonic_nanos)?;
         Some((base, Duration::from_nanos(since)))
     }
 
-    /// Returns the time by a clock that started after the system did.
+    /// Returns the reading of a clock in nanoseconds. It must count from boot, so that the value
+    /// fits.
     #[inline(always)]
     fn nanos(clock: ClockId) -> u64 {
         let time = clock_gettime(clock);
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadline_has_passed_exactly_when_the_precise_clock_says_so() {
+    fn deadline_has_passed_exactly_by_the_precise_clock() {
         let now = Instant::now();
         assert!(has_passed(now));
         assert!(has_passed(now - Duration::from_millis(1)));

@@ -1,5 +1,5 @@
 //! The fences of leases in this process: `membarrier(2)` on Linux, sequentially consistent fences
-//! where that is missing.
+//! if that is missing.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence, fence};

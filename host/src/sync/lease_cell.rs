@@ -50,10 +50,9 @@
 //! Threads beyond the number of lines share one, which they change by atomic additions.
 //!
 //! The heavy fence is `membarrier(2)` with `MEMBARRIER_CMD_PRIVATE_EXPEDITED`, which gives exactly
-//! this guarantee ("all running threads of the process pass a full memory barrier"). Where it is
-//! missing, both fences are sequentially consistent fences, decided once for each process. Hazard
-//! pointers of folly and the collectors of liburcu and seize rest on the same barrier. `tests/loom`
-//! checks the protocol with fences on both sides, and that it fails without either.
+//! this guarantee. If it is missing, both fences are sequentially consistent. This is decided once for each process. folly's
+//! hazard pointers and the collectors of liburcu and seize use the same barrier. `tests/loom` checks
+//! the protocol with fences on both sides, and that it fails if either fence is missing.
 
 use std::fmt;
 use std::mem::{self, ManuallyDrop};
@@ -66,7 +65,7 @@ use super::locks::Mutex;
 use super::sharded_counter::{LINES, Shard, shard};
 use super::{lock, shards};
 
-/// Number of lanes: the word has their number in the bits that alignment leaves free.
+/// Number of lanes. The word contains the index of a lane in the bits that alignment leaves free.
 const LANES: usize = 8;
 
 /// The fences between readers and writers.
@@ -96,7 +95,8 @@ pub(crate) struct LeaseCell<T, F: Fences> {
 struct Line {
     /// Leases in each lane.
     leases: [AtomicU32; LANES],
-    /// A count of the owner of the cell, beside the leases so that a call writes to one cache line.
+    /// A counter for the owner of the cell, next to the leases so that a call writes to one cache
+    /// line.
     count: AtomicI64,
 }
 
@@ -157,7 +157,7 @@ impl<T, F: Fences> LeaseCell<T, F> {
         self.lease_by(shard())
     }
 
-    /// Leases the current value by a thread with this shard.
+    /// Leases the current value for the thread that has this shard.
     #[inline(always)]
     pub(crate) fn lease_by(&self, shard: Shard) -> Option<Lease<'_, T, F>> {
         let mut word = self.word.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What a pool says about its tasks: id, outcome, the errors of a submit, and the permits that a task
+//! The types that describe a pool's tasks: id, outcome, submission errors, and the permits that a task
 //! needs before it is accepted. Waiting tasks are served in order.
 
 use std::error::Error;

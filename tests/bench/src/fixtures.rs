@@ -5,6 +5,7 @@ use std::env::consts::{DLL_EXTENSION, DLL_PREFIX, DLL_SUFFIX};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
 use hotbay::{Host, HostBuilder, PluginHandle};
@@ -22,6 +23,28 @@ pub(crate) struct Fixtures {
     pub(crate) uncounted: PathBuf,
     /// Without hotbay.
     pub(crate) raw: PathBuf,
+}
+
+/// The profile with link-time optimization.
+pub(crate) const RELEASE: &str = "release";
+
+static PROFILE: OnceLock<String> = OnceLock::new();
+
+/// Sets the cargo profile with which plugins are built.
+pub(crate) fn set_profile(profile: &str) {
+    PROFILE.get_or_init(|| profile.to_owned());
+}
+
+fn profile() -> &'static str {
+    PROFILE.get().map_or(RELEASE, String::as_str)
+}
+
+/// Returns the title of a table that is measured with several profiles.
+pub(crate) fn title(what: &str) -> String {
+    match profile() {
+        RELEASE => format!("{what}, with link-time optimization"),
+        _ => format!("{what}, with cargo's default release profile"),
+    }
 }
 
 /// Builds what is not built yet.
@@ -55,7 +78,7 @@ fn cargo_build(arguments: &[&str], package: &str, end: &str) -> anyhow::Result<P
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = process::program(Path::new(&cargo));
     command
-        .args(["build", "--release", "--quiet"])
+        .args(["build", "--profile", profile(), "--quiet"])
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
         .arg("--manifest-path")

@@ -43,6 +43,9 @@ struct Options {
     /// Prints tables as Markdown.
     #[arg(long)]
     markdown: bool,
+    /// The cargo profile of this program, with which the plugins are built too.
+    #[arg(long, default_value = fixtures::RELEASE)]
+    profile: String,
     /// The mode in which this program starts itself, and its arguments.
     #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true)]
     child: Vec<OsString>,
@@ -82,6 +85,7 @@ enum Group {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
+    fixtures::set_profile(&options.profile);
     if let Some((what, arguments)) = options.child.split_first() {
         return child(what, arguments);
     }
@@ -99,6 +103,7 @@ fn main() -> anyhow::Result<()> {
     for group in groups {
         let name = group.to_possible_value();
         let mut arguments = vec![name.map_or_else(String::new, |name| name.get_name().to_owned())];
+        arguments.extend(["--profile".to_owned(), options.profile.clone()]);
         arguments.extend(options.quick.then(|| "--quick".to_owned()));
         arguments.extend(options.markdown.then(|| "--markdown".to_owned()));
         let status = process::this_program(&arguments)?.status()?;

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use hotbay::Request;
 
-use crate::fixtures::{Echoes, Fixtures};
+use crate::fixtures::{Echoes, Fixtures, title};
 use crate::raw::RawPlugin;
 use crate::sample::quantile;
 use crate::table::{Report, Table, none, verdict};
 
-const MIN_RATIO: f64 = 1.8;
+const MIN_RATIO: f64 = 1.95;
 
 struct Contender<'a> {
     name: String,
@@ -64,7 +64,7 @@ fn table(contenders: &[Contender<'_>], windows: usize, calls: u64) -> Table {
     let head =
         ["what", "1 thread, M/s", "2 threads, M/s", "ratio, best", "ratio, median", "goal", ""];
     let mut table =
-        Table::new("Threads: 16 bytes, calls per second with one thread and with two", head);
+        Table::new(title("Threads: 16 bytes, calls per second with one thread and with two"), head);
     let mut rates = vec![[vec![], vec![]]; contenders.len()];
     for _ in 0..windows {
         for (contender, rates) in contenders.iter().zip(&mut rates) {

@@ -108,7 +108,10 @@ fn layer_refuses_call_by_operation() {
     for outcome in all_call_methods(&host, Request::text("x").with_operation("write")) {
         let error = outcome.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert!(error.full_message().contains("writing is not allowed"), "{error}");
+        let message = error.full_message();
+        let expected = "plugin `echo` did not complete the call: the application rejected the call: \
+                        writing is not allowed";
+        assert!(message.starts_with(expected), "{message}");
     }
     for outcome in all_call_methods(&host, Request::text("x")) {
         outcome.unwrap();

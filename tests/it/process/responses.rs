@@ -125,7 +125,7 @@ fn invalid_http_is_reported() {
 fn invalid_chunks_and_trailers_are_reported() {
     let running = start();
     for how in ["bad-chunk", "trailers"] {
-        let expected = ["may have run", "invalid HTTP/1.1 response"];
+        let expected = ["its response was rejected", "invalid HTTP/1.1 response"];
         fails(&running, json!({ "how": how, "body": "x" }), ErrorKind::Protocol, &expected);
     }
     running.end();

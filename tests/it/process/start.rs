@@ -152,7 +152,7 @@ fn invalid_capabilities_are_named_by_field() {
         (json!({ "text": "\n" }), &["is empty"]),
         (
             json!({ "noise": ["starting up"] }),
-            &["text before", "starting up", "\nhint: write logs to stderr"],
+            &["text that is not JSON", "starting up", "\nhint: write logs to stderr"],
         ),
         (json!({ "text": "{}" }), &["no fields", "`hotbay`"]),
         (json!({ "text": "[]" }), &["`hotbay`"]),

@@ -1,6 +1,6 @@
 //! Models of the cell whose value threads lease: no value is used after its drop, and each replaced
 //! value is dropped once its last lease ends. Loom has no fence for all threads of a process, so the
-//! light fences are full ones, too. Without either fence the same models fail.
+//! light fences are full ones, too. If either fence is missing, the same models fail.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};

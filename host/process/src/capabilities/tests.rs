@@ -152,12 +152,18 @@ fn output_that_is_not_only_json_is_shown() {
     let check = |text: &[u8], expect: &str| check_wrong(text, &format!("{printed}{expect}"));
     check(b"", "is empty; expected a JSON object");
     check(b" \n", "is empty");
-    check(b"Loading\n{\"types\":{}}", "has text before the JSON: \"Loading\\n{\\\"types\\\":{}}\"");
+    check(
+        b"Loading\n{\"types\":{}}",
+        "has text that is not JSON: \"Loading\\n{\\\"types\\\":{}}\"",
+    );
     check(b"{\"types\":{}}\nDone", "has text after the JSON: \"Done\"; expected only JSON");
-    check(b"12:30 up {\"types\":{}}", "has text before the JSON: \"12:30 up");
-    check(b"\x1b[0m{\"types\":{}}", "has text before the JSON: \"\\u{1b}[0m{");
-    check(b"\xff{}", "has text before the JSON: \"\u{fffd}{}\"");
-    check("x".repeat(99).as_bytes(), &format!("has text before the JSON: \"{}…\"", "x".repeat(80)));
+    check(b"12:30 up {\"types\":{}}", "has text that is not JSON: \"12:30 up");
+    check(b"\x1b[0m{\"types\":{}}", "has text that is not JSON: \"\\u{1b}[0m{");
+    check(b"\xff{}", "has text that is not JSON: \"\u{fffd}{}\"");
+    check(
+        "x".repeat(99).as_bytes(),
+        &format!("has text that is not JSON: \"{}…\"", "x".repeat(80)),
+    );
     check(b"{\"types\":", "is not JSON: EOF while parsing a value at line 1 column 9");
     check("{\"a\":".repeat(999).as_bytes(), "is not JSON: recursion limit exceeded");
     check(
@@ -266,7 +272,10 @@ fn types_and_names_are_limited() {
     check_rejected(&two_lists, "`types.b[0]` is type 1025; expected at most 1024 types in all");
     let aliased = json!({"type": "x", "aliases": vec!["y"; 600]});
     let aliases = json!({"types": {"a": [aliased], "b": [aliased]}});
-    check_rejected(&aliases, "`types.b` has alias 1200; expected at most 1024 aliases in all");
+    check_rejected(
+        &aliases,
+        "`types.b` brings the number of aliases to 1200; expected at most 1024 aliases in all",
+    );
     let (fits, too_long) = ("é".repeat(128), "é".repeat(128) + "x");
     assert_eq!(parsed(&json!({"types": {&*fits: [{"type": fits}]}})).types[0].name, fits);
     let named = json!({"types": {"a": [{"type": too_long}]}});

@@ -1,5 +1,5 @@
-//! What readers of all formats share: the properties of a library, checks of positions, and whether
-//! this host can open a library (format, processor, word size and byte order).
+//! Code shared by the readers of all formats: the properties of a library, checks of positions, and
+//! the check that this host can open it (format, processor, word size and byte order).
 
 use std::collections::HashSet;
 use std::env::consts::ARCH;

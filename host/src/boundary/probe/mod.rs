@@ -67,7 +67,8 @@ pub(crate) fn exports(bytes: &[u8]) -> Result<Vec<String>, ProbeError> {
     })
 }
 
-/// Returns the libraries among `needs` that are not known to start no threads.
+/// Checks that all libraries in `needs` are known to start no threads; returns the others as the
+/// error.
 pub(crate) fn needs_only_known(needs: &[String]) -> Result<(), Vec<String>> {
     const KNOWN: [&str; 6] = ["libc", "libm", "libgcc_s", "libpthread", "libdl", "librt"];
     let is_known = |name: &str| {
@@ -124,7 +125,11 @@ fn not_a_library(bytes: &[u8]) -> ProbeError {
     const UNPACK: Option<&str> = Some("unpack it first");
     const MAGICS: [(&[u8], &str, Option<&str>); 9] = [
         (b"#!", "a script", None),
-        (b"!<arch>\n", "a static archive (`.a`, `.rlib`)", Some("remove `rlib` and `staticlib`")),
+        (
+            b"!<arch>\n",
+            "a static archive (`.a`, `.rlib`)",
+            Some("install the shared library that `crate-type = [\"cdylib\"]` builds"),
+        ),
         (b"!<thin>\n", "a static archive", None),
         (b"PK\x03\x04", "a zip archive", UNPACK),
         (b"\x1f\x8b", "a gzip archive", UNPACK),
