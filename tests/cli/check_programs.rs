@@ -199,7 +199,7 @@ fn chatter_on_stdout_fails_step_that_reads_it() {
         &[],
         "capabilities",
         str![[r#"
-`capabilities` printed invalid capabilities: the output of the command `capabilities` has text before the JSON: "loading\n{\"hotbay\":{\"config\":[\"env\"],\"endpoints\":[\"execute\",\"batch\"],\"name\":\"prog…"; expected only JSON
+`capabilities` printed invalid capabilities: the output of the command `capabilities` has text that is not JSON: "loading\n{\"hotbay\":{\"config\":[\"env\"],\"endpoints\":[\"execute\",\"batch\"],\"name\":\"prog…"; expected only JSON
 hint: write logs to stderr
 "#]],
     );
