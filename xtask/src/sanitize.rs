@@ -39,8 +39,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
         [] => command.args(filters),
         filters => command.args(filters),
     };
-    // By variables, since the tests build plugins, which need the same flags.
-    command.env("RUSTFLAGS", format!("-Zsanitizer={name}")).env("CARGO_BUILD_TARGET", TARGET);
+    // By variables, since the tests build plugins, which need the same flags. The program exports
+    // the sanitizer's runtime, which the plugins use.
+    let flags = format!("-Zsanitizer={name} -Clink-arg=-rdynamic");
+    command.env("RUSTFLAGS", flags).env("CARGO_BUILD_TARGET", TARGET);
     cargo::run(command.env("CARGO_TARGET_DIR", workspace.target.join(format!("sanitize-{name}"))))
 }
 

@@ -232,7 +232,8 @@ pub(crate) struct Call {
     /// Repeats the call N times; prints the last reply, and on stderr the time per call.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) repeat: u64,
-    /// The time limit of each call, such as 50ms, 1.5s or 2m.
+    /// The time limit of each call, such as 50ms, 1.5s or 2m; without one, calls run on the main
+    /// thread, to which the manifest's `limits.deadline_ms` does not apply.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
 }
