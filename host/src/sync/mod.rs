@@ -1,5 +1,5 @@
-//! Primitives shared between threads: leases and counters without contention, waits, fork detection. Knows no
-//! plugins.
+//! Primitives shared between threads: leases and counters without contention, waits, deadlines, fork
+//! detection. Knows no plugins.
 
 mod atomic {
     pub(crate) use std::sync::atomic::{

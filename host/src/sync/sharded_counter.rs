@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Mutex;
 
 use super::atomic::{AtomicI64, AtomicU64};
@@ -70,9 +71,9 @@ pub(super) const LINES: usize = OWNERS + 1;
 const SHARED: usize = OWNERS;
 const NONE: usize = usize::MAX;
 
-/// The shard of a thread: its own, or the shared one.
+/// The shard of a thread: its own, or the shared one. Stays on its thread.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shard(usize);
+pub(crate) struct Shard(usize, PhantomData<*const ()>);
 
 impl Shard {
     /// Returns its number, which is below [`LINES`].
@@ -112,7 +113,7 @@ impl Drop for Owner {
 #[inline]
 pub(crate) fn shard() -> Shard {
     let cell = SHARD.get();
-    Shard(if cell == NONE { take() } else { cell })
+    Shard(if cell == NONE { take() } else { cell }, PhantomData)
 }
 
 #[cold]
