@@ -14,13 +14,13 @@
 //! 3. loads the word again. If it is the same, the reader holds a lease; otherwise it leaves, and
 //!    starts again.
 //!
-//! To leave, it subtracts one from the counter, passes a light fence, and loads the flag
-//! `has_retired`. If the flag is set, it reclaims (see below).
+//! To leave, it subtracts one from the counter, passes a light fence, and loads `retired_lanes`. If
+//! its lane is among them, it reclaims (see below).
 //!
 //! A writer holds the lock of `retired`, and
 //!
 //! 1. stores the new word, with a lane that no retired value has,
-//! 2. adds the previous value to `retired`, and sets `has_retired`,
+//! 2. adds the previous value to `retired`, and its lane to `retired_lanes`,
 //! 3. passes the heavy fence,
 //! 4. reclaims: removes each retired value in whose lane the counters of all threads are zero.
 //!
@@ -35,8 +35,9 @@
 //!   new word, and no lease begins. It does not matter which value the word had at step 1: a lease
 //!   begins only if its lane is that of the current word at step 3.
 //! - *The last lease.* If the light fence of leaving comes before the heavy fence, the writer's sum
-//!   includes the decrement. If it comes after, the reader sees the flag and reclaims. Of several
-//!   readers that leave at once, the last one to take the lock sees the decrements of all others.
+//!   includes the decrement. If it comes after, the reader sees its lane there and reclaims. Of
+//!   several readers that leave at once, the last one to take the lock sees the decrements of all
+//!   others.
 //! - *Reclaiming by a reader.* It holds the lock, so the heavy fence of every retired value has
 //!   ended, and its sum includes all leases that began before.
 //! - *Reuse of a lane.* A reader that was interrupted between steps 1 and 3 can add to a lane that
@@ -50,9 +51,13 @@
 //! Threads beyond the number of lines share one, which they change by atomic additions.
 //!
 //! The heavy fence is `membarrier(2)` with `MEMBARRIER_CMD_PRIVATE_EXPEDITED`, which gives exactly
-//! this guarantee. If it is missing, both fences are sequentially consistent. This is decided once for each process. folly's
-//! hazard pointers and the collectors of liburcu and seize use the same barrier. `tests/loom` checks
-//! the protocol with fences on both sides, and that it fails if either fence is missing.
+//! this guarantee. If it is missing, both fences are sequentially consistent. This is decided once for
+//! each process. folly's hazard pointers and the collectors of liburcu and seize use the same
+//! barrier. `tests/loom` checks the protocol with fences on both sides, and that it fails if either
+//! fence is missing.
+//!
+//! Leases of the current value check only their own lane, so a value that stays leased for long does
+//! not slow them down.
 
 use std::fmt;
 use std::mem::{self, ManuallyDrop};
@@ -60,7 +65,7 @@ use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Weak};
 
-use super::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, Ordering};
+use super::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use super::locks::Mutex;
 use super::sharded_counter::{LINES, Shard, shard};
 use super::{lock, shards};
@@ -83,8 +88,8 @@ pub(crate) struct LeaseCell<T, F: Fences> {
     /// A pointer from `Arc::into_raw`, or null; its lane is in the low bits. Written under the lock
     /// of `retired`.
     word: AtomicPtr<T>,
-    /// Whether `retired` has entries.
-    has_retired: AtomicBool,
+    /// The lanes of `retired`, one bit each; all bits while an entry is not fenced.
+    retired_lanes: AtomicU8,
     fences: F,
     retired: Mutex<Vec<Retired<T>>>,
     lines: [Line; LINES],
@@ -124,6 +129,7 @@ pub(crate) struct Lease<'c, T, F: Fences> {
 struct Counted<'c, T, F: Fences> {
     cell: &'c LeaseCell<T, F>,
     count: &'c AtomicU32,
+    lane: usize,
     /// Whether no other thread writes to the counter.
     is_owned: bool,
     /// The counter before this lease.
@@ -144,7 +150,7 @@ impl<T, F: Fences> LeaseCell<T, F> {
         };
         Self {
             word: AtomicPtr::new(ptr::null_mut()),
-            has_retired: AtomicBool::new(false),
+            retired_lanes: AtomicU8::new(0),
             fences,
             retired: Mutex::new(Vec::new()),
             lines: std::array::from_fn(line),
@@ -164,8 +170,7 @@ impl<T, F: Fences> LeaseCell<T, F> {
         loop {
             let (value, lane) = split(word);
             let value = NonNull::new(value)?;
-            let count = &self.lines[shard.index()].leases[lane];
-            let counted = Counted::enter(self, count, shard.is_owned());
+            let counted = Counted::enter(self, shard, lane);
             let now = self.word.load(Ordering::Acquire);
             if now == word {
                 return Some(Lease { _counted: counted, value });
@@ -237,7 +242,7 @@ impl<T, F: Fences> LeaseCell<T, F> {
     fn reclaim(&self, retired: &mut Vec<Retired<T>>) -> Vec<Retired<T>> {
         if retired.iter().any(|one| !one.is_fenced) {
             // Before the fence, so that each reader that the sums below miss sees it.
-            self.has_retired.store(true, Ordering::Relaxed);
+            self.retired_lanes.store(u8::MAX, Ordering::Relaxed);
             // If it fails, no sum proves anything. The next lease that ends tries again.
             if self.fences.heavy() {
                 retired.iter_mut().for_each(|one| one.is_fenced = true);
@@ -245,7 +250,8 @@ impl<T, F: Fences> LeaseCell<T, F> {
         }
         let is_free = |one: &mut Retired<T>| one.is_fenced && self.leases(one.lane) == 0;
         let free = retired.extract_if(.., is_free).collect();
-        self.has_retired.store(!retired.is_empty(), Ordering::Relaxed);
+        let lanes = retired.iter().map(|one| if one.is_fenced { 1 << one.lane } else { u8::MAX });
+        self.retired_lanes.store(lanes.fold(0, |all, lane| all | lane), Ordering::Relaxed);
         free
     }
 
@@ -285,7 +291,8 @@ impl<T, F: Fences> Deref for Lease<'_, T, F> {
 
 impl<'c, T, F: Fences> Counted<'c, T, F> {
     #[inline(always)]
-    fn enter(cell: &'c LeaseCell<T, F>, count: &'c AtomicU32, is_owned: bool) -> Self {
+    fn enter(cell: &'c LeaseCell<T, F>, shard: Shard, lane: usize) -> Self {
+        let (count, is_owned) = (&cell.lines[shard.index()].leases[lane], shard.is_owned());
         let before = if is_owned {
             // No other thread writes here, so nothing can come between the load and the store.
             let before = count.load(Ordering::Relaxed);
@@ -295,7 +302,7 @@ impl<'c, T, F: Fences> Counted<'c, T, F> {
             count.fetch_add(1, Ordering::Relaxed)
         };
         cell.fences.light();
-        Self { cell, count, is_owned, before }
+        Self { cell, count, lane, is_owned, before }
     }
 }
 
@@ -316,7 +323,7 @@ impl<T, F: Fences> Drop for Counted<'_, T, F> {
             self.count.fetch_sub(1, Ordering::Release);
         }
         self.cell.fences.light();
-        if self.cell.has_retired.load(Ordering::Relaxed) {
+        if self.cell.retired_lanes.load(Ordering::Relaxed) & (1 << self.lane) != 0 {
             self.cell.reclaim_after_lease();
         }
     }

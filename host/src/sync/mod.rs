@@ -3,7 +3,7 @@
 
 mod atomic {
     pub(crate) use std::sync::atomic::{
-        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+        AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering,
     };
 }
 mod blocking;

@@ -57,7 +57,7 @@ mod sync {
 
 mod atomic {
     pub(crate) use loom::sync::atomic::{
-        AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+        AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering,
     };
 }
 
