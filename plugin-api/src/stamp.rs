@@ -51,7 +51,7 @@ impl Writer {
         // At least one NUL terminates the text.
         assert!(
             self.used + text.len() < CAPACITY,
-            "package name or version too long for the stamp"
+            "the package name or version is too long for the stamp"
         );
         let mut at = 0;
         while at < text.len() {

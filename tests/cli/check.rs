@@ -80,7 +80,7 @@ fn check_survives_unverified_library_that_crashes() {
         hotbay(plugins.dir(), &["check"]).exits(1).shows(str![[r#"
 $ hotbay check
 NAME       VERSION  RESULT   LIBRARY  NOTES
-crash      [VER]    refused  -        it crashed while being loaded: SIGABRT
+crash      [VER]    refused  -        it crashed in a separate process: SIGABRT
 filter     [VER]    passed   closed
 fine       [VER]    passed   closed   plugin.json contains no digest
 needs      [VER]    refused  -        it requires plugin `crash`, which cannot be started

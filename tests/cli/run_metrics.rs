@@ -214,7 +214,7 @@ $ hotbay run --dir . --metrics 127.0.0.1:[PORT]
 --- stderr
 error: cannot serve metrics on 127.0.0.1:[PORT]
   because: Address already in use (os error [ERRNO])
-  hint: choose another port, or port 0 for a free one
+  hint: choose another address or port; port 0 selects a free port
 --- exit code 1
 "#]]);
     run_to_end(&plugins, &["--json", "--metrics", &address]).exits(1).shows(str![[r#"
@@ -224,7 +224,7 @@ $ hotbay run --dir . --json --metrics 127.0.0.1:[PORT]
     "code": null,
     "details": null,
     "generation": null,
-    "hint": "choose another port, or port 0 for a free one",
+    "hint": "choose another address or port; port 0 selects a free port",
     "kind": "io",
     "location": null,
     "message": "cannot serve metrics on 127.0.0.1:[PORT]: Address already in use (os error [ERRNO])",

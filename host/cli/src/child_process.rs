@@ -64,7 +64,10 @@ pub(crate) fn run(
     };
     let (stdout, stderr) = (output_of(stdout), output_of(stderr));
     let Some(status) = status else {
-        let message = format!("did not exit within {} s and was killed", TIMEOUT.as_secs());
+        let message = format!(
+            "did not finish within {} s in a separate process, which was killed",
+            TIMEOUT.as_secs()
+        );
         return Ok(ChildOutcome::Failed(message));
     };
     let document = stdout.lines().next_back().map(serde_json::from_str);
@@ -119,9 +122,9 @@ fn tail(from: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
 
 fn crash_message(status: ExitStatus, stderr: &str) -> String {
     let how = match (signal(status), status.code()) {
-        (Some(signal), _) => format!("crashed while being loaded: {signal}"),
-        (None, Some(code)) => format!("exited while being loaded: exit code {code}"),
-        (None, None) => "exited while being loaded".to_owned(),
+        (Some(signal), _) => format!("crashed in a separate process: {signal}"),
+        (None, Some(code)) => format!("exited in a separate process: exit code {code}"),
+        (None, None) => "exited in a separate process".to_owned(),
     };
     let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
     match last {

@@ -60,10 +60,8 @@ fn print_folders_without_manifest(folders: &[PathBuf]) {
     }
     let more = folders.len().saturating_sub(MAX_FOLDER_NOTES);
     if more > 0 {
-        let folders = if more == 1 { "folder" } else { "folders" };
-        print_message(&format!(
-            "note: {more} more {folders} with a shared library but no plugin.json"
-        ));
+        let folders = if more == 1 { "folder contains" } else { "folders contain" };
+        print_message(&format!("note: {more} more {folders} a shared library but no plugin.json"));
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) struct BoundPage {
 pub(crate) fn bind(address: SocketAddr) -> Result<BoundPage, Failure> {
     let failed = |error: io::Error| {
         let failure = Failure::io(format!("cannot serve metrics on {address}"), &error);
-        failure.with_hint("choose another port, or port 0 for a free one")
+        failure.with_hint("choose another address or port; port 0 selects a free port")
     };
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;

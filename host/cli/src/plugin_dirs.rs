@@ -163,8 +163,8 @@ fn not_found(
     let mut reasons: Vec<_> = reasons.collect();
     let more = errors.len() - reasons.len();
     if more > 0 {
-        let errors = if more == 1 { "error" } else { "errors" };
-        reasons.push(format!("{more} more {errors}, which `hotbay list` prints"));
+        let errors = if more == 1 { "error was" } else { "errors were" };
+        reasons.push(format!("{more} more {errors} found"));
     }
     failure.because(reasons.join("; "))
 }

@@ -228,7 +228,7 @@ fn parse(reply: &Value) -> Result<SingleReply, String> {
     STANDARD
         .decode(body)
         .map(SingleReply::Output)
-        .map_err(|error| format!("is not base64: {error}"))
+        .map_err(|error| format!("has a `body` that is not base64: {error}"))
 }
 
 /// Sends malformed batches, which may be rejected as a whole.

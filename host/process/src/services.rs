@@ -118,14 +118,16 @@ fn dispatch(path: &str, body: &[u8], observer: &ObserverRef) -> (StatusCode, &'s
     match path {
         service::LOG => match serde_json::from_slice::<LogRecord<'_>>(body) {
             Ok(line) => log(&line, observer),
-            Err(_) => (StatusCode::BAD_REQUEST, "expected `level` (1 to 5) and `message`"),
+            Err(_) => {
+                (StatusCode::BAD_REQUEST, "invalid body: expected `level` (1 to 5) and `message`")
+            }
         },
         service::THREAD_PANICKED => match serde_json::from_slice::<ThreadPanic<'_>>(body) {
             Ok(panic) => {
                 observer.thread_panicked(&panic.message, &panic.location);
                 (StatusCode::OK, "recorded")
             }
-            Err(_) => (StatusCode::BAD_REQUEST, "expected `message`"),
+            Err(_) => (StatusCode::BAD_REQUEST, "invalid body: expected `message`"),
         },
         _ => (StatusCode::NOT_FOUND, "not found; this socket serves `/log` and `/thread-panicked`"),
     }

@@ -186,9 +186,10 @@ impl Registry {
             entries.dependents(name).map(|dependent| format!("`{}`", dependent.name)).collect();
         dependents.dedup();
         if !dependents.is_empty() {
-            let message = format!("is required by {}", dependents.join(", "));
+            let message =
+                format!("cannot be unloaded: it is required by {}", dependents.join(", "));
             let error = Error::new(ErrorKind::Requires, message).of(&slot.name);
-            return Err(error.with_hint("unload them first"));
+            return Err(error.with_hint("unload its dependents first"));
         }
         if let Some(entry) = entries.by_name.get_mut(name) {
             entry.stage = Stage::Unloading;

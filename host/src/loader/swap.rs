@@ -163,7 +163,8 @@ pub(super) fn drain_timeout_error(
 
 pub(super) fn undrained_error(context: &LoaderContext, next: &Candidate, active: usize) -> Error {
     let timeout_ms = context.limits.pause_timeout.as_millis();
-    let message = format!("calls or pins were still active after {timeout_ms} ms ({active})");
+    let message =
+        format!("calls or pins were still active after {timeout_ms} ms (active: {active})");
     next.failed(LoadStep::Drain, ErrorKind::Overloaded).caused_by(message)
 }
 

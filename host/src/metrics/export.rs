@@ -17,18 +17,18 @@ use crate::id::PluginName;
 /// | name | kind | value |
 /// |---|---|---|
 /// | `hotbay_calls_total` | counter | calls, regardless of their outcome |
-/// | `hotbay_call_errors_total` | counter | calls that the plugin answered with an error |
+/// | `hotbay_call_errors_total` | counter | calls that failed in other ways than a fault or a rejection, such as with an error of the plugin |
 /// | `hotbay_call_faults_total` | counter | panics and unexpected exits of processes |
 /// | `hotbay_process_exits_total` | counter | processes that exited unexpectedly |
 /// | `hotbay_process_restarts_total` | counter | processes that were started to replace one that exited |
-/// | `hotbay_calls_refused_total` | counter | calls that never reached the plugin |
+/// | `hotbay_calls_refused_total` | counter | calls that were rejected before they reached the plugin |
 /// | `hotbay_calls_shed_total` | counter | pooled calls that waited too long to start |
 /// | `hotbay_calls_abandoned_total` | counter | pooled calls that exceeded their deadlines after they reached the plugin |
 /// | `hotbay_log_lines_dropped_total` | counter | log lines of the plugin that were dropped |
 /// | `hotbay_cache_hits_total` | counter | calls answered from the plugin's cache |
 /// | `hotbay_cache_misses_total` | counter | calls not found in the plugin's cache |
 /// | `hotbay_calls_waiting` | gauge | queued calls |
-/// | `hotbay_calls_running` | gauge | running calls |
+/// | `hotbay_calls_running` | gauge | running pooled calls, including abandoned ones |
 /// | `hotbay_generation` | gauge | the current generation, 0 if none |
 /// | `hotbay_quarantined` | gauge | 1 while the plugin is quarantined |
 /// | `hotbay_cache_bytes` | gauge | bytes in the plugin's cache |
@@ -78,9 +78,11 @@ type Row<T> = (&'static str, &'static str, fn(&PluginInfo) -> T);
 
 const COUNTERS: [Row<u64>; 11] = [
     ("hotbay_calls_total", "calls, regardless of their outcome", |plugin| plugin.stats.calls),
-    ("hotbay_call_errors_total", "calls that the plugin answered with an error", |plugin| {
-        plugin.stats.errors
-    }),
+    (
+        "hotbay_call_errors_total",
+        "calls that failed in other ways than a fault or a rejection, such as with an error of the plugin",
+        |plugin| plugin.stats.errors,
+    ),
     ("hotbay_call_faults_total", "panics and unexpected exits of processes", |plugin| {
         plugin.stats.faults
     }),
@@ -92,9 +94,11 @@ const COUNTERS: [Row<u64>; 11] = [
         "processes that were started to replace one that exited",
         |plugin| plugin.stats.restarts,
     ),
-    ("hotbay_calls_refused_total", "calls that never reached the plugin", |plugin| {
-        plugin.stats.refused
-    }),
+    (
+        "hotbay_calls_refused_total",
+        "calls that were rejected before they reached the plugin",
+        |plugin| plugin.stats.refused,
+    ),
     ("hotbay_calls_shed_total", "pooled calls that waited too long to start", |plugin| {
         plugin.stats.shed
     }),
@@ -116,7 +120,9 @@ const COUNTERS: [Row<u64>; 11] = [
 
 const GAUGES: [Row<Option<f64>>; 7] = [
     ("hotbay_calls_waiting", "queued calls", |plugin| Some(plugin.stats.waiting as f64)),
-    ("hotbay_calls_running", "running calls", |plugin| Some(plugin.stats.running as f64)),
+    ("hotbay_calls_running", "running pooled calls, including abandoned ones", |plugin| {
+        Some(plugin.stats.running as f64)
+    }),
     ("hotbay_generation", "the current generation, 0 if none", |plugin| {
         Some(plugin.generation.map_or(0, |generation| generation.get()) as f64)
     }),

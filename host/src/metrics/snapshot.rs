@@ -136,7 +136,8 @@ pub struct PluginStats {
     pub epoch: u64,
     /// Calls, whatever their outcome.
     pub calls: u64,
-    /// Calls that returned an error of the plugin.
+    /// Calls that failed in other ways than a fault or a rejection, such as with an error of the
+    /// plugin.
     pub errors: u64,
     /// Panics of calls and of the plugin's threads, and unrequested exits of its process.
     pub faults: u64,
@@ -144,7 +145,7 @@ pub struct PluginStats {
     pub exits: u64,
     /// Processes started to replace one that exited.
     pub restarts: u64,
-    /// Calls that never reached the plugin.
+    /// Calls that were rejected before they reached the plugin.
     pub refused: u64,
     /// Pooled calls that waited longer than [`queue_timeout`](crate::HostLimits::queue_timeout).
     pub shed: u64,

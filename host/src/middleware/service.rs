@@ -100,6 +100,6 @@ impl<M: Middleware, S: AsyncService> AsyncService for Layered<M, S> {
 /// Returns the error of a call during which `what` of the application panicked.
 #[cold]
 pub(super) fn panic_error(slot: &Slot, what: &str, fault: Fault) -> Error {
-    let message = format!("was called, but {what} of the application panicked");
+    let message = format!("did not complete the call: {what} of the application failed");
     Error::new(ErrorKind::LayerPanicked, message).caused_by(fault).of(&slot.name)
 }

@@ -78,7 +78,9 @@ fn start_and_serve<T: Plugin>(
             return Ok(ExitCode::FAILURE);
         }
         StartOutcome::Interrupted => {
-            return Err("stopped by a signal while the plugin started".to_owned().into());
+            return Err("the program was stopped by a signal while the plugin was starting"
+                .to_owned()
+                .into());
         }
     };
     let instance = Instance::new(plugin);

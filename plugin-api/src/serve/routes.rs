@@ -149,7 +149,10 @@ async fn route<T: Plugin>(
         Ok(bytes) => bytes,
         Err(BodyError::TooLarge) => return too_large(),
         Err(BodyError::Incomplete) => {
-            return responses::rejected(StatusCode::BAD_REQUEST, "incomplete body");
+            return responses::rejected(
+                StatusCode::BAD_REQUEST,
+                "the body could not be read to its end",
+            );
         }
     };
     match route {

@@ -51,7 +51,11 @@ fn signal_ends_hanging_start_and_leaves_no_files() {
     assert_eq!(program.files().len(), 2, "a socket and its lock");
     program.signal(Signal::TERM);
     assert_eq!(program.wait_for_exit().code(), Some(1));
-    assert!(program.errors().contains("stopped by a signal while the plugin started"));
+    assert!(
+        program
+            .errors()
+            .contains("the program was stopped by a signal while the plugin was starting")
+    );
     assert!(program.files().is_empty());
 }
 

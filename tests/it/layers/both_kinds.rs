@@ -149,8 +149,8 @@ fn rejections_are_equal_in_every_form_of_a_call() {
         (
             "a validator that panics",
             action_request(json!({ "do": "context", "by": "panic" })),
-            "LayerPanicked None: plugin `checked` was called, but a validator of the application \
-             panicked: ",
+            "LayerPanicked None: plugin `checked` did not complete the call: a validator of the \
+             application failed: panicked",
         ),
         (
             "a deadline that has passed",

@@ -115,7 +115,10 @@ fn pin_rolls_back_pause_and_both_builds_serve_again() {
         let error = rolled_back(&host, handover);
         let message = error.full_message();
         assert_eq!((error.kind(), error.step()), (ErrorKind::Overloaded, Some(LoadStep::Drain)));
-        assert!(message.contains("calls or pins were still active after 50 ms (1)"), "{message}");
+        assert!(
+            message.contains("calls or pins were still active after 50 ms (active: 1)"),
+            "{message}"
+        );
         assert!(message.contains("generation 1 keeps serving"), "{message}");
         event(&mut events, |event| matches!(event, HostEvent::RolledBack { .. }));
         assert_eq!(total(&handle), 2);
