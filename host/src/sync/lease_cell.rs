@@ -37,7 +37,7 @@
 //! - *The last lease.* If the light fence of leaving comes before the heavy fence, the writer's sum
 //!   includes the decrement. If it comes after, the reader sees its lane there and reclaims. Of
 //!   several readers that leave at once, the last one to take the lock sees the decrements of all
-//!   others.
+//!   others. A reader that finds the lock held leaves a request, which the holder serves.
 //! - *Reclaiming by a reader.* It holds the lock, so the heavy fence of every retired value has
 //!   ended, and its sum includes all leases that began before.
 //! - *Reuse of a lane.* A reader that was interrupted between steps 1 and 3 can add to a lane that
@@ -63,9 +63,9 @@ use std::fmt;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, TryLockError, Weak};
 
-use super::atomic::{AtomicI64, AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use super::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, Ordering, fence};
 use super::locks::Mutex;
 use super::sharded_counter::{LINES, Shard, shard};
 use super::{lock, shards};
@@ -90,6 +90,8 @@ pub(crate) struct LeaseCell<T, F: Fences> {
     word: AtomicPtr<T>,
     /// The lanes of `retired`, one bit each; all bits while an entry is not fenced.
     retired_lanes: AtomicU8,
+    /// Whether a reader asks the holder of the lock to reclaim.
+    is_reclaim_requested: AtomicBool,
     fences: F,
     retired: Mutex<Vec<Retired<T>>>,
     lines: [Line; LINES],
@@ -151,6 +153,7 @@ impl<T, F: Fences> LeaseCell<T, F> {
         Self {
             word: AtomicPtr::new(ptr::null_mut()),
             retired_lanes: AtomicU8::new(0),
+            is_reclaim_requested: AtomicBool::new(false),
             fences,
             retired: Mutex::new(Vec::new()),
             lines: std::array::from_fn(line),
@@ -220,6 +223,7 @@ impl<T, F: Fences> LeaseCell<T, F> {
         drop(retired);
         // Not under the lock: a value may do anything when it is dropped.
         drop(free);
+        self.serve_requests();
         result
     }
 
@@ -229,6 +233,8 @@ impl<T, F: Fences> LeaseCell<T, F> {
         let is_same = |retired: &&Retired<T>| ptr::eq(Arc::as_ptr(&retired.value), value.as_ptr());
         let own = retired.iter().filter(is_same).count();
         let leases = retired.iter().find(is_same).map_or(0, |one| self.leases(one.lane));
+        drop(retired);
+        self.serve_requests();
         (leases + value.strong_count()).saturating_sub(own)
     }
 
@@ -255,11 +261,35 @@ impl<T, F: Fences> LeaseCell<T, F> {
         free
     }
 
-    /// Reclaims after a lease ended.
+    /// Reclaims after a lease ended. A caller never waits for the lock: a writer holds it while all
+    /// threads pass a barrier.
     #[cold]
     fn reclaim_after_lease(&self) {
-        let free = self.reclaim(&mut lock(&self.retired));
-        drop(free);
+        // Release: the reclaim that serves the request sees the end of the lease. A swap, since a store
+        // of another reader would hide it.
+        self.is_reclaim_requested.swap(true, Ordering::Release);
+        self.serve_requests();
+    }
+
+    /// Reclaims as long as readers ask for it, unless another thread holds the lock. That thread
+    /// calls this, too, when it has released the lock. The fences make sure that it sees the
+    /// request, or that this thread sees the lock released.
+    fn serve_requests(&self) {
+        loop {
+            fence(Ordering::SeqCst);
+            if !self.is_reclaim_requested.load(Ordering::Relaxed) {
+                return;
+            }
+            let mut retired = match self.retired.try_lock() {
+                Ok(retired) => retired,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.is_reclaim_requested.swap(false, Ordering::Acquire);
+            let free = self.reclaim(&mut retired);
+            drop(retired);
+            drop(free);
+        }
     }
 }
 

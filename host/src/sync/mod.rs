@@ -3,7 +3,7 @@
 
 mod atomic {
     pub(crate) use std::sync::atomic::{
-        AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering,
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence,
     };
 }
 mod blocking;

@@ -57,7 +57,7 @@ mod sync {
 
 mod atomic {
     pub(crate) use loom::sync::atomic::{
-        AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering,
+        AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence,
     };
 }
 
