@@ -24,7 +24,9 @@ use crate::id::GenerationId;
 use crate::sync::ReturnSlot;
 use crate::worker::RunOutcome;
 
-/// The instance of a generation: owns the backend. The slot holds it; calls borrow it.
+/// The instance of a generation: owns the backend. The slot holds it; calls borrow it. Aligned for the
+/// lane in a pointer to it, also on 32-bit systems.
+#[repr(align(8))]
 pub(crate) struct InstanceRef {
     /// Taken only on drop.
     backend: Option<Backend>,

@@ -231,8 +231,11 @@ impl<T, F: Fences> LeaseCell<T, F> {
     pub(crate) fn uses(&self, value: &Weak<T>) -> usize {
         let retired = lock(&self.retired);
         let is_same = |retired: &&Retired<T>| ptr::eq(Arc::as_ptr(&retired.value), value.as_ptr());
-        let own = retired.iter().filter(is_same).count();
-        let leases = retired.iter().find(is_same).map_or(0, |one| self.leases(one.lane));
+        let (mut leases, mut own) = (0, 0);
+        for one in retired.iter().filter(is_same) {
+            leases += self.leases(one.lane);
+            own += 1;
+        }
         drop(retired);
         self.serve_requests();
         (leases + value.strong_count()).saturating_sub(own)
