@@ -52,6 +52,9 @@ fn host_in_forked_child_fails_with_forked() {
     let folder = plugins.add("forked", "faulty").write();
     let host = Host::builder().build().unwrap();
     let plugin = block_on(host.load(&folder)).unwrap();
+    let replaced = plugin.pin().unwrap();
+    plugins.add("forked", "faulty").set("version", "9.9.9").write();
+    block_on(host.reload("forked")).unwrap();
     let pinned = plugin.pin().unwrap();
     let pipeline = host.pipeline(["forked"]).unwrap();
     let waiting = plugin.execute(Request::text("hi"));
@@ -60,6 +63,7 @@ fn host_in_forked_child_fails_with_forked() {
     in_forked_child(|| {
         assert_eq!(kind(plugin.call(Request::text("hi"))), forked);
         assert_eq!(kind(pinned.call(Request::text("hi"))), forked);
+        assert_eq!(kind(replaced.call(Request::text("hi"))), forked);
         assert_eq!(kind(plugin.pin()), forked);
         assert_eq!(kind(now(plugin.execute(Request::text("hi")))), forked);
         assert_eq!(kind(now(waiting)), forked);

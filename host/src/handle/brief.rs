@@ -14,7 +14,7 @@ use crate::call::{Reply, ReplySlot, Request};
 use crate::error::Error;
 use crate::generation::{InstanceRef, next_call_id};
 use crate::middleware::is_sampled;
-use crate::slot::{Admission, CallScope};
+use crate::slot::{Admission, CallScope, SyncService as _};
 use crate::sync::{has_passed, shard};
 
 impl Inner {
@@ -140,12 +140,13 @@ impl Inner {
         call_id: u64,
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
+        self.check_process()?;
         if let Some(pin) = pin
             && !pin.generation().is_current()
         {
             return Err(self.not_current(pin));
         }
-        self.run_into(&CallScope::inline(request, pin, call_id), reply)
+        self.stack.call(&CallScope::inline(request, pin, call_id), reply)
     }
 
     #[cold]

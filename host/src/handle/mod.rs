@@ -53,16 +53,10 @@ struct Inner {
 impl Inner {
     /// Runs a call through the middleware.
     fn run(&self, scope: &CallScope<'_>) -> Result<Reply, Error> {
-        let mut reply = ReplySlot::new();
-        self.run_into(scope, &mut reply)?;
-        Ok(reply.take())
-    }
-
-    /// Passes a call through the layers.
-    #[inline(never)]
-    fn run_into(&self, scope: &CallScope<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         self.check_process()?;
-        self.stack.call(scope, reply)
+        let mut reply = ReplySlot::new();
+        self.stack.call(scope, &mut reply)?;
+        Ok(reply.take())
     }
 
     /// Passes a call through the layers as a future.
