@@ -32,8 +32,8 @@ struct Found {
     drops: u64,
 }
 
-/// Leases with `readers` threads while one replaces the value `swaps` times, or until a value was
-/// used after its drop.
+/// Leases with `readers` threads while one replaces the value `swaps` times or more, or until a value
+/// was used after its drop.
 fn stress<F: Fences + Copy>(fences: F, readers: usize, swaps: u64) -> Found {
     let drops = Arc::new(AtomicU64::new(0));
     let value = || {
@@ -83,7 +83,10 @@ fn stress<F: Fences + Copy>(fences: F, readers: usize, swaps: u64) -> Found {
         }
         start.wait();
         let since = Instant::now();
-        for _ in 0..swaps {
+        let mut swap = 0;
+        // Readers may be started only after the last swap.
+        while swap < swaps || cell.count() < readers as i64 {
+            swap += 1;
             let next = value();
             kept.push(Arc::downgrade(&next));
             cell.replace(Some(next), |_| ());
@@ -207,4 +210,21 @@ fn values_that_stay_leased_are_dropped_with_their_last_lease() {
     }
     // All but the current one.
     assert_eq!(drops.load(Ordering::Relaxed), 19);
+}
+
+#[test]
+fn value_that_was_current_twice_counts_all_its_leases() {
+    let cell = LeaseCell::new(ProcessFences::get());
+    let value = Arc::new(0_u64);
+    let weak = Arc::downgrade(&value);
+    let leases = [(); 2].map(|()| {
+        cell.replace(weak.upgrade(), |_| ());
+        let lease = cell.lease().expect("a value");
+        cell.replace(None, |_| ());
+        lease
+    });
+    drop(value);
+    assert_eq!(cell.uses(&weak), 2);
+    drop(leases);
+    assert!(weak.upgrade().is_none());
 }
