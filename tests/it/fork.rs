@@ -53,7 +53,10 @@ fn host_in_forked_child_fails_with_forked() {
     let host = Host::builder().build().unwrap();
     let plugin = block_on(host.load(&folder)).unwrap();
     let replaced = plugin.pin().unwrap();
-    plugins.add("forked", "faulty").set("limits", serde_json::json!({ "output_bytes": 1000 })).write();
+    plugins
+        .add("forked", "faulty")
+        .set("limits", serde_json::json!({ "output_bytes": 1000 }))
+        .write();
     block_on(host.reload("forked")).unwrap();
     let pinned = plugin.pin().unwrap();
     let pipeline = host.pipeline(["forked"]).unwrap();

@@ -1,5 +1,6 @@
 //! Calls of one plugin: their queue, deadlines and cancellation, limits, faults, and calls by contract.
 
+mod brief_path;
 mod cancellation;
 mod deadlines;
 mod in_flight;
