@@ -212,6 +212,8 @@ impl<T, F: Fences> LeaseCell<T, F> {
         let next = next.unwrap_or((lane + 1) % LANES);
         self.word.store(value.map_addr(|address| address | next), Ordering::Release);
         if previous.is_null() {
+            drop(retired);
+            self.serve_requests();
             return None;
         }
         // SAFETY: L2, and the word no longer owns it.

@@ -228,3 +228,41 @@ fn value_that_was_current_twice_counts_all_its_leases() {
     drop(leases);
     assert!(weak.upgrade().is_none());
 }
+
+#[test]
+fn lease_that_ends_while_an_empty_cell_is_filled_drops_its_value() {
+    let rounds = if cfg!(miri) { 20 } else { 20_000 };
+    let cell = LeaseCell::new(ProcessFences::get());
+    let (mut lost, turn) = (0, AtomicU64::new(0));
+    let wait_for = |now: u64| {
+        while turn.load(Ordering::Acquire) < now {
+            thread::yield_now();
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..rounds {
+                wait_for(4 * round + 1);
+                let lease = cell.lease();
+                turn.store(4 * round + 2, Ordering::Release);
+                wait_for(4 * round + 3);
+                drop(lease);
+                turn.store(4 * round + 4, Ordering::Release);
+            }
+        });
+        for round in 0..rounds {
+            let value = Arc::new(round);
+            let weak = Arc::downgrade(&value);
+            cell.replace(Some(value), |_| ());
+            turn.store(4 * round + 1, Ordering::Release);
+            wait_for(4 * round + 2);
+            cell.replace(None, |_| ());
+            turn.store(4 * round + 3, Ordering::Release);
+            cell.replace(Some(Arc::new(0)), |_| ());
+            wait_for(4 * round + 4);
+            lost += weak.strong_count();
+            cell.replace(None, |_| ());
+        }
+    });
+    assert_eq!(lost, 0, "values that were not dropped");
+}
