@@ -28,9 +28,9 @@ struct Base {
 
 #[cfg(all(target_os = "linux", not(miri)))]
 mod coarse {
-    use std::sync::OnceLock;
     use std::time::{Duration, Instant};
 
+    use once_cell::race::OnceBox;
     use rustix::time::{ClockId, clock_gettime};
 
     use super::Base;
@@ -54,8 +54,9 @@ mod coarse {
     /// determined.
     #[inline(always)]
     pub(super) fn now() -> Option<(&'static Base, Duration)> {
-        static BASE: OnceLock<Option<Base>> = OnceLock::new();
-        let base = BASE.get_or_init(Base::measure).as_ref()?;
+        // Threads race instead of waiting, as for the fences of leases.
+        static BASE: OnceBox<Option<Base>> = OnceBox::new();
+        let base = BASE.get_or_init(|| Box::new(Base::measure())).as_ref()?;
         // The coarse clock is behind the base only until its first tick after it.
         let since = nanos(ClockId::MonotonicCoarse).checked_sub(base.monotonic_nanos)?;
         Some((base, Duration::from_nanos(since)))

@@ -1,8 +1,9 @@
 //! The fences of leases in this process: `membarrier(2)` on Linux, sequentially consistent fences
 //! if that is missing.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence, fence};
+
+use once_cell::race::OnceBool;
 
 use super::lease_cell::Fences;
 
@@ -15,8 +16,10 @@ pub(crate) struct ProcessFences {
 impl ProcessFences {
     /// Returns the fences, and decides their kind the first time.
     pub(crate) fn get() -> Self {
-        static IS_ASYMMETRIC: OnceLock<bool> = OnceLock::new();
-        Self { is_asymmetric: *IS_ASYMMETRIC.get_or_init(membarrier::register) }
+        // Threads race instead of waiting: a child forked meanwhile would wait forever for a thread
+        // that it does not have. Registering takes milliseconds, and may be done twice.
+        static IS_ASYMMETRIC: OnceBool = OnceBool::new();
+        Self { is_asymmetric: IS_ASYMMETRIC.get_or_init(membarrier::register) }
     }
 
     /// Returns fences for systems without `membarrier`.
