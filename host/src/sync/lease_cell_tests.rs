@@ -13,6 +13,11 @@ use super::{ProcessFences, shard};
 /// Limit of a test that ends much sooner.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// Memory of each reader that does not fit into its cache.
+const FAR_BYTES: usize = 32 << 20;
+/// Stores to that memory before each lease.
+const FAR_STORES: u64 = 24;
+
 struct Value {
     is_alive: AtomicBool,
     drops: Arc<AtomicU64>,
@@ -53,6 +58,7 @@ fn stress<F: Fences + Copy>(fences: F, readers: usize, swaps: u64) -> Found {
             let (cell, uses_after_drop, is_done, start) =
                 (&cell, &uses_after_drop, &is_done, &start);
             scope.spawn(move || {
+                let mut far = vec![0_u8; if readers > 3 { 0 } else { FAR_BYTES }];
                 start.wait();
                 let check = |value: &Value| {
                     if !value.is_alive.load(Ordering::Relaxed) {
@@ -62,6 +68,13 @@ fn stress<F: Fences + Copy>(fences: F, readers: usize, swaps: u64) -> Found {
                 let mut calls = 0_u64;
                 while !is_done.load(Ordering::Relaxed) {
                     calls += 1;
+                    // Stores that miss the cache keep the one of the lease waiting behind them, while
+                    // the load after it goes ahead, unless a barrier orders them.
+                    for line in 0..FAR_STORES.min(far.len() as u64) {
+                        let at = (calls * FAR_STORES + line).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                        far[at as usize % FAR_BYTES] = line as u8;
+                    }
+                    black_box(&far);
                     let Some(lease) = cell.lease() else { continue };
                     check(&lease);
                     cell.count_by(shard());
