@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use semver::{Version, VersionReq};
 
+use crate::Manifest;
 use crate::error::Unstartable;
 use crate::name::PluginName;
 
@@ -18,6 +19,12 @@ pub struct StartCandidate<'m> {
     pub version: &'m Version,
     /// The plugins that it requires.
     pub requires: &'m BTreeMap<PluginName, VersionReq>,
+}
+
+impl<'m> From<&'m Manifest> for StartCandidate<'m> {
+    fn from(manifest: &'m Manifest) -> Self {
+        Self { name: manifest.name(), version: manifest.version(), requires: manifest.requires() }
+    }
 }
 
 /// The order as indices of candidates; contains each of them exactly once.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use hotbay_manifest::{Manifest, start_order};
+use hotbay_manifest::{Manifest, StartCandidate, start_order};
 use hotbay_plugin::{CallContext, Config, Output, Payload, Plugin, PluginError};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,8 @@ use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
 use crate::id::{InvalidName, PluginName};
 use crate::loader::{
-    AbandonedChecks, Candidate, CoalescingQueue, LoaderContext, PermissionPolicy, Source,
+    AbandonedChecks, Candidate, CheckedSchemas, CoalescingQueue, LoaderContext, PermissionPolicy,
+    Source,
 };
 use crate::middleware::{Layer, Layers, ResponseCache};
 use crate::providers::{Choices, Preference, Preferences};
@@ -483,6 +484,7 @@ impl HostBuilder {
                 events,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
+                checked_schemas: CheckedSchemas::default(),
                 #[cfg(all(unix, feature = "process"))]
                 processes: hotbay_process::Processes::default(),
                 inherit_env: self.environment,
@@ -548,7 +550,7 @@ fn in_order(compiled_in: Vec<(Result<Manifest, Error>, Source)>) -> Result<Vec<C
     }
     let order = {
         let applicants: Vec<_> =
-            candidates.iter().map(|(candidate, _)| candidate.start_candidate()).collect();
+            candidates.iter().map(|(candidate, _)| StartCandidate::from(&candidate.manifest)).collect();
         start_order(&applicants)
     };
     if let Some((index, problem)) = order.refused.into_iter().next() {

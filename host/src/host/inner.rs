@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::discovery::Discovery;
 use super::factories::Factories;
+use super::parallel::each;
 use super::registry::{Loadable, Registry, UnloadScope, shutting_down};
 use super::reload_request::ReloadRequest;
 use crate::error::{Error, ErrorKind, LoadStep};
@@ -204,18 +205,20 @@ impl Inner {
         };
         // Opens after a panic too, so that no thread waits forever.
         let _opens = self.registry.shutdown.open_on_drop();
-        for slot in &leaving {
+        for slot in leaving.iter().flatten() {
             slot.begin_shutdown();
         }
         if !grace.is_zero() {
-            for slot in &leaving {
+            for slot in leaving.iter().flatten() {
                 slot.drain_queue(deadline);
             }
             // They may need the plugins that they require.
             self.unloads.wait_idle(after(deadline, self.context.limits.stop_timeout));
         }
-        for slot in leaving {
-            self.end(&slot, deadline.saturating_duration_since(Instant::now()));
+        for level in leaving {
+            each(&level, |slot| {
+                self.end(slot, deadline.saturating_duration_since(Instant::now()));
+            });
         }
         if !grace.is_zero() {
             let stop_timeout = self.context.limits.stop_timeout;

@@ -2,11 +2,8 @@
 //! level, several at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 
 use hotbay_manifest::{Manifest, StartCandidate, Unstartable, start_order};
 use hotbay_plugin::Snapshot;
@@ -14,6 +11,7 @@ use semver::Version;
 
 use super::discovery::Discovered;
 use super::inner::{Inner, absolute};
+use super::parallel::each;
 use super::registry::Loadable;
 use crate::artifact::discover::{FolderSearch, search};
 use crate::artifact::trust::Rules;
@@ -21,7 +19,6 @@ use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
 use crate::loader::{Candidate, LoadOptions, Source, SurveyedPlugin, survey_one};
 use crate::panic::catch_panic;
-use crate::sync::lock;
 
 /// The outcome of [`Host::load_all`](crate::Host::load_all).
 ///
@@ -146,7 +143,8 @@ fn problems_together(surveyed: &[SurveyedPlugin]) -> Vec<(usize, Error)> {
         let places: Vec<_> = same.iter().map(|(index, _)| &*surveyed[*index].folder).collect();
         problems.extend(same.iter().map(|(index, _)| (*index, duplicate(name, &places))));
     }
-    let applicants: Vec<_> = unique.iter().map(|(_, manifest)| applicant(manifest)).collect();
+    let applicants: Vec<_> =
+        unique.iter().map(|(_, manifest)| StartCandidate::from(*manifest)).collect();
     let order = start_order(&applicants);
     let refuse = |(index, manifest): (usize, &Manifest), why| {
         (index, Candidate::compiled_in(manifest.clone()).not_startable(why))
@@ -267,8 +265,9 @@ fn start(
     let is_new = |name: &PluginName| candidates.iter().all(|one| one.manifest.name() != name);
     let serving: Vec<_> =
         serving.iter().map(|there| &there.manifest).filter(|one| is_new(one.name())).collect();
-    let mut applicants: Vec<_> = serving.iter().map(|manifest| applicant(manifest)).collect();
-    applicants.extend(candidates.iter().map(Candidate::start_candidate));
+    let mut applicants: Vec<_> =
+        serving.iter().map(|manifest| StartCandidate::from(&***manifest)).collect();
+    applicants.extend(candidates.iter().map(|one| StartCandidate::from(&one.manifest)));
     let order = start_order(&applicants);
     for (index, problem) in order.refused {
         if let Some(candidate) = index.checked_sub(serving.len()).map(|index| &candidates[index]) {
@@ -294,14 +293,6 @@ fn start(
     }
 }
 
-fn applicant(manifest: &Manifest) -> StartCandidate<'_> {
-    StartCandidate {
-        name: manifest.name(),
-        version: manifest.version(),
-        requires: manifest.requires(),
-    }
-}
-
 fn loaded_plugin(host: &Inner, candidate: &Candidate) -> Option<LoadedPlugin> {
     let info = host.registry.info(candidate.manifest.name())?;
     Some(LoadedPlugin {
@@ -310,30 +301,4 @@ fn loaded_plugin(host: &Inner, candidate: &Candidate) -> Option<LoadedPlugin> {
         generation: info.generation?,
         notes: info.notes,
     })
-}
-
-/// Runs `run` for each item on as many threads as there are cores. Returns the results in order.
-fn each<T: Sync, R: Send>(items: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(items.len()));
-    let take = || {
-        while let Some((index, item)) = {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            items.get(index).map(|item| (index, item))
-        } {
-            let result = run(item);
-            lock(&done).push((index, result));
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..cores.min(items.len()) {
-            // Without a thread, the others do its work.
-            let _ = thread::Builder::new().name("hotbay-load".to_owned()).spawn_scoped(scope, take);
-        }
-        take();
-    });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
 }

@@ -7,6 +7,7 @@ mod factories;
 mod host;
 mod inner;
 mod load_all;
+mod parallel;
 mod providers;
 mod registry;
 mod reload;

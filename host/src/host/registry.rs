@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use hotbay_manifest::Manifest;
+use hotbay_manifest::{Manifest, StartCandidate, start_order};
 
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
@@ -32,7 +32,7 @@ pub(super) struct Registry {
 struct Entries {
     by_name: BTreeMap<PluginName, Entry>,
     is_closed: bool,
-    /// The number of loads, so that plugins can be unloaded in the reverse order.
+    /// The number of loads.
     loads: u64,
 }
 
@@ -197,22 +197,30 @@ impl Registry {
         Ok(Unloading { registry: self, slot })
     }
 
-    /// Closes the registry. Returns its plugins, the latest loaded first, or `None` if it was closed
-    /// already.
-    pub(super) fn close(&self) -> Option<Vec<Arc<Slot>>> {
+    /// Closes the registry. Returns its plugins in levels, such that each requires only plugins of
+    /// later levels, or `None` if it was closed already.
+    pub(super) fn close(&self) -> Option<Vec<Vec<Arc<Slot>>>> {
         let mut entries = self.write();
         if std::mem::replace(&mut entries.is_closed, true) {
             return None;
         }
-        let mut serving: Vec<_> = std::mem::take(&mut entries.by_name)
+        let serving: Vec<_> = std::mem::take(&mut entries.by_name)
             .into_values()
             .filter_map(|entry| match entry.stage {
-                Stage::Serving { slot, order, .. } => Some((order, slot)),
+                Stage::Serving { slot, .. } => Some((entry.manifest, slot)),
                 Stage::Loading | Stage::Unloading => None,
             })
             .collect();
-        serving.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
-        Some(serving.into_iter().map(|(_, slot)| slot).collect())
+        drop(entries);
+        let manifests: Vec<_> =
+            serving.iter().map(|(manifest, _)| StartCandidate::from(&**manifest)).collect();
+        let order = start_order(&manifests);
+        let slots = |level: Vec<usize>| {
+            level.into_iter().map(|index| Arc::clone(&serving[index].1)).collect()
+        };
+        // No plugin requires one whose own requirements are not met.
+        let refused = order.refused.into_iter().map(|(index, _)| index).collect();
+        Some([refused].into_iter().chain(order.levels.into_iter().rev()).map(slots).collect())
     }
 
     pub(super) fn list(&self) -> Vec<PluginInfo> {

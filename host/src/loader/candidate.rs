@@ -5,12 +5,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
-use hotbay_manifest::{
-    Checker, ConfigSchema, Kind, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, SchemaError,
-    StartCandidate, Unstartable, Violation, position_of,
-};
+use hotbay_manifest::{Kind, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Unstartable};
 use hotbay_plugin::Snapshot;
 use serde_json::Value;
 
@@ -76,16 +72,6 @@ impl Candidate {
         Self { manifest, folder: None, text, serving: None, granted, options }
     }
 
-    /// Returns what the start order depends on.
-    pub(crate) fn start_candidate(&self) -> StartCandidate<'_> {
-        let manifest = &self.manifest;
-        StartCandidate {
-            name: manifest.name(),
-            version: manifest.version(),
-            requires: manifest.requires(),
-        }
-    }
-
     /// Returns the error of a plugin whose requirements are not met.
     pub(crate) fn not_startable(&self, problem: Unstartable) -> Error {
         self.failed(LoadStep::Requires, ErrorKind::Requires).caused_by(problem)
@@ -109,107 +95,7 @@ impl Candidate {
     pub(super) fn kind(&self) -> Kind {
         if self.folder.is_some() { self.manifest.kind() } else { Kind::Library }
     }
-
-    /// Validates the config against its schema; returns the checker of inputs if there is one.
-    /// Messages point at the field. Stops at `deadline`.
-    pub(crate) fn check_schemas(
-        &self,
-        rules: &Rules,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Checker>, Error> {
-        let [config, input] = self.manifest.schemas();
-        if let Some(checker) = self.checker(config, rules, deadline)? {
-            let error = checker.check(self.manifest.config(), deadline);
-            error.map_err(|error| self.config_error("config", config, error))?;
-        }
-        self.checker(input, rules, deadline)
-    }
-
-    fn checker(
-        &self,
-        of: Schema<'_>,
-        rules: &Rules,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Checker>, Error> {
-        let checker = match of.1 {
-            None => return Ok(None),
-            Some(ConfigSchema::Inline(schema)) => Checker::new(schema, deadline),
-            Some(ConfigSchema::File(name)) => {
-                let (file, artifact) = self.schema_file(name, rules)?;
-                let schema = serde_json::from_slice(artifact.bytes()).map_err(|error| {
-                    self.failed(LoadStep::Config, ErrorKind::Config)
-                        .caused_by(format!("`{}` is not JSON: {error}", file.display()))
-                })?;
-                Checker::new(&schema, deadline)
-            }
-        };
-        checker.map(Some).map_err(|error| self.config_error(of.0, of, error))
-    }
-
-    /// Returns the error of an invalid schema, or of the value in `field` that does not match it.
-    fn config_error(&self, field: &str, (schema, stated): Schema<'_>, error: SchemaError) -> Error {
-        let failed = self.failed(LoadStep::Config, ErrorKind::Config);
-        let failed = failed.with_optional_hint(error.hint());
-        match (error, stated) {
-            (SchemaError::Value(violations), _) => {
-                let places = violations.iter().map(|violation| self.position(field, violation));
-                failed.caused_by(places.collect::<Vec<_>>().join("; "))
-            }
-            (SchemaError::Schema(mut violation), Some(ConfigSchema::Inline(_))) => {
-                if violation.pointer.is_empty() {
-                    violation.message.insert_str(0, "the schema ");
-                }
-                let place = self.position(schema, &violation);
-                failed.caused_by(place)
-            }
-            (error, Some(ConfigSchema::File(file))) => {
-                failed.caused_by(format!("cannot use `{file}` as `{schema}`: {error}"))
-            }
-            (error, _) => failed.caused_by(format!("cannot use `{schema}`: {error}")),
-        }
-    }
-
-    fn position(&self, field: &str, violation: &Violation) -> String {
-        let pointer = format!("/{field}{}", violation.pointer);
-        let field = pointer.trim_start_matches('/').replace('/', ".");
-        let is_in_file = !self.options.replaces_config() || field.starts_with("config_");
-        let Some(folder) = self.folder.as_ref().filter(|_| is_in_file) else {
-            return format!("`{field}`: {}", violation.message);
-        };
-        let file = folder.join(discover::MANIFEST);
-        match position_of(&self.text, &pointer) {
-            Some((line, column)) => {
-                format!("{}:{line}:{column}: `{field}`: {}", file.display(), violation.message)
-            }
-            None => format!("{}: `{field}`: {}", file.display(), violation.message),
-        }
-    }
-
-    fn schema_file(&self, name: &str, rules: &Rules) -> Result<(PathBuf, Artifact), Error> {
-        let failed = || self.failed(LoadStep::Config, ErrorKind::Config);
-        let Some(folder) = &self.folder else {
-            return Err(failed().caused_by("a compiled-in plugin cannot have a schema file"));
-        };
-        let file = locate::inside(folder, name).map_err(|error| failed().caused_by(error))?;
-        let artifact = Artifact::read(&file, MAX_MANIFEST_BYTES as u64)
-            .map_err(|error| failed().caused_by(error))?;
-        artifact.check_trust(rules.trust()).map_err(|error| failed().caused_by(error))?;
-        Ok((file, artifact))
-    }
-
-    /// Returns the digests of the schema files; `None` for a file that cannot be read.
-    pub(crate) fn schema_digests(&self, rules: &Rules) -> Vec<Option<[u8; 32]>> {
-        let files = self.manifest.schemas().into_iter().filter_map(|(_, schema)| match schema {
-            Some(ConfigSchema::File(name)) => Some(name),
-            _ => None,
-        });
-        let read = |name: &String| Some(self.schema_file(name, rules).ok()?.1.sha256());
-        files.map(read).collect()
-    }
 }
-
-/// A schema of the manifest: its field and its value.
-type Schema<'m> = (&'static str, Option<&'m ConfigSchema>);
 
 fn refused(folder: &Path, kind: ErrorKind) -> Error {
     Error::new(kind, format!("cannot load a plugin from `{}`", folder.display()))

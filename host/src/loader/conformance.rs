@@ -12,6 +12,7 @@ use hotbay_process::{Capabilities, Diagnosis, Processes, Program, allowed};
 use super::candidate::Candidate;
 use super::policy::{check_declared_config, effective_limits};
 use super::process_loader::{check_identity, stage_program};
+use super::schemas::Schemas;
 use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
 use crate::artifact::private_folder::sweep;
@@ -46,7 +47,8 @@ pub(crate) fn check_program(
     };
     let sample = sample.map(|sample| Sample::new(sample.content_type(), sample.as_bytes()));
     let mut report = Report::default();
-    match candidate.check_schemas(options.rules, None) {
+    let schemas = Schemas::read(&candidate, options.rules);
+    match schemas.and_then(|schemas| schemas.check(&candidate, None)) {
         Ok(_) => report.passed("manifest", format!("`{}`", candidate.manifest.command().join(" "))),
         Err(error) => report.failed("manifest", cause(&error)),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use semver::Version;
 
+use super::schemas::CheckedSchemas;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::config::{HostLimits, Quarantine};
@@ -41,6 +42,7 @@ pub(crate) struct LoaderContext {
     pub(crate) deferred_unloads: DeferredUnloads,
     pub(crate) staging: Arc<StagingArea>,
     pub(crate) abandoned_checks: AbandonedChecks,
+    pub(crate) checked_schemas: CheckedSchemas,
     #[cfg(all(unix, feature = "process"))]
     pub(crate) processes: hotbay_process::Processes,
     /// Names of environment variables that processes inherit besides the usual ones.

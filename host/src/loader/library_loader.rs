@@ -10,32 +10,14 @@ use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::services::PluginServices;
 use super::start::{FailureCause, StartFailure, Until, into_backend, ready_to_open};
-use super::survey::check_library;
-use crate::artifact::digest::Artifact;
 use crate::artifact::stage::Staged;
 use crate::boundary::invoke::validate_config;
-use crate::boundary::probe::Probed;
 use crate::boundary::services::Registration;
 use crate::boundary::{Image, Instance, Root};
-use crate::error::{Error, ErrorKind, LoadStep};
+use crate::error::{Error, LoadStep};
 use crate::generation::{Backend, Parts};
 use crate::slot::Slot;
 use crate::worker::{OpeningThread, RunOutcome};
-
-/// Verifies and probes a library before it is opened.
-pub(super) fn probe_file(
-    context: &LoaderContext,
-    candidate: &Candidate,
-    artifact: &Artifact,
-) -> Result<Probed, Error> {
-    let rules = &context.rules;
-    let manifest = &candidate.manifest;
-    let digest = manifest.sha256().map(|digest| *digest.as_bytes());
-    artifact.verify(digest, manifest.length(), rules.allow_unverified).map_err(|error| {
-        candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
-    })?;
-    check_library(candidate, artifact)
-}
 
 /// The code to start.
 pub(super) enum Code {

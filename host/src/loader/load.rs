@@ -12,10 +12,11 @@ use hotbay_process::Program;
 use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::dependencies::stage;
-use super::library_loader::{self, Code, probe_file};
+use super::library_loader::{self, Code};
 use super::policy::{PluginLimits, call_policy, check_schemas, effective_limits};
 #[cfg(all(unix, feature = "process"))]
 use super::process_loader::{self, start as start_process};
+use super::schemas::Schemas;
 use super::start::{
     FailureCause, StartFailure, Until, give_up, into_backend, ready_to_open, retain,
 };
@@ -23,7 +24,7 @@ use super::survey::{self, read_artifact};
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
-use crate::error::{Error, LoadStep, bug};
+use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::{
     Backend, CallPolicy, InstanceRef, IoLimits, Parts, RetainReason, UnloadLeftovers,
 };
@@ -104,27 +105,32 @@ impl NewGeneration {
         let (limits, mut notes) =
             effective_limits(candidate.manifest.limits(), kind, &context.limits);
         let mut candidate = candidate.clone();
-        match &source {
-            Source::Mapped { policy, .. } => candidate.granted.clone_from(&policy.permissions),
-            #[cfg(all(unix, feature = "process"))]
-            Source::Restart { policy, .. } => candidate.granted.clone_from(&policy.permissions),
-            _ => notes.extend(candidate.evaluate(context.permission_policy.as_ref())?),
-        }
+        let schemas = match source.earlier_policy() {
+            // It already ran with this config.
+            Some(policy) => {
+                candidate.granted.clone_from(&policy.permissions);
+                Schemas::default()
+            }
+            None => {
+                notes.extend(candidate.evaluate(context.permission_policy.as_ref())?);
+                Schemas::read(&candidate, &context.rules)?
+            }
+        };
         let candidate = &candidate;
         let mut parts = parts(context, candidate, slot, &limits);
+        let schema_digests = schemas.digests();
         let mut sha256 = None;
         let backend = match source {
             Source::Library => return Err(bug!("the library was not read")),
             Source::Value(constructor) => {
-                check_schemas(context, candidate, &mut parts)?;
+                check_schemas(context, candidate, schemas, &mut parts)?;
                 construct(context, candidate, constructor, until, &parts)?
             }
             Source::Type(root) => {
-                check_schemas(context, candidate, &mut parts)?;
+                check_schemas(context, candidate, schemas, &mut parts)?;
                 let code = Code::Ready(Arc::new(Image::compiled_in()), root);
                 library_loader::start(context, candidate, code, until, &mut parts, slot)?
             }
-            // It already ran with this config.
             Source::Mapped { image, root, retain_reason, policy } => {
                 parts.retain_reason = retain_reason;
                 parts.policy = policy;
@@ -137,12 +143,15 @@ impl NewGeneration {
                 process_loader::start_staged(context, candidate, program, until, &mut parts, slot)?
             }
             Source::Read(artifact) if kind == Kind::Process => {
+                verify(context, candidate, &artifact)?;
+                check_schemas(context, candidate, schemas, &mut parts)?;
                 sha256 = Some(artifact.sha256());
                 start_process(context, candidate, &artifact, &limits, until, &mut parts, slot)?
             }
             Source::Read(artifact) => {
-                let probed = probe_file(context, candidate, &artifact)?;
-                check_schemas(context, candidate, &mut parts)?;
+                verify(context, candidate, &artifact)?;
+                let probed = survey::check_library(candidate, &artifact)?;
+                check_schemas(context, candidate, schemas, &mut parts)?;
                 parts.retain_reason = survey::retain_reason(&candidate.manifest, &probed);
                 notes.extend(survey::notes(&probed));
                 sha256 = Some(artifact.content());
@@ -157,10 +166,9 @@ impl NewGeneration {
             }
         };
         let manifest = Arc::new(candidate.manifest.clone());
-        let schemas = candidate.schema_digests(&context.rules);
         let contracts = backend.contracts();
         notes.extend(process_notes(candidate, &backend));
-        let build = Build { manifest, sha256, schemas, contracts, notes };
+        let build = Build { manifest, sha256, schemas: schema_digests, contracts, notes };
         Ok(Self { parts, backend, build })
     }
 
@@ -211,6 +219,19 @@ impl NewGeneration {
     pub(crate) fn into_instance(self) -> (InstanceRef, Build) {
         (InstanceRef::new(self.parts, self.backend), self.build)
     }
+}
+
+/// Compares the file that was read with the length and digest in its manifest.
+fn verify(
+    context: &LoaderContext,
+    candidate: &Candidate,
+    artifact: &Artifact,
+) -> Result<(), Error> {
+    let manifest = &candidate.manifest;
+    let digest = manifest.sha256().map(|digest| *digest.as_bytes());
+    let verified = artifact.verify(digest, manifest.length(), context.rules.allow_unverified);
+    verified
+        .map_err(|error| candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error))
 }
 
 /// Returns what differs from the request of the manifest or the program, as text.
@@ -297,7 +318,7 @@ fn start_process(
     _: &mut Parts,
     _: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let kind = crate::error::ErrorKind::Unsupported;
+    let kind = ErrorKind::Unsupported;
     let failed = candidate.failed(LoadStep::Manifest, kind).caused_by(super::context::NO_PROCESSES);
     Err(failed.with_hint(super::context::NO_PROCESSES_HINT))
 }
@@ -326,6 +347,16 @@ impl Source {
         match self {
             #[cfg(all(unix, feature = "process"))]
             Self::Restart { .. } => Some(Kind::Process),
+            _ => None,
+        }
+    }
+
+    /// Returns the call policy of code that already ran.
+    fn earlier_policy(&self) -> Option<&Arc<CallPolicy>> {
+        match self {
+            Self::Mapped { policy, .. } => Some(policy),
+            #[cfg(all(unix, feature = "process"))]
+            Self::Restart { policy, .. } => Some(policy),
             _ => None,
         }
     }

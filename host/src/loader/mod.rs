@@ -18,6 +18,7 @@ mod policy;
 #[cfg(all(unix, feature = "process"))]
 mod process_loader;
 mod schema_check;
+mod schemas;
 mod services;
 mod start;
 mod survey;
@@ -32,6 +33,7 @@ pub(crate) use conformance::{ConformanceRun, check_program};
 pub(crate) use context::{AbandonedChecks, LoaderContext, PermissionPolicy};
 pub(crate) use load::{Build, Constructor, Loaded, Source, load};
 pub(crate) use plan::{Content, Dependent, Plan, plan};
+pub(crate) use schemas::CheckedSchemas;
 pub use survey::{Built, Inspection, SurveyedPlugin};
 pub(crate) use survey::{abi_report, inspect, read_artifact, survey as survey_one};
 pub(crate) use swap::{Swapped, swap};

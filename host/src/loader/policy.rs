@@ -20,6 +20,7 @@ use hotbay_process::Capabilities;
 use super::candidate::Candidate;
 use super::context::{LoaderContext, PermissionPolicy};
 use super::schema_check::run_check;
+use super::schemas::Schemas;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{CallPolicy, Parts};
@@ -145,17 +146,18 @@ fn declared(
 pub(super) fn check_schemas(
     context: &LoaderContext,
     candidate: &Candidate,
+    schemas: Schemas,
     parts: &mut Parts,
 ) -> Result<(), Error> {
-    if candidate.manifest.schemas().iter().all(|(_, schema)| schema.is_none()) {
+    if schemas.is_empty() {
         return Ok(());
     }
-    let rules = context.rules.clone();
-    let checker = run_check(context, candidate, move |candidate, deadline| {
-        candidate.check_schemas(&rules, Some(deadline))
+    let input_schema = context.checked_schemas.check(candidate, schemas, |schemas| {
+        run_check(context, candidate, move |candidate, deadline| {
+            schemas.check(candidate, Some(deadline))
+        })
     })?;
-    if let Some(checker) = checker {
-        let input_schema = Some(Arc::new(checker));
+    if input_schema.is_some() {
         parts.policy = Arc::new(CallPolicy { input_schema, ..CallPolicy::clone(&parts.policy) });
     }
     Ok(())

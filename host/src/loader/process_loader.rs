@@ -39,7 +39,7 @@ use crate::worker::RunOutcome;
 /// Time for a start besides the time that its program gets: each step has its own limit.
 const EXTRA_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Starts the program in `artifact`.
+/// Starts the program in `artifact`, which was verified.
 pub(super) fn start(
     context: &LoaderContext,
     candidate: &Candidate,
@@ -49,16 +49,9 @@ pub(super) fn start(
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let rules = &context.rules;
-    let manifest = &candidate.manifest;
-    let digest = manifest.sha256().map(|digest| *digest.as_bytes());
-    artifact.verify(digest, manifest.length(), rules.allow_unverified).map_err(|error| {
-        candidate.failed(LoadStep::Digest, ErrorKind::Integrity).caused_by(error)
-    })?;
-    super::policy::check_schemas(context, candidate, parts)?;
     let staging = &context.staging;
-    let program =
-        stage_program(candidate, artifact, limits, staging, &context.limits, rules.trust())?;
+    let trust = context.rules.trust();
+    let program = stage_program(candidate, artifact, limits, staging, &context.limits, trust)?;
     let environment = allowed(std::env::vars_os(), &context.inherit_env);
     let program = Arc::new(Program { environment, ..program });
     start_staged(context, candidate, program, until, parts, slot)

@@ -11,6 +11,7 @@ use semver::Version;
 use super::candidate::Candidate;
 use super::context::host_api;
 use super::dependencies::stage;
+use super::schemas::Schemas;
 use crate::artifact::digest::Artifact;
 use crate::artifact::locate;
 use crate::artifact::stage::StagingArea;
@@ -107,7 +108,9 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
         }
     }
     if surveyed.problem.is_none() {
-        surveyed.problem = candidate.check_schemas(rules, None).err();
+        let schemas = Schemas::read(&candidate, rules);
+        let checked = schemas.and_then(|schemas| schemas.check(&candidate, None));
+        surveyed.problem = checked.err();
     }
     #[cfg(all(unix, feature = "process"))]
     if let Some(program) = library.filter(|_| candidate.kind() == Kind::Process)
