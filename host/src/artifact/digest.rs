@@ -5,10 +5,10 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapOptions};
 use sha2::{Digest, Sha256};
 
 use super::locate::not_a_file;
@@ -28,6 +28,7 @@ pub(crate) struct Artifact {
     bytes: Bytes,
     metadata: Metadata,
     sha256: OnceLock<[u8; 32]>,
+    content: Arc<OnceLock<[u8; 32]>>,
     dependencies: Dependencies,
 }
 
@@ -62,6 +63,7 @@ impl Artifact {
             bytes,
             metadata: after,
             sha256: OnceLock::new(),
+            content: Arc::default(),
             dependencies: Dependencies::default(),
         })
     }
@@ -93,7 +95,17 @@ impl Artifact {
     }
 
     /// Returns its digest if it has no dependencies, else one of all files and their paths.
+    /// Computed at the first call.
     pub(crate) fn content(&self) -> [u8; 32] {
+        *self.content.get_or_init(|| self.compute_content())
+    }
+
+    /// Returns the place of [`content`](Self::content), which outlives the bytes.
+    pub(crate) fn content_cell(&self) -> Arc<OnceLock<[u8; 32]>> {
+        Arc::clone(&self.content)
+    }
+
+    fn compute_content(&self) -> [u8; 32] {
         if self.dependencies.files.is_empty() {
             return self.sha256();
         }
@@ -112,6 +124,17 @@ impl Artifact {
         trust::check_metadata(&self.path, &self.metadata, trust)
     }
 
+    /// Compares the length with that of the manifest.
+    pub(crate) fn verify_length(&self, length: Option<u64>) -> Result<(), ArtifactError> {
+        let found = self.bytes.len() as u64;
+        match length {
+            Some(expected) if expected != found => {
+                Err(ArtifactError::Length { path: self.path.clone(), found, expected })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Compares length and digest with those of the manifest; the length first, as it costs
     /// nothing.
     ///
@@ -122,14 +145,8 @@ impl Artifact {
         length: Option<u64>,
         allow_unverified: bool,
     ) -> Result<(), ArtifactError> {
+        self.verify_length(length)?;
         let path = || self.path.clone();
-        let found = self.bytes.len() as u64;
-        match length {
-            Some(expected) if expected != found => {
-                return Err(ArtifactError::Length { path: path(), found, expected });
-            }
-            _ => {}
-        }
         match sha256 {
             Some(expected) if expected == self.sha256() => Ok(()),
             Some(expected) => {
@@ -190,7 +207,8 @@ impl Bytes {
             file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
             return Ok(Self::Heap(bytes));
         }
-        let mut map = MmapMut::map_anon(capacity)?;
+        // One fault for each page would take longer than the copy.
+        let mut map = MmapOptions::new().len(capacity).populate().map_anon()?;
         let mut len = 0;
         while len < capacity {
             match file.read(&mut map[len..]) {

@@ -549,8 +549,10 @@ fn in_order(compiled_in: Vec<(Result<Manifest, Error>, Source)>) -> Result<Vec<C
         candidates.push((Candidate::compiled_in(manifest?), source));
     }
     let order = {
-        let applicants: Vec<_> =
-            candidates.iter().map(|(candidate, _)| StartCandidate::from(&candidate.manifest)).collect();
+        let applicants: Vec<_> = candidates
+            .iter()
+            .map(|(candidate, _)| StartCandidate::from(&candidate.manifest))
+            .collect();
         start_order(&applicants)
     };
     if let Some((index, problem)) = order.refused.into_iter().next() {

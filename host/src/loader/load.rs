@@ -12,7 +12,7 @@ use hotbay_process::Program;
 use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::dependencies::stage;
-use super::library_loader::{self, Code};
+use super::library_loader::{self, Code, Opening, StagedLibrary};
 use super::policy::{PluginLimits, call_policy, check_schemas, effective_limits};
 #[cfg(all(unix, feature = "process"))]
 use super::process_loader::{self, start as start_process};
@@ -149,20 +149,21 @@ impl NewGeneration {
                 start_process(context, candidate, &artifact, &limits, until, &mut parts, slot)?
             }
             Source::Read(artifact) => {
-                verify(context, candidate, &artifact)?;
-                let probed = survey::check_library(candidate, &artifact)?;
-                check_schemas(context, candidate, schemas, &mut parts)?;
-                parts.retain_reason = survey::retain_reason(&candidate.manifest, &probed);
-                notes.extend(survey::notes(&probed));
-                sha256 = Some(artifact.content());
-                let dependencies = artifact.dependencies();
-                notes.extend(dependencies.notes.iter().cloned());
-                let unresolved = dependencies.unresolved.clone();
-                let staged = stage(&context.staging, candidate, &artifact)?;
-                drop(artifact);
-                let retain_reason = survey::callback_reason(&probed);
-                let code = Code::File { staged, retain_reason, unresolved };
-                library_loader::start(context, candidate, code, until, &mut parts, slot)?
+                let content = artifact.content_cell();
+                let opening = Opening::start(context, candidate, *artifact, &parts)?;
+                let prepared = prepare(context, candidate, schemas, opening.artifact(), &mut parts);
+                let (copy, retain_reason) = match prepared {
+                    Ok(Prepared { copy, retain_reason, notes: more }) => {
+                        notes.extend(more);
+                        (copy, retain_reason)
+                    }
+                    Err(error) => return Err(opening.abandon(context, candidate, error)),
+                };
+                let code = Code::File { opening, copy, retain_reason };
+                let backend =
+                    library_loader::start(context, candidate, code, until, &mut parts, slot)?;
+                sha256 = content.get().copied();
+                backend
             }
         };
         let manifest = Arc::new(candidate.manifest.clone());
@@ -219,6 +220,34 @@ impl NewGeneration {
     pub(crate) fn into_instance(self) -> (InstanceRef, Build) {
         (InstanceRef::new(self.parts, self.backend), self.build)
     }
+}
+
+/// A library that may be opened.
+struct Prepared {
+    copy: StagedLibrary,
+    /// Why it must stay mapped once its code was called.
+    retain_reason: Option<String>,
+    notes: Vec<String>,
+}
+
+/// Probes a library, checks the schemas and the config, and makes a private copy.
+fn prepare(
+    context: &LoaderContext,
+    candidate: &Candidate,
+    schemas: Schemas,
+    artifact: &Artifact,
+    parts: &mut Parts,
+) -> Result<Prepared, Error> {
+    let probed = survey::check_library(candidate, artifact)?;
+    check_schemas(context, candidate, schemas, parts)?;
+    parts.retain_reason = survey::retain_reason(&candidate.manifest, &probed);
+    let dependencies = artifact.dependencies();
+    let mut notes = survey::notes(&probed);
+    notes.extend(dependencies.notes.iter().cloned());
+    let unresolved = dependencies.unresolved.clone();
+    let staged = stage(&context.staging, candidate, artifact)?;
+    let retain_reason = survey::callback_reason(&probed);
+    Ok(Prepared { copy: StagedLibrary { staged, unresolved }, retain_reason, notes })
 }
 
 /// Compares the file that was read with the length and digest in its manifest.

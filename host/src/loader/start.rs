@@ -90,6 +90,7 @@ fn start_error(candidate: &Candidate, step: LoadStep, cause: FailureCause) -> Er
     let kind = match (step, &cause) {
         (LoadStep::Config, FailureCause::Plugin(Failure::Error(_))) => ErrorKind::Config,
         (LoadStep::Layout | LoadStep::Version, _) => ErrorKind::Incompatible,
+        (LoadStep::Digest, _) => ErrorKind::Integrity,
         _ => ErrorKind::StartFailed,
     };
     let error = candidate.failed(step, kind);

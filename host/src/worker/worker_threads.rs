@@ -287,6 +287,13 @@ impl OpeningThread {
         Ok(Self { inner: Inner { jobs: Some(jobs), state: State::Running(thread) }.into() })
     }
 
+    /// Runs `job` on the thread, before later jobs.
+    pub(crate) fn start(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let job: OpeningJob = Box::new(job);
+        let is_sent = lock(&self.inner).jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        if is_sent { Ok(()) } else { Err(io::Error::other("the opening thread has exited")) }
+    }
+
     /// Runs `job` on the thread and waits for it, at most `timeout`. After
     /// [`RunOutcome::TimedOut`] the thread still runs it.
     pub(crate) fn run<T: Send + 'static>(
@@ -294,21 +301,19 @@ impl OpeningThread {
         timeout: Duration,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> RunOutcome<T> {
+        self.submit(job).wait(timeout)
+    }
+
+    /// Runs `job` on the thread, after those before it.
+    pub(crate) fn submit<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> OpeningResult<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let job: OpeningJob = Box::new(move || {
+        let job = move || {
             let _ = sender.send(job());
-        });
-        let sent = lock(&self.inner).jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
-        if !sent {
-            return RunOutcome::SpawnFailed(io::Error::other("the opening thread has exited"));
-        }
-        match receiver.recv_timeout(timeout) {
-            Ok(done) => RunOutcome::Completed(done),
-            Err(mpsc::RecvTimeoutError::Timeout) => RunOutcome::TimedOut,
-            Err(mpsc::RecvTimeoutError::Disconnected) => RunOutcome::SpawnFailed(io::Error::other(
-                "the opening thread exited during the job",
-            )),
-        }
+        };
+        OpeningResult(self.start(job).map(|()| receiver))
     }
 
     /// Returns whether the thread accepts jobs.
@@ -359,6 +364,26 @@ fn join_elsewhere(thread: JoinHandle<()>) -> State {
     match sender.send(thread) {
         Ok(()) => State::Joining(receiver),
         Err(mpsc::SendError(thread)) => State::Running(thread),
+    }
+}
+
+/// The result of a job on an opening thread.
+pub(crate) struct OpeningResult<T>(io::Result<mpsc::Receiver<T>>);
+
+impl<T> OpeningResult<T> {
+    /// Waits for it, at most `timeout`.
+    pub(crate) fn wait(self, timeout: Duration) -> RunOutcome<T> {
+        let receiver = match self.0 {
+            Ok(receiver) => receiver,
+            Err(error) => return RunOutcome::SpawnFailed(error),
+        };
+        match receiver.recv_timeout(timeout) {
+            Ok(done) => RunOutcome::Completed(done),
+            Err(mpsc::RecvTimeoutError::Timeout) => RunOutcome::TimedOut,
+            Err(mpsc::RecvTimeoutError::Disconnected) => RunOutcome::SpawnFailed(io::Error::other(
+                "the opening thread exited during the job",
+            )),
+        }
     }
 }
 
