@@ -141,8 +141,12 @@ impl Queue {
 
     fn push_outcome(&self, mut inner: MutexGuard<'_, QueueInner>) -> PushOutcome {
         let pushed = inner.request_worker().map_or(PushOutcome::Queued, PushOutcome::SpawnWorker);
+        // A worker that does not sleep takes the lock before it does, and finds the job.
+        let has_sleeper = inner.idle > 0;
         drop(inner);
-        self.filled.notify_one();
+        if has_sleeper {
+            self.filled.notify_one();
+        }
         pushed
     }
 

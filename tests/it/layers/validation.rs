@@ -344,3 +344,51 @@ fn input_is_validated_by_build_that_is_called() {
         }
     }
 }
+
+#[test]
+fn remembered_checks_depend_on_schemas_and_config() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let number = json!({ "properties": { "output_bytes": { "type": "integer" } } });
+    let plugin = |config: Value| {
+        plugins.add("sum", "faulty").set("config_schema", json!("schema.json")).config(config)
+    };
+    let with_file = |folder: std::path::PathBuf, schema: &Value| {
+        fs::write(folder.join("schema.json"), schema.to_string()).unwrap();
+        folder
+    };
+    let valid = json!({ "output_bytes": 3 });
+    for _ in 0..3 {
+        loaded(&host, with_file(plugin(valid.clone()).write(), &number));
+        block_on(host.unload("sum")).unwrap();
+        let error = refused(&host, plugin(json!({ "output_bytes": "3" })).write());
+        assert!(error.full_message().contains("output_bytes"), "{}", error.full_message());
+    }
+    // The same config, and the same name of the file.
+    let text = json!({ "properties": { "output_bytes": { "type": "string" } } });
+    let error = refused(&host, with_file(plugin(valid.clone()).write(), &text));
+    assert_eq!(error.kind(), ErrorKind::Config, "{}", error.full_message());
+    loaded(&host, with_file(plugin(valid).write(), &number));
+}
+
+#[test]
+fn plugins_with_one_input_schema_share_its_check_and_outlive_each_other() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let add = |name: &str, schema: Value| {
+        loaded(&host, plugins.add(name, "faulty").set("input_schema", schema).write())
+    };
+    let (first, second) = (add("first", schema()), add("second", schema()));
+    let other = add("other", json!({ "type": "string" }));
+    let (valid, text) = (r#"{ "n": 1 }"#, r#""text""#);
+    check(&first, valid, Ok(()));
+    block_on(host.unload("first")).unwrap();
+    check(&second, valid, Ok(()));
+    check(&second, r#"{ "n": "1" }"#, Err("`/n`"));
+    block_on(host.unload("second")).unwrap();
+    let third = add("third", schema());
+    check(&third, valid, Ok(()));
+    check(&third, text, Err("is not of type \"object\""));
+    check(&other, text, Ok(()));
+    check(&other, valid, Err("is not of type \"string\""));
+}

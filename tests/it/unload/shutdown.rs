@@ -307,3 +307,83 @@ fn shutdown_waits_for_earlier_replaced_builds() {
     let reported: Vec<_> = seen.iter().filter_map(old).collect();
     assert_eq!(reported, ["retired", "closed", "stopped"], "{seen:#?}");
 }
+
+#[test]
+fn requirement_added_by_reload_orders_shutdown() {
+    let plugins = Plugins::new();
+    let host = Host::builder().build().unwrap();
+    for name in ["first", "second"] {
+        loaded(&host, plugins.add(name, "faulty").write());
+    }
+    plugins.add("first", "faulty").set("requires", json!({ "second": "*" })).write();
+    reloaded(&host, "first");
+    let mut events = host.events();
+    block_on(host.shutdown(LIMIT));
+    let events = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    let at = |name: &str, is_end: bool| {
+        let is_it = |event: &HostEvent| match event {
+            HostEvent::Retired { plugin, .. } => !is_end && plugin.as_str() == name,
+            HostEvent::Closed { plugin, generation, .. } => {
+                is_end && plugin.as_str() == name && (name == "second" || generation.get() == 2)
+            }
+            _ => false,
+        };
+        events.iter().position(is_it).unwrap_or_else(|| panic!("{name}: {events:#?}"))
+    };
+    assert!(at("first", true) < at("second", false), "{events:#?}");
+}
+
+/// Waits in its shutdown until the other plugin shuts down too.
+struct Together(std::sync::mpsc::Sender<()>, Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl hotbay::Plugin for Together {
+    fn init(
+        _: &hotbay::hotbay_plugin::Config,
+        _: hotbay::hotbay_plugin::HostServices,
+    ) -> Result<Self, hotbay::PluginError> {
+        Err(hotbay::PluginError::new(1, "only by a factory"))
+    }
+
+    fn execute(
+        &self,
+        _: &hotbay::CallContext<'_>,
+        _: hotbay::Payload<'_>,
+    ) -> Result<hotbay::Output, hotbay::PluginError> {
+        Ok(hotbay::Output::default())
+    }
+
+    fn shutdown(self) -> Result<(), hotbay::PluginError> {
+        let _ = self.0.send(());
+        let received = self.1.into_inner().unwrap().recv_timeout(LIMIT / 2);
+        received.map_err(|_| hotbay::PluginError::new(2, "the other plugin did not shut down"))
+    }
+}
+
+#[test]
+fn independent_plugins_shut_down_at_the_same_time() {
+    if thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
+        return;
+    }
+    let ((to_first, first), (to_second, second)) =
+        (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let ends = Mutex::new(vec![
+        Together(to_second, Mutex::new(first)),
+        Together(to_first, Mutex::new(second)),
+    ]);
+    let patient = limits(|limits| limits.stop_timeout = LIMIT);
+    let host = Host::builder()
+        .limits(patient)
+        .register_factory("together", move |_: &hotbay::hotbay_plugin::Config| {
+            ends.lock().unwrap().pop().ok_or_else(|| hotbay::PluginError::new(3, "two at most"))
+        })
+        .build()
+        .unwrap();
+    for name in ["one", "other"] {
+        block_on(host.create("together", name, json!({}))).unwrap();
+    }
+    let mut events = host.events();
+    block_on(host.shutdown(LIMIT));
+    let events = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    let failed = events.iter().any(|event| matches!(event, HostEvent::ShutdownFailed { .. }));
+    assert!(!failed, "{events:#?}");
+}
