@@ -84,6 +84,7 @@ impl Queue {
             workers: 0,
             max_workers: 0,
             idle: 0,
+            woken: 0,
             running: Vec::new(),
             replaced: 0,
             registered: 0,
@@ -141,8 +142,10 @@ impl Queue {
 
     fn push_outcome(&self, mut inner: MutexGuard<'_, QueueInner>) -> PushOutcome {
         let pushed = inner.request_worker().map_or(PushOutcome::Queued, PushOutcome::SpawnWorker);
-        // A worker that does not sleep takes the lock before it does, and finds the job.
-        let has_sleeper = inner.idle > 0;
+        // A worker that does not sleep, or that was woken, takes the lock before it sleeps, and
+        // finds the job.
+        let has_sleeper = inner.idle > inner.woken;
+        inner.woken += usize::from(has_sleeper);
         drop(inner);
         if has_sleeper {
             self.filled.notify_one();
@@ -196,6 +199,7 @@ impl Queue {
             inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
             if inner.epoch == worker.epoch {
                 inner.idle -= 1;
+                inner.woken = inner.woken.saturating_sub(1);
             }
         }
     }
@@ -249,6 +253,7 @@ impl Queue {
         inner.max_workers = max_workers;
         inner.workers = u32::try_from(inner.queued.len()).unwrap_or(u32::MAX).min(max_workers);
         inner.idle = 0;
+        inner.woken = 0;
         inner.replaced = 0;
         inner.is_suspended = false;
         let started = (inner.epoch, inner.workers);

@@ -16,6 +16,8 @@ pub(super) struct QueueInner {
     pub(super) max_workers: u32,
     /// Workers that sleep in `Queue::next`.
     pub(super) idle: usize,
+    /// Idle workers that a push has woken and that do not run yet.
+    pub(super) woken: usize,
     pub(super) running: Vec<RunningJob>,
     /// Workers of this epoch that were replaced and have not returned.
     pub(super) replaced: u32,
