@@ -78,6 +78,11 @@ impl Artifact {
         &self.bytes
     }
 
+    /// Returns whether it takes little memory.
+    pub(crate) fn is_small(&self) -> bool {
+        matches!(self.bytes, Bytes::Heap(_))
+    }
+
     /// Returns the SHA-256 of [`bytes`](Self::bytes); computed at the first call.
     pub(crate) fn sha256(&self) -> [u8; 32] {
         *self.sha256.get_or_init(|| Sha256::digest(self.bytes()).into())

@@ -13,7 +13,8 @@ use crate::generation::Generation;
 use crate::generation::unload::unload;
 use crate::id::{GenerationId, PluginName};
 use crate::loader::{
-    Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact, reload_failed, swap,
+    Build, Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact,
+    reload_failed, swap,
 };
 use crate::panic::catch_panic;
 use crate::slot::Slot;
@@ -120,11 +121,30 @@ impl Inner {
         }
     }
 
+    /// Sets `content` to what was read if the reload fails.
     fn reload_now(
         self: &Arc<Self>,
         plugin: &PluginName,
         is_explicit: bool,
         content: &mut Content,
+    ) -> Result<Reloaded, Error> {
+        let mut unhashed = None;
+        let reloaded = self.reload_from(plugin, is_explicit, content, &mut unhashed);
+        if reloaded.is_err()
+            && let Some(artifact) = unhashed
+        {
+            content.set_artifact(Ok(Some(&artifact)));
+        }
+        reloaded
+    }
+
+    /// Leaves the library in `unhashed` if `content` lacks its digest.
+    fn reload_from(
+        self: &Arc<Self>,
+        plugin: &PluginName,
+        is_explicit: bool,
+        content: &mut Content,
+        unhashed: &mut Option<Arc<Artifact>>,
     ) -> Result<Reloaded, Error> {
         let there = self.registry.serving_plugin(plugin)?;
         let serving = there.slot.generation().map(|generation| generation.id);
@@ -146,10 +166,19 @@ impl Inner {
             return Err(next.failed(LoadStep::Manifest, ErrorKind::Manifest).caused_by(message));
         }
         let reloading = self.registry.begin_reload(&next, &there.slot)?;
-        let library = read_artifact(&next, rules);
-        content.set_artifact(&library);
+        let library = read_artifact(&next, rules).map(|library| library.map(Arc::new));
+        let sha256 = match library.as_ref().ok().and_then(Option::as_ref) {
+            Some(artifact) if is_certainly_new(&there.build, &next, artifact) => {
+                *unhashed = Some(Arc::clone(artifact));
+                next.manifest.sha256().map(|stated| *stated.as_bytes())
+            }
+            _ => {
+                content.set_artifact(library.as_ref().map(Option::as_deref));
+                None
+            }
+        };
         let library = library?;
-        let sha256 = library.as_ref().map(Artifact::content);
+        let sha256 = sha256.or_else(|| library.as_deref().map(Artifact::content));
         // A new generation of the same build starts without faults.
         let ends_quarantine = is_explicit && there.slot.health.is_quarantined();
         match plan(&there.build, &next.manifest, sha256, &reloading.dependents) {
@@ -167,7 +196,7 @@ impl Inner {
         }
         self.check_retained(&next)?;
         let slot = &there.slot;
-        let source = library.map_or(Source::Library, |read| Source::Read(Box::new(read)));
+        let source = library.map_or(Source::Library, |read| Source::Read(read));
         match swap(&self.context, slot, &there.build.manifest, &next, source) {
             Ok(swapped) => self.promoted(plugin, slot, swapped),
             Err(error) => {
@@ -215,6 +244,16 @@ impl Inner {
             tracing::error!(%error, "cannot start a thread to unload a generation");
         }
     }
+}
+
+/// Returns whether a library cannot be the current one, since its manifest states another digest.
+/// Then its own digest is computed while the load continues.
+fn is_certainly_new(current: &Build, next: &Candidate, artifact: &Artifact) -> bool {
+    let stated = next.manifest.sha256().map(|digest| *digest.as_bytes());
+    // A large file is not kept in memory while its library starts.
+    artifact.is_small()
+        && artifact.dependencies().files.is_empty()
+        && stated.is_some_and(|stated| current.sha256 != Some(stated))
 }
 
 fn superseded(plugin: &PluginName) -> Error {

@@ -48,7 +48,7 @@ impl Opening {
     pub(super) fn start(
         context: &LoaderContext,
         candidate: &Candidate,
-        artifact: Artifact,
+        artifact: Arc<Artifact>,
         parts: &Parts,
     ) -> Result<Self, Error> {
         let manifest = &candidate.manifest;
@@ -60,7 +60,6 @@ impl Opening {
             length: manifest.length(),
             allow_unverified: context.rules.allow_unverified,
         };
-        let artifact = Arc::new(artifact);
         let read = Arc::clone(&artifact);
         let thread = parts.workers.opening_thread().and_then(|thread| {
             thread.start(move || {

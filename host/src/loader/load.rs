@@ -97,7 +97,7 @@ impl NewGeneration {
                 let Some(artifact) = read_artifact(candidate, &context.rules)? else {
                     return Err(bug!("`{}` has no library to load", candidate.manifest.name()));
                 };
-                Source::Read(Box::new(artifact))
+                Source::Read(Arc::new(artifact))
             }
             source => source,
         };
@@ -150,7 +150,7 @@ impl NewGeneration {
             }
             Source::Read(artifact) => {
                 let content = artifact.content_cell();
-                let opening = Opening::start(context, candidate, *artifact, &parts)?;
+                let opening = Opening::start(context, candidate, artifact, &parts)?;
                 let prepared = prepare(context, candidate, schemas, opening.artifact(), &mut parts);
                 let (copy, retain_reason) = match prepared {
                     Ok(Prepared { copy, retain_reason, notes: more }) => {
@@ -358,7 +358,7 @@ pub(crate) enum Source {
     /// A library in the candidate's folder.
     Library,
     /// The library or program in the candidate's folder, already read.
-    Read(Box<Artifact>),
+    Read(Arc<Artifact>),
     /// A type of this program.
     Type(Root),
     /// A value of this program.

@@ -74,7 +74,7 @@ impl Content {
         let candidate = Candidate::read(folder, rules);
         content.set_manifest(&candidate, rules);
         if let Ok(candidate) = candidate {
-            content.set_artifact(&read_artifact(&candidate, rules));
+            content.set_artifact(read_artifact(&candidate, rules).as_ref().map(Option::as_ref));
         }
         content
     }
@@ -90,9 +90,9 @@ impl Content {
     }
 
     /// Records a library.
-    pub(crate) fn set_artifact(&mut self, read: &Result<Option<Artifact>, Error>) {
+    pub(crate) fn set_artifact(&mut self, read: Result<Option<&Artifact>, &Error>) {
         self.library = match read {
-            Ok(library) => library.as_ref().map(|library| Ok(library.content())),
+            Ok(library) => library.map(|library| Ok(library.content())),
             // The cause alone: the error itself names the serving generation.
             Err(error) => Some(Err(causes(error))),
         };
