@@ -14,7 +14,7 @@ use crate::generation::unload::unload;
 use crate::id::{GenerationId, PluginName};
 use crate::loader::{
     Build, Candidate, Content, Plan, Source, Submission, Swapped, plan, read_artifact,
-    reload_failed, swap,
+    reload_failed, schema_digests, swap,
 };
 use crate::panic::catch_panic;
 use crate::slot::Slot;
@@ -184,7 +184,7 @@ impl Inner {
         match plan(&there.build, &next.manifest, sha256, &reloading.dependents) {
             // Schema files are part of the build too.
             Plan::Unchanged
-                if !ends_quarantine && there.build.schemas == next.schema_digests(rules) =>
+                if !ends_quarantine && there.build.schemas == schema_digests(&next, rules) =>
             {
                 return Ok(Reloaded::Unchanged);
             }
@@ -196,7 +196,7 @@ impl Inner {
         }
         self.check_retained(&next)?;
         let slot = &there.slot;
-        let source = library.map_or(Source::Library, |read| Source::Read(read));
+        let source = library.map_or(Source::Library, Source::Read);
         match swap(&self.context, slot, &there.build.manifest, &next, source) {
             Ok(swapped) => self.promoted(plugin, slot, swapped),
             Err(error) => {

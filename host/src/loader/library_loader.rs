@@ -133,10 +133,18 @@ impl Opening {
 
 /// The code to start.
 pub(super) enum Code {
-    /// A private copy of a library, and why it must stay mapped once its code was called.
-    File { opening: Opening, copy: StagedLibrary, retain_reason: Option<String> },
+    /// A private copy of a library.
+    File(Box<File>),
     /// Compiled in, or already mapped.
     Ready(Arc<Image>, Root),
+}
+
+/// A library that may be opened.
+pub(super) struct File {
+    pub(super) opening: Opening,
+    pub(super) copy: StagedLibrary,
+    /// Why it must stay mapped once its code was called.
+    pub(super) retain_reason: Option<String>,
 }
 
 /// A private copy of a library.
@@ -181,7 +189,8 @@ pub(super) fn start(
             let own = Arc::clone(&image);
             (image.run(&parts.workers, timeout, move || begin(own, root)), None)
         }
-        Code::File { opening, copy, retain_reason } => {
+        Code::File(file) => {
+            let File { opening, copy, retain_reason } = *file;
             let open = move || open(copy).and_then(|(image, root)| begin(image, root));
             (opening.run(timeout, open), retain_reason)
         }

@@ -12,7 +12,7 @@ use hotbay_process::Program;
 use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::dependencies::stage;
-use super::library_loader::{self, Code, Opening, StagedLibrary};
+use super::library_loader::{self, Code, File, Opening, StagedLibrary};
 use super::policy::{PluginLimits, call_policy, check_schemas, effective_limits};
 #[cfg(all(unix, feature = "process"))]
 use super::process_loader::{self, start as start_process};
@@ -159,7 +159,7 @@ impl NewGeneration {
                     }
                     Err(error) => return Err(opening.abandon(context, candidate, error)),
                 };
-                let code = Code::File { opening, copy, retain_reason };
+                let code = Code::File(Box::new(File { opening, copy, retain_reason }));
                 let backend =
                     library_loader::start(context, candidate, code, until, &mut parts, slot)?;
                 sha256 = content.get().copied();

@@ -8,6 +8,7 @@ use semver::VersionReq;
 
 use super::candidate::Candidate;
 use super::load::Build;
+use super::schemas::schema_digests;
 use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
 use crate::artifact::trust::Rules;
@@ -81,7 +82,7 @@ impl Content {
 
     /// Records a manifest and its schema files.
     pub(crate) fn set_manifest(&mut self, read: &Result<Candidate, Error>, rules: &Rules) {
-        let schemas = |candidate: &Candidate| candidate.schema_digests(rules);
+        let schemas = |candidate: &Candidate| schema_digests(candidate, rules);
         self.schemas = read.as_ref().map(schemas).unwrap_or_default();
         self.manifest = match read {
             Ok(candidate) => candidate.text.clone(),

@@ -39,7 +39,7 @@ struct Schema {
 enum SchemaSource {
     Inline(Value),
     /// The name of the file in the manifest, its path, and its content.
-    File(String, PathBuf, Artifact),
+    File(String, PathBuf, Box<Artifact>),
 }
 
 impl Schemas {
@@ -50,8 +50,8 @@ impl Schemas {
                 None => return Ok(None),
                 Some(ConfigSchema::Inline(schema)) => SchemaSource::Inline(schema.clone()),
                 Some(ConfigSchema::File(name)) => {
-                    let (path, artifact) = candidate.schema_file(name, rules)?;
-                    SchemaSource::File(name.clone(), path, artifact)
+                    let (path, artifact) = read_file(candidate, name, rules)?;
+                    SchemaSource::File(name.clone(), path, Box::new(artifact))
                 }
             };
             Ok(Some(Schema { field, source }))
@@ -133,14 +133,14 @@ impl Schema {
         match (error, &self.source) {
             (SchemaError::Value(violations), _) => {
                 let places =
-                    violations.iter().map(|violation| candidate.position(field, violation));
+                    violations.iter().map(|violation| position(candidate, field, violation));
                 failed.caused_by(places.collect::<Vec<_>>().join("; "))
             }
             (SchemaError::Schema(mut violation), SchemaSource::Inline(_)) => {
                 if violation.pointer.is_empty() {
                     violation.message.insert_str(0, "the schema ");
                 }
-                failed.caused_by(candidate.position(self.field, &violation))
+                failed.caused_by(position(candidate, self.field, &violation))
             }
             (error, SchemaSource::File(file, ..)) => {
                 failed.caused_by(format!("cannot use `{file}` as `{}`: {error}", self.field))
@@ -152,45 +152,47 @@ impl Schema {
     }
 }
 
-impl Candidate {
-    /// Returns a message with the position of a violation in the manifest.
-    fn position(&self, field: &str, violation: &Violation) -> String {
-        let pointer = format!("/{field}{}", violation.pointer);
-        let field = pointer.trim_start_matches('/').replace('/', ".");
-        let is_in_file = !self.options.replaces_config() || field.starts_with("config_");
-        let Some(folder) = self.folder.as_ref().filter(|_| is_in_file) else {
-            return format!("`{field}`: {}", violation.message);
-        };
-        let file = folder.join(discover::MANIFEST);
-        match position_of(&self.text, &pointer) {
-            Some((line, column)) => {
-                format!("{}:{line}:{column}: `{field}`: {}", file.display(), violation.message)
-            }
-            None => format!("{}: `{field}`: {}", file.display(), violation.message),
+/// Returns a message with the position of a violation in the manifest.
+fn position(candidate: &Candidate, field: &str, violation: &Violation) -> String {
+    let pointer = format!("/{field}{}", violation.pointer);
+    let field = pointer.trim_start_matches('/').replace('/', ".");
+    let is_in_file = !candidate.options.replaces_config() || field.starts_with("config_");
+    let Some(folder) = candidate.folder.as_ref().filter(|_| is_in_file) else {
+        return format!("`{field}`: {}", violation.message);
+    };
+    let file = folder.join(discover::MANIFEST);
+    match position_of(&candidate.text, &pointer) {
+        Some((line, column)) => {
+            format!("{}:{line}:{column}: `{field}`: {}", file.display(), violation.message)
         }
+        None => format!("{}: `{field}`: {}", file.display(), violation.message),
     }
+}
 
-    fn schema_file(&self, name: &str, rules: &Rules) -> Result<(PathBuf, Artifact), Error> {
-        let failed = || self.failed(LoadStep::Config, ErrorKind::Config);
-        let Some(folder) = &self.folder else {
-            return Err(failed().caused_by("a compiled-in plugin cannot have a schema file"));
-        };
-        let file = locate::inside(folder, name).map_err(|error| failed().caused_by(error))?;
-        let artifact = Artifact::read(&file, MAX_MANIFEST_BYTES as u64)
-            .map_err(|error| failed().caused_by(error))?;
-        artifact.check_trust(rules.trust()).map_err(|error| failed().caused_by(error))?;
-        Ok((file, artifact))
-    }
+fn read_file(
+    candidate: &Candidate,
+    name: &str,
+    rules: &Rules,
+) -> Result<(PathBuf, Artifact), Error> {
+    let failed = || candidate.failed(LoadStep::Config, ErrorKind::Config);
+    let Some(folder) = &candidate.folder else {
+        return Err(failed().caused_by("a compiled-in plugin cannot have a schema file"));
+    };
+    let file = locate::inside(folder, name).map_err(|error| failed().caused_by(error))?;
+    let artifact = Artifact::read(&file, MAX_MANIFEST_BYTES as u64)
+        .map_err(|error| failed().caused_by(error))?;
+    artifact.check_trust(rules.trust()).map_err(|error| failed().caused_by(error))?;
+    Ok((file, artifact))
+}
 
-    /// Returns the digests of the schema files; `None` for a file that cannot be read.
-    pub(crate) fn schema_digests(&self, rules: &Rules) -> Vec<Option<[u8; 32]>> {
-        let files = self.manifest.schemas().into_iter().filter_map(|(_, schema)| match schema {
-            Some(ConfigSchema::File(name)) => Some(name),
-            _ => None,
-        });
-        let read = |name: &String| Some(self.schema_file(name, rules).ok()?.1.sha256());
-        files.map(read).collect()
-    }
+/// Returns the digests of the schema files; `None` for a file that cannot be read.
+pub(crate) fn schema_digests(candidate: &Candidate, rules: &Rules) -> Vec<Option<[u8; 32]>> {
+    let files = candidate.manifest.schemas().into_iter().filter_map(|(_, schema)| match schema {
+        Some(ConfigSchema::File(name)) => Some(name),
+        _ => None,
+    });
+    let read = |name: &String| Some(read_file(candidate, name, rules).ok()?.1.sha256());
+    files.map(read).collect()
 }
 
 /// Maximum number of remembered checks.
