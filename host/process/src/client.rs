@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::time::Instant;
 
 use hyper::header::HeaderValue;
+use tokio::runtime::Handle;
 
 use crate::connection::{Async, Connection, Keep, Pools, Transport};
 use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind};
@@ -18,12 +19,15 @@ pub struct Client {
     token: Option<HeaderValue>,
     pools: Pools,
     sharing: Sharing,
+    /// The host's runtime.
+    timers: Handle,
 }
 
 impl Client {
-    /// Creates a client without connections.
+    /// Creates a client without connections. Must be called inside the host's runtime.
     pub fn new(location: Location, token: Option<HeaderValue>) -> Self {
-        Self { location, token, pools: Pools::default(), sharing: Sharing::new() }
+        let (pools, sharing) = (Pools::default(), Sharing::new());
+        Self { location, token, pools, sharing, timers: Handle::current() }
     }
 
     /// Sends a request, on a kept connection if possible. A kept one may have been closed
@@ -42,8 +46,7 @@ impl Client {
                 }
                 Err(error) if error.kind != RequestErrorKind::Disconnected => return Err(error),
                 Err(error) => {
-                    // The others were idle for at least as long, or will be closed for the same
-                    // reason.
+                    // The others were idle for about as long, or will be closed for the same reason.
                     self.close_idle();
                     if error.delivery != Delivery::NotSent {
                         return Err(error);
@@ -54,7 +57,7 @@ impl Client {
         self.send_on_new_connection::<W>(http_request).await
     }
 
-    /// Sends a request in a task of the host's runtime.
+    /// Sends a request in a task of a runtime.
     ///
     /// # Errors
     ///
@@ -74,7 +77,7 @@ impl Client {
     }
 
     async fn connect<W: Transport>(&self) -> Result<Connection<W::Io>, RequestError> {
-        W::connect(&self.location, &self.sharing).await
+        W::connect(&self.location, &self.sharing, &self.timers).await
     }
 
     /// Sends a request on a new connection.
@@ -112,7 +115,8 @@ impl Client {
         let mut check_at = Instant::now() + SUSPECT_AFTER;
         let mut is_first = true;
         loop {
-            if let Some(exchanged) = W::timeout_at(check_at, exchange.as_mut()).await {
+            if let Some(exchanged) = W::timeout_at(&self.timers, check_at, exchange.as_mut()).await
+            {
                 return exchanged;
             }
             if !is_first {

@@ -5,8 +5,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -19,12 +18,14 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONNECTION, HeaderMap, HeaderName};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::{Handle, Id};
 
 use crate::http::{HttpResponse, RequestError};
 use crate::location::Location;
 use crate::sharing::{Open, Sharing};
+use crate::socket::{Counts, Socket, Stream};
 use crate::sync::lock;
 
 type Request = hyper::Request<Full<Bytes>>;
@@ -45,13 +46,18 @@ pub(crate) trait Transport: Sized + 'static {
     fn open(
         location: &Location,
         counts: &Counts,
+        timers: &Handle,
     ) -> impl Future<Output = io::Result<Self::Io>> + Send;
 
-    /// Returns the output of `future`, or `None` at `until`.
+    /// Returns the output of `future`, or `None` at `until`; waits on the runtime `timers`.
     fn timeout_at<F: Future + Send>(
+        timers: &Handle,
         until: Instant,
         future: F,
     ) -> impl Future<Output = Option<F::Output>> + Send;
+
+    /// Returns the runtime that polls connections of this transport on this thread.
+    fn runtime() -> Option<Id>;
 
     /// Returns the kept connections of this transport.
     fn pool(pools: &Pools) -> &Pool<Self>;
@@ -60,10 +66,11 @@ pub(crate) trait Transport: Sized + 'static {
     fn connect(
         location: &Location,
         sharing: &Sharing,
+        timers: &Handle,
     ) -> impl Future<Output = Result<Connection<Self::Io>, RequestError>> + Send {
         async move {
             let counts = Counts::default();
-            let io = Self::open(location, &counts).await;
+            let io = Self::open(location, &counts, timers).await;
             let io = io.map_err(|error| {
                 RequestError::unsent(format!("no connection to {location}: {error}"))
             })?;
@@ -75,13 +82,13 @@ pub(crate) trait Transport: Sized + 'static {
 /// I/O on the thread that runs [`wire::block_on`].
 pub(crate) struct Blocking;
 
-/// I/O in a task of the host's runtime.
+/// I/O in a task of a runtime: the host's, or the caller's.
 pub(crate) struct Async;
 
 impl Transport for Blocking {
     type Io = wire::Stream;
 
-    async fn open(location: &Location, counts: &Counts) -> io::Result<wire::Stream> {
+    async fn open(location: &Location, counts: &Counts, _: &Handle) -> io::Result<wire::Stream> {
         let stream = match location {
             Location::Unix(path) => wire::Stream::connect_unix(path).await,
             Location::Tcp(address) => wire::Stream::connect_tcp(*address),
@@ -89,13 +96,21 @@ impl Transport for Blocking {
         Ok(stream?.count_reads(counts.reads()))
     }
 
-    async fn timeout_at<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
+    async fn timeout_at<F: Future + Send>(
+        _: &Handle,
+        until: Instant,
+        future: F,
+    ) -> Option<F::Output> {
         let (mut future, mut alarm) = (pin!(future), pin!(wire::sleep_until(until)));
         poll_fn(|context| match future.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => alarm.as_mut().poll(context).map(|()| None),
         })
         .await
+    }
+
+    fn runtime() -> Option<Id> {
+        None
     }
 
     fn pool(pools: &Pools) -> &Pool<Self> {
@@ -106,20 +121,33 @@ impl Transport for Blocking {
 impl Transport for Async {
     type Io = TokioIo<Socket>;
 
-    async fn open(location: &Location, counts: &Counts) -> io::Result<Self::Io> {
-        let socket = match location {
-            Location::Unix(path) => Socket::new(connect_unix(path).await?, counts.reads()),
+    async fn open(location: &Location, counts: &Counts, timers: &Handle) -> io::Result<Self::Io> {
+        let stream = match location {
+            Location::Unix(path) => Stream::Unix(connect_unix(path, timers).await?),
             Location::Tcp(address) => {
-                let socket = TcpStream::connect(address).await?;
-                socket.set_nodelay(true)?;
-                Socket::new(socket, counts.reads())
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Stream::Tcp(stream)
             }
         };
-        Ok(TokioIo::new(socket))
+        Ok(TokioIo::new(Socket::new(stream, counts.clone())))
     }
 
-    async fn timeout_at<F: Future + Send>(until: Instant, future: F) -> Option<F::Output> {
-        tokio::time::timeout_at(until.into(), future).await.ok()
+    /// The timer is one of the host's runtime: the caller's may have none, or pause its clock.
+    async fn timeout_at<F: Future + Send>(
+        timers: &Handle,
+        until: Instant,
+        future: F,
+    ) -> Option<F::Output> {
+        let timeout = {
+            let _inside = timers.enter();
+            tokio::time::timeout_at(until.into(), future)
+        };
+        timeout.await.ok()
+    }
+
+    fn runtime() -> Option<Id> {
+        Handle::try_current().ok().map(|current| current.id())
     }
 
     fn pool(pools: &Pools) -> &Pool<Self> {
@@ -135,16 +163,17 @@ impl Transport for Async {
 pub async fn open_socket(
     location: &Location,
 ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
-    Async::open(location, &Counts::default()).await.map(TokioIo::into_inner)
+    Async::open(location, &Counts::default(), &Handle::current()).await.map(TokioIo::into_inner)
 }
 
 /// Connects, even if the child's backlog is full: Linux then returns `WouldBlock`, and does not
 /// notify when there is space.
-async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+async fn connect_unix(path: &Path, timers: &Handle) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::sleep(CONNECT_RETRY_DELAY).await;
+                let until = Instant::now() + CONNECT_RETRY_DELAY;
+                let _ = Async::timeout_at(timers, until, std::future::pending::<()>()).await;
             }
             connected => return connected,
         }
@@ -222,7 +251,9 @@ where
 
     /// Returns whether another request can be sent.
     pub(crate) fn is_usable(&mut self) -> bool {
+        self.driver.counts.set_idle(true);
         self.driver.poll_io(&mut Context::from_waker(Waker::noop()));
+        self.driver.counts.set_idle(false);
         self.driver.connection.is_some() && self.sender.is_ready()
     }
 
@@ -324,6 +355,8 @@ struct IdleConnection<I: Read + Write + Unpin> {
     connection: Connection<I>,
     /// When the child may close it; `None` if unknown.
     until: Option<Instant>,
+    /// The runtime that polled it last.
+    runtime: Option<Id>,
 }
 
 impl<W: Transport> Default for Pool<W> {
@@ -333,11 +366,17 @@ impl<W: Transport> Default for Pool<W> {
 }
 
 impl<W: Transport> Pool<W> {
-    /// Takes a usable connection. If one was closed by the child, those that were idle for longer
-    /// are closed, too.
+    /// Takes a usable connection, one of this runtime if there is any. If one was closed by the
+    /// child, the others are closed, too.
     pub(crate) fn take(&self) -> Option<Connection<W::Io>> {
+        let runtime = W::runtime();
         loop {
-            let mut kept = lock(&self.kept).pop()?;
+            let mut kept = {
+                let mut kept = lock(&self.kept);
+                let last = kept.len().checked_sub(1)?;
+                let own = kept.iter().rposition(|idle| idle.runtime == runtime);
+                kept.remove(own.unwrap_or(last))
+            };
             if kept.until.is_some_and(|until| until <= Instant::now()) {
                 continue;
             }
@@ -352,7 +391,7 @@ impl<W: Transport> Pool<W> {
     pub(crate) fn put(&self, connection: Connection<W::Io>, until: Option<Instant>) {
         let mut kept = lock(&self.kept);
         if kept.len() < MAX_KEPT {
-            kept.push(IdleConnection { connection, until });
+            kept.push(IdleConnection { connection, until, runtime: W::runtime() });
         }
     }
 
@@ -422,51 +461,6 @@ impl Keep {
     }
 }
 
-/// Bytes after which a poll stops reading.
-const MAX_POLL_BYTES: u64 = 32 << 10;
-
-/// Bytes written to and read from a connection.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
-    written: Arc<AtomicU64>,
-    read: Arc<AtomicU64>,
-    /// The value of `read` at which this poll stops.
-    read_until: Arc<AtomicU64>,
-}
-
-// Relaxed everywhere: one thread at a time polls a connection, and a lock synchronizes the
-// transfer.
-impl Counts {
-    pub(crate) fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    /// Returns the counter of bytes read, which the socket increments.
-    pub(crate) fn reads(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.read)
-    }
-
-    /// Starts a new poll with its own limit.
-    pub(crate) fn begin_poll(&self) {
-        self.read_until.store(self.read() + MAX_POLL_BYTES, Ordering::Relaxed);
-    }
-
-    fn has_read_enough(&self) -> bool {
-        self.read() >= self.read_until.load(Ordering::Relaxed)
-    }
-
-    fn add(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(count)) = &written {
-            self.written.fetch_add(*count as u64, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
 pub(crate) struct Counted<I> {
     io: I,
     counts: Counts,
@@ -500,7 +494,8 @@ impl<I: Write + Unpin> Write for Counted<I> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
-        self.counts.add(written)
+        self.counts.add_written(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -509,7 +504,8 @@ impl<I: Write + Unpin> Write for Counted<I> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(context, parts);
-        self.counts.add(written)
+        self.counts.add_written(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -522,65 +518,6 @@ impl<I: Write + Unpin> Write for Counted<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(context)
-    }
-}
-
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
-
-/// A Unix or TCP socket.
-pub(crate) struct Socket {
-    io: Pin<Box<dyn Io>>,
-    read: Arc<AtomicU64>,
-}
-
-impl Socket {
-    pub(crate) fn new(io: impl Io + 'static, read: Arc<AtomicU64>) -> Self {
-        Self { io: Box::pin(io), read }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = self.io.as_mut().poll_read(context, buffer);
-        self.read.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
-        polled
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.io.as_mut().poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.io.as_mut().poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.as_mut().poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.as_mut().poll_shutdown(context)
     }
 }
 

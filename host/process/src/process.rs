@@ -87,7 +87,8 @@ impl Process {
         let sending = self.shared.send_until::<Async>(http_request, is_idempotent);
         let response = match deadline {
             None => sending.await,
-            Some(deadline) => match Async::timeout_at(deadline, sending).await {
+            Some(deadline) => match Async::timeout_at(&self.shared.timers, deadline, sending).await
+            {
                 Some(response) => response,
                 None => Err(deadline_error()),
             },
@@ -380,7 +381,7 @@ impl Shared {
             _ => true,
         });
         let until = Instant::now() + timeout;
-        let _ = W::timeout_at(until, async { other.await.is_ok() }).await;
+        let _ = W::timeout_at(&self.timers, until, async { other.await.is_ok() }).await;
     }
 
     /// Returns the current process; waits while it is starting, and wakes it if it is idle.

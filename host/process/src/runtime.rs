@@ -1,9 +1,13 @@
-//! The runtime shared by all processes of one host, created with the first one.
+//! The runtime shared by all processes of one host, created with the first one; and the runtimes of
+//! callers.
 
+use std::cell::Cell;
 use std::fmt;
+use std::os::unix::net::UnixStream;
 
+use hotbay_plugin::abi::PanicRecords;
 use once_cell::sync::OnceCell;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Id, Runtime};
 
 #[cfg(target_os = "linux")]
 use crate::adopted;
@@ -32,6 +36,43 @@ impl Processes {
         let runtime = created.map_err(|why| Error::of_diagnosis(ErrorKind::StartFailed, why))?;
         Ok(runtime.handle().clone())
     }
+}
+
+thread_local! {
+    /// The runtime that this thread was in last, and whether it waits for sockets.
+    static LAST: Cell<Option<(Id, bool)>> = const { Cell::new(None) };
+}
+
+/// Returns the runtime that the calling thread is in, if its tasks can wait for sockets.
+pub fn caller_runtime() -> Option<Handle> {
+    let current = Handle::try_current().ok()?;
+    waits_for_sockets(current.id()).then_some(current)
+}
+
+/// Returns whether the current runtime, which has this id, can wait for sockets.
+pub(crate) fn waits_for_sockets(id: Id) -> bool {
+    match LAST.get() {
+        Some((last, waits)) if last == id => waits,
+        _ => find_out(id),
+    }
+}
+
+/// Registers a socket with the current runtime. A runtime without I/O panics then, and there is no
+/// other way to find out; the panic is neither reported nor passed on.
+#[cold]
+fn find_out(id: Id) -> bool {
+    // The panic would abort the program.
+    if cfg!(panic = "abort") {
+        return false;
+    }
+    let Ok((socket, _peer)) = UnixStream::pair() else { return false };
+    let registered = PanicRecords::catch_silently(|| {
+        socket.set_nonblocking(true)?;
+        tokio::net::UnixStream::from_std(socket).map(drop)
+    });
+    let waits = matches!(registered, Some(Ok(())));
+    LAST.set(Some((id, waits)));
+    waits
 }
 
 fn create(sweep: SweepFolders) -> Result<Runtime, Diagnosis> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::capabilities::Capabilities;
@@ -22,6 +23,8 @@ pub(crate) struct Shared {
     /// Weak, so that the task notices when all senders are dropped.
     pub(crate) commands: mpsc::WeakUnboundedSender<Command>,
     pub(crate) activity: Activity,
+    /// The host's runtime.
+    pub(crate) timers: Handle,
 }
 
 /// The phase of a process; completes the sentence "the process is …".

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::capabilities::Capabilities;
@@ -45,6 +46,7 @@ pub async fn supervise(
         phase,
         commands: commands.downgrade(),
         activity: Activity::new(),
+        timers: Handle::current(),
     });
     let task = Watch {
         shared: Arc::clone(&shared),
@@ -453,5 +455,6 @@ async fn is_hung(shared: Arc<Shared>, live: Arc<Live>) -> bool {
             }
         }
     };
-    Async::timeout_at(until, probe).await.is_none() && shared.activity.answers() == answers
+    Async::timeout_at(&shared.timers, until, probe).await.is_none()
+        && shared.activity.answers() == answers
 }

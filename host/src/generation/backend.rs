@@ -7,6 +7,7 @@ use std::time::Duration;
 use hotbay_plugin::Snapshot;
 #[cfg(all(unix, feature = "process"))]
 use hotbay_process::{Process, Program};
+use tokio::runtime::Handle;
 
 use crate::boundary::{Image, Instance, Root};
 use crate::call::Failure;
@@ -24,6 +25,14 @@ pub(crate) enum Backend {
     /// A process.
     #[cfg(all(unix, feature = "process"))]
     OutOfProcess(Process),
+}
+
+/// Returns the runtime that the calling thread is in, if it can wait for the sockets of a process.
+pub(crate) fn caller_runtime() -> Option<Handle> {
+    #[cfg(all(unix, feature = "process"))]
+    return hotbay_process::caller_runtime();
+    #[cfg(not(all(unix, feature = "process")))]
+    None
 }
 
 /// The remains of a backend after its shutdown.

@@ -28,8 +28,8 @@ use crate::error::{Error, ErrorKind};
 use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::{ReturnSlot, lock};
-use crate::worker::{Epoch, WorkSource, WorkerThreads, spawn_async_worker};
-pub(crate) use backend::{Backend, UnloadLeftovers};
+use crate::worker::{Epoch, Job, WorkSource, WorkerThreads, spawn_async_worker};
+pub(crate) use backend::{Backend, UnloadLeftovers, caller_runtime};
 pub(crate) use lease::{CallArgs, InstanceRef, is_in_plugin_call, next_call_id};
 pub(crate) use policy::CallPolicy;
 pub(crate) use unload::{DeferredUnloads, RetainReason, RetainedEntry};
@@ -90,11 +90,16 @@ impl Generation {
         lock(&self.state).clone()
     }
 
-    /// Starts a worker for the calls queued at `source`.
-    pub(crate) fn spawn_worker(&self, source: Arc<dyn WorkSource>, epoch: Epoch) -> io::Result<()> {
+    /// Starts a worker for the calls queued at `source`, of which `job` is one.
+    pub(crate) fn spawn_worker(
+        &self,
+        source: Arc<dyn WorkSource>,
+        epoch: Epoch,
+        job: Option<&Arc<dyn Job>>,
+    ) -> io::Result<()> {
         match &self.runtime {
             Some(tasks) if source.supports_async() => {
-                spawn_async_worker(tasks, source, epoch, self.id.get());
+                spawn_async_worker(tasks, source, epoch, self.id.get(), job);
                 Ok(())
             }
             _ => self.workers.spawn_worker(source, epoch, self.id.get()),

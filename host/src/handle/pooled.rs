@@ -16,7 +16,9 @@ use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
 use crate::slot::CallScope;
 use crate::sync::{after, lock};
-use crate::worker::{DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits};
+use crate::worker::{
+    CallerRuntime, DeadlineCheck, Job, JobFuture, JobOutcome, RejectReason, WaitLimits,
+};
 
 type Answer = Result<Reply, Error>;
 
@@ -24,6 +26,8 @@ type Answer = Result<Reply, Error>;
 struct PooledCall {
     inner: Arc<Inner>,
     request: Request<'static>,
+    /// The runtime that queued it, if it can run there.
+    caller: Option<CallerRuntime>,
     state: CallState,
     /// `None` once the call was completed.
     sender: Mutex<Option<oneshot::Sender<Answer>>>,
@@ -85,6 +89,10 @@ impl Job for PooledCall {
             self.complete(|| answer);
             JobOutcome::Completed
         })
+    }
+
+    fn caller_runtime(&self) -> Option<&CallerRuntime> {
+        self.caller.as_ref()
     }
 
     fn reject(self: Arc<Self>, reason: RejectReason) {
@@ -199,6 +207,7 @@ impl WaitingCall {
         let job = Arc::new(PooledCall {
             inner: Arc::clone(inner),
             request,
+            caller: slot.caller_runtime(),
             state: CallState::default(),
             sender: Mutex::new(Some(sender)),
             is_counted: AtomicBool::new(false),

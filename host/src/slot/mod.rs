@@ -38,6 +38,8 @@ pub(crate) struct Slot {
     timer: TimerHandle,
     /// Whether calls may run as tasks: the application has no layers around them.
     supports_async: AtomicBool,
+    /// Whether the calls of the current generation run as tasks, if `supports_async`.
+    runs_tasks: AtomicBool,
     /// The policy for calls of the current generation; `None` before the first.
     policy: ArcSwapOption<CallPolicy>,
     generations: AtomicU64,
@@ -156,6 +158,7 @@ impl Slot {
             queue: Queue::new(),
             timer,
             supports_async: AtomicBool::new(false),
+            runs_tasks: AtomicBool::new(false),
             policy: ArcSwapOption::empty(),
             generations: AtomicU64::new(0),
             vacant: Mutex::new(Vacant::Empty),
@@ -422,12 +425,14 @@ impl Slot {
     ) -> Result<T, Error> {
         let ended = pin!(instance.generation().calls_aborted());
         let cancelled = pin!(state.ended());
-        match select(pin!(answer), select(cancelled, ended)).await {
-            Either::Left((answer, _)) => answer,
-            Either::Right((Either::Left(_), _)) => {
+        // In this order: a call that has ended is not polled again, since the polling thread may be
+        // in any runtime then.
+        match select(select(cancelled, ended), pin!(answer)).await {
+            Either::Right((answer, _)) => answer,
+            Either::Left((Either::Left(_), _)) => {
                 Err(self.cancelled_error().in_generation(instance.generation().id))
             }
-            Either::Right((Either::Right(_), _)) => Err(self.aborted_error(instance)),
+            Either::Left((Either::Right(_), _)) => Err(self.aborted_error(instance)),
         }
     }
 

@@ -9,12 +9,12 @@ use super::Slot;
 use crate::call::CallState;
 use crate::error::{Error, ErrorKind};
 use crate::event::QuarantineReason;
-use crate::generation::Generation;
+use crate::generation::{Generation, caller_runtime};
 use crate::panic::drop_panic;
 use crate::sync::shard;
 use crate::worker::{
-    DeadlineCheck, Epoch, Job, NextJob, PushOutcome, RejectReason, TimerEntry, WaitLimits,
-    WorkSource, WorkerId,
+    CallerRuntime, DeadlineCheck, Epoch, Job, NextJob, PushOutcome, RejectReason, TimerEntry,
+    WaitLimits, WorkSource, WorkerId,
 };
 
 /// Delay after a failed start of a worker thread.
@@ -50,9 +50,20 @@ impl Slot {
         }
     }
 
-    /// Cancels a job. If it runs, its worker is abandoned.
+    /// Cancels a job. If it runs on a thread, its worker is abandoned.
     pub(crate) fn cancel(self: &Arc<Self>, job: &Arc<dyn Job>) {
         self.abandon(job, None);
+        if let Some(caller) = job.caller_runtime() {
+            caller.end();
+        }
+    }
+
+    /// Returns the runtime that the calling thread is in, if calls can run as its tasks.
+    pub(crate) fn caller_runtime(&self) -> Option<CallerRuntime> {
+        if !self.runs_tasks.load(Ordering::Relaxed) || !self.supports_async() {
+            return None;
+        }
+        caller_runtime().map(CallerRuntime::new)
     }
 
     fn schedule_timer(self: &Arc<Self>, due_at: Option<Instant>) {
@@ -75,7 +86,7 @@ impl Slot {
             return Ok(());
         };
         let source: Arc<dyn WorkSource> = Arc::<Self>::clone(self);
-        let Err(error) = generation.spawn_worker(source, epoch) else { return Ok(()) };
+        let Err(error) = generation.spawn_worker(source, epoch, job) else { return Ok(()) };
         tracing::error!(%error, plugin = %self.name, "cannot start a worker thread");
         let rejected = self.queue.worker_spawn_failed(epoch, job);
         // Queued calls may need this worker.
@@ -98,6 +109,7 @@ impl Slot {
     /// Starts an epoch of the queue with the workers of `generation`.
     pub(super) fn start_epoch(self: &Arc<Self>, generation: &Generation) {
         let policy = &generation.policy;
+        self.runs_tasks.store(generation.runtime.is_some(), Ordering::Relaxed);
         let (epoch, spawns) = self.queue.start_epoch(generation.workers.max_workers, policy.queue);
         (0..spawns).for_each(|_| self.spawn_worker_or_log(Some(epoch)));
         if policy.max_memory_bytes.is_some() {
@@ -281,7 +293,9 @@ impl WorkSource for Slot {
     }
 
     fn try_next(self: Arc<Self>, worker: WorkerId) -> Option<Arc<dyn Job>> {
-        self.queue.try_next(worker)
+        let (job, due_at) = self.queue.try_next(worker);
+        self.schedule_timer(due_at);
+        job
     }
 
     fn deregister(&self, worker: WorkerId) {
@@ -307,6 +321,10 @@ impl TimerEntry for Slot {
         }
         self.spawn_worker_or_log(due_jobs.spawn_worker);
         let mut next = due_jobs.next_due;
+        for job in due_jobs.checks {
+            next =
+                next.into_iter().chain(job.caller_runtime().map(|caller| caller.check(now))).min();
+        }
         for job in due_jobs.overdue {
             match drop_panic(|| Arc::clone(&job).check_deadline(now))
                 .unwrap_or(DeadlineCheck::WithinDeadline)

@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::caller_runtime::CallerRuntime;
+
 /// A job for a worker. Shared, because the timer may complete it while it runs.
 pub(crate) trait Job: Send + Sync + 'static {
     /// Runs the job on a worker of `generation`.
@@ -12,6 +14,11 @@ pub(crate) trait Job: Send + Sync + 'static {
     /// Runs the job in a task of a worker of `generation`.
     fn run_async(self: Arc<Self>, generation: u64) -> JobFuture {
         Box::pin(async move { self.run(generation) })
+    }
+
+    /// Returns the caller's runtime, if the job runs as a task of it and not of the host's runtime.
+    fn caller_runtime(&self) -> Option<&CallerRuntime> {
+        None
     }
 
     /// Completes the job with an error: it will not run.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use super::caller_runtime::CallerRuntime;
 use super::job::{Job, RejectReason, WaitLimits};
 use super::locks::{Condvar, Mutex, MutexGuard};
 use super::queue_inner::{
@@ -55,6 +56,8 @@ pub(crate) struct DueJobs {
     pub(crate) rejected: Vec<(Arc<dyn Job>, RejectReason)>,
     /// Running jobs whose deadline may have passed.
     pub(crate) overdue: Vec<Arc<dyn Job>>,
+    /// Running tasks of callers' runtimes that must be checked.
+    pub(crate) checks: Vec<Arc<dyn Job>>,
     pub(crate) next_due: Option<Instant>,
     /// The caller must start a worker for this epoch.
     pub(crate) spawn_worker: Option<Epoch>,
@@ -282,10 +285,16 @@ impl Queue {
             }
         }
         for RunningJob { job, abandonment, .. } in &inner.running {
-            match job.due() {
-                _ if *abandonment != Abandonment::No => {}
-                Some(due) if due <= now => due_jobs.overdue.push(Arc::clone(job)),
-                due => sooner(due),
+            match abandonment {
+                Abandonment::No => match job.due() {
+                    Some(due) if due <= now => due_jobs.overdue.push(Arc::clone(job)),
+                    due => sooner(due),
+                },
+                Abandonment::Async => match job.caller_runtime().map(CallerRuntime::check_at) {
+                    Some(at) if at <= now => due_jobs.checks.push(Arc::clone(job)),
+                    at => sooner(at),
+                },
+                Abandonment::Replaced | Abandonment::NotReplaced => {}
             }
         }
         if inner.workers == 0 && !inner.queued.is_empty() {
@@ -421,30 +430,38 @@ impl fmt::Debug for Queue {
 
 impl Queue {
     /// Finishes the worker's job and starts the next one. Without one, the worker is deregistered
-    /// and must exit.
-    pub(crate) fn try_next(&self, worker: WorkerId) -> Option<Arc<dyn Job>> {
+    /// and must exit. Also returns when to call [`take_due`](Self::take_due), as
+    /// [`push`](Self::push).
+    pub(crate) fn try_next(&self, worker: WorkerId) -> (Option<Arc<dyn Job>>, Option<Instant>) {
         self.finish_and_start(worker, true)
     }
 
     /// Finishes the worker's job and deregisters the worker.
     pub(crate) fn deregister(&self, worker: WorkerId) {
-        let none = self.finish_and_start(worker, false);
+        let (none, _) = self.finish_and_start(worker, false);
         debug_assert!(none.is_none(), "a worker that exits takes no job");
     }
 
-    fn finish_and_start(&self, worker: WorkerId, starts_next: bool) -> Option<Arc<dyn Job>> {
+    fn finish_and_start(
+        &self,
+        worker: WorkerId,
+        starts_next: bool,
+    ) -> (Option<Arc<dyn Job>>, Option<Instant>) {
         let mut inner = lock(&self.inner);
         let FinishedJob { job: finished, .. } = inner.finish_job(worker);
         if finished.is_some() && inner.state != QueueState::Open && inner.is_empty() {
             self.emptied.notify_all();
         }
-        let job = if starts_next { inner.start_next_async(worker) } else { None };
+        let (job, due_at) = match starts_next {
+            true => inner.start_next_async(worker),
+            false => (None, None),
+        };
         if job.is_none() && inner.epoch == worker.epoch {
             inner.workers -= 1;
         }
         drop(inner);
         // Not under the lock: it may be the last that holds a plugin's memory.
         drop(finished);
-        job
+        (job, due_at)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::caller_runtime::CallerRuntime;
 use super::job::{Job, WaitLimits};
 
 /// The state of a queue.
@@ -172,8 +173,13 @@ impl QueueInner {
     }
 
     /// Starts the next job on a worker without a thread, which watches its own deadlines.
-    pub(super) fn start_next_async(&mut self, worker: WorkerId) -> Option<Arc<dyn Job>> {
-        self.start(worker, Abandonment::Async)
+    pub(super) fn start_next_async(
+        &mut self,
+        worker: WorkerId,
+    ) -> (Option<Arc<dyn Job>>, Option<Instant>) {
+        let Some(job) = self.start(worker, Abandonment::Async) else { return (None, None) };
+        let due_at = self.arm_timer(job.caller_runtime().map(CallerRuntime::check_at));
+        (Some(job), due_at)
     }
 
     fn start(&mut self, worker: WorkerId, abandonment: Abandonment) -> Option<Arc<dyn Job>> {

@@ -284,11 +284,11 @@ fn async_worker_exits_on_empty_queue_and_next_job_spawns_one() {
         assert_eq!(fixture.push(round), PushOutcome::SpawnWorker(epoch));
         assert_eq!(fixture.push(round + 1), PushOutcome::Queued);
         for _ in 0..2 {
-            let job = fixture.queue.try_next(worker).expect("a job");
+            let job = fixture.queue.try_next(worker).0.expect("a job");
             assert_eq!(job.run(0), JobOutcome::Completed);
         }
         assert_eq!(fixture.queue.running(), (1, 0));
-        assert!(fixture.queue.try_next(worker).is_none());
+        assert!(fixture.queue.try_next(worker).0.is_none());
         assert_eq!(fixture.queue.running(), (0, 0));
     }
     assert_eq!(fixture.reports(), [(1, None), (2, None), (3, None), (4, None)]);
@@ -302,7 +302,7 @@ fn async_job_is_neither_timed_nor_abandoned_and_can_be_requeued() {
     let now = Instant::now();
     let job: Arc<dyn Job> = fixture.job_due(1, Some(now));
     let _ = fixture.queue.push(Arc::clone(&job), WaitLimits::default());
-    assert!(fixture.queue.try_next(worker).is_some());
+    assert!(fixture.queue.try_next(worker).0.is_some());
     let due_jobs = fixture.queue.take_due(now);
     assert!(due_jobs.overdue.is_empty() && due_jobs.next_due.is_none());
     assert_eq!(fixture.queue.abandon(&job, None), AbandonOutcome::default());
@@ -320,10 +320,10 @@ fn resume_spawns_for_async_worker_that_exited_while_suspended() {
     let worker = fixture.queue.register(epoch);
     assert_eq!(fixture.push(1), PushOutcome::SpawnWorker(epoch));
     fixture.queue.suspend();
-    assert!(fixture.queue.try_next(worker).is_none());
+    assert!(fixture.queue.try_next(worker).0.is_none());
     assert_eq!(fixture.queue.resume(), (epoch, 1));
     fixture.queue.drain();
-    let job = fixture.queue.try_next(fixture.queue.register(epoch)).expect("a job");
+    let job = fixture.queue.try_next(fixture.queue.register(epoch)).0.expect("a job");
     assert!(!fixture.queue.wait_empty(Instant::now()));
     fixture.queue.deregister(WorkerId { number: 2, ..worker });
     assert!(fixture.queue.wait_empty(Instant::now()));

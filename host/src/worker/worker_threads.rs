@@ -1,20 +1,17 @@
-//! The workers of one owner: threads at a queue, threads for single jobs, and workers that are tasks
-//! of a runtime and exit when nothing is queued. All threads are joined before the owner unloads the
-//! code that they ran. The thread that opens a library is here too.
+//! The workers of one owner that are threads: those at a queue, and those for single jobs. All are
+//! joined before the owner unloads the code that they ran. The thread that opens a library is here
+//! too.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io, mem};
 
-use futures_util::FutureExt as _;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::job::{Job, JobOutcome};
 use super::queue_inner::{Epoch, WorkerId};
-use crate::panic::{catch_panic, drop_panic, panic_message};
+use crate::panic::{catch_panic, drop_panic};
 use crate::sync::{deadline_in, lock};
 
 /// A source of jobs for workers.
@@ -175,72 +172,6 @@ impl WorkerThreads {
 impl fmt::Debug for WorkerThreads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerThreads").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// Starts a worker for one epoch on `runtime`; its jobs run on `generation`.
-pub(crate) fn spawn_async_worker(
-    runtime: &Handle,
-    source: Arc<dyn WorkSource>,
-    epoch: Epoch,
-    generation: u64,
-) {
-    let worker = Some(source.register(epoch));
-    let mut worker = Worker { source, worker, job: None };
-    runtime.spawn(async move {
-        while let Some(job) = worker.next() {
-            worker.run(job, generation).await;
-        }
-    });
-}
-
-/// A worker. Deregisters however it ends: a runtime that shuts down drops its tasks.
-struct Worker {
-    source: Arc<dyn WorkSource>,
-    /// `None` once it has deregistered.
-    worker: Option<WorkerId>,
-    /// The running job.
-    job: Option<Arc<dyn Job>>,
-}
-
-impl Worker {
-    fn next(&mut self) -> Option<Arc<dyn Job>> {
-        let worker = self.worker.take()?;
-        let job = Arc::clone(&self.source).try_next(worker)?;
-        (self.worker, self.job) = (Some(worker), Some(Arc::clone(&job)));
-        Some(job)
-    }
-
-    async fn run(&mut self, job: Arc<dyn Job>, generation: u64) {
-        let run = AssertUnwindSafe(async { Arc::clone(&job).run_async(generation).await });
-        let outcome = run.catch_unwind().await;
-        self.job = None;
-        match outcome {
-            Ok(JobOutcome::Completed) => {}
-            Ok(JobOutcome::StaleEpoch) => {
-                let Some(worker) = self.worker else { return };
-                Arc::clone(&self.source).requeue(worker, job);
-                // Gives way to the task that changes the generation.
-                tokio::task::yield_now().await;
-            }
-            // The plugin's panics are caught elsewhere: this one is a bug of the host.
-            Err(payload) => {
-                drop_panic(|| job.panicked());
-                let message = panic_message(payload);
-                tracing::error!(message, "a job panicked in a task");
-            }
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        if let Some(job) = self.job.take() {
-            drop_panic(|| job.panicked());
-        }
-        if let Some(worker) = self.worker.take() {
-            self.source.deregister(worker);
-        }
     }
 }
 

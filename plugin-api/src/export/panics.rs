@@ -169,6 +169,17 @@ impl PanicRecords {
             }));
         });
     }
+
+    /// Runs code of the host; returns `None` if it panics, and reports nothing.
+    pub fn catch_silently<T>(run: impl FnOnce() -> T) -> Option<T> {
+        Self::install();
+        let _call = GuardedCall::enter();
+        let outcome = catch_panic(run);
+        if outcome.is_err() {
+            drop(take_record());
+        }
+        outcome.ok()
+    }
 }
 
 /// Returns the return addresses of the current call stack, innermost first. The host resolves them,

@@ -18,7 +18,7 @@ impl Fixture {
 
     fn next(&self, worker: WorkerId) -> Option<Arc<dyn Job>> {
         match self.is_async.load(Ordering::Relaxed) {
-            true => self.queue.try_next(worker),
+            true => self.queue.try_next(worker).0,
             false => self.queue.next(worker).0.job,
         }
     }
