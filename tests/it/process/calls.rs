@@ -17,23 +17,23 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 /// Returns an action that waits until `NAME.until` exists or the caller hangs up, and records its
 /// start and end in files.
-fn wait(running: &Running, name: &str) -> String {
+pub(crate) fn wait(running: &Running, name: &str) -> String {
     let file = |part: &str| running.fixture.file(&format!("{name}.{part}"));
     json!({ "do": "wait", "until": file("until"), "began": file("began"), "outcome": file("outcome") })
         .to_string()
 }
 
-fn wait_started(running: &Running, name: &str) {
+pub(crate) fn wait_started(running: &Running, name: &str) {
     let file = running.fixture.file(&format!("{name}.began"));
     until("the call starts", || file.exists().then_some(()));
 }
 
-fn recorded_end(running: &Running, name: &str) -> String {
+pub(crate) fn recorded_end(running: &Running, name: &str) -> String {
     let file = running.fixture.file(&format!("{name}.outcome"));
     until("the call finishes", || fs::read_to_string(&file).ok())
 }
 
-fn open(running: &Running, name: &str) {
+pub(crate) fn open(running: &Running, name: &str) {
     fs::write(running.fixture.file(&format!("{name}.until")), "").expect("a file");
 }
 

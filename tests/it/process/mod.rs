@@ -1,5 +1,6 @@
 //! Plugins in their own processes: starts, calls, exits and restarts, logs, and the SDK.
 
+mod caller_runtimes;
 mod calls;
 mod connections;
 mod dialects;
