@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use crate::child_guard::ChildGuard;
 #[cfg(target_os = "linux")]
 use crate::descendants::Descendants;
 use crate::descendants::kill_all_in_background;
-use crate::guardian::{self, Guardian};
+use crate::guardian::Guardian;
 use crate::launch::Launch;
 use crate::output::PIPE_DRAIN_TIMEOUT;
 use crate::prepare;
@@ -58,41 +57,23 @@ pub(crate) struct Child {
 impl Child {
     /// Starts a program, on a thread of a runtime that lives as long as the host. On Linux the
     /// child is killed when the thread that started it exits, as idle blocking threads and workers
-    /// that blocked in place do.
-    pub(crate) fn spawn(launch: &Launch) -> io::Result<Self> {
-        Self::spawn_with(launch, Path::new(guardian::SHELL))
-    }
-
-    /// Starts a program like `spawn`, but never with a guardian.
-    pub(crate) fn spawn_unguarded(launch: &Launch) -> io::Result<Self> {
-        Self::spawn_into(launch, None)
-    }
-
-    /// Starts a program like `spawn`, with the given `shell` for the guardian.
-    pub(crate) fn spawn_with(launch: &Launch, shell: &Path) -> io::Result<Self> {
-        let remove_at_end = launch.remove_at_end.as_deref();
-        let guardian = match launch.guarded {
-            true => Guardian::spawn(shell, &launch.tag, remove_at_end)?,
-            false => None,
-        };
-        Self::spawn_into(launch, guardian)
-    }
-
-    fn spawn_into(launch: &Launch, guardian: Option<Guardian>) -> io::Result<Self> {
+    /// that blocked in place do. Takes the guardian, if there is one, unless the start fails.
+    pub(crate) fn spawn(launch: &Launch, guardian: &mut Option<Guardian>) -> io::Result<Self> {
         let group = guardian.as_ref().map(Guardian::group);
         let process = ChildGuard::spawn(&mut command(launch, group))?;
         let group = Some(group.unwrap_or(process.pid()));
-        Ok(Self { process, guardian, group, tag: launch.tag.clone(), stopped: false })
+        let (guardian, tag) = (guardian.take(), launch.tag.clone());
+        Ok(Self { process, guardian, group, tag, stopped: false })
     }
 
-    /// Retries `spawn` for a while if the program is held open for writing.
+    /// Starts a program like `spawn`; retries for a while if it is held open for writing.
     pub(crate) async fn spawn_with_retries(
         launch: &Launch,
-        spawn: impl Fn(&Launch) -> io::Result<Self>,
+        mut guardian: Option<Guardian>,
     ) -> io::Result<Self> {
         let until = Instant::now() + BUSY_TIMEOUT;
         loop {
-            match spawn(launch) {
+            match Self::spawn(launch, &mut guardian) {
                 Err(error)
                     if error.kind() == io::ErrorKind::ExecutableFileBusy
                         && Instant::now() < until =>
@@ -252,7 +233,7 @@ pub(crate) enum RunToEnd {
 /// first 2 and the last 8 KiB of its stderr. It gets no guardian.
 pub(crate) async fn run_to_end(launch: &Launch, timeout: Duration, max_bytes: usize) -> RunToEnd {
     let until = after(Instant::now(), timeout);
-    let mut child = match Child::spawn_with_retries(launch, Child::spawn_unguarded).await {
+    let mut child = match Child::spawn_with_retries(launch, None).await {
         Ok(child) => child,
         Err(error) => return RunToEnd::NotStarted(error),
     };

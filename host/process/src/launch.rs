@@ -24,10 +24,6 @@ pub(crate) struct Launch {
     pub(crate) limits: ChildLimits,
     /// The value of `HOTBAY_LAUNCH`, by which all descendants are found.
     pub(crate) tag: String,
-    /// Whether a guardian kills the process once the host has exited.
-    pub(crate) guarded: bool,
-    /// The folder that the guardian removes afterward.
-    pub(crate) remove_at_end: Option<PathBuf>,
 }
 
 /// Resource limits of a child. No limit exceeds the host's own; core files are never written.

@@ -66,4 +66,5 @@ pub use output::{ObserverRef, ProcessObserver};
 pub use process::Process;
 pub use program::{ProcessLimits, Program, ProgramCopy};
 pub use runtime::{Processes, caller_runtime};
+pub use start::{Prepared, prepare};
 pub use watch::supervise;

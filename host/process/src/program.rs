@@ -86,8 +86,6 @@ impl Program {
                 cpu_s: self.limits.cpu_s,
             },
             tag,
-            guarded: false,
-            remove_at_end: None,
         }
     }
 

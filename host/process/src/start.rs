@@ -25,6 +25,7 @@ use crate::connection::Async;
 use crate::descendants::tagged_processes;
 use crate::diagnose;
 use crate::error::{Diagnosis, Error, Step};
+use crate::guardian::{self, Guardian};
 use crate::http::HttpRequest;
 use crate::last_output::output_suffix;
 use crate::launch::{LaunchFolder, token};
@@ -124,6 +125,60 @@ impl fmt::Debug for Started {
     }
 }
 
+/// The resources of a launch that do not depend on what the program is capable of. A host creates
+/// them while it queries the capabilities.
+pub struct Prepared {
+    /// Dropped first: it removes the folder if the host exits.
+    guardian: Option<Guardian>,
+    tag: String,
+    token: String,
+    services: HostSocket,
+    folder: LaunchFolder,
+}
+
+/// Creates a private folder with the socket of the host's services, and starts a guardian, on a
+/// thread of the host's runtime.
+///
+/// # Errors
+///
+/// `StartFailed` at the step `launch`.
+#[expect(clippy::unused_async, reason = "must run inside the runtime")]
+pub async fn prepare(program: Arc<Program>, observer: ObserverRef) -> Result<Prepared, Error> {
+    Prepared::new(&program, &observer)
+}
+
+impl Prepared {
+    fn new(program: &Program, observer: &ObserverRef) -> Result<Self, Error> {
+        let failed = |message: String| Error::at(Step::Launch, message);
+        let folder = std::path::absolute(std::env::temp_dir())
+            .and_then(|parent| LaunchFolder::make(&parent, program.own_folder))
+            .map_err(|error| {
+                failed(format!("cannot create a private folder for its sockets: {error}"))
+            })?;
+        let (tag, token) = token()
+            .and_then(|tag| Ok((tag, token()?)))
+            .map_err(|error| failed(format!("cannot generate random numbers: {error}")))?;
+        let served = services::serve(&host_socket(&folder), &token, Arc::clone(observer));
+        let services = served.map_err(|error| {
+            failed(format!("cannot create the socket of the host's services: {error}"))
+        })?;
+        let guardian = Guardian::spawn(Path::new(guardian::SHELL), &tag, Some(folder.path()))
+            .map_err(|error| Error::at(Step::Launch, program.explain_spawn_error(&error)))?;
+        Ok(Self { guardian, tag, token, services, folder })
+    }
+}
+
+impl fmt::Debug for Prepared {
+    /// Omits the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").finish_non_exhaustive()
+    }
+}
+
+fn host_socket(folder: &LaunchFolder) -> PathBuf {
+    folder.path().join("host.socket")
+}
+
 /// Starts a program and waits until it can be called, on a thread of the host's runtime.
 ///
 /// # Errors
@@ -135,33 +190,46 @@ pub async fn start(
     observer: &ObserverRef,
 ) -> Result<Started, Error> {
     let until = after(Instant::now(), program.limits.start_timeout);
-    let failed = |message: String| Error::at(Step::Launch, message);
     program.ensure_intact().await.map_err(|reason| Error::at(Step::Stage, reason))?;
-    let folder = std::path::absolute(std::env::temp_dir())
-        .and_then(|parent| LaunchFolder::make(&parent, program.own_folder))
-        .map_err(|error| {
-            failed(format!("cannot create a private folder for its sockets: {error}"))
-        })?;
-    let (tag, token) = token()
-        .and_then(|tag| Ok((tag, token()?)))
-        .map_err(|error| failed(format!("cannot generate random numbers: {error}")))?;
+    let prepared = Prepared::new(program, observer)?;
+    start_prepared(program, capabilities, observer, prepared, until).await
+}
+
+/// Starts a program like [`start`], for the first time.
+pub(crate) async fn start_first(
+    program: &Program,
+    capabilities: &Capabilities,
+    observer: &ObserverRef,
+    prepared: Result<Prepared, Error>,
+) -> Result<Started, Error> {
+    let until = after(Instant::now(), program.limits.start_timeout);
+    program.ensure_intact().await.map_err(|reason| Error::at(Step::Stage, reason))?;
+    start_prepared(program, capabilities, observer, prepared?, until).await
+}
+
+async fn start_prepared(
+    program: &Program,
+    capabilities: &Capabilities,
+    observer: &ObserverRef,
+    prepared: Prepared,
+    until: Instant,
+) -> Result<Started, Error> {
+    let Prepared { guardian, tag, token, services, folder } = prepared;
+    let failed = |message: String| Error::at(Step::Launch, message);
     let header = HeaderValue::try_from(&token).map_err(|error| failed(error.to_string()))?;
     let is_ours = capabilities.is_ours();
     let mut launch = program.launch(Vec::new(), tag);
-    launch.guarded = true;
-    launch.remove_at_end = Some(folder.path().to_owned());
-    let mut services = None;
+    let mut services = Some(services);
+    let socket = host_socket(&folder);
     if is_ours {
-        let socket = folder.path().join("host.socket");
-        let served = services::serve(&socket, &token, Arc::clone(observer));
-        services = Some(served.map_err(|error| {
-            failed(format!("cannot create the socket of the host's services: {error}"))
-        })?);
         let mut add = |name: &str, value: OsString| launch.environment.push((name.into(), value));
         add(variable::SOCKET_DIR, folder.path().into());
         add(variable::TOKEN, token.into());
         add(variable::HOST, format!("{UNIX_PREFIX}{}", socket.display()).into());
     } else {
+        services = None;
+        // On failure it is removed with its folder.
+        let _ = std::fs::remove_file(socket);
         // Their SDK creates its socket there.
         launch.environment.retain(|(name, _)| name != "TMPDIR");
         launch.environment.push(("TMPDIR".into(), folder.path().into()));
@@ -169,7 +237,7 @@ pub async fn start(
     let start_config = config::start_config(program, capabilities);
     let config_file = config::give(&mut launch, start_config, capabilities, folder.path())
         .map_err(|reason| Error::at(Step::Config, reason))?;
-    let mut child = Child::spawn_with_retries(&launch, Child::spawn)
+    let mut child = Child::spawn_with_retries(&launch, guardian)
         .await
         .map_err(|error| Error::at(Step::Launch, program.explain_spawn_error(&error)))?;
     let tail = SharedTail::default();

@@ -22,12 +22,12 @@ use crate::output::{ObserverRef, SharedTail, Tail};
 use crate::process::Process;
 use crate::program::Program;
 use crate::restart::{Decision, ExitCause, History, MAX_BACKOFF};
-use crate::start::{Started, start};
+use crate::start::{Prepared, Started, start, start_first};
 use crate::state::{self, Activity, Command, Live, Phase, Shared};
 use crate::sync::{after, lock};
 
-/// Starts a program for the first time, on a thread of the host's runtime, and spawns its watch
-/// task.
+/// Starts a program for the first time, on a thread of the host's runtime, with what
+/// [`prepare`](crate::prepare) returned, and spawns its watch task.
 ///
 /// # Errors
 ///
@@ -36,8 +36,9 @@ pub async fn supervise(
     program: Arc<Program>,
     capabilities: Capabilities,
     observer: ObserverRef,
+    prepared: Result<Prepared, Error>,
 ) -> Result<Process, Error> {
-    let started = start(&program, &capabilities, &observer).await?;
+    let started = start_first(&program, &capabilities, &observer, prepared).await?;
     let (commands, receiver) = mpsc::unbounded_channel();
     let (phase, _) = watch::channel(Phase::Serving(Arc::clone(&started.live)));
     let shared = Arc::new(Shared {

@@ -139,14 +139,21 @@ pub(super) fn start_staged(
         candidate.failed(LoadStep::Launch, ErrorKind::StartFailed).caused_by(error)
     })?;
     let timeout = context.limits.start_timeout.saturating_add(EXTRA_TIMEOUT);
+    let max_lines_per_second = context.limits.max_log_lines_per_second;
+    let observer: ObserverRef =
+        Arc::new(PluginProcessObserver::new(candidate, parts.id, slot, max_lines_per_second));
     let (queried, handle) = (Arc::clone(&program), runtime.clone());
+    let prepare = hotbay_process::prepare(Arc::clone(&program), Arc::clone(&observer));
     let outcome = parts.workers.run(timeout, move || {
-        let task = async move { queried.capabilities().await };
-        run_on_runtime(&handle, task).unwrap_or_else(|| Err(capabilities_timeout()))
+        // Both at once: each starts a process.
+        let query = handle.spawn(async move { queried.capabilities().await });
+        let prepared = run_on_runtime(&handle, prepare);
+        let capabilities = handle.block_on(query).unwrap_or_else(|_| Err(capabilities_timeout()));
+        (capabilities, prepared.unwrap_or_else(|| Err(capabilities_timeout())))
     });
-    let capabilities = match outcome {
-        RunOutcome::Completed(outcome) => {
-            outcome.map_err(|failed| not_started(candidate, failed))?
+    let (capabilities, prepared) = match outcome {
+        RunOutcome::Completed((capabilities, prepared)) => {
+            (capabilities.map_err(|failed| not_started(candidate, failed))?, prepared)
         }
         RunOutcome::TimedOut => return Err(not_started(candidate, capabilities_timeout())),
         RunOutcome::SpawnFailed(error) => {
@@ -156,12 +163,9 @@ pub(super) fn start_staged(
     };
     check_identity(candidate, &capabilities)?;
     check_declared(context, candidate, &capabilities, parts)?;
-    let max_lines_per_second = context.limits.max_log_lines_per_second;
-    let observer: ObserverRef =
-        Arc::new(PluginProcessObserver::new(candidate, parts.id, slot, max_lines_per_second));
     parts.runtime = Some(runtime.clone());
     let outcome = parts.workers.run(timeout, move || {
-        let task = hotbay_process::supervise(program, capabilities, observer);
+        let task = hotbay_process::supervise(program, capabilities, observer, prepared);
         let started = run_on_runtime(&runtime, task).unwrap_or_else(|| Err(capabilities_timeout()));
         let backend = started.map(Backend::OutOfProcess).map_err(|error| StartFailure {
             step: LoadStep::of_process(error.step()),

@@ -185,9 +185,8 @@ fn calls_of_runtime_that_does_not_run_return() {
         check(park_until(running.handle.execute(Request::text("never polled"))), "never polled");
     }
     let text = wait(&running, "late");
-    let late = running
-        .handle
-        .execute(Request::json_text(&text).with_timeout(Duration::from_millis(500)));
+    let late =
+        running.handle.execute(Request::json_text(&text).with_timeout(Duration::from_millis(500)));
     let queued = running.handle.execute(Request::text("queued"));
     assert_eq!(park_until(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     check(park_until(queued), "queued");

@@ -1,6 +1,8 @@
 //! Tests with real processes, run by `/bin/sh`.
 
 use std::ffi::OsString;
+use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,29 +12,63 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use super::{Child, RunToEnd, run_to_end};
+use crate::guardian::{Guardian, SHELL};
 use crate::launch::{ChildLimits, Launch, token};
 
 /// Generous: only a failing test waits this long.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(crate) fn launch(script: &str, guarded: bool) -> Launch {
+/// A launch, and whether and how it is guarded.
+pub(crate) struct GuardedLaunch {
+    launch: Launch,
+    guarded: bool,
+    pub(crate) remove_at_end: Option<PathBuf>,
+}
+
+impl Deref for GuardedLaunch {
+    type Target = Launch;
+
+    fn deref(&self) -> &Launch {
+        &self.launch
+    }
+}
+
+impl DerefMut for GuardedLaunch {
+    fn deref_mut(&mut self) -> &mut Launch {
+        &mut self.launch
+    }
+}
+
+pub(crate) fn launch(script: &str, guarded: bool) -> GuardedLaunch {
     let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
     let path = path.unwrap_or_else(|| "/usr/bin:/bin".into());
-    Launch {
+    let launch = Launch {
         program: PathBuf::from("/bin/sh"),
         args: ["-c", script].map(OsString::from).to_vec(),
         folder: PathBuf::from("/"),
         environment: vec![("PATH".into(), path)],
         limits: ChildLimits::default(),
         tag: token().unwrap(),
-        guarded,
-        remove_at_end: None,
-    }
+    };
+    GuardedLaunch { launch, guarded, remove_at_end: None }
+}
+
+/// Starts `launch` with its guardian.
+pub(crate) fn spawn(launch: &GuardedLaunch) -> io::Result<Child> {
+    spawn_with(launch, Path::new(SHELL))
+}
+
+fn spawn_with(launch: &GuardedLaunch, shell: &Path) -> io::Result<Child> {
+    let mut guardian = match launch.guarded {
+        true => Guardian::spawn(shell, &launch.tag, launch.remove_at_end.as_deref())?,
+        false => None,
+    };
+    Child::spawn(launch, &mut guardian)
 }
 
 /// Starts `launch`, and waits for the first line of output.
-pub(crate) async fn started(launch: &Launch) -> (Child, String) {
-    let mut child = Child::spawn(launch).unwrap();
+pub(crate) async fn started(launch: &GuardedLaunch) -> (Child, String) {
+    let mut child = spawn(launch).unwrap();
     let mut lines = BufReader::new(child.take_stdout().unwrap()).lines();
     let line = lines.next_line().await.unwrap().expect("the script writes a line");
     (child, line)
@@ -70,7 +106,7 @@ fn wait_until_none_runs(tag: &str) {
 #[tokio::test]
 async fn child_output_and_exit_status_are_reported() {
     for guarded in [false, true] {
-        let mut child = Child::spawn(&launch("echo out; echo err >&2; exit 3", guarded)).unwrap();
+        let mut child = spawn(&launch("echo out; echo err >&2; exit 3", guarded)).unwrap();
         let (mut out, mut err) = (String::new(), String::new());
         child.take_stdout().unwrap().read_to_string(&mut out).await.unwrap();
         child.take_stderr().unwrap().read_to_string(&mut err).await.unwrap();
@@ -113,7 +149,7 @@ async fn child_that_ignores_sigterm_is_killed() {
 #[tokio::test]
 async fn guardian_survives_sigterm_to_its_group() {
     let launch = launch("trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done", true);
-    let mut child = Child::spawn(&launch).unwrap();
+    let mut child = spawn(&launch).unwrap();
     let mut lines = BufReader::new(child.take_stdout().unwrap()).lines();
     assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
     while !child.guardian_ignores_signals() {
@@ -131,7 +167,7 @@ async fn guardian_survives_sigterm_to_its_group() {
 #[tokio::test]
 async fn guardian_that_just_started_survives_sigterm() {
     for _ in 0..20 {
-        let mut child = Child::spawn(&launch("exec sleep 1000", true)).unwrap();
+        let mut child = spawn(&launch("exec sleep 1000", true)).unwrap();
         child.terminate();
         assert_eq!(child.wait().await.signal(), Some(libc::SIGTERM));
         while !child.guardian_ignores_signals() {
@@ -207,7 +243,7 @@ fn child_that_outlives_its_runtime_is_killed_and_reaped() {
 #[tokio::test]
 async fn child_without_guardian_leads_its_own_group() {
     let launch = launch("echo ready; exec sleep 1000", true);
-    let child = Child::spawn_with(&launch, Path::new("/nonexistent/sh")).unwrap();
+    let child = spawn_with(&launch, Path::new("/nonexistent/sh")).unwrap();
     assert_eq!(child.guardian_pid(), None);
     let pid = child.pid();
     assert_eq!(child.stop(TEST_TIMEOUT).await.status.signal(), Some(libc::SIGTERM));
@@ -218,7 +254,7 @@ async fn child_without_guardian_leads_its_own_group() {
 async fn missing_program_fails_with_not_found() {
     let mut launch = launch("", true);
     launch.program = PathBuf::from("/nonexistent/program");
-    let error = Child::spawn(&launch).err().unwrap();
+    let error = spawn(&launch).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
 }
 
@@ -232,7 +268,7 @@ async fn program_held_open_for_writing_is_reported_as_busy() {
     std::fs::copy("/bin/sh", &launch.program).unwrap();
     std::fs::set_permissions(&launch.program, std::fs::Permissions::from_mode(0o700)).unwrap();
     let written = std::fs::OpenOptions::new().append(true).open(&launch.program).unwrap();
-    let error = Child::spawn(&launch).err().unwrap();
+    let error = spawn(&launch).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::ExecutableFileBusy);
     drop(written);
 }

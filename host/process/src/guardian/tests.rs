@@ -10,8 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
 
 use super::{FOLDER_VARIABLE, SHELL, TAG_VARIABLE};
-use crate::child::Child;
-use crate::child::tests::{TEST_TIMEOUT, launch, started};
+use crate::child::tests::{TEST_TIMEOUT, launch, spawn, started};
 use crate::descendants::{KillOnDrop, tagged_processes};
 use crate::guardian;
 use crate::launch::LaunchFolder;
@@ -159,7 +158,7 @@ async fn stop_kills_descendants_without_group_and_tag() {
 
 #[tokio::test]
 async fn group_id_of_exited_child_is_not_reused() {
-    let mut child = Child::spawn(&launch("exit 0", true)).unwrap();
+    let mut child = spawn(&launch("exit 0", true)).unwrap();
     child.wait().await;
     let group = child.guardian_pid().unwrap();
     assert!(is_running(group.cast_signed()), "its leader holds the id");
