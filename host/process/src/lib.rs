@@ -22,6 +22,7 @@ mod connection;
 mod descendants;
 mod diagnose;
 mod error;
+mod expected;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
@@ -67,4 +68,4 @@ pub use process::Process;
 pub use program::{ProcessLimits, Program, ProgramCopy};
 pub use runtime::{Processes, caller_runtime};
 pub use start::{Prepared, prepare};
-pub use watch::supervise;
+pub use watch::{supervise, supervise_expecting};

@@ -27,6 +27,9 @@ pub trait ProgramCopy: fmt::Debug + Send + Sync {
     /// Returns the path of the copy, which is executed.
     fn path(&self) -> PathBuf;
 
+    /// Returns the digest of the program.
+    fn sha256(&self) -> [u8; 32];
+
     /// Checks the files beside the program, and restores the copy if it was removed. Blocks.
     ///
     /// # Errors

@@ -11,8 +11,11 @@ use tokio::runtime::{Builder, Handle, Id, Runtime};
 
 #[cfg(target_os = "linux")]
 use crate::adopted;
+use crate::capabilities::Capabilities;
 use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::expected::ExpectedCapabilities;
 use crate::launch::{SweepFolders, sweep_launch_folders};
+use crate::program::Program;
 
 /// Threads of the runtime: one continues while another is blocked in a system call, such as fork.
 const THREADS: usize = 2;
@@ -22,6 +25,7 @@ const THREADS: usize = 2;
 pub struct Processes {
     /// Not of std: its `OnceLock` has no initialization that can fail and be retried.
     runtime: OnceCell<Runtime>,
+    expected: ExpectedCapabilities,
 }
 
 impl Processes {
@@ -35,6 +39,16 @@ impl Processes {
         let created = self.runtime.get_or_try_init(|| create(sweep));
         let runtime = created.map_err(|why| Error::of_diagnosis(ErrorKind::StartFailed, why))?;
         Ok(runtime.handle().clone())
+    }
+
+    /// Returns the capabilities that the program printed last, if they are known.
+    pub fn expected_capabilities(&self, program: &Program) -> Option<Capabilities> {
+        self.expected.get(program)
+    }
+
+    /// Records the capabilities that the program has printed.
+    pub fn expect_capabilities(&self, program: &Program, capabilities: Capabilities) {
+        self.expected.set(program, capabilities);
     }
 }
 

@@ -13,7 +13,7 @@ use hotbay_protocol::location::UNIX_PREFIX;
 use hotbay_protocol::variable;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{timeout, timeout_at};
 
 use crate::capabilities::Capabilities;
@@ -192,19 +192,21 @@ pub async fn start(
     let until = after(Instant::now(), program.limits.start_timeout);
     program.ensure_intact().await.map_err(|reason| Error::at(Step::Stage, reason))?;
     let prepared = Prepared::new(program, observer)?;
-    start_prepared(program, capabilities, observer, prepared, until).await
+    let (spawned, _) = oneshot::channel();
+    start_prepared(program, capabilities, observer, prepared, spawned, until).await
 }
 
-/// Starts a program like [`start`], for the first time.
+/// Starts a program like [`start`], for the first time. `spawned` is notified once its process runs.
 pub(crate) async fn start_first(
     program: &Program,
     capabilities: &Capabilities,
     observer: &ObserverRef,
     prepared: Result<Prepared, Error>,
+    spawned: oneshot::Sender<()>,
 ) -> Result<Started, Error> {
     let until = after(Instant::now(), program.limits.start_timeout);
     program.ensure_intact().await.map_err(|reason| Error::at(Step::Stage, reason))?;
-    start_prepared(program, capabilities, observer, prepared?, until).await
+    start_prepared(program, capabilities, observer, prepared?, spawned, until).await
 }
 
 async fn start_prepared(
@@ -212,6 +214,7 @@ async fn start_prepared(
     capabilities: &Capabilities,
     observer: &ObserverRef,
     prepared: Prepared,
+    spawned: oneshot::Sender<()>,
     until: Instant,
 ) -> Result<Started, Error> {
     let Prepared { guardian, tag, token, services, folder } = prepared;
@@ -240,6 +243,8 @@ async fn start_prepared(
     let mut child = Child::spawn_with_retries(&launch, guardian)
         .await
         .map_err(|error| Error::at(Step::Launch, program.explain_spawn_error(&error)))?;
+    // The host may not wait for it.
+    let _ = spawned.send(());
     let tail = SharedTail::default();
     let (location_sender, mut lines) = mpsc::channel(16);
     let mut readers = Vec::new();

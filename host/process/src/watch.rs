@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::capabilities::Capabilities;
 use crate::child::Stopped;
 use crate::connection::{Async, Transport as _};
-use crate::error::{Diagnosis, Error};
+use crate::error::{Diagnosis, Error, Step};
 use crate::http::{Delivery, HttpRequest};
 use crate::last_output::output_suffix;
 use crate::location::{beyond_loopback, remove_left};
@@ -22,7 +22,7 @@ use crate::output::{ObserverRef, SharedTail, Tail};
 use crate::process::Process;
 use crate::program::Program;
 use crate::restart::{Decision, ExitCause, History, MAX_BACKOFF};
-use crate::start::{Prepared, Started, start, start_first};
+use crate::start::{Prepared, Started, prepare, start, start_first};
 use crate::state::{self, Activity, Command, Live, Phase, Shared};
 use crate::sync::{after, lock};
 
@@ -38,7 +38,44 @@ pub async fn supervise(
     observer: ObserverRef,
     prepared: Result<Prepared, Error>,
 ) -> Result<Process, Error> {
-    let started = start_first(&program, &capabilities, &observer, prepared).await?;
+    let (spawned, _) = oneshot::channel();
+    supervise_spawned(program, capabilities, observer, prepared, spawned).await
+}
+
+/// Starts a program like [`supervise`], with the capabilities that it is expected to have, and
+/// queries them meanwhile. Unless the two are equal, the caller must stop the process.
+///
+/// # Errors
+///
+/// `StartFailed`, with the step that failed, of the start and of the query.
+pub async fn supervise_expecting(
+    program: Arc<Program>,
+    expected: Capabilities,
+    observer: ObserverRef,
+) -> (Result<Process, Error>, Result<Capabilities, Error>) {
+    let (spawned, is_spawned) = oneshot::channel();
+    let queried = Arc::clone(&program);
+    let query = tokio::spawn(async move {
+        // The start takes longer, so it comes first. It may fail before that.
+        let _ = is_spawned.await;
+        queried.capabilities().await
+    });
+    let prepared = prepare(Arc::clone(&program), Arc::clone(&observer)).await;
+    let started = supervise_spawned(program, expected, observer, prepared, spawned).await;
+    let found = query.await.unwrap_or_else(|error| {
+        Err(Error::at(Step::Capabilities, format!("the query did not finish: {error}")))
+    });
+    (started, found)
+}
+
+async fn supervise_spawned(
+    program: Arc<Program>,
+    capabilities: Capabilities,
+    observer: ObserverRef,
+    prepared: Result<Prepared, Error>,
+    spawned: oneshot::Sender<()>,
+) -> Result<Process, Error> {
+    let started = start_first(&program, &capabilities, &observer, prepared, spawned).await?;
     let (commands, receiver) = mpsc::unbounded_channel();
     let (phase, _) = watch::channel(Phase::Serving(Arc::clone(&started.live)));
     let shared = Arc::new(Shared {

@@ -44,6 +44,11 @@ impl StagedProgram {
         self.lock().path.clone()
     }
 
+    /// Returns the digest of the program.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
+
     /// Checks the files beside the program again, and restores the copy if a part of it was
     /// removed. Call it before each start.
     ///

@@ -13,9 +13,10 @@ use std::time::Duration;
 use hotbay_plugin::ServiceError;
 use hotbay_plugin::abi::Record;
 use hotbay_process::{
-    Capabilities, Diagnosis, ObserverRef, ProcessLimits, ProcessObserver, Program, ProgramCopy,
-    Step, allowed,
+    Capabilities, Diagnosis, ObserverRef, Prepared, Process, ProcessLimits, ProcessObserver,
+    Program, ProgramCopy, Step, allowed,
 };
+use tokio::runtime::Handle;
 
 use super::candidate::Candidate;
 use super::context::LoaderContext;
@@ -107,6 +108,10 @@ impl ProgramCopy for StagedProgram {
         Self::path(self)
     }
 
+    fn sha256(&self) -> [u8; 32] {
+        Self::sha256(self)
+    }
+
     fn ensure_intact(&self) -> Result<(), Diagnosis> {
         Self::ensure_intact(self).map_err(|error| {
             let message = match error.source() {
@@ -126,7 +131,8 @@ fn own_folder(
     Ok((path, Box::new(lock)))
 }
 
-/// Starts a program that is already staged.
+/// Starts a program that is already staged. If it was started before, it is started with the
+/// capabilities that it had then while it prints them again.
 pub(super) fn start_staged(
     context: &LoaderContext,
     candidate: &Candidate,
@@ -142,48 +148,145 @@ pub(super) fn start_staged(
     let max_lines_per_second = context.limits.max_log_lines_per_second;
     let observer: ObserverRef =
         Arc::new(PluginProcessObserver::new(candidate, parts.id, slot, max_lines_per_second));
-    let (queried, handle) = (Arc::clone(&program), runtime.clone());
-    let prepare = hotbay_process::prepare(Arc::clone(&program), Arc::clone(&observer));
-    let outcome = parts.workers.run(timeout, move || {
-        // Both at once: each starts a process.
-        let query = handle.spawn(async move { queried.capabilities().await });
-        let prepared = run_on_runtime(&handle, prepare);
-        let capabilities = handle.block_on(query).unwrap_or_else(|_| Err(capabilities_timeout()));
-        (capabilities, prepared.unwrap_or_else(|| Err(capabilities_timeout())))
+    let policy = Arc::clone(&parts.policy);
+    let expected = context.processes.expected_capabilities(&program).filter(|expected| {
+        check_identity(candidate, expected).is_ok()
+            && check_declared(context, candidate, expected, parts).is_ok()
     });
-    let (capabilities, prepared) = match outcome {
-        RunOutcome::Completed((capabilities, prepared)) => {
-            (capabilities.map_err(|failed| not_started(candidate, failed))?, prepared)
+    parts.runtime = Some(runtime.clone());
+    let launching = Launching { program, observer, runtime };
+    let (found, prepared, until) = match expected {
+        None => {
+            let launching = launching.clone();
+            match parts.workers.run(timeout, move || launching.query_and_prepare()) {
+                RunOutcome::Completed((found, prepared)) => (found, Some(prepared), until),
+                RunOutcome::TimedOut => (Err(capabilities_timeout()), None, until),
+                RunOutcome::SpawnFailed(error) => {
+                    let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::StartFailed);
+                    return Err(failed.caused_by(error));
+                }
+            }
         }
-        RunOutcome::TimedOut => return Err(not_started(candidate, capabilities_timeout())),
-        RunOutcome::SpawnFailed(error) => {
-            let failed = candidate.failed(LoadStep::Capabilities, ErrorKind::StartFailed);
-            return Err(failed.caused_by(error));
+        Some(expected) => {
+            let launching = launching.clone();
+            let start = move || launching.start_expecting(expected, until);
+            let started = match parts.workers.run(timeout, start) {
+                RunOutcome::Completed(Expected::Differs(found, until)) => Err((found, until)),
+                RunOutcome::Completed(Expected::Found(started)) => {
+                    Ok(RunOutcome::Completed(started))
+                }
+                RunOutcome::TimedOut => Ok(RunOutcome::TimedOut),
+                RunOutcome::SpawnFailed(error) => Ok(RunOutcome::SpawnFailed(error)),
+            };
+            match started {
+                Ok(outcome) => return into_backend(outcome, context, candidate, parts),
+                Err((found, until)) => (found, None, until),
+            }
         }
     };
+    parts.policy = policy;
+    let capabilities = found.map_err(|failed| not_started(candidate, failed))?;
     check_identity(candidate, &capabilities)?;
     check_declared(context, candidate, &capabilities, parts)?;
-    parts.runtime = Some(runtime.clone());
-    let outcome = parts.workers.run(timeout, move || {
-        let task = hotbay_process::supervise(program, capabilities, observer, prepared);
-        let started = run_on_runtime(&runtime, task).unwrap_or_else(|| Err(capabilities_timeout()));
-        let backend = started.map(Backend::OutOfProcess).map_err(|error| StartFailure {
-            step: LoadStep::of_process(error.step()),
-            cause: FailureCause::Other(error.into()),
-            leftovers: None,
-        })?;
-        match until {
-            Until::Started => Ok(backend),
-            Until::Ready(state) => ready_to_open(backend, state),
+    context.processes.expect_capabilities(&launching.program, capabilities.clone());
+    let start = move || launching.start(capabilities, prepared, until);
+    into_backend(parts.workers.run(timeout, start), context, candidate, parts)
+}
+
+/// A program that is being started; its methods block a thread.
+#[derive(Clone)]
+struct Launching {
+    program: Arc<Program>,
+    observer: ObserverRef,
+    runtime: Handle,
+}
+
+/// The outcome of a start with the capabilities that a program is expected to have.
+enum Expected {
+    /// It has them.
+    Found(Result<Backend, StartFailure>),
+    /// It has others, or printed none; its process was stopped.
+    Differs(Result<Capabilities, hotbay_process::Error>, Until),
+}
+
+impl Launching {
+    /// Queries the capabilities, and prepares the launch meanwhile.
+    fn query_and_prepare(
+        self,
+    ) -> (Result<Capabilities, hotbay_process::Error>, Result<Prepared, hotbay_process::Error>)
+    {
+        let program = Arc::clone(&self.program);
+        let query = self.runtime.spawn(async move { program.capabilities().await });
+        let prepared =
+            self.run(hotbay_process::prepare(self.program.clone(), self.observer.clone()));
+        let found = self.runtime.block_on(query);
+        (found.unwrap_or_else(|_| Err(capabilities_timeout())), prepared)
+    }
+
+    /// Starts the program and queries its capabilities meanwhile.
+    fn start_expecting(self, expected: Capabilities, until: Until) -> Expected {
+        let (program, observer) = (Arc::clone(&self.program), Arc::clone(&self.observer));
+        let task = hotbay_process::supervise_expecting(program, expected.clone(), observer);
+        let (started, found) = match run_on_runtime(&self.runtime, task) {
+            Some(both) => both,
+            None => (Err(capabilities_timeout()), Err(capabilities_timeout())),
+        };
+        if found.as_ref().is_ok_and(|found| *found == expected) {
+            return Expected::Found(ready(started, until));
         }
-    });
-    into_backend(outcome, context, candidate, parts)
+        if let Ok(process) = started {
+            // It was never called, so its errors do not matter.
+            let _ = process.shut_down(false);
+        }
+        Expected::Differs(found, until)
+    }
+
+    /// Starts the program.
+    fn start(
+        self,
+        capabilities: Capabilities,
+        prepared: Option<Result<Prepared, hotbay_process::Error>>,
+        until: Until,
+    ) -> Result<Backend, StartFailure> {
+        let (program, observer) = (Arc::clone(&self.program), Arc::clone(&self.observer));
+        let started = self.run(async move {
+            let prepared = match prepared {
+                Some(prepared) => prepared,
+                None => hotbay_process::prepare(program.clone(), observer.clone()).await,
+            };
+            hotbay_process::supervise(program, capabilities, observer, prepared).await
+        });
+        ready(started, until)
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, hotbay_process::Error>> + Send + 'static,
+    ) -> Result<T, hotbay_process::Error> {
+        run_on_runtime(&self.runtime, task).unwrap_or_else(|| Err(capabilities_timeout()))
+    }
+}
+
+/// Restores the state of a started process, and checks its health, as far as the load goes.
+fn ready(
+    started: Result<Process, hotbay_process::Error>,
+    until: Until,
+) -> Result<Backend, StartFailure> {
+    let backend = started.map(Backend::OutOfProcess).map_err(|error| StartFailure {
+        step: LoadStep::of_process(error.step()),
+        cause: FailureCause::Other(error.into()),
+        leftovers: None,
+    })?;
+    match until {
+        Until::Started => Ok(backend),
+        Until::Ready(state) => ready_to_open(backend, state),
+    }
 }
 
 /// Runs a task on the runtime's threads, which live as long as the host: on Linux a process is
 /// killed when the thread that started it exits. Returns `None` if the runtime stops.
 fn run_on_runtime<T: Send + 'static>(
-    runtime: &tokio::runtime::Handle,
+    runtime: &Handle,
     task: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {
     runtime.block_on(runtime.spawn(task)).ok()
