@@ -130,7 +130,9 @@ impl PluginHandle {
 
     /// Queues a call for the plugin's workers at once and returns a future of the reply.
     ///
-    /// The future runs on any executor. Dropping it cancels the call. At the deadline it returns
+    /// The future runs on any executor. If the plugin is a process, calling this inside a tokio
+    /// runtime with I/O is fastest: the call then runs as a task of that runtime, and on the host's
+    /// if that one does not poll it. Dropping the future cancels the call. At the deadline it returns
     /// `DeadlineExceeded`, whatever the plugin does. A call that still runs then is *abandoned*: its
     /// worker is replaced, up to [`max_abandoned_calls`](crate::HostLimits::max_abandoned_calls)
     /// times; after that the plugin is quarantined until one of them returns.

@@ -93,8 +93,8 @@ pub enum Method {
     Call,
     /// On the caller's thread, on a pinned generation: [`Pinned::call`](crate::Pinned::call).
     Pinned,
-    /// On a worker: a thread of the plugin, or a task of the host if the plugin is a process. See
-    /// [`PluginHandle::execute`](crate::PluginHandle::execute).
+    /// On a worker: a thread of the plugin, or a task of the caller's runtime or the host's if the
+    /// plugin is a process. See [`PluginHandle::execute`](crate::PluginHandle::execute).
     Execute,
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hotbay::{ErrorKind, HostBuilder, HostEvent, PluginInfo, PluginState, Request};
-use hotbay_tests::{block_on, event, limits, quarantine, until};
-use serde_json::json;
+use hotbay::{ErrorKind, Host, HostBuilder, HostEvent, PluginInfo, PluginState, Request};
+use hotbay_tests::{block_on, event, limits, loaded, quarantine, until};
+use serde_json::{Value, json};
 
 use super::fixture::{ProcessFixture, Running, has_exited, is_private, kill};
 use super::idle_and_hung::with_idle;
@@ -340,4 +340,35 @@ fn quarantine_by_exits_is_reported_as_such() {
 
 fn state(running: &Running) -> PluginState {
     running.host.list()[0].state
+}
+
+#[test]
+fn program_loaded_again_gets_its_current_capabilities() {
+    let fixture = ProcessFixture::new();
+    let host = Host::builder().build().expect("a host");
+    let install = |ours: Value| {
+        fixture.program(json!({ "capabilities": { "hotbay": ours } })).install()
+    };
+    // The third and the last load start the program with the capabilities of the one before.
+    for (endpoints, has_rows, started) in [
+        (json!(["execute"]), false, 1),
+        (json!(["execute"]), false, 2),
+        (json!(["execute", "rows"]), true, 4),
+        (json!(["execute", "rows"]), true, 5),
+    ] {
+        let handle = loaded(&host, install(json!({ "endpoints": endpoints })));
+        assert_eq!(handle.call(Request::text("x")).unwrap().as_bytes(), b"x");
+        let rows = handle.call(Request::text("x").with_endpoint("rows"));
+        let is_unsupported = rows.is_err_and(|error| error.kind() == ErrorKind::Unsupported);
+        assert_eq!(is_unsupported, !has_rows);
+        block_on(host.unload(&fixture.name)).expect("it unloads");
+        assert_eq!(fixture.started().len(), started);
+        fixture.assert_nothing_left();
+    }
+    let error = block_on(host.load(install(json!({ "protocol": 2 })))).unwrap_err();
+    assert!(error.full_message().contains("protocol"), "{}", error.full_message());
+    fixture.assert_nothing_left();
+    let error = block_on(host.load(install(json!({ "name": "other" })))).unwrap_err();
+    assert!(error.full_message().contains("other"), "{}", error.full_message());
+    fixture.assert_nothing_left();
 }
