@@ -142,7 +142,6 @@ pub struct Prepared {
 /// # Errors
 ///
 /// `StartFailed` at the step `launch`.
-#[expect(clippy::unused_async, reason = "must run inside the runtime")]
 pub async fn prepare(program: Arc<Program>, observer: ObserverRef) -> Result<Prepared, Error> {
     Prepared::new(&program, &observer)
 }

@@ -346,9 +346,8 @@ fn state(running: &Running) -> PluginState {
 fn program_loaded_again_gets_its_current_capabilities() {
     let fixture = ProcessFixture::new();
     let host = Host::builder().build().expect("a host");
-    let install = |ours: Value| {
-        fixture.program(json!({ "capabilities": { "hotbay": ours } })).install()
-    };
+    let install =
+        |ours: Value| fixture.program(json!({ "capabilities": { "hotbay": ours } })).install();
     // The third and the last load start the program with the capabilities of the one before.
     for (endpoints, has_rows, started) in [
         (json!(["execute"]), false, 1),
