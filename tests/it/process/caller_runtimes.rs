@@ -211,13 +211,16 @@ fn call_that_blocks_the_thread_of_its_runtime_returns() {
 fn started(running: &Running, runtime: &Runtime, name: &str) -> hotbay::Execute {
     let text = wait(running, name);
     let began = running.fixture.file(&format!("{name}.began"));
+    let call = {
+        let _inside = runtime.enter();
+        running.handle.execute(Request::json_text(&text))
+    };
     runtime.block_on(async {
-        let call = running.handle.execute(Request::json_text(&text));
         while !began.exists() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        call
-    })
+    });
+    call
 }
 
 #[test]
@@ -267,7 +270,7 @@ fn shutdown_of_host_ends_calls_of_every_runtime() {
     let call = busy.spawn(async move { handle.execute(Request::json_text(&text)).await });
     wait_started(&running, "busy");
     let Running { fixture, host, handle } = running;
-    let _ = block_on(host.shutdown(Duration::from_millis(100)));
+    block_on(host.shutdown(Duration::from_millis(100)));
     drop(host);
     fixture.assert_nothing_left();
     for outcome in [idle.block_on(waiting), busy.block_on(call).expect("no panic")] {
