@@ -27,7 +27,7 @@ use crate::state::{self, Activity, Command, Live, Phase, Shared};
 use crate::sync::{after, lock};
 
 /// Starts a program for the first time, on a thread of the host's runtime, with what
-/// [`prepare`](crate::prepare) returned, and spawns its watch task.
+/// [`prepare`](crate::prepare()) returned, and spawns its watch task.
 ///
 /// # Errors
 ///

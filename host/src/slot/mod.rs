@@ -425,14 +425,12 @@ impl Slot {
     ) -> Result<T, Error> {
         let ended = pin!(instance.generation().calls_aborted());
         let cancelled = pin!(state.ended());
-        // In this order: a call that has ended is not polled again, since the polling thread may be
-        // in any runtime then.
-        match select(select(cancelled, ended), pin!(answer)).await {
-            Either::Right((answer, _)) => answer,
-            Either::Left((Either::Left(_), _)) => {
+        match select(pin!(answer), select(cancelled, ended)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right((Either::Left(_), _)) => {
                 Err(self.cancelled_error().in_generation(instance.generation().id))
             }
-            Either::Left((Either::Right(_), _)) => Err(self.aborted_error(instance)),
+            Either::Right((Either::Right(_), _)) => Err(self.aborted_error(instance)),
         }
     }
 

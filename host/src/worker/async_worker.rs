@@ -218,10 +218,12 @@ impl CallerTask for SharedTask {
     }
 
     fn poll_here(self: Arc<Self>) {
-        if let Some(run) = self.try_run() {
-            // The task that drives it sees the end at its next poll.
-            let _ = self.poll_run(run);
-        }
+        let Some(run) = self.try_run() else { return };
+        // This thread may be in no runtime, or in one without I/O, which its future needs.
+        let host = run.as_ref().map(|run| run.host.clone());
+        let _inside = host.as_ref().map(Handle::enter);
+        // The task that drives it sees the end at its next poll.
+        let _ = self.poll_run(run);
     }
 
     fn move_to_host(self: Arc<Self>) {
