@@ -4,19 +4,27 @@
 //! still answered, and later writes of the host fail, so no accepted request is lost.
 
 use std::collections::HashMap;
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use super::socket::Socket;
 use super::stop::StopSignal;
-use crate::wire::Stream;
 
 /// Maximum number of connections served at once; further ones wait to be accepted.
 pub(super) const MAX_CONNECTIONS: usize = 256;
 
+/// Time in which a connection must send a valid token.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: Stream,
+    socket: Arc<Socket>,
+    /// When the connection is closed if it has not sent a valid token.
+    token_until: Instant,
+    is_authenticated: AtomicBool,
     /// Whether a request is in progress. Set before the request is counted: either the request
     /// sees that the program stops, or the main thread sees the request.
     is_busy: AtomicBool,
@@ -24,9 +32,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Returns another handle of the socket.
-    pub(super) fn stream(&self) -> Stream {
-        self.stream.clone_handle()
+    pub(super) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// Records that a request contained the token.
+    pub(super) fn set_authenticated(&self) {
+        self.is_authenticated.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn set_busy(&self, is_busy: bool) {
@@ -36,13 +48,13 @@ impl Connection {
     /// Returns whether the other side has closed the connection.
     pub(super) fn is_closed_by_peer(&self) -> bool {
         // After this side stopped reading, the socket reports the same.
-        !self.is_closing.load(Ordering::SeqCst) && self.stream.is_closed_by_peer()
+        !self.is_closing.load(Ordering::SeqCst) && self.socket.is_closed_by_peer()
     }
 
     fn close_unless_busy(&self) {
         if !self.is_busy.load(Ordering::SeqCst) {
             self.is_closing.store(true, Ordering::SeqCst);
-            let _ = self.stream.stop_reading();
+            self.socket.shut_down(Shutdown::Read);
         }
     }
 }
@@ -59,10 +71,20 @@ impl Connections {
         Arc::new(Self { open: Mutex::default(), stop_signal })
     }
 
-    /// Adds a connection under a unique number.
-    pub(super) fn add(self: &Arc<Self>, number: u64, stream: Stream) -> ConnectionGuard {
-        let (is_busy, is_closing) = (AtomicBool::new(false), AtomicBool::new(false));
-        let connection = Arc::new(Connection { stream, is_busy, is_closing });
+    /// Adds a connection under a unique number, which begins at `now`.
+    pub(super) fn add(
+        self: &Arc<Self>,
+        number: u64,
+        socket: Socket,
+        now: Instant,
+    ) -> ConnectionGuard {
+        let connection = Arc::new(Connection {
+            socket: Arc::new(socket),
+            token_until: now + TOKEN_TIMEOUT,
+            is_authenticated: AtomicBool::new(false),
+            is_busy: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
+        });
         self.lock().insert(number, Arc::clone(&connection));
         ConnectionGuard { connection, number, connections: Arc::clone(self) }
     }
@@ -76,6 +98,23 @@ impl Connections {
         for connection in self.lock().values() {
             connection.close_unless_busy();
         }
+    }
+
+    /// Closes connections that have not sent a valid token in time. Returns when the next one is
+    /// due.
+    pub(super) fn close_unauthenticated(&self, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        for connection in self.lock().values() {
+            if connection.is_authenticated.load(Ordering::Relaxed) {
+                continue;
+            }
+            if connection.token_until <= now {
+                connection.socket.shut_down(Shutdown::Both);
+                continue;
+            }
+            next = next.into_iter().chain([connection.token_until]).min();
+        }
+        next
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {

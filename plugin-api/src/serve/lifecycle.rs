@@ -10,7 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Map;
 
 use super::call::{Endpoint, Server, run_plugin};
-use super::connections::{ConnectionGuard, Connections, MAX_CONNECTIONS};
+use super::connections::{Connections, MAX_CONNECTIONS};
+use super::executor::{Executor, Tick};
 use super::instance::Instance;
 use super::listener::{Listener, StartError};
 use super::settings::{Settings, Token};
@@ -66,6 +67,8 @@ fn start_and_serve<T: Plugin>(
     let stop_signal = Arc::new(stop_signal);
     let folder = env::var_os(variable::SOCKET_DIR);
     let listener = Listener::open(&settings, folder.as_deref())?;
+    let executor = Executor::start(Arc::clone(&stop_signal))
+        .map_err(|error| format!("cannot serve connections: {error}"))?;
     let idle_timeout = settings.idle_timeout;
     let plugin = match start::<T>(settings, services, &stop_signal) {
         StartOutcome::Started(plugin) => plugin,
@@ -90,10 +93,11 @@ fn start_and_serve<T: Plugin>(
     // If the host has exited meanwhile, its guardian or a signal stops this process.
     let _ = console::print(&location);
     let connections = Connections::new(Arc::clone(&server.stop_signal));
-    let mut acceptor = Acceptor { server: &server, listener, connections, accepted: 0 };
+    let mut acceptor =
+        Acceptor { server: &server, listener, connections, executor, accepted: 0, check_at: None };
     acceptor.serve(idle_timeout);
-    let Acceptor { listener, connections, .. } = acceptor;
-    let outcome = drain(&server, &connections);
+    let outcome = acceptor.drain();
+    let Acceptor { listener, .. } = acceptor;
     let code = shut_down(server, outcome);
     drop(listener);
     Ok(code)
@@ -145,12 +149,15 @@ fn start<T: Plugin>(
     }
 }
 
-/// Accepts connections and spawns a thread for each.
+/// Accepts connections, and ticks for the threads that serve them.
 struct Acceptor<'a, T> {
     server: &'a Arc<Server<T>>,
     listener: Listener,
     connections: Arc<Connections>,
+    executor: Executor,
     accepted: u64,
+    /// When to check which connections have sent no token.
+    check_at: Option<Instant>,
 }
 
 /// The reason the acceptor stopped accepting.
@@ -175,9 +182,9 @@ impl<T: Plugin> Acceptor<'_, T> {
                 activity.stop();
                 break;
             }
-            let idle =
-                idle_timeout.map(|after| (after, activity.check_idle(after, Instant::now())));
-            let remaining = match idle {
+            let now = Instant::now();
+            let idle = idle_timeout.map(|after| (after, activity.check_idle(after, now)));
+            let idle = match idle {
                 Some((after, IdleCheck::Expired)) => match activity.stop_if_idle() {
                     StopAttempt::Stopping => break,
                     StopAttempt::CallsRunning => Some(after),
@@ -185,6 +192,8 @@ impl<T: Plugin> Acceptor<'_, T> {
                 Some((_, IdleCheck::Wait(remaining))) => Some(remaining),
                 None => None,
             };
+            let tick = tick(&self.executor);
+            let remaining = [idle, tick, self.check_tokens(now)].into_iter().flatten().min();
             let mut fds = [
                 PollFd::new(&**stop_signal, PollFlags::IN),
                 PollFd::new(&self.listener, PollFlags::IN),
@@ -192,7 +201,11 @@ impl<T: Plugin> Acceptor<'_, T> {
             match accepted {
                 AcceptResult::Drained => wait(&mut fds, remaining),
                 AcceptResult::LimitReached => wait(&mut fds[..1], remaining),
-                AcceptResult::OutOfResources => wait(&mut fds[..1], Some(ACCEPT_RETRY_DELAY)),
+                AcceptResult::OutOfResources => {
+                    let retry = remaining
+                        .map_or(ACCEPT_RETRY_DELAY, |remaining| remaining.min(ACCEPT_RETRY_DELAY));
+                    wait(&mut fds[..1], Some(retry));
+                }
             }
             stop_signal.drain();
             accepted = self.accept();
@@ -204,8 +217,8 @@ impl<T: Plugin> Acceptor<'_, T> {
 
     fn accept(&mut self) -> AcceptResult {
         while self.connections.count() < MAX_CONNECTIONS {
-            let stream = match self.listener.accept() {
-                Ok(stream) => stream,
+            let socket = match self.listener.accept() {
+                Ok(socket) => socket,
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return AcceptResult::Drained,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => continue,
@@ -213,48 +226,59 @@ impl<T: Plugin> Acceptor<'_, T> {
                 },
             };
             self.accepted += 1;
-            let guard = self.connections.add(self.accepted, stream);
-            let served = ConnectionThread { server: Arc::clone(self.server), guard };
-            let thread = thread::Builder::new().name("hotbay-connection".to_owned());
-            if let Err(error) = thread.spawn(move || served.serve()) {
-                console::warn(&format!("connection closed: cannot spawn a thread: {error}"));
+            let now = Instant::now();
+            let guard = self.connections.add(self.accepted, socket, now);
+            if self.server.token.is_some() {
+                self.check_at.get_or_insert(now);
+            }
+            let server = Arc::clone(self.server);
+            let connection = Arc::clone(&guard.connection);
+            let added = self.executor.add(guard, |io| routes::serve(server, connection, io));
+            if let Err(error) = added {
+                console::warn(&format!("connection closed: cannot wait for its events: {error}"));
                 return AcceptResult::OutOfResources;
             }
         }
         AcceptResult::LimitReached
     }
-}
 
-/// A connection and the thread that serves it.
-struct ConnectionThread<T> {
-    // Dropped first: when the guard is gone, this thread holds no reference to the server.
-    server: Arc<Server<T>>,
-    guard: ConnectionGuard,
-}
-
-impl<T: Plugin> ConnectionThread<T> {
-    fn serve(self) {
-        routes::serve(&self.server, &self.guard.connection);
+    /// Closes connections that have sent no token in time. Returns the time until the next check.
+    fn check_tokens(&mut self, now: Instant) -> Option<Duration> {
+        if self.check_at? <= now {
+            self.check_at = self.connections.close_unauthenticated(now);
+        }
+        Some(self.check_at?.saturating_duration_since(now))
     }
+
+    /// Waits for the connections to end, up to the timeout.
+    fn drain(&self) -> DrainOutcome {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        let stop_signal = &self.server.stop_signal;
+        while self.connections.count() > 0 {
+            let Some(remaining) = deadline.checked_duration_since(Instant::now()) else {
+                return DrainOutcome::TimedOut;
+            };
+            let remaining = tick(&self.executor).map_or(remaining, |tick| tick.min(remaining));
+            wait(&mut [PollFd::new(&**stop_signal, PollFlags::IN)], Some(remaining));
+            stop_signal.drain();
+        }
+        DrainOutcome::Completed
+    }
+}
+
+/// Lets other threads take over for those in long calls. Returns the time until the next tick.
+fn tick(executor: &Executor) -> Option<Duration> {
+    let Tick { next, spawn_error } = executor.tick(Instant::now());
+    if let Some(error) = spawn_error {
+        console::warn(&format!("requests wait for running calls: cannot spawn a thread: {error}"));
+    }
+    next
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum DrainOutcome {
     Completed,
     TimedOut,
-}
-
-/// Waits for the connections to end, up to the timeout.
-fn drain<T>(server: &Server<T>, connections: &Connections) -> DrainOutcome {
-    let deadline = Instant::now() + DRAIN_TIMEOUT;
-    while connections.count() > 0 {
-        let Some(remaining) = deadline.checked_duration_since(Instant::now()) else {
-            return DrainOutcome::TimedOut;
-        };
-        wait(&mut [PollFd::new(&*server.stop_signal, PollFlags::IN)], Some(remaining));
-        server.stop_signal.drain();
-    }
-    DrainOutcome::Completed
 }
 
 /// Shuts the plugin down, if no request uses it.

@@ -18,7 +18,7 @@ use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, test_kill_process, umask};
 
 use super::settings::Settings;
-use crate::wire::Stream;
+use super::socket::Socket;
 
 /// A listening socket. Its files are removed on drop.
 #[derive(Debug)]
@@ -106,10 +106,10 @@ impl Listener {
     /// # Errors
     ///
     /// I/O errors of the system; `WouldBlock` if no connection is pending.
-    pub(super) fn accept(&self) -> io::Result<Stream> {
+    pub(super) fn accept(&self) -> io::Result<Socket> {
         match self {
-            Self::Unix { listener, .. } => Stream::try_from(listener.accept()?.0),
-            Self::Tcp(listener) => Stream::try_from(listener.accept()?.0),
+            Self::Unix { listener, .. } => Socket::try_from(listener.accept()?.0),
+            Self::Tcp(listener) => Socket::try_from(listener.accept()?.0),
         }
     }
 

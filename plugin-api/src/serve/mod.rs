@@ -1,8 +1,9 @@
 //! Serves a [`Plugin`](crate::Plugin) as a program that a host calls over a socket.
 //!
-//! The main thread starts the plugin, accepts connections and shuts everything down. Each
-//! connection has a thread that reads its requests, calls the plugin and writes the responses, so
-//! a call never changes threads. `PROTOCOL.md` specifies the protocol.
+//! The main thread starts the plugin, accepts connections and shuts everything down. Few threads
+//! serve all connections: the thread that notices a request calls the plugin and writes the
+//! response, and another one takes over when a call takes long (`executor`). So a call never
+//! changes threads. `PROTOCOL.md` specifies the protocol.
 
 #[cfg(all(unix, feature = "serve"))]
 mod batch;
@@ -15,6 +16,8 @@ mod connections;
 #[cfg(all(unix, feature = "serve"))]
 mod console;
 #[cfg(all(unix, feature = "serve"))]
+mod executor;
+#[cfg(all(unix, feature = "serve"))]
 mod host_client;
 #[cfg(all(unix, feature = "serve"))]
 mod instance;
@@ -23,6 +26,8 @@ mod lifecycle;
 #[cfg(all(unix, feature = "serve"))]
 mod listener;
 #[cfg(all(unix, feature = "serve"))]
+mod load;
+#[cfg(all(unix, feature = "serve"))]
 mod program;
 #[cfg(all(unix, feature = "serve"))]
 mod responses;
@@ -30,6 +35,8 @@ mod responses;
 mod routes;
 #[cfg(all(unix, feature = "serve"))]
 mod settings;
+#[cfg(all(unix, feature = "serve"))]
+mod socket;
 #[cfg(all(unix, feature = "serve"))]
 mod stop;
 

@@ -1,12 +1,9 @@
-//! Serves one connection on the current thread until it ends: checks the token of each request,
-//! selects the endpoint, calls the plugin.
+//! Serves one connection until it ends: checks the token of each request, selects the endpoint,
+//! calls the plugin on the thread that polls.
 
-use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use hotbay_protocol::{endpoint, header};
 use hyper::body::{Bytes, Incoming};
@@ -18,41 +15,30 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::body::{BodyError, OutgoingBody};
 use super::call::{CallError, CallHeaders, Endpoint, Server, call, run_plugin};
 use super::connections::Connection;
+use super::executor::Serving;
 use super::instance::AccessError;
 use super::settings::TOKEN;
+use super::socket::SocketIo;
 use super::stop::{ActivityTracker, KeepAlive};
 use super::{batch, body, responses};
-use crate::wire::block_on;
 use crate::{ContentType, Payload, Plugin, Snapshot};
 
 static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static(header::SNAPSHOT_VERSION);
 
-/// Time in which a connection must send a valid token.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
-
-enum Progress {
-    Authenticated,
-    Ended,
-}
-
-/// Serves a connection; returns when it has ended.
-pub(super) fn serve<T: Plugin>(server: &Server<T>, connection: &Connection) {
-    let is_authenticated = Cell::new(server.token.is_none());
-    let service = service_fn(|request| handle(server, connection, &is_authenticated, request));
-    let mut http = http1::Builder::new();
-    // A request that arrived before the other side closed its half is still answered.
-    http.auto_date_header(false).half_close(true);
-    let mut served = pin!(http.serve_connection(connection.stream(), service));
-    let authenticate = poll_fn(|context| match served.as_mut().poll(context) {
-        Poll::Ready(_) => Poll::Ready(Progress::Ended),
-        Poll::Pending if is_authenticated.get() => Poll::Ready(Progress::Authenticated),
-        Poll::Pending => Poll::Pending,
-    });
-    let progress = block_on(Some(Instant::now() + TOKEN_TIMEOUT), authenticate);
-    if let Some(Progress::Authenticated) = progress {
+/// Returns a future that serves a connection until it has ended. It blocks while the plugin runs.
+pub(super) fn serve<T: Plugin>(
+    server: Arc<Server<T>>,
+    connection: Arc<Connection>,
+    io: SocketIo,
+) -> Serving {
+    Box::pin(async move {
+        let service = service_fn(|request| handle(&server, &connection, request));
+        let mut http = http1::Builder::new();
+        // A request that arrived before the other side closed its half is still answered.
+        http.auto_date_header(false).half_close(true);
         // Errors of the connection need no handling: the host sees them too.
-        let _ = block_on(None, served);
-    }
+        let _ = http.serve_connection(io, service).await;
+    })
 }
 
 /// Marks a request as running until it is dropped.
@@ -97,7 +83,6 @@ impl Drop for RunningRequest<'_> {
 async fn handle<T: Plugin>(
     server: &Server<T>,
     connection: &Connection,
-    is_authenticated: &Cell<bool>,
     request: Request<Incoming>,
 ) -> Result<Response<OutgoingBody>, Infallible> {
     if let Some(token) = &server.token {
@@ -109,7 +94,7 @@ async fn handle<T: Plugin>(
             responses::close_connection(response.headers_mut());
             return Ok(response);
         }
-        is_authenticated.set(true);
+        connection.set_authenticated();
     }
     let is_health = endpoint_of(request.uri().path()) == Some(endpoint::HEALTH);
     let mut running = RunningRequest::begin(connection, &server.activity, !is_health);

@@ -10,3 +10,5 @@ mod stream;
 
 pub use block_on::{block_on, sleep_until};
 pub use stream::Stream;
+#[cfg(feature = "serve")]
+pub(crate) use stream::with_read_buffer;

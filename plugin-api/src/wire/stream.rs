@@ -1,5 +1,6 @@
 //! A non-blocking socket for hyper, which registers its interests with the current thread.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::rt::ReadBufCursor;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 
 use super::block_on::{block_on, register_interest};
 
@@ -84,37 +85,6 @@ impl Stream {
         Self { read_bytes: Some(read_bytes), ..self }
     }
 
-    /// Returns another handle to the same socket, to poll it while the first one is in use.
-    #[must_use]
-    pub fn clone_handle(&self) -> Self {
-        Self { socket: Arc::clone(&self.socket), read_bytes: self.read_bytes.clone() }
-    }
-
-    /// Returns whether the peer has closed the connection, without reading from it.
-    pub fn is_closed_by_peer(&self) -> bool {
-        #[cfg(target_os = "linux")]
-        let hang_up = PollFlags::RDHUP;
-        #[cfg(not(target_os = "linux"))]
-        let hang_up = PollFlags::HUP;
-        let mut fds = [PollFd::new(&*self.socket, hang_up)];
-        let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let polled = rustix::event::poll(&mut fds, Some(&no_wait));
-        let closed = hang_up | PollFlags::HUP | PollFlags::ERR;
-        polled.is_ok_and(|ready| ready > 0) && fds[0].revents().intersects(closed)
-    }
-
-    /// Stops receiving; data that has arrived can still be read.
-    ///
-    /// # Errors
-    ///
-    /// I/O errors of the system.
-    pub fn stop_reading(&self) -> io::Result<()> {
-        match &*self.socket {
-            Socket::Unix(socket) => socket.shutdown(std::net::Shutdown::Read),
-            Socket::Tcp(socket) => socket.shutdown(std::net::Shutdown::Read),
-        }
-    }
-
     /// Runs `operation`; registers an interest and returns `Pending` if it would block.
     fn poll_io<T>(
         &self,
@@ -167,6 +137,19 @@ async fn yield_for_retry() {
     .await;
 }
 
+thread_local! {
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `read` with a buffer of this thread, of at most `len` bytes. It is initialized once, not for
+/// each read.
+pub(crate) fn with_read_buffer<T>(len: usize, read: impl FnOnce(&mut [u8]) -> T) -> T {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(MAX_READ_BYTES, 0);
+        read(&mut buffer[..len.min(MAX_READ_BYTES)])
+    })
+}
+
 impl TryFrom<UnixStream> for Stream {
     type Error = io::Error;
 
@@ -192,17 +175,16 @@ impl hyper::rt::Read for Stream {
         _: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; MAX_READ_BYTES];
-        let capacity = cursor.remaining().min(MAX_READ_BYTES);
-        let buffer = &mut bytes[..capacity];
-        let read = self.poll_io(PollFlags::IN, |socket| match socket {
-            Socket::Unix(socket) => (&*socket).read(buffer),
-            Socket::Tcp(socket) => (&*socket).read(buffer),
-        });
-        if let (Some(total), Poll::Ready(Ok(count))) = (&self.read_bytes, &read) {
-            total.fetch_add(*count as u64, Ordering::Relaxed);
-        }
-        read.map_ok(|count| cursor.put_slice(&bytes[..count]))
+        with_read_buffer(cursor.remaining(), |buffer| {
+            let read = self.poll_io(PollFlags::IN, |socket| match socket {
+                Socket::Unix(socket) => (&*socket).read(buffer),
+                Socket::Tcp(socket) => (&*socket).read(buffer),
+            });
+            if let (Some(total), Poll::Ready(Ok(count))) = (&self.read_bytes, &read) {
+                total.fetch_add(*count as u64, Ordering::Relaxed);
+            }
+            read.map_ok(|count| cursor.put_slice(&buffer[..count]))
+        })
     }
 }
 
