@@ -286,10 +286,12 @@ pub(crate) fn decode_batch(
     if found != count {
         return Err(protocol_failure(format!("{found} replies to `/batch`; expected {count}")));
     }
-    replies.replies.into_iter().map(|reply| Ok(outcome(reply))).collect()
+    let mut buffer = Vec::new();
+    Ok(replies.replies.into_iter().map(|reply| outcome(reply, &mut buffer)).collect())
 }
 
-fn outcome(mut reply: BatchReply<'_>) -> Result<Output, Failure> {
+/// Returns the outcome of one call. Decodes into `buffer`, since short outputs need no allocation.
+fn outcome(mut reply: BatchReply<'_>, buffer: &mut Vec<u8>) -> Result<Output, Failure> {
     if let Some(error) = reply.error.take() {
         return Err(failure_of(error, 500));
     }
@@ -298,10 +300,11 @@ fn outcome(mut reply: BatchReply<'_>) -> Result<Output, Failure> {
             "a reply to `/batch` with neither `body` nor `error`".to_owned(),
         ));
     };
-    let bytes = STANDARD.decode(body).map_err(|error| {
+    buffer.clear();
+    STANDARD.decode_vec(body, buffer).map_err(|error| {
         protocol_failure(format!("a reply to `/batch` whose `body` is not valid base64: {error}"))
     })?;
-    Ok(Output::bytes(bytes).with_content_type(content_type(&reply.content_type)))
+    Ok(Output::copy_of(buffer).with_content_type(content_type(&reply.content_type)))
 }
 
 #[cold]

@@ -381,15 +381,15 @@ impl InstanceRef {
     }
 
     /// Sends many calls as one batch and returns their results in order.
-    pub(crate) async fn call_many(&self, args: Vec<CallArgs<'_>>) -> Vec<Result<Reply, Error>> {
+    pub(crate) async fn call_many(&self, args: &[CallArgs<'_>]) -> Vec<Result<Reply, Error>> {
         #[cfg(all(unix, feature = "process"))]
         if let Some(Backend::OutOfProcess(process)) = self.backend() {
-            return self.call_process_many(process, &args).await;
+            return self.call_process_many(process, args).await;
         }
         let mut answers = Vec::with_capacity(args.len());
         for args in args {
             let mut reply = ReplySlot::new();
-            answers.push(self.call_async(args, &mut reply).await.map(|()| reply.take()));
+            answers.push(self.call_async(*args, &mut reply).await.map(|()| reply.take()));
         }
         answers
     }
@@ -408,11 +408,15 @@ impl InstanceRef {
                 && !args.request.names_http()
                 && generation.check_input(args.request).is_ok()
         };
-        let calls: Vec<_> = args
-            .iter()
-            .filter(|args| is_batched(args))
-            .map(|args| args.request.to_process_call(args.call_id))
-            .collect();
+        let mut calls = Vec::with_capacity(args.len());
+        let mut is_alone = Vec::with_capacity(args.len());
+        for args in args {
+            let is_batched = is_batched(args);
+            is_alone.push(!is_batched);
+            if is_batched {
+                calls.push(args.request.to_process_call(args.call_id));
+            }
+        }
         let results = match calls.len() {
             0 => Ok(Vec::new()),
             _ => process.call_many(&calls).await,
@@ -420,9 +424,9 @@ impl InstanceRef {
         let mut results =
             results.map_err(|failure| generation.error_from(failure.into())).map(Vec::into_iter);
         let mut replies = Vec::with_capacity(args.len());
-        for args in args {
+        for (args, is_alone) in args.iter().zip(is_alone) {
             let mut reply = ReplySlot::new();
-            let outcome = if is_batched(args) {
+            let outcome = if !is_alone {
                 match &mut results {
                     Ok(results) => {
                         let answer = match results.next() {

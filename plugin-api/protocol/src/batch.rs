@@ -120,10 +120,22 @@ pub fn batch_request<'c>(
 /// Appends an input or output of a batch, as a JSON object, to `json`.
 pub fn write_content(json: &mut String, content_type: &str, bytes: &[u8]) {
     json.push_str(r#"{"contentType":"#);
-    json.push_str(&serde_json::Value::from(content_type).to_string());
+    write_text(json, content_type);
     json.push_str(r#","body":""#);
     STANDARD.encode_string(bytes, json);
     json.push_str(r#""}"#);
+}
+
+/// Appends a JSON string. Usual media types need no escapes, and so no copy.
+fn write_text(json: &mut String, text: &str) {
+    let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    if text.bytes().any(is_escaped) {
+        json.push_str(&serde_json::Value::from(text).to_string());
+        return;
+    }
+    json.push('"');
+    json.push_str(text);
+    json.push('"');
 }
 
 #[cfg(test)]

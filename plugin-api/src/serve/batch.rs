@@ -39,11 +39,13 @@ fn run<T: Plugin>(
     let batch: BatchRequests<'_> =
         serde_json::from_slice(bytes).map_err(|error| format!("invalid batch: {error}"))?;
     // All bodies are decoded before the first call runs: an invalid batch has no effect.
-    let decoded = batch.requests.iter().zip(0..).map(|(request, index): (_, usize)| {
-        let body = STANDARD.decode(request.body.as_bytes());
-        body.map_err(|error| format!("invalid base64 in the body of request {index}: {error}"))
-    });
-    let bodies: Vec<Vec<u8>> = decoded.collect::<Result<_, _>>()?;
+    let (mut bodies, mut ends) = (Vec::with_capacity(bytes.len()), Vec::new());
+    for (index, request) in batch.requests.iter().enumerate() {
+        STANDARD
+            .decode_vec(request.body.as_bytes(), &mut bodies)
+            .map_err(|error| format!("invalid base64 in the body of request {index}: {error}"))?;
+        ends.push(bodies.len());
+    }
     let mut check = CancelCheck {
         bounds: CallBounds { connection, deadline: call_headers.deadline },
         next_poll: None,
@@ -51,14 +53,17 @@ fn run<T: Plugin>(
     // Written by hand: each reply is three literals and two strings.
     let mut replies = String::with_capacity(bytes.len() + 32);
     replies.push_str(r#"{"replies":["#);
-    for (at, (request, body)) in batch.requests.iter().zip(bodies).enumerate() {
+    let mut start = 0;
+    for (at, (request, end)) in batch.requests.iter().zip(ends).enumerate() {
+        let body = &bodies[start..end];
+        start = end;
         replies.push_str(if at == 0 { "" } else { "," });
         if !check.should_run() {
             write_error(&mut replies, &not_started_error());
             continue;
         }
         let content_type = request.content_type.as_deref().unwrap_or(ContentType::BYTES);
-        let input = Payload::bytes(&body).with_content_type(content_type);
+        let input = Payload::bytes(body).with_content_type(content_type);
         match call(server, connection, call_headers, input, T::execute) {
             Ok(output) => write_content(&mut replies, output.content_type(), output.as_bytes()),
             Err(CallError::Failed(failure)) => {

@@ -136,3 +136,32 @@ impl Drop for ConnectionGuard {
         self.connections.stop_signal.wake();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn connection_without_token_is_closed_in_time() {
+        let stop_signal = Arc::new(StopSignal::without_signals().unwrap());
+        let (connections, now) = (Connections::new(stop_signal), Instant::now());
+        let open = |number| {
+            let (near, far) = UnixStream::pair().unwrap();
+            far.set_nonblocking(true).unwrap();
+            (connections.add(number, Socket::try_from(near).unwrap(), now), far)
+        };
+        let is_closed = |mut far: &UnixStream| {
+            std::io::Read::read(&mut far, &mut [0]).is_ok_and(|count| count == 0)
+        };
+        let ((silent, silent_peer), (known, known_peer)) = (open(1), open(2));
+        known.connection.set_authenticated();
+        let due = now + TOKEN_TIMEOUT;
+        assert_eq!(connections.close_unauthenticated(now), Some(due));
+        assert!(!is_closed(&silent_peer));
+        assert_eq!(connections.close_unauthenticated(due), None);
+        assert_eq!((is_closed(&silent_peer), is_closed(&known_peer)), (true, false));
+        drop((silent, known));
+        assert_eq!(connections.count(), 0);
+    }
+}

@@ -117,16 +117,25 @@ impl StopSignal {
     ///
     /// I/O errors of the system.
     pub(super) fn new() -> io::Result<Self> {
+        let stop_signal = Self::without_signals()?;
+        for signal in [SIGTERM, SIGINT] {
+            // The flag first: when the main thread wakes up, the flag is set.
+            signal_hook::flag::register(signal, Arc::clone(&stop_signal.stop_requested))?;
+            signal_hook::low_level::pipe::register(signal, stop_signal.sender.try_clone()?)?;
+        }
+        Ok(stop_signal)
+    }
+
+    /// Creates a stop signal that only code triggers.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors of the system.
+    pub(super) fn without_signals() -> io::Result<Self> {
         let (receiver, sender) = UnixStream::pair()?;
         receiver.set_nonblocking(true)?;
         sender.set_nonblocking(true)?;
-        let stop_requested = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT] {
-            // The flag first: when the main thread wakes up, the flag is set.
-            signal_hook::flag::register(signal, Arc::clone(&stop_requested))?;
-            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-        }
-        Ok(Self { receiver, sender, stop_requested })
+        Ok(Self { receiver, sender, stop_requested: Arc::default() })
     }
 
     /// Requests the program to stop.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod calls;
+mod concurrency;
 mod host_services;
 mod program;
 mod protocol;

@@ -160,6 +160,12 @@ impl Program {
         fs::read_to_string(&self.errors).unwrap()
     }
 
+    /// Returns the number of threads of the process.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
+    }
+
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
@@ -266,6 +272,11 @@ impl Client {
         }
         text.push_str("\r\n");
         self.0.get_mut().write_all(&[text.as_bytes(), body].concat())
+    }
+
+    /// Writes bytes as they are.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes)
     }
 
     pub(crate) fn receive(&mut self) -> io::Result<Response> {
