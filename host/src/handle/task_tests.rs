@@ -183,6 +183,33 @@ fn batch_is_answered_by_one_exchange_after_the_layers() {
 }
 
 #[test]
+fn brief_batch_has_outcomes_and_counters_of_the_layers() {
+    let runtime = runtime();
+    let counted = [false, true].map(|is_brief| {
+        let host = host(None);
+        let plugin = host.plugin("where").expect("a plugin");
+        let generation = move_to_tasks(&plugin, &runtime);
+        let inner = Arc::clone(&plugin.inner);
+        let outcomes = runtime.spawn(async move {
+            let instance = inner.slot.lease(generation.id.get()).expect("a current generation");
+            let batch = BatchJob::for_tests(&inner);
+            let mut calls = calls();
+            match is_brief {
+                true => batch.call_briefly(&instance, &mut calls).await,
+                false => batch.call_together(&instance, &mut calls).await,
+            }
+            calls
+        });
+        check(&runtime.block_on(outcomes).expect("no panic"));
+        let (slot, counters) = (&plugin.inner.slot, &plugin.inner.slot.counters);
+        let counts = [&counters.errors, &counters.faults, &counters.refused, &counters.abandoned];
+        (slot.calls(), counts.map(|count| count.load(Ordering::Relaxed)))
+    });
+    assert_eq!(counted[0], (4, [1, 0, 0, 0]));
+    assert_eq!(counted[0], counted[1]);
+}
+
+#[test]
 fn exchange_ends_on_cancellation_or_unload() {
     let (host, runtime) = (host(None), runtime());
     let plugin = host.plugin("where").expect("a plugin");
