@@ -1,6 +1,7 @@
 //! Many calls of one plugin as one job, so that the cost of the queue is paid once. As a task, it
 //! sends several calls in one exchange if the plugin supports that. Each call has
-//! its own lease, its own pass through the layers and its own outcome. The calls have no
+//! its own lease, its own pass through the layers and its own outcome. If no middleware has anything
+//! to do for the calls of an exchange, they skip the layers and are counted here. The calls have no
 //! individual deadlines; a time limit applies to each from its start.
 
 use std::future::poll_fn;

@@ -18,7 +18,8 @@
 //! 9. `circuit_breaker`: rejects calls while the plugin is quarantined, and records outcomes.
 //! 10. `concurrency_limit`: limits the number of concurrent calls.
 //!
-//! Most calls on the caller's thread skip all of it (`handle/brief.rs`). The slot's lease is
+//! Most calls on the caller's thread skip all of it (`handle/brief.rs`), and so do most calls that
+//! are sent to a process together (`handle/batch.rs`). The slot's lease is
 //! innermost. If a reload comes between `authorize` or `validate` and the lease,
 //! the slot checks the call again against the generation that it goes to: permissions of one build
 //! do not carry over to the next.

@@ -49,7 +49,7 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
     }
     table.note(
         "Ratios are medians of neighboring rounds. A batch is JSON with the bytes as base64; each \
-         request in it runs as a separate call, with all layers.",
+         request in it is a separate call, with its own outcome and counts.",
     );
     report.print(&table);
     Ok(())

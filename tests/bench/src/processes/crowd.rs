@@ -62,7 +62,7 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
     }
     table.note(
         "All callers are tasks of one multi_thread runtime, and each bare caller has its own \
-         connection. The SDK server has a thread for each connection.",
+         connection. The SDK server serves all of them on a few threads.",
     );
     report.print(&table);
     Ok(())
