@@ -189,7 +189,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn connections_closed_during_calls_leave_room_for_others() {
+fn connections_closed_during_calls_make_way_for_others() {
     let program = Start::default().run();
     for _ in 0..3 {
         let running = RunningCalls::start(&program, "wait", MAX_CONNECTIONS - 1);
