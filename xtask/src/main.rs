@@ -65,6 +65,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = hotbay_build::plugins::run_as_wrapper() {
+        return code;
+    }
     let arguments = Arguments::parse();
     match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,

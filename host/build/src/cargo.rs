@@ -35,6 +35,11 @@ pub fn typos(folder: &Path) -> Command {
     start_in(folder, OsStr::new("typos"))
 }
 
+/// Returns a command for the compiler or the wrapper at `program`.
+pub(crate) fn compiler(folder: &Path, program: &OsStr) -> Command {
+    start_in(folder, program)
+}
+
 /// Runs `command` with the stdin, stdout and stderr of this program.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", display(command)))?;
@@ -99,6 +104,8 @@ pub struct Package {
     pub manifest: PathBuf,
     /// The folders of the crates that it links by path, without those for its tests.
     pub links: Vec<PathBuf>,
+    /// Whether its library is built as a `cdylib`.
+    pub is_cdylib: bool,
 }
 
 impl Workspace {
@@ -179,6 +186,7 @@ impl Workspace {
                 version: text(package, "version")?,
                 manifest: text(package, "manifest_path")?.into(),
                 links: links(package),
+                is_cdylib: is_cdylib(package),
             })
         });
         Some(Self {
@@ -193,6 +201,12 @@ fn links(package: &Value) -> Vec<PathBuf> {
     let links = package.get("dependencies").and_then(Value::as_array);
     let links = links.into_iter().flatten().filter(|link| link["kind"] != "dev");
     links.filter_map(|link| Some(link.get("path")?.as_str()?.into())).collect()
+}
+
+fn is_cdylib(package: &Value) -> bool {
+    let targets = package.get("targets").and_then(Value::as_array).into_iter().flatten();
+    let mut types = targets.filter_map(|target| target["crate_types"].as_array()).flatten();
+    types.any(|one| one == "cdylib")
 }
 
 #[cfg(test)]

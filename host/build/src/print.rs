@@ -27,6 +27,11 @@ pub(crate) fn message(text: impl Display) {
     let _ = writeln!(io::stderr(), "{}", escaped(&text.to_string(), Lines::Many));
 }
 
+/// Prints the messages of a compiler on stderr as they are, with its colors, if that is possible.
+pub(crate) fn pass_on(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// Returns a path as a word of a shell command.
 pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();

@@ -44,6 +44,9 @@ enum Status {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = hotbay_build::plugins::run_as_wrapper() {
+        return code;
+    }
     let args = Args::parse();
     start_log(&args.options);
     let mut out = Out::new();

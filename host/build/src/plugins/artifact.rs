@@ -7,9 +7,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{anyhow, ensure};
 use serde_json::Value;
 
+use super::record::Recorder;
 use crate::cargo;
 use crate::cargo::Package;
 use crate::print::Hinted;
+
+/// The profile of a watch, as settings that hold in every workspace: a build without debug
+/// information takes less time, and so does linking it.
+const WATCH_PROFILE: [&str; 3] = [
+    r#"profile.watch.inherits="dev""#,
+    "profile.watch.debug=false",
+    "profile.watch.incremental=true",
+];
 
 /// The target of a crate that is built.
 #[derive(Clone, Copy, Debug)]
@@ -19,32 +28,64 @@ pub(super) enum Target<'a> {
     Program(&'a str),
 }
 
+/// The settings of a build.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Profile<'a> {
+    Dev,
+    Release,
+    /// Fast builds, one after another. The recorder gets the command of the library.
+    Watch(Option<&'a Recorder>),
+}
+
+/// A built file, and what cargo printed about the build.
+#[derive(Debug)]
+pub(super) struct Artifact {
+    pub(super) file: PathBuf,
+    pub(super) messages: Vec<Value>,
+}
+
 /// Builds `target` of `package` into the target folder `target_dir`.
 pub(super) fn build(
     target_dir: &Path,
     package: &Package,
     target: Target<'_>,
-    release: bool,
-) -> anyhow::Result<PathBuf> {
+    profile: Profile<'_>,
+) -> anyhow::Result<Artifact> {
     let folder = package.manifest.parent().unwrap_or(Path::new("."));
     let mut command = cargo::cargo(folder);
-    command.args(["build", "--package", &package.name]);
+    // Only `cargo rustc` can leave out the other types of a library.
+    let is_watch = matches!(profile, Profile::Watch(_));
+    let only_cdylib = is_watch && matches!(target, Target::Library) && package.is_cdylib;
+    command.args([if only_cdylib { "rustc" } else { "build" }, "--package", &package.name]);
     match target {
         Target::Library => command.arg("--lib"),
         Target::Program(name) => command.args(["--bin", name]),
     };
+    if only_cdylib {
+        command.args(["--crate-type", "cdylib"]);
+    }
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--manifest-path").arg(&package.manifest);
     command.arg("--target-dir").arg(target_dir);
-    if release {
-        command.arg("--release");
+    match profile {
+        Profile::Dev => {}
+        Profile::Release => drop(command.arg("--release")),
+        Profile::Watch(recorder) => {
+            command.args(["--profile", "watch"]);
+            for setting in WATCH_PROFILE {
+                command.args(["--config", setting]);
+            }
+            if let Some(recorder) = recorder {
+                recorder.attach(&mut command);
+            }
+        }
     }
     let output = cargo::output(&mut command)?;
     // Cargo has printed the reason.
     let (name, status) = (&package.name, output.status);
     ensure!(status.success(), "`cargo build --package {name}` failed ({status})");
-    let built = find(&String::from_utf8_lossy(&output.stdout), &package.manifest, target);
-    built.ok_or_else(|| {
+    let messages = parse(&String::from_utf8_lossy(&output.stdout));
+    let file = find(&messages, &package.manifest, target).ok_or_else(|| {
         let manifest = package.manifest.display();
         match target {
             Target::Library => {
@@ -53,25 +94,29 @@ pub(super) fn build(
             }
             Target::Program(name) => anyhow!("cargo built no binary `{name}` from `{manifest}`"),
         }
-    })
+    })?;
+    Ok(Artifact { file, messages })
+}
+
+fn parse(messages: &str) -> Vec<Value> {
+    messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Returns the built file of the crate with this `Cargo.toml`, from the messages of cargo.
-fn find(messages: &str, manifest: &Path, target: Target<'_>) -> Option<PathBuf> {
+fn find(messages: &[Value], manifest: &Path, target: Target<'_>) -> Option<PathBuf> {
     let artifacts = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .iter()
         .filter(|message| message["reason"] == "compiler-artifact")
         .filter(|message| message["manifest_path"].as_str().map(Path::new) == Some(manifest));
-    let file = |message: Value| match target {
+    let file = |message: &Value| match target {
         Target::Library => {
             let files = message["filenames"].as_array();
-            let files = files.filter(|_| is_of_kind(&message, "cdylib"))?;
+            let files = files.filter(|_| is_of_kind(message, "cdylib"))?;
             let library = |path: &PathBuf| path.extension().is_some_and(|e| e == DLL_EXTENSION);
             files.iter().filter_map(Value::as_str).map(PathBuf::from).find(library)
         }
         Target::Program(name) => {
-            let is_it = is_of_kind(&message, "bin") && message["target"]["name"] == name;
+            let is_it = is_of_kind(message, "bin") && message["target"]["name"] == name;
             message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
         }
     };
@@ -105,6 +150,7 @@ mod tests {
             r#"{"reason":"build-finished","success":true}"#.to_owned(),
         ]
         .join("\n");
+        let messages = parse(&messages);
         let found = find(&messages, Path::new("/own/Cargo.toml"), Target::Library).unwrap();
         assert_eq!(found, PathBuf::from(format!("/t/libown.{DLL_EXTENSION}")));
         assert_eq!(find(&messages, Path::new("/none/Cargo.toml"), Target::Library), None);
@@ -121,6 +167,7 @@ mod tests {
             .to_string()
         };
         let messages = [message("a", "lib"), message("a", "bin"), message("b", "bin")].join("\n");
+        let messages = parse(&messages);
         let find = |name| find(&messages, Path::new("/own/Cargo.toml"), Target::Program(name));
         assert_eq!(find("a"), Some("/t/a".into()));
         assert_eq!(find("c"), None);

@@ -8,7 +8,7 @@ use super::install::is_temporary;
 use super::script;
 
 /// The locations of a plugin's sources.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Watched {
     pub(super) plugin: String,
     /// The folder with its `plugin.json`.
@@ -17,7 +17,7 @@ pub(super) struct Watched {
 }
 
 /// The sources that a library or program is made of.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum MadeOf {
     /// A crate in the plugin's folder.
     Crate {

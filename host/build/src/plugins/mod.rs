@@ -3,8 +3,12 @@
 
 mod artifact;
 mod changes;
+mod inputs;
 mod install;
 pub(crate) mod manifest;
+mod rebuild;
+mod record;
+mod replay;
 mod script;
 mod watch;
 
@@ -15,9 +19,11 @@ use anyhow::{Context, bail, ensure};
 
 use crate::cargo::{Package, Workspace};
 use crate::print::{Hinted, line, print_error};
-use artifact::Target;
+use artifact::{Profile, Target};
 use changes::{MadeOf, Watched};
 use manifest::{Kind, Manifest};
+
+pub use record::run_as_wrapper;
 
 /// The plugins to build, and the folder to install them in.
 #[derive(Debug)]
@@ -105,12 +111,26 @@ impl Build<'_> {
 
     /// Builds and installs one plugin. Returns the line to print.
     fn build(&self, source: Source) -> anyhow::Result<String> {
+        self.build_with(source, |folder, manifest| {
+            let (workspace, package) = self.package(folder, manifest)?;
+            let profile = if self.release { Profile::Release } else { Profile::Dev };
+            let target_dir = self.target.unwrap_or(&workspace.target);
+            Ok(artifact::build(target_dir, &package, target(manifest), profile)?.file)
+        })
+    }
+
+    /// Builds one plugin and installs it; `compile` returns the built file of a crate.
+    fn build_with(
+        &self,
+        source: Source,
+        compile: impl FnOnce(&Path, &Manifest) -> anyhow::Result<PathBuf>,
+    ) -> anyhow::Result<String> {
         let (folder, manifest) = (&source.folder, source.manifest?);
         let (main, beside) = match (&manifest.kind, source.is_crate) {
             (Kind::Process { program }, false) => {
                 script::read(folder, program, &self.installed_in(folder, &manifest.name))?
             }
-            _ => (self.compile(folder, &manifest)?, Vec::new()),
+            _ => (read(&manifest, &compile(folder, &manifest)?)?, Vec::new()),
         };
         let into = self.out.join(&manifest.name);
         let installed = install::install(folder, &manifest, &main, &beside, &into)?;
@@ -124,24 +144,15 @@ impl Build<'_> {
         ))
     }
 
-    /// Builds the plugin's library or program with cargo.
-    fn compile(&self, folder: &Path, manifest: &Manifest) -> anyhow::Result<install::File> {
+    /// Returns the plugin's crate and its workspace.
+    fn package(&self, folder: &Path, manifest: &Manifest) -> anyhow::Result<(Workspace, Package)> {
         let cargo_toml = folder.join("Cargo.toml");
-        let own = Workspace::of(&cargo_toml)?;
-        let package = own
-            .package_at(&cargo_toml)
-            .with_context(|| format!("`{}` has no [package]", shown(&cargo_toml)))?;
-        agree(manifest, package, &shown(folder))?;
-
-        let target = match &manifest.kind {
-            Kind::Library { .. } => Target::Library,
-            Kind::Process { program } => Target::Program(stem(program)),
-        };
-        let built =
-            artifact::build(self.target.unwrap_or(&own.target), package, target, self.release)?;
-        let bytes = fs::read(&built)
-            .with_context(|| format!("cannot read the built file `{}`", built.display()))?;
-        Ok(install::File { name: install::main_file(&manifest.kind), bytes, mode: 0o755 })
+        let mut workspace = Workspace::of(&cargo_toml)?;
+        let place = workspace.packages.iter().position(|one| one.manifest == cargo_toml);
+        let place = place.with_context(|| format!("`{}` has no [package]", shown(&cargo_toml)))?;
+        let package = workspace.packages.swap_remove(place);
+        agree(manifest, &package, &shown(folder))?;
+        Ok((workspace, package))
     }
 
     /// Returns the folder of installed plugins if it is in `folder`; otherwise that of the plugin.
@@ -151,22 +162,38 @@ impl Build<'_> {
         if is_inside { out } else { out.join(plugin) }
     }
 
-    /// Returns the folders that the plugin is built from, without linked crates while `cargo metadata`
-    /// fails.
-    fn watched(&self, source: &Source) -> Watched {
+    /// Returns the folders that the plugin is built from. While `cargo metadata` fails, those of
+    /// linked crates are missing, and the result is `Err`.
+    fn watched(&self, source: &Source) -> Result<Watched, Watched> {
         let (plugin, folder) = (source.name.clone(), source.folder.clone());
         if !source.is_crate {
             let installed = self.installed_in(&folder, &plugin);
-            return Watched { plugin, folder, made_of: MadeOf::Script { installed } };
+            return Ok(Watched { plugin, folder, made_of: MadeOf::Script { installed } });
         }
         let cargo_toml = source.folder.join("Cargo.toml");
         let links = Workspace::of(&cargo_toml).and_then(|own| own.links_by_path(&cargo_toml));
+        let is_complete = links.is_ok();
         let (root, crates) = links.unwrap_or_else(|_| (source.folder.clone(), Vec::new()));
         let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
         let crates = crates.into_iter().map(real).collect();
         let made_of = MadeOf::Crate { crates, root: real(root).join("Cargo.toml") };
-        Watched { plugin, folder, made_of }
+        let watched = Watched { plugin, folder, made_of };
+        if is_complete { Ok(watched) } else { Err(watched) }
     }
+}
+
+/// Returns what is built of the plugin's crate.
+fn target(manifest: &Manifest) -> Target<'_> {
+    match &manifest.kind {
+        Kind::Library { .. } => Target::Library,
+        Kind::Process { program } => Target::Program(stem(program)),
+    }
+}
+
+fn read(manifest: &Manifest, built: &Path) -> anyhow::Result<install::File> {
+    let bytes = fs::read(built)
+        .with_context(|| format!("cannot read the built file `{}`", built.display()))?;
+    Ok(install::File { name: install::main_file(&manifest.kind), bytes, mode: 0o755 })
 }
 
 /// Returns the name of the binary that is installed as `program`, which may end in `.exe`.
@@ -340,6 +367,7 @@ mod tests {
             version: "0.2.0".into(),
             manifest: "".into(),
             links: vec![],
+            is_cdylib: true,
         };
         let check = |text: &str, expected: &str| {
             let manifest = Manifest::read(text).unwrap();

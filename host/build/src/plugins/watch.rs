@@ -14,20 +14,25 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::changes::{MadeOf, Watched, affected};
+use super::install::is_temporary;
+use super::rebuild::{Rebuilds, Steps};
 use super::{Build, Source, count, shown};
 use crate::print::{line, message, print_error};
 
-/// The interval of checks for Ctrl-C, and the time without changes before a build, since editors and
-/// git write several files at once.
+/// The interval of checks for Ctrl-C, and the time without changes before a build if several files
+/// changed, since editors and git write them one after another.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The time without changes before a build if one file changed.
+const ONE_FILE_INTERVAL: Duration = Duration::from_millis(20);
 /// Files that keep changing are built after this time.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A result of waiting for changes.
 enum Waited {
-    Changed(BTreeSet<PathBuf>),
+    /// Files changed, the first one at this time.
+    Changed(BTreeSet<PathBuf>, Instant),
     /// Some changes were lost.
-    AnythingChanged,
+    AnythingChanged(Instant),
     Ended,
 }
 
@@ -55,8 +60,10 @@ fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
     let sources = plugins.sources()?;
     let mut known = names(&sources);
     // Before the build, so that changes during it are seen.
-    let mut watched = watch_folders(&mut watcher, plugins, &sources);
-    build(plugins, sources, &ended)?;
+    let mut known_folders = BTreeMap::new();
+    let mut watched = watch_folders(&mut watcher, plugins, &sources, &mut known_folders);
+    let mut rebuilds = Rebuilds::default();
+    build(plugins, sources, &ended, &mut rebuilds, None)?;
     // Whether changes were not built, because no list of the plugins could be made.
     let mut behind: Option<String> = None;
     let from: Vec<_> = plugins.from.iter().map(|from| real(from)).collect();
@@ -64,10 +71,13 @@ fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
         line(format_args!("watching {}; press Ctrl-C to stop", count(watched.len())))?;
     }
     loop {
-        let changed = match wait(&events, &ended) {
+        if !ended.load(Ordering::Relaxed) {
+            rebuilds.warm_up();
+        }
+        let (changed, since) = match wait(&events, &ended) {
             Waited::Ended => return Ok(()),
-            Waited::AnythingChanged => None,
-            Waited::Changed(paths) => Some(paths),
+            Waited::AnythingChanged(since) => (None, since),
+            Waited::Changed(paths, since) => (Some(paths), since),
         };
         let is_relevant = |path: &PathBuf| {
             from.iter().any(|from| path.starts_with(from)) || !affected(path, &watched).is_empty()
@@ -107,11 +117,25 @@ fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
                 paths.iter().flat_map(of).map(str::to_owned).collect()
             }
         };
+        let is_manifest =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name == "Cargo.toml");
+        if changed.as_ref().is_none_or(|paths| paths.iter().any(is_manifest)) {
+            known_folders.clear();
+        }
+        // The compiler reads the sources of a crate itself; cargo checks everything else.
+        let is_own = |source: &Source| {
+            let is_of = |path: &&PathBuf| affected(path, &watched).contains(source.name.as_str());
+            let mut paths = changed.iter().flatten().filter(is_of);
+            changed.is_some() && paths.all(|path| path.starts_with(&source.folder))
+        };
+        let only_own: BTreeSet<_> =
+            sources.iter().filter(|one| is_own(one)).map(|one| one.name.clone()).collect();
         // Folders may have been added or removed.
-        watched = watch_folders(&mut watcher, plugins, &sources);
+        watched = watch_folders(&mut watcher, plugins, &sources, &mut known_folders);
         let now = names(&sources);
         let is_due = |one: &Source| expected.contains(&one.name) || !known.contains(&one.name);
-        build(plugins, sources.into_iter().filter(is_due).collect(), &ended)?;
+        let due = sources.into_iter().filter(is_due).collect();
+        build(plugins, due, &ended, &mut rebuilds, Some(Round { since, only_own }))?;
         known = now;
     }
 }
@@ -120,16 +144,52 @@ fn names(sources: &[Source]) -> BTreeSet<String> {
     sources.iter().map(|source| source.name.clone()).collect()
 }
 
-fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) -> anyhow::Result<()> {
+/// The changes that made builds necessary.
+struct Round {
+    /// When the first file changed.
+    since: Instant,
+    /// The plugins of which only the folder's own files changed.
+    only_own: BTreeSet<String>,
+}
+
+fn build(
+    plugins: &Build<'_>,
+    sources: Vec<Source>,
+    ended: &AtomicBool,
+    rebuilds: &mut Rebuilds,
+    round: Option<Round>,
+) -> anyhow::Result<()> {
+    let noticed = Instant::now();
     for source in sources {
         let name = source.name.clone();
-        let outcome = plugins.build(source);
+        let mut steps = Steps::default();
+        if let Some(round) = &round {
+            steps.add("detection", noticed - round.since);
+        }
+        let started = Instant::now();
+        if started - noticed > Duration::from_millis(1) {
+            steps.add("other plugins", started - noticed);
+        }
+        let only_sources = round.as_ref().is_some_and(|round| round.only_own.contains(&name));
+        let mut compiled = started;
+        let outcome = plugins.build_with(source, |folder, manifest| {
+            let built = rebuilds.compile(plugins, folder, manifest, only_sources, &mut steps);
+            compiled = Instant::now();
+            built
+        });
+        steps.add("install", compiled.elapsed());
         // Ctrl-C ends cargo too, which is not a failure of the plugin.
         if ended.load(Ordering::Relaxed) {
             return Ok(());
         }
         match outcome {
-            Ok(built) => line(built)?,
+            Ok(built) => {
+                line(built)?;
+                if let Some(round) = &round {
+                    let total = round.since.elapsed().as_millis();
+                    line(format_args!("  {total} ms after the change: {steps}"))?;
+                }
+            }
             Err(error) => {
                 let state = match plugins.out.join(&name).join("plugin.json").is_file() {
                     true => "the last successful build stays installed",
@@ -145,42 +205,66 @@ fn build(plugins: &Build<'_>, sources: Vec<Source>, ended: &AtomicBool) -> anyho
 /// Waits for a change, and then until nothing changes for a moment.
 fn wait(events: &Receiver<notify::Result<notify::Event>>, ended: &AtomicBool) -> Waited {
     let mut paths = BTreeSet::new();
-    let mut at_latest: Option<Instant> = None;
+    let mut first: Option<Instant> = None;
     loop {
-        let event = events.recv_timeout(POLL_INTERVAL);
+        let event = events.recv_timeout(quiet_interval(&paths));
         if ended.load(Ordering::Relaxed) {
             return Waited::Ended;
         }
+        let (now, is_quiet) = (Instant::now(), matches!(event, Err(RecvTimeoutError::Timeout)));
         match event {
             // Reading is not a change, and cargo reads all the time.
             Ok(Ok(event)) if event.kind.is_access() => {}
-            Ok(Ok(event)) if event.need_rescan() => return Waited::AnythingChanged,
+            Ok(Ok(event)) if event.need_rescan() => {
+                return Waited::AnythingChanged(first.unwrap_or(now));
+            }
             Ok(Ok(event)) => {
                 paths.extend(event.paths);
-                at_latest.get_or_insert_with(|| Instant::now() + QUIET_TIMEOUT);
+                first.get_or_insert(now);
             }
             Ok(Err(error)) => {
                 message(format_args!("warning: some changes may have been missed: {error}"));
-                return Waited::AnythingChanged;
+                return Waited::AnythingChanged(first.unwrap_or(now));
             }
-            Err(RecvTimeoutError::Timeout) if paths.is_empty() => {}
-            Err(RecvTimeoutError::Timeout) => return Waited::Changed(paths),
+            Err(RecvTimeoutError::Timeout) => {}
             // The watcher lives as long as the caller.
             Err(RecvTimeoutError::Disconnected) => return Waited::Ended,
         }
-        if at_latest.is_some_and(|latest| latest <= Instant::now()) {
-            return Waited::Changed(paths);
+        if let Some(since) = first
+            && (is_quiet || now - since >= QUIET_TIMEOUT)
+        {
+            return Waited::Changed(paths, since);
         }
     }
 }
 
-/// Watches the current folders of the sources, and warns about those that cannot be watched.
+/// Returns the time without changes after which the changed files are built.
+fn quiet_interval(changed: &BTreeSet<PathBuf>) -> Duration {
+    let is_built = |path: &&PathBuf| !path.file_name().is_some_and(is_temporary);
+    match changed.iter().filter(is_built).count() {
+        1 => ONE_FILE_INTERVAL,
+        _ => POLL_INTERVAL,
+    }
+}
+
+/// Watches the current folders of the sources, which are in `known` if no manifest changed, and warns about those that cannot be watched.
 fn watch_folders(
     watcher: &mut RecommendedWatcher,
     plugins: &Build<'_>,
     sources: &[Source],
+    known: &mut BTreeMap<PathBuf, Watched>,
 ) -> Vec<Watched> {
-    let watched: Vec<_> = sources.iter().map(|source| plugins.watched(source)).collect();
+    let of = |source: &Source| match known.get(&source.folder) {
+        Some(watched) if watched.plugin == source.name => watched.clone(),
+        _ => match plugins.watched(source) {
+            Ok(watched) => {
+                known.insert(source.folder.clone(), watched.clone());
+                watched
+            }
+            Err(incomplete) => incomplete,
+        },
+    };
+    let watched: Vec<_> = sources.iter().map(of).collect();
     let from: Vec<_> = plugins.from.iter().map(|from| real(from)).collect();
     let mut places = places_of_new_plugins(&from);
     for one in &watched {
