@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
@@ -25,14 +25,17 @@ fn script(folder: &Path, name: &str, text: &str) {
 }
 
 /// `hotbay build --watch`, with the lines that it prints.
-struct Watch {
+pub(crate) struct Watch {
     process: Child,
     lines: Receiver<String>,
 }
 
 impl Watch {
     fn start(here: &Path, from: &str) -> Self {
-        let mut command = command(here, &["build", from, "--out", "out", "--watch"]);
+        Self::start_with(command(here, &["build", from, "--out", "out", "--watch"]))
+    }
+
+    pub(crate) fn start_with(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stdout: Box<dyn Read + Send> = Box::new(process.stdout.take().unwrap());
@@ -49,13 +52,18 @@ impl Watch {
         Self { process, lines }
     }
 
-    /// Waits for a line with this text, and discards those before it.
-    fn wait_for(&self, text: &str) {
+    /// Waits for a line with this text, and returns it and those before it.
+    pub(crate) fn wait_for(&self, text: &str) -> Vec<String> {
         let mut before = Vec::new();
         loop {
             match self.lines.recv_timeout(LIMIT) {
-                Ok(line) if line.contains(text) => return,
-                Ok(line) => before.push(line),
+                Ok(line) => {
+                    let is_it = line.contains(text);
+                    before.push(line);
+                    if is_it {
+                        return before;
+                    }
+                }
                 Err(error) => panic!("{error}: no line with {text:?} in {before:#?}"),
             }
         }

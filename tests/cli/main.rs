@@ -5,6 +5,8 @@
 
 #[cfg(target_os = "linux")]
 mod build;
+#[cfg(target_os = "linux")]
+mod build_watch;
 mod call;
 mod check;
 #[cfg(unix)]

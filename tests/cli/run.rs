@@ -340,12 +340,12 @@ fn run_prints_retire_reason_and_recovery() {
 $ hotbay run --watch --poll-ms 20 --dir [ROOT]
 [TIME] loaded       two: version [VER], generation 1
 [TIME] loaded       one: version [VER], generation 1
-[TIME] promoted     one: version [VER], generation 2 (was 1)
+[TIME] promoted     one: version [VER], generation 2 (was 1); [DURATION] after its files were written
 [TIME] retired      one: generation 1; replaced by generation 2
 [TIME] closed       one: generation 1
 [TIME] rolled back  one: generation 2 keeps serving; failed at step `init`
                       in init, on request (code 500)
-[TIME] promoted     one: version [VER], generation 4 (was 2); recovered from a failed reload
+[TIME] promoted     one: version [VER], generation 4 (was 2); recovered from a failed reload; [DURATION] after its files were written
 [TIME] retired      one: generation 2; replaced by generation 4
 [TIME] closed       one: generation 2
 [TIME] retired      one: generation 4; its plugin.json was removed

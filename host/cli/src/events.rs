@@ -2,7 +2,9 @@
 //! an event from those before it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hotbay::{GenerationId, Host, HostEvent, PluginName};
 use serde_json::{Value, json};
@@ -14,6 +16,9 @@ use crate::output::{Out, Style};
 const NAME_WIDTH: usize = 11;
 /// Columns of a time, such as `14:03:22`, and the space after it.
 const TIME_WIDTH: usize = 9;
+
+/// Older files did not cause a reload.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Prints events to stdout.
 pub(crate) struct EventPrinter {
@@ -84,6 +89,8 @@ fn document(event: &HostEvent) -> Value {
 /// The relevant state of all plugins, according to their events.
 #[derive(Debug, Default)]
 pub(crate) struct EventHistory {
+    /// Whether reloads are caused by changed files.
+    is_watch: bool,
     folders: BTreeMap<PluginName, PathBuf>,
     /// The generation that replaced another one, by plugin and replaced generation.
     replaced_by: BTreeMap<(PluginName, GenerationId), GenerationId>,
@@ -92,6 +99,10 @@ pub(crate) struct EventHistory {
 }
 
 impl EventHistory {
+    pub(crate) fn new(is_watch: bool) -> Self {
+        Self { is_watch, ..Self::default() }
+    }
+
     /// Records `event`, and returns a detail to print after it.
     pub(crate) fn record(
         &mut self,
@@ -119,7 +130,12 @@ impl EventHistory {
                     self.replaced_by.insert((plugin.clone(), *from), *generation);
                 }
                 let recovered = self.failed.remove(plugin.as_str());
-                recovered.then(|| "recovered from a failed reload".to_owned())
+                let recovered = recovered.then(|| "recovered from a failed reload".to_owned());
+                let age = self.folders.get(plugin).filter(|_| self.is_watch).and_then(|it| age(it));
+                let swapped =
+                    age.map(|age| format!("{} ms after its files were written", age.as_millis()));
+                let details: Vec<_> = recovered.into_iter().chain(swapped).collect();
+                (!details.is_empty()).then(|| details.join("; "))
             }
             HostEvent::Retired { plugin, generation } => {
                 if let Some(next) = self.replaced_by.remove(&(plugin.clone(), *generation)) {
@@ -144,9 +160,17 @@ impl EventHistory {
     }
 }
 
+/// Returns the time since the newest file in `folder` was written, unless it is so long that the
+/// file did not cause the reload that ended now.
+fn age(folder: &Path) -> Option<Duration> {
+    let entries = fs::read_dir(folder).ok()?.flatten().filter_map(|entry| entry.metadata().ok());
+    let files = entries.filter(|metadata| metadata.is_file());
+    let newest = files.filter_map(|metadata| metadata.modified().ok()).max()?;
+    newest.elapsed().ok().filter(|age| *age <= MAX_AGE)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use hotbay::{PluginName, QuarantineReason};
 

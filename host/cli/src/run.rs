@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Status
         shutdown: Shutdown::NotRequested,
         host,
         printer: EventPrinter::new(options.json),
-        history: EventHistory::default(),
+        history: EventHistory::new(args.watch),
         watched: args.watch.then_some(dirs.as_slice()).filter(|dirs| !dirs.is_empty()),
         dirs: &dirs,
         status: Status::Success,

@@ -80,7 +80,7 @@ impl Rebuilds {
         manifest: &Manifest,
         steps: &mut Steps,
     ) -> anyhow::Result<PathBuf> {
-        let (clock, started) = (SystemTime::now(), Instant::now());
+        let started = Instant::now();
         let (workspace, package) = plugins.package(folder, manifest)?;
         let recorder = match manifest.kind {
             Kind::Library { .. } => Recorder::new(folder, &texts_of_settings(folder)),
@@ -91,6 +91,8 @@ impl Rebuilds {
             false => Profile::Watch(recorder.as_ref()),
         };
         let target_dir = plugins.target.unwrap_or(&workspace.target);
+        // The times of files may be this much behind.
+        let before = SystemTime::now() - Duration::from_millis(20);
         let built = artifact::build(target_dir, &package, target(manifest), profile)?;
         steps.add("cargo", started.elapsed());
         let recorded = recorder.as_ref().and_then(Recorder::recorded);
@@ -100,7 +102,7 @@ impl Rebuilds {
             if let Some(took) = took {
                 steps.add("of which rustc and link", took);
             }
-            let inputs = Inputs::of(&recorded, &built.messages, &workspace, &package, clock);
+            let inputs = Inputs::of(&recorded, &built.messages, &workspace, &package, before);
             let replay =
                 inputs.and_then(|inputs| Replay::new(recorded, inputs, package, target_dir));
             if let Some(replay) = replay {
