@@ -6,6 +6,7 @@
 mod builds;
 mod calls;
 mod fixtures;
+mod inner;
 mod layers;
 mod lines;
 mod loads;
@@ -81,6 +82,8 @@ enum Group {
     Lines,
     /// Process plugins, compared with a bare HTTP client and server.
     Processes,
+    /// From a saved source of a plugin to the reply of its new code.
+    Inner,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -129,6 +132,7 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
         Group::Schemas => schemas::measure(options.quick, &report),
         Group::Lines => lines::measure(options.quick, &report),
         Group::Processes => processes::measure(options.quick, &report),
+        Group::Inner => inner::measure(options.quick, &report),
     }
 }
 

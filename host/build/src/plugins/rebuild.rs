@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::artifact::{self, Profile};
@@ -83,8 +84,10 @@ impl Rebuilds {
         let started = Instant::now();
         let (workspace, package) = plugins.package(folder, manifest)?;
         let recorder = match manifest.kind {
-            Kind::Library { .. } => Recorder::new(folder, &texts_of_settings(folder)),
-            Kind::Process { .. } => None,
+            Kind::Library { .. } if !plugins.release => {
+                Recorder::new(folder, &texts_of_settings(folder))
+            }
+            _ => None,
         };
         let profile = match plugins.release {
             true => Profile::Release,
@@ -114,8 +117,11 @@ impl Rebuilds {
     }
 
     /// Runs new commands once, so that the compiler can reuse most of it for the next change.
-    pub(super) fn warm_up(&mut self) {
+    pub(super) fn warm_up(&mut self, ended: &AtomicBool) {
         for folder in std::mem::take(&mut self.cold) {
+            if ended.load(Ordering::Relaxed) {
+                return;
+            }
             let outcome = self.replays.get(&folder).map(|one| one.run(Messages::Discarded));
             if matches!(outcome, Some(Err(_) | Ok(Outcome::Unknown))) {
                 self.replays.remove(&folder);

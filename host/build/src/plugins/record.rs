@@ -107,12 +107,14 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Returns `None` if this program cannot be the wrapper, or if the user has one: `settings` are
-    /// the texts of cargo's settings.
+    /// Returns `None` if this program cannot be the wrapper, or if the user may have one. `settings`
+    /// are the texts of cargo's settings; they may include other files, which are not read.
     pub(super) fn new(folder: &Path, settings: &[String]) -> Option<Self> {
         let wrapper = SELF.get().filter(|this| this.is_file())?;
         let is_set = WRAPPER_SETTINGS.iter().any(|name| env::var_os(name).is_some())
-            || settings.iter().any(|text| text.contains("rustc-workspace-wrapper"));
+            || settings.iter().flat_map(|text| text.lines()).any(|line| {
+                line.contains("rustc-workspace-wrapper") || line.trim_start().starts_with("include")
+            });
         let dir = tempfile::Builder::new().prefix("hotbay-build-").tempdir().ok()?;
         (!is_set).then(|| Self { wrapper, folder: folder.to_owned(), dir })
     }

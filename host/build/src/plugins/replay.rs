@@ -9,7 +9,7 @@ use std::process::{self, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -135,7 +135,7 @@ impl Replay {
                 let name = &self.package.name;
                 Ok(Outcome::Invalid(anyhow!("`rustc` failed to compile `{name}` ({status})")))
             }
-            (None, _) => Ok(Outcome::Invalid(anyhow!("`rustc` was ended by a signal ({status})"))),
+            (None, _) => bail!("`rustc` was ended by a signal ({status})"),
             _ => Ok(Outcome::Unknown),
         }
     }

@@ -71,9 +71,7 @@ fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
         line(format_args!("watching {}; press Ctrl-C to stop", count(watched.len())))?;
     }
     loop {
-        if !ended.load(Ordering::Relaxed) {
-            rebuilds.warm_up();
-        }
+        rebuilds.warm_up(&ended);
         let (changed, since) = match wait(&events, &ended) {
             Waited::Ended => return Ok(()),
             Waited::AnythingChanged(since) => (None, since),
