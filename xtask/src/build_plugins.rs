@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// The folder to install into; each plugin gets its own subfolder [default: target/plugins].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Rebuilds plugins as they change, until Ctrl-C.
+    /// Rebuilds plugins as they change, without debug information, until Ctrl-C.
     #[arg(long)]
     watch: bool,
 }

@@ -159,7 +159,7 @@ pub(crate) struct Build {
     /// Builds optimized and stripped artifacts.
     #[arg(long)]
     pub(crate) release: bool,
-    /// Rebuilds plugins as they change, until Ctrl-C.
+    /// Rebuilds plugins as they change, without debug information, until Ctrl-C.
     #[arg(long)]
     pub(crate) watch: bool,
 }
