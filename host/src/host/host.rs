@@ -301,7 +301,8 @@ impl Host {
         retained.map(library).collect()
     }
 
-    /// Unloads all plugins, in the reverse order of `requires`.
+    /// Unloads all plugins, in the reverse order of `requires`; those that do not require each other,
+    /// at the same time.
     ///
     /// New calls fail with `Shutdown`. Running and queued calls have `grace` to finish. After that,
     /// queued calls fail with `Shutdown`, and a plugin whose calls still run stays mapped, with an
