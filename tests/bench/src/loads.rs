@@ -11,7 +11,7 @@ use crate::raw::{STEPS, load_hotbay_library};
 use crate::sample::quantile;
 use crate::table::{Report, Table, none, us, verdict};
 
-const MAX_RATIO: f64 = 1.5;
+const MAX_RATIO: f64 = 1.3;
 
 pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let dir = folder()?;

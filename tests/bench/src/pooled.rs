@@ -16,7 +16,7 @@ use crate::table::{Report, Table, none, verdict};
 
 const MAX_LATENCY_RATIO: f64 = 1.2;
 const MIN_RATE_RATIO: f64 = 5.0;
-const MAX_COST_RATIO: f64 = 2.0;
+const MAX_COST_RATIO: f64 = 1.3;
 const NAMES: [&str; 3] = ["execute", "tokio spawn_blocking", "channel and oneshot"];
 
 /// One round of calls: calls per second, and the nanoseconds of each call.

@@ -10,7 +10,7 @@ use super::setup::{BODY, Launched, Place, request};
 use crate::sample::quantile;
 use crate::table::{Report, Table, none, verdict};
 
-const MAX_RATIO: f64 = 1.5;
+const MAX_RATIO: f64 = 1.4;
 
 /// One round: returns the nanoseconds of each call.
 type Round<'a> = Box<dyn FnMut(usize) -> anyhow::Result<Vec<f64>> + 'a>;

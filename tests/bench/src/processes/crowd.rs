@@ -9,8 +9,10 @@ use tokio::runtime::{Builder, Runtime};
 use super::bare::{Client, Server};
 use super::setup::{BODY, Launched, Place, TOKEN, request};
 use crate::sample::quantile;
-use crate::table::{Report, Table};
+use crate::table::{Report, Table, none, verdict};
 
+const MIN_SERVER_RATE: f64 = 0.9;
+const MIN_EXECUTE_RATE: f64 = 0.8;
 const CALLERS: usize = 64;
 
 /// Calls per second, and the nanoseconds of each.
@@ -39,15 +41,16 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         found[3].push(executed(&runtime, place, calls)?);
     }
     let title = format!("Processes: {CALLERS} concurrent callers, 16 bytes");
-    let head = ["what", "calls/s, best", "calls/s", "p50 µs", "p99 µs", "rate vs. current_thread"];
+    let rate = "rate vs. current_thread";
+    let head = ["what", "calls/s, best", "calls/s", "p50 µs", "p99 µs", rate, "goal", ""];
     let mut table = Table::new(title, head);
     let names = [
-        "bare, server on current_thread",
-        "bare, server on multi_thread",
-        "bare, SDK server",
-        "`execute`",
+        ("bare, server on current_thread", None),
+        ("bare, server on multi_thread", None),
+        ("bare, SDK server", Some(MIN_SERVER_RATE)),
+        ("`execute`", Some(MIN_EXECUTE_RATE)),
     ];
-    for (name, rounds) in names.into_iter().zip(&found) {
+    for ((name, goal), rounds) in names.into_iter().zip(&found) {
         let at = |of: &dyn Fn(&Round) -> f64| quantile(rounds.iter().map(of).collect(), 0.5);
         let pairs = rounds.iter().zip(&found[0]);
         let ratio = quantile(pairs.map(|(own, bare)| own.rate / bare.rate).collect(), 0.5);
@@ -58,6 +61,8 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
             format!("{:.0}", at(&|round| round.p50) / 1e3),
             format!("{:.0}", at(&|round| round.p99) / 1e3),
             format!("{ratio:.2}"),
+            goal.map_or_else(none, |goal| format!("≥ {goal}")),
+            goal.map_or_else(none, |goal| verdict(ratio >= goal)),
         ]);
     }
     table.note(

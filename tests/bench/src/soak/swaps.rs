@@ -18,7 +18,7 @@ use crate::table::{Report, Table, none, verdict};
 
 /// Number of warm-up swaps.
 const WARM_SWAPS: u64 = 100;
-const MAX_GROWTH: f64 = (4 << 20) as f64;
+const MAX_GROWTH: f64 = (1 << 20) as f64;
 
 pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
     let built = fixtures::library("transform")?;
@@ -61,7 +61,7 @@ pub(crate) fn soak(count: u64, report: &Report) -> anyhow::Result<bool> {
         "MiB growth, without reported leaks".to_owned(),
         mib(grown(&both) - both.leaked as f64),
         mib(unexplained),
-        "≤ 4 (execute only)".to_owned(),
+        "≤ 1 (execute only)".to_owned(),
         verdict(unexplained <= MAX_GROWTH),
     ]);
     for run in runs {
