@@ -213,8 +213,20 @@ impl SharedTask {
 }
 
 impl CallerTask for SharedTask {
-    fn polls_if_woken(&self) -> Option<u32> {
-        self.is_woken.load(Ordering::Acquire).then(|| self.polls.load(Ordering::Relaxed))
+    fn polls(&self) -> u32 {
+        self.polls.load(Ordering::Relaxed)
+    }
+
+    fn is_woken(&self) -> bool {
+        self.is_woken.load(Ordering::Acquire)
+    }
+
+    fn wake_for_check(&self) {
+        // The host's runtime always runs.
+        if !self.is_on_host.load(Ordering::Relaxed) {
+            self.is_woken.store(true, Ordering::Release);
+            self.waker.wake();
+        }
     }
 
     fn poll_here(self: Arc<Self>) {

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::sync::lock;
 
-/// Interval of the checks of a task. It doubles while the task only waits for its plugin.
+/// Interval of the checks of a task. It doubles while the runtime polls the task in time.
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_CHECK_INTERVAL: Duration = Duration::from_millis(320);
 
@@ -20,8 +20,12 @@ pub(crate) struct CallerRuntime {
 
 /// A task of the caller's runtime that runs a job.
 pub(super) trait CallerTask: Send + Sync {
-    /// Returns the number of its polls so far, if it waits to be polled.
-    fn polls_if_woken(&self) -> Option<u32>;
+    /// Returns the number of its polls so far.
+    fn polls(&self) -> u32;
+    /// Returns whether it waits to be polled.
+    fn is_woken(&self) -> bool;
+    /// Wakes the task of the caller's runtime, without an event.
+    fn wake_for_check(&self);
     /// Polls the job on this thread, unless another thread does.
     fn poll_here(self: Arc<Self>);
     /// Continues in a task of the host's runtime, unless it is being polled.
@@ -35,14 +39,14 @@ struct Check {
     /// `None` until the job is started.
     at: Option<Instant>,
     interval: Duration,
-    /// The number of polls at the last check, if the task waited to be polled.
-    polls_if_woken: Option<u32>,
+    /// The number of polls at the last check; `None` before the job runs.
+    polls: Option<u32>,
 }
 
 impl CallerRuntime {
     /// Creates the state of a job that is not running yet.
     pub(crate) fn new(runtime: Handle) -> Self {
-        let check = Check { task: None, at: None, interval: CHECK_INTERVAL, polls_if_woken: None };
+        let check = Check { task: None, at: None, interval: CHECK_INTERVAL, polls: None };
         Self { runtime, check: check.into() }
     }
 
@@ -70,22 +74,26 @@ impl CallerRuntime {
     }
 
     /// Moves the task to the host's runtime if it has waited to be polled since the last check.
-    /// Returns when to check again.
+    /// Otherwise wakes it: a runtime that stopped does not notice the events of its sockets, so the
+    /// task would not be woken. Returns when to check again.
     pub(crate) fn check(&self, now: Instant) -> Instant {
         let mut check = lock(&self.check);
         let task = check.task();
-        let polls = task.as_ref().and_then(|task| task.polls_if_woken());
-        let is_stuck = polls.is_some() && polls == check.polls_if_woken;
-        check.polls_if_woken = polls;
-        check.interval = match polls {
-            Some(_) => CHECK_INTERVAL,
-            None => (check.interval * 2).min(MAX_CHECK_INTERVAL),
+        let polls = task.as_ref().map(|task| task.polls());
+        let is_woken = task.as_ref().is_some_and(|task| task.is_woken());
+        let is_stuck = is_woken && polls == check.polls;
+        check.polls = polls;
+        check.interval = match is_woken {
+            true => CHECK_INTERVAL,
+            false => (check.interval * 2).min(MAX_CHECK_INTERVAL),
         };
         let next = now + check.interval;
         check.at = Some(next);
         drop(check);
-        if let Some(task) = task.filter(|_| is_stuck) {
-            task.move_to_host();
+        match task {
+            Some(task) if is_stuck => task.move_to_host(),
+            Some(task) if !is_woken => task.wake_for_check(),
+            _ => {}
         }
         next
     }

@@ -334,3 +334,17 @@ fn runtimes_leave_no_files_and_report_no_panics() {
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);
     running.end();
 }
+
+#[test]
+fn started_call_of_runtime_that_stops_running_returns() {
+    let running = one_at_a_time();
+    for at in 0..2 {
+        let runtime = current();
+        let name = format!("stopped-{at}");
+        let call = started(&running, &runtime, &name);
+        open(&running, &name);
+        check(park_until(call), "\"until\"");
+        check(park_until(running.handle.execute(Request::text("next"))), "next");
+    }
+    running.end();
+}
