@@ -264,6 +264,23 @@ fn crate_whose_build_script_reads_sources_needs_cargo() {
 }
 
 #[test]
+fn crate_whose_build_script_always_runs_needs_cargo() {
+    let crates = Crates::new();
+    // Cargo runs a script each time if a file that it names is missing.
+    let script = "fn main() {\n    println!(\"cargo::rerun-if-changed=missing\");\n    \
+                  let text = std::fs::read_to_string(\"src/lib.rs\").unwrap();\n    \
+                  println!(\"cargo::rustc-env=LENGTH=length {}\", text.len());\n}\n";
+    crates.write("plugins/a/build.rs", script);
+    let watch = crates.watch();
+    let text = exporting("env!(\"LENGTH\")");
+    for more in ["", "// longer\n"] {
+        let text = format!("{text}{more}");
+        crates.write("plugins/a/src/lib.rs", &text);
+        crates.built(&watch, &format!("length {}", text.len()), BY_CARGO);
+    }
+}
+
+#[test]
 fn user_wrapper_of_the_compiler_is_kept() {
     let crates = Crates::new();
     let watch = crates.watch_with(|command| {

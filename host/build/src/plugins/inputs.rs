@@ -192,7 +192,7 @@ fn listed(text: &str) -> Vec<PathBuf> {
 }
 
 /// Returns the file with the output of a build script, and the files that make cargo run it again.
-/// Returns `None` if these are a whole folder.
+/// Returns `None` if these are a whole folder, or if one is missing: cargo runs the script each time.
 fn script(message: &Value, messages: &[Value]) -> Option<(PathBuf, Vec<PathBuf>)> {
     let output = Path::new(message["out_dir"].as_str()?).parent()?.join("output");
     let text = fs::read_to_string(&output).ok()?;
@@ -211,7 +211,7 @@ fn script(message: &Value, messages: &[Value]) -> Option<(PathBuf, Vec<PathBuf>)
     let paths = text.lines().filter_map(|line| after(line, "rerun-if-changed="));
     let paths = paths.map(|path| folder.join(path.trim()));
     let paths: Vec<_> = paths.filter(|path| is_local || !path.starts_with(folder)).collect();
-    paths.iter().all(|path| !path.is_dir()).then_some((output, paths))
+    paths.iter().all(|path| path.exists() && !path.is_dir()).then_some((output, paths))
 }
 
 #[cfg(test)]
@@ -250,6 +250,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("a/folder")).unwrap();
         fs::create_dir(folder.path().join("out")).unwrap();
+        fs::write(folder.path().join("a/build.rs"), "").unwrap();
         fs::write(folder.path().join("output"), output).unwrap();
         let message = json!({ "package_id": id, "out_dir": folder.path().join("out") });
         let manifest = folder.path().join("a/Cargo.toml");
@@ -267,8 +268,9 @@ mod tests {
         check_script(local, "cargo::rerun-if-env-changed=X\n", Some(&[]));
         check_script(local, "cargo::rustc-cfg=x\n", None);
         check_script(local, "cargo::rerun-if-changed=folder\n", None);
+        check_script(local, "cargo::rerun-if-changed=missing\n", None);
         let fixed = "registry+https://example.org/index#a@0.1.0";
         check_script(fixed, "cargo::rustc-cfg=x\ncargo:rerun-if-changed=x.c\n", Some(&[]));
-        check_script(fixed, "cargo:rerun-if-changed=/etc/x.h\n", Some(&["/etc/x.h"]));
+        check_script(fixed, "cargo:rerun-if-changed=/etc/passwd\n", Some(&["/etc/passwd"]));
     }
 }
