@@ -2,6 +2,7 @@
 //! unloaded, so no plugin is loaded twice, and no required plugin is unloaded. The lock is held for
 //! lookups only.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -198,7 +199,8 @@ impl Registry {
     }
 
     /// Closes the registry. Returns its plugins in levels, such that each requires only plugins of
-    /// later levels, or `None` if it was closed already.
+    /// later levels, or `None` if it was closed already. Plugins whose requirements are not met, or
+    /// form a cycle, are the first levels, one by one in the reverse order of their loads.
     pub(super) fn close(&self) -> Option<Vec<Vec<Arc<Slot>>>> {
         let mut entries = self.write();
         if std::mem::replace(&mut entries.is_closed, true) {
@@ -207,20 +209,22 @@ impl Registry {
         let serving: Vec<_> = std::mem::take(&mut entries.by_name)
             .into_values()
             .filter_map(|entry| match entry.stage {
-                Stage::Serving { slot, .. } => Some((entry.manifest, slot)),
+                Stage::Serving { slot, order, .. } => Some((entry.manifest, slot, order)),
                 Stage::Loading | Stage::Unloading => None,
             })
             .collect();
         drop(entries);
         let manifests: Vec<_> =
-            serving.iter().map(|(manifest, _)| StartCandidate::from(&**manifest)).collect();
+            serving.iter().map(|(manifest, ..)| StartCandidate::from(&**manifest)).collect();
         let order = start_order(&manifests);
         let slots = |level: Vec<usize>| {
             level.into_iter().map(|index| Arc::clone(&serving[index].1)).collect()
         };
-        // No plugin requires one whose own requirements are not met.
-        let refused = order.refused.into_iter().map(|(index, _)| index).collect();
-        Some([refused].into_iter().chain(order.levels.into_iter().rev()).map(slots).collect())
+        // No other plugin requires one of these.
+        let mut refused: Vec<_> = order.refused.into_iter().map(|(index, _)| index).collect();
+        refused.sort_by_key(|&index| Reverse(serving[index].2));
+        let refused = refused.into_iter().map(|index| vec![index]);
+        Some(refused.chain(order.levels.into_iter().rev()).map(slots).collect())
     }
 
     pub(super) fn list(&self) -> Vec<PluginInfo> {

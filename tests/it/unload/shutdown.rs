@@ -175,6 +175,39 @@ fn plugins_retire_and_close_before_their_requirements() {
 }
 
 #[test]
+fn plugin_retires_before_requirements_that_form_a_cycle() {
+    let plugins = Plugins::new();
+    let [release, entered] = ["go", "entered"].map(|name| plugins.dir().join(name));
+    let hang = json!({ "hang_in": "shutdown", "release": release, "entered": entered });
+    let base = plugins.add("base", "faulty").write();
+    let middle = plugins.add("middle", "faulty").set("requires", json!({ "base": "*" })).write();
+    let top = plugins.add("top", "faulty").set("requires", json!({ "middle": "*" }));
+    let top = top.config(hang).write();
+    let host = Host::builder().plugin_dir(plugins.dir()).build().unwrap();
+    for folder in [base, middle, top] {
+        loaded(&host, folder);
+    }
+    let mut events = host.events();
+    let changed = json!({ "build": 2 });
+    plugins.add("base", "faulty").set("requires", json!({ "middle": "*" })).config(changed).write();
+    reloaded(&host, "base");
+    events_until(&mut events, |event| matches!(event, HostEvent::Closed { .. }));
+    thread::scope(|scope| {
+        scope.spawn(|| block_on(host.shutdown(LIMIT)));
+        until("`top` shuts down", || entered.exists().then_some(()));
+        // Time in which the others would close.
+        thread::sleep(crate::scripted_plugin::SOON);
+        std::fs::write(&release, "").unwrap();
+    });
+    let seen = events_until(&mut events, |event| matches!(event, HostEvent::Stopped));
+    let closed = seen.iter().filter_map(|event| match event {
+        HostEvent::Closed { plugin, .. } => Some(plugin.as_str()),
+        _ => None,
+    });
+    assert_eq!(closed.collect::<Vec<_>>(), ["top", "middle", "base"]);
+}
+
+#[test]
 fn last_host_clone_may_drop_inside_call() {
     let slot = Arc::new(Mutex::new(None::<Host>));
     let held = Arc::clone(&slot);
