@@ -303,6 +303,12 @@ impl State {
         !self.ready.is_empty() || self.poller.is_some()
     }
 
+    /// Returns whether connections are ready while another thread waits for events: it would not
+    /// notice those that this thread has put back.
+    fn is_ready_unnoticed(&self) -> bool {
+        !self.ready.is_empty() && self.poller.is_none()
+    }
+
     /// Returns whether another thread should serve the other connections while this one runs.
     fn needs_other_thread(&self) -> bool {
         self.active < self.load.max_active()
@@ -381,7 +387,7 @@ impl Shared {
                 let now;
                 (state, now) = self.run_task(state, id, (token, task), started_at);
                 ended_at = Some(now);
-                if state.active <= state.load.max_active() {
+                if state.active <= state.load.max_active() || state.is_ready_unnoticed() {
                     continue;
                 }
             } else if let Some(mut poller) = state.poller.take() {

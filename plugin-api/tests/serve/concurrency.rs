@@ -1,7 +1,7 @@
 //! Tests many connections at once: calls that block, compute or panic, slow clients, and threads.
 
-use std::fs;
 use std::path::PathBuf;
+use std::{fs, thread};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -185,6 +185,39 @@ fn pipelined_requests_are_answered_in_order() {
     check_is_served(&program);
     for at in 0..500 {
         assert_eq!(pipelined.receive().unwrap().body, format!("{at:05}"));
+    }
+}
+
+#[test]
+fn pipelined_requests_do_not_wait_for_another_connection() {
+    // Most rounds meet the moment at which more threads serve than are needed.
+    for _ in 0..15 {
+        let program = Start::default().run();
+        // Calls that block, so that the program uses several threads.
+        let blocking = RunningCalls::start(&program, "wait", 1);
+        check_is_served(&program);
+        let mut other = blocking.finish().remove(0);
+        let first = RunningCalls::start(&program, "wait", 1);
+        check_is_served(&program);
+        let RunningCalls { mut clients, files } = first;
+        let request = format!(
+            "POST /execute HTTP/1.1\r\nHotbay-Token: {TOKEN}\r\nContent-Length: 1\r\n\r\nx"
+        );
+        clients[0].write(request.repeat(200).as_bytes()).unwrap();
+        let until = files.path().join("until");
+        let input = json!({ "do": "hang", "until": until }).to_string();
+        fs::write(files.path().join("end"), "").unwrap();
+        other.send("POST", "/execute", &[], input).unwrap();
+        let receiving = thread::spawn(move || {
+            assert_eq!(clients[0].receive().unwrap().body, "came");
+            for _ in 0..200 {
+                assert_eq!(clients[0].receive().unwrap().body, "x");
+            }
+        });
+        wait_until("the pipelined requests are answered", || receiving.is_finished());
+        receiving.join().unwrap();
+        fs::write(until, "").unwrap();
+        assert_eq!(other.receive().unwrap().body, "came");
     }
 }
 
