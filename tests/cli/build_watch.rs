@@ -191,6 +191,22 @@ fn changed_manifest_or_settings_are_built_by_cargo() {
 }
 
 #[test]
+fn invalid_manifest_is_reported_once() {
+    let crates = Crates::new();
+    let watch = crates.watch();
+    let manifest = fs::read_to_string(crates.here().join("plugins/a/Cargo.toml")).unwrap();
+    crates.write("plugins/a/Cargo.toml", "[package\n");
+    let mut lines = watch.wait_for("the last successful build stays installed");
+    // Affects no plugin, but what is watched is determined again.
+    crates.write("plugins/a/tests/unused.rs", "");
+    crates.write("plugins/a/Cargo.toml", &manifest);
+    lines.extend(watch.wait_for("ms after the change"));
+    // Cargo's own error, and that of the plugin.
+    let errors = lines.iter().filter(|line| line.starts_with("error")).count();
+    assert_eq!(errors, 2, "{lines:#?}");
+}
+
+#[test]
 fn changed_dependency_is_built_by_cargo() {
     let crates = Crates::new();
     let watch = crates.watch();

@@ -51,7 +51,11 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
 
 /// Runs `command` and returns its stdout; its stderr passes through.
 pub fn read(command: &mut Command) -> anyhow::Result<Vec<u8>> {
-    let output = output(command)?;
+    read_with(command, Stdio::inherit())
+}
+
+fn read_with(command: &mut Command, stderr: Stdio) -> anyhow::Result<Vec<u8>> {
+    let output = output_with(command, stderr)?;
     if !output.status.success() {
         bail!("{} failed ({})", display(command), output.status);
     }
@@ -60,9 +64,13 @@ pub fn read(command: &mut Command) -> anyhow::Result<Vec<u8>> {
 
 /// Runs `command` and returns its output and status; its stderr passes through.
 pub fn output(command: &mut Command) -> anyhow::Result<Output> {
+    output_with(command, Stdio::inherit())
+}
+
+fn output_with(command: &mut Command, stderr: Stdio) -> anyhow::Result<Output> {
     command
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
+        .stderr(stderr)
         .output()
         .with_context(|| format!("cannot start {}", display(command)))
 }
@@ -116,13 +124,18 @@ impl Workspace {
             Some(folder) => PathBuf::from(folder),
             None => env::current_dir().context("cannot determine the current folder")?,
         };
-        Self::read(&folder, None)
+        Self::read(&folder, None, Stdio::inherit())
     }
 
     /// Returns the workspace of the crate with this `Cargo.toml`.
     pub fn of(manifest: &Path) -> anyhow::Result<Self> {
-        let folder = manifest.parent().unwrap_or(Path::new("."));
-        Self::read(folder, Some(manifest))
+        Self::read(folder_of(manifest), Some(manifest), Stdio::inherit())
+    }
+
+    /// Returns the workspace of the crate with this `Cargo.toml`. Cargo prints no errors: those of
+    /// the build are enough.
+    pub(crate) fn of_silently(manifest: &Path) -> anyhow::Result<Self> {
+        Self::read(folder_of(manifest), Some(manifest), Stdio::null())
     }
 
     /// Returns the member with this `Cargo.toml`.
@@ -136,7 +149,7 @@ impl Workspace {
     }
 
     /// Returns the root of the workspace of the crate with this `Cargo.toml`, and the folders of all
-    /// crates that it links by path, directly or indirectly.
+    /// crates that it links by path, directly or indirectly. Cargo prints no errors.
     pub fn links_by_path(&self, manifest: &Path) -> anyhow::Result<(PathBuf, Vec<PathBuf>)> {
         let mut others = Vec::new();
         let mut root = None;
@@ -144,7 +157,7 @@ impl Workspace {
         let mut waiting = vec![manifest.to_owned()];
         while let Some(manifest) = waiting.pop() {
             if self.package_at(&manifest).is_none() {
-                others.push(Self::of(&manifest)?);
+                others.push(Self::of_silently(&manifest)?);
             }
             let mut workspaces = others.iter().rev().chain([self]);
             let found = workspaces.find_map(|one| Some((one, one.package_at(&manifest)?)));
@@ -166,13 +179,13 @@ impl Workspace {
         path.strip_prefix(&self.root).unwrap_or(path).display()
     }
 
-    fn read(folder: &Path, manifest: Option<&Path>) -> anyhow::Result<Self> {
+    fn read(folder: &Path, manifest: Option<&Path>, stderr: Stdio) -> anyhow::Result<Self> {
         let mut command = cargo::cargo(folder);
         command.args(["metadata", "--no-deps", "--format-version", "1"]);
         if let Some(manifest) = manifest {
             command.arg("--manifest-path").arg(manifest);
         }
-        let text = cargo::read(&mut command)?;
+        let text = cargo::read_with(&mut command, stderr)?;
         let value =
             serde_json::from_slice(&text).context("`cargo metadata` printed invalid JSON")?;
         Self::from_metadata(&value).context("the output of `cargo metadata` lacks a field")
@@ -195,6 +208,10 @@ impl Workspace {
             packages: packages.collect::<Option<_>>()?,
         })
     }
+}
+
+fn folder_of(manifest: &Path) -> &Path {
+    manifest.parent().unwrap_or(Path::new("."))
 }
 
 fn links(package: &Value) -> Vec<PathBuf> {

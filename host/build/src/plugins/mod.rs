@@ -171,7 +171,8 @@ impl Build<'_> {
             return Ok(Watched { plugin, folder, made_of: MadeOf::Script { installed } });
         }
         let cargo_toml = source.folder.join("Cargo.toml");
-        let links = Workspace::of(&cargo_toml).and_then(|own| own.links_by_path(&cargo_toml));
+        let links =
+            Workspace::of_silently(&cargo_toml).and_then(|own| own.links_by_path(&cargo_toml));
         let is_complete = links.is_ok();
         let (root, crates) = links.unwrap_or_else(|_| (source.folder.clone(), Vec::new()));
         let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
