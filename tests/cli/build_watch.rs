@@ -297,6 +297,27 @@ fn crate_whose_build_script_always_runs_needs_cargo() {
 }
 
 #[test]
+fn time_of_change_during_a_build_is_that_of_its_report() {
+    let crates = Crates::new();
+    // The build of `a` waits until the source of `b` has changed.
+    let script = "fn main() {\n    println!(\"cargo::rerun-if-changed=wait\");\n    \
+                  while std::path::Path::new(\"wait\").exists() {\n        \
+                  std::thread::sleep(std::time::Duration::from_millis(10));\n    }\n}\n";
+    crates.write("plugins/a/build.rs", script);
+    let watch = crates.watch();
+    let manifest = fs::read_to_string(crates.here().join("plugins/a/Cargo.toml")).unwrap();
+    crates.write("plugins/a/wait", "");
+    crates.write("plugins/a/Cargo.toml", &manifest);
+    watch.wait_for("changed");
+    crates.write("plugins/b/src/lib.rs", &source("b 2"));
+    fs::remove_file(crates.here().join("plugins/a/wait")).unwrap();
+    watch.wait_for("ms after the change");
+    let lines = watch.wait_for("ms after the change");
+    assert!(lines.last().unwrap().contains(": earlier build "), "{lines:#?}");
+    crates.installed("b", "b 2");
+}
+
+#[test]
 fn user_wrapper_of_the_compiler_is_kept() {
     let crates = Crates::new();
     let watch = crates.watch_with(|command| {

@@ -27,11 +27,14 @@ const ONE_FILE_INTERVAL: Duration = Duration::from_millis(20);
 /// Files that keep changing are built after this time.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A change or an error, and when the watcher reported it.
+type Event = (Instant, notify::Result<notify::Event>);
+
 /// A result of waiting for changes.
 enum Waited {
-    /// Files changed, the first one at this time.
-    Changed(BTreeSet<PathBuf>, Instant),
-    /// Some changes were lost.
+    /// Files changed, first reported at these times.
+    Changed(BTreeMap<PathBuf, Instant>),
+    /// Some changes were lost; the first one was reported at this time.
     AnythingChanged(Instant),
     Ended,
 }
@@ -56,7 +59,11 @@ fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
         signal_hook::flag::register(signal, ended.clone())?;
     }
     let (sender, events) = mpsc::channel();
-    let mut watcher = notify::recommended_watcher(sender).context("cannot watch files")?;
+    let mut watcher = notify::recommended_watcher(move |event| {
+        // The receiver lives longer than the watcher.
+        let _ = sender.send((Instant::now(), event));
+    })
+    .context("cannot watch files")?;
     let sources = plugins.sources()?;
     let mut known = names(&sources);
     // Before the build, so that changes during it are seen.
@@ -72,15 +79,19 @@ fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
     }
     loop {
         rebuilds.warm_up(&ended);
-        let (changed, since) = match wait(&events, &ended) {
+        let idle_since = Instant::now();
+        let (changed, mut since) = match wait(&events, &ended) {
             Waited::Ended => return Ok(()),
             Waited::AnythingChanged(since) => (None, since),
-            Waited::Changed(paths, since) => (Some(paths), since),
+            Waited::Changed(paths) => {
+                let since = first(&paths).unwrap_or(idle_since);
+                (Some(paths), since)
+            }
         };
         let is_relevant = |path: &PathBuf| {
             from.iter().any(|from| path.starts_with(from)) || !affected(path, &watched).is_empty()
         };
-        if changed.as_ref().is_some_and(|paths| !paths.iter().any(is_relevant)) {
+        if changed.as_ref().is_some_and(|paths| !paths.keys().any(is_relevant)) {
             continue;
         }
         // Before the list is made, so that changes after it are seen.
@@ -109,21 +120,23 @@ fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
             None => names(&sources),
             Some(paths) => {
                 let of = |path: &PathBuf| affected(path, &watched);
-                if let Some(path) = paths.iter().find(|path| !of(path).is_empty()) {
+                let first = paths.iter().filter(|(path, _)| !of(path).is_empty());
+                if let Some((path, reported)) = first.min_by_key(|(_, reported)| **reported) {
                     line(format_args!("changed {}", shown(path)))?;
+                    since = *reported;
                 }
-                paths.iter().flat_map(of).map(str::to_owned).collect()
+                paths.keys().flat_map(of).map(str::to_owned).collect()
             }
         };
         let is_manifest =
             |path: &PathBuf| path.file_name().is_some_and(|name| name == "Cargo.toml");
-        if changed.as_ref().is_none_or(|paths| paths.iter().any(is_manifest)) {
+        if changed.as_ref().is_none_or(|paths| paths.keys().any(is_manifest)) {
             known_folders.clear();
         }
         // The compiler reads the sources of a crate itself; cargo checks everything else.
         let is_own = |source: &Source| {
             let is_of = |path: &&PathBuf| affected(path, &watched).contains(source.name.as_str());
-            let mut paths = changed.iter().flatten().filter(is_of);
+            let mut paths = changed.iter().flat_map(BTreeMap::keys).filter(is_of);
             changed.is_some() && paths.all(|path| path.starts_with(&source.folder))
         };
         let only_own: BTreeSet<_> =
@@ -133,7 +146,7 @@ fn watch(plugins: &Build<'_>) -> anyhow::Result<()> {
         let now = names(&sources);
         let is_due = |one: &Source| expected.contains(&one.name) || !known.contains(&one.name);
         let due = sources.into_iter().filter(is_due).collect();
-        build(plugins, due, &ended, &mut rebuilds, Some(Round { since, only_own }))?;
+        build(plugins, due, &ended, &mut rebuilds, Some(Round { since, idle_since, only_own }))?;
         known = now;
     }
 }
@@ -144,8 +157,10 @@ fn names(sources: &[Source]) -> BTreeSet<String> {
 
 /// The changes that made builds necessary.
 struct Round {
-    /// When the first file changed.
+    /// When the first change was reported.
     since: Instant,
+    /// The end of the builds before it.
+    idle_since: Instant,
     /// The plugins of which only the folder's own files changed.
     only_own: BTreeSet<String>,
 }
@@ -162,7 +177,11 @@ fn build(
         let name = source.name.clone();
         let mut steps = Steps::default();
         if let Some(round) = &round {
-            steps.add("detection", noticed - round.since);
+            let waited = round.idle_since.saturating_duration_since(round.since);
+            if waited > Duration::from_millis(1) {
+                steps.add("earlier build", waited);
+            }
+            steps.add("detection", noticed - round.since.max(round.idle_since));
         }
         let started = Instant::now();
         if started - noticed > Duration::from_millis(1) {
@@ -201,9 +220,9 @@ fn build(
 }
 
 /// Waits for a change, and then until nothing changes for a moment.
-fn wait(events: &Receiver<notify::Result<notify::Event>>, ended: &AtomicBool) -> Waited {
-    let mut paths = BTreeSet::new();
-    let mut first: Option<Instant> = None;
+fn wait(events: &Receiver<Event>, ended: &AtomicBool) -> Waited {
+    let mut paths = BTreeMap::new();
+    let mut received: Option<Instant> = None;
     loop {
         let event = events.recv_timeout(quiet_interval(&paths));
         if ended.load(Ordering::Relaxed) {
@@ -212,40 +231,47 @@ fn wait(events: &Receiver<notify::Result<notify::Event>>, ended: &AtomicBool) ->
         let (now, is_quiet) = (Instant::now(), matches!(event, Err(RecvTimeoutError::Timeout)));
         match event {
             // Reading is not a change, and cargo reads all the time.
-            Ok(Ok(event)) if event.kind.is_access() => {}
-            Ok(Ok(event)) if event.need_rescan() => {
-                return Waited::AnythingChanged(first.unwrap_or(now));
+            Ok((_, Ok(event))) if event.kind.is_access() => {}
+            Ok((reported, Ok(event))) if event.need_rescan() => {
+                return Waited::AnythingChanged(first(&paths).unwrap_or(reported));
             }
-            Ok(Ok(event)) => {
-                paths.extend(event.paths);
-                first.get_or_insert(now);
+            Ok((reported, Ok(event))) => {
+                for path in event.paths {
+                    paths.entry(path).or_insert(reported);
+                }
+                received.get_or_insert(now);
             }
-            Ok(Err(error)) => {
+            Ok((reported, Err(error))) => {
                 message(format_args!("warning: some changes may have been missed: {error}"));
-                return Waited::AnythingChanged(first.unwrap_or(now));
+                return Waited::AnythingChanged(first(&paths).unwrap_or(reported));
             }
             Err(RecvTimeoutError::Timeout) => {}
             // The watcher lives as long as the caller.
             Err(RecvTimeoutError::Disconnected) => return Waited::Ended,
         }
-        if let Some(since) = first
+        if let Some(since) = received
             && (is_quiet || now - since >= QUIET_TIMEOUT)
         {
-            return Waited::Changed(paths, since);
+            return Waited::Changed(paths);
         }
     }
 }
 
+fn first(changed: &BTreeMap<PathBuf, Instant>) -> Option<Instant> {
+    changed.values().min().copied()
+}
+
 /// Returns the time without changes after which the changed files are built.
-fn quiet_interval(changed: &BTreeSet<PathBuf>) -> Duration {
+fn quiet_interval(changed: &BTreeMap<PathBuf, Instant>) -> Duration {
     let is_built = |path: &&PathBuf| !path.file_name().is_some_and(is_temporary);
-    match changed.iter().filter(is_built).count() {
+    match changed.keys().filter(is_built).count() {
         1 => ONE_FILE_INTERVAL,
         _ => POLL_INTERVAL,
     }
 }
 
-/// Watches the current folders of the sources, which are in `known` if no manifest changed, and warns about those that cannot be watched.
+/// Watches the current folders of the sources, and warns about those that cannot be watched. Uses
+/// and extends `known`, the folders that were found since a manifest changed.
 fn watch_folders(
     watcher: &mut RecommendedWatcher,
     plugins: &Build<'_>,
