@@ -460,10 +460,8 @@ impl BatchJob {
         let slot = &self.inner.slot;
         let error = error.of_if_unset(&slot.name);
         let scope = CallScope::pooled(request, instance, &self.state);
-        let outcome = Err(error);
-        slot.record_outcome(Admission::Normal, &scope, &outcome);
-        let Err(error) = outcome else { unreachable!("set above") };
         slot.counters.count_error(&scope, &error);
+        slot.record_outcome(Admission::Normal, &scope, &Err(error.cloned()));
         error
     }
 
