@@ -1,5 +1,5 @@
-//! Errors with advice for the user, and lines. Escapes control characters in them. A closed reader is not an error, and
-//! nothing here panics.
+//! Errors with advice for the user, and lines. Escapes control characters in them. A closed reader is
+//! not an error, and nothing here panics.
 
 use std::error::Error;
 use std::fmt::Display;

@@ -171,7 +171,6 @@ fn age(folder: &Path) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-
     use hotbay::{PluginName, QuarantineReason};
 
     use super::*;

@@ -210,8 +210,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Lets another thread take over for those that are stuck. Returns when to call this again;
-    /// `None` if the main thread will be woken.
+    /// Lets another thread take over for those that are stuck.
     pub(super) fn tick(&self, now: Instant) -> Tick {
         let mut state = self.shared.lock();
         if !state.monitor.is_ticking {
@@ -239,7 +238,7 @@ impl Executor {
 /// Result of a tick.
 #[must_use]
 pub(super) struct Tick {
-    /// Time until the next tick, if there is one.
+    /// Time until the next tick; `None` if the main thread will be woken.
     pub(super) next: Option<Duration>,
     /// Why a thread could not be spawned.
     pub(super) spawn_error: Option<io::Error>,
