@@ -207,6 +207,19 @@ fn invalid_manifest_is_reported_once() {
 }
 
 #[test]
+fn library_is_not_installed_as_program() {
+    let crates = Crates::new();
+    let watch = crates.watch();
+    crates.changes(&watch, "second", REPLAYED);
+    let manifest =
+        r#"{"name": "a", "version": "0.1.0", "api": "^1.0", "kind": "process", "command": ["a"]}"#;
+    crates.write("plugins/a/plugin.json", manifest);
+    watch.wait_for("the last successful build stays installed");
+    assert!(!crates.here().join("out/a/a").exists());
+    crates.installed("a", "second");
+}
+
+#[test]
 fn changed_dependency_is_built_by_cargo() {
     let crates = Crates::new();
     let watch = crates.watch();

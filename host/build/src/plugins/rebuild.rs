@@ -54,7 +54,9 @@ impl Rebuilds {
         only_sources: bool,
         steps: &mut Steps,
     ) -> anyhow::Result<PathBuf> {
-        let replay = self.replays.remove(folder).filter(|one| only_sources && one.is_current());
+        // The manifest may have become that of a program.
+        let can_replay = only_sources && matches!(manifest.kind, Kind::Library { .. });
+        let replay = self.replays.remove(folder).filter(|one| can_replay && one.is_current());
         if let Some(replay) = replay {
             agree(manifest, &replay.package, &shown(folder))?;
             match replay.run(Messages::Printed)? {
