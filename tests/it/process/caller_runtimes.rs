@@ -9,17 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hotbay::{Error, ErrorKind, HostBuilder, Reply, Request};
-use hotbay_tests::{block_on, limits, run_in_subprocess, until};
+use hotbay_tests::{LIMIT, block_on, limits, run_in_subprocess, until};
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
 use super::calls::{open, recorded_end, wait, wait_started};
 use super::fixture::{ProcessFixture, Running};
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn current() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
@@ -45,12 +43,25 @@ fn park_until<T>(future: impl Future<Output = T>) -> T {
     }
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);
+    let started = Instant::now();
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;
         }
         thread::park_timeout(LIMIT);
+        assert!(started.elapsed() < LIMIT, "the future was not woken");
     }
+}
+
+/// Waits on a runtime until the plugin runs a call that was made with [`wait`].
+async fn began(running: &Running, name: &str) {
+    let file = running.fixture.file(&format!("{name}.began"));
+    let begins = async {
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, begins).await.expect("the call begins");
 }
 
 #[track_caller]
@@ -137,12 +148,9 @@ fn shutdown_of_runtime_cancels_its_calls() {
     for (name, runtime) in [("current", current()), ("several", several())] {
         let text = wait(&running, name);
         let handle = running.handle.clone();
-        let began = running.fixture.file(&format!("{name}.began"));
         runtime.block_on(async {
             tokio::spawn(async move { handle.execute(Request::json_text(&text)).await });
-            while !began.exists() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            began(&running, name).await;
         });
         runtime.shutdown_timeout(LIMIT);
         assert_eq!(recorded_end(&running, name), "hung up");
@@ -162,12 +170,7 @@ fn call_awaited_elsewhere_survives_its_runtime() {
             let call = running.handle.execute(Request::json_text(&text));
             (call, running.handle.execute(Request::text("queued")))
         };
-        let began = running.fixture.file(&format!("{name}.began"));
-        runtime.block_on(async {
-            while !began.exists() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        });
+        runtime.block_on(began(&running, name));
         drop(runtime);
         open(&running, name);
         check(block_on(call), "\"until\"");
@@ -210,16 +213,11 @@ fn call_that_blocks_the_thread_of_its_runtime_returns() {
 /// Starts a waiting call on a runtime, and returns it once the plugin runs it.
 fn started(running: &Running, runtime: &Runtime, name: &str) -> hotbay::Execute {
     let text = wait(running, name);
-    let began = running.fixture.file(&format!("{name}.began"));
     let call = {
         let _inside = runtime.enter();
         running.handle.execute(Request::json_text(&text))
     };
-    runtime.block_on(async {
-        while !began.exists() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    });
+    runtime.block_on(began(running, name));
     call
 }
 
