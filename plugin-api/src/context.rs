@@ -127,6 +127,13 @@ impl<'a> RawContext<'a> {
         }
     }
 
+    /// Returns whether it has a deadline, a cancellation or a trace.
+    #[cfg(feature = "contracts")]
+    #[inline]
+    pub(crate) fn has_more_than_an_id(&self) -> bool {
+        !self.trace.is_null() || self.is_cancelled.is_some()
+    }
+
     /// Sets the trace that the call belongs to.
     #[inline]
     #[must_use]

@@ -101,6 +101,8 @@ mod bridge;
 mod census;
 #[allow(unsafe_code, reason = "reads pointers that crossed the boundary")]
 mod context;
+#[cfg(feature = "contracts")]
+pub mod contract;
 #[allow(unsafe_code, reason = "the C functions of a plugin")]
 mod export;
 mod fault;
@@ -123,6 +125,8 @@ pub mod wire;
 
 pub use context::{CallContext, TraceContext};
 pub use fault::{Fault, PluginError};
+#[cfg(feature = "contracts")]
+pub use hotbay_macros::{contract, data};
 pub use level::API_VERSION;
 pub use payload::{ContentType, Output, Payload};
 pub use plugin::{Config, Plugin, Snapshot};
@@ -135,6 +139,7 @@ pub mod level {
     /// The version of the plugin API, which is the version of this crate.
     ///
     /// - 1.0: the initial version.
+    /// - 1.1: typed contracts.
     pub const API_VERSION: &str = env!("CARGO_PKG_VERSION");
 }
 
@@ -156,7 +161,8 @@ pub mod abi {
     pub use crate::export::{Exports, PanicRecords, into_instance};
     pub use crate::payload::{Media, OutputSlot, RawBuffer, RawPayload};
     pub use crate::root::{
-        PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
+        ContractSet, ContractTables, NoContracts, PluginRoot, PluginRootRef, RawCensus, RawFault,
+        RawInstance, RawSnapshot, RawStart, code,
     };
     pub use crate::services::{
         MAX_LINE_BYTES, RawRecord, RawServices, RawText, Record, ServiceHost, code as service_code,

@@ -154,6 +154,28 @@ pub struct RawCensus {
     pub calls: [u64; CALL_WORDS],
 }
 
+/// Address and number of the tables of the contracts that a plugin serves. The tables are not part of
+/// this module's layout: see `contract/table.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct ContractTables {
+    pub(crate) first: *const (),
+    pub(crate) count: usize,
+}
+
+/// The contracts that a plugin serves.
+pub trait ContractSet: 'static {
+    /// Their tables.
+    const TABLES: ContractTables;
+}
+
+/// The set without contracts.
+#[derive(Debug)]
+pub struct NoContracts;
+
+impl ContractSet for NoContracts {
+    const TABLES: ContractTables = ContractTables { first: std::ptr::null(), count: 0 };
+}
+
 /// The functions of a plugin's library.
 #[repr(C)]
 #[derive(Debug, StableAbi)]
@@ -187,6 +209,9 @@ pub struct PluginRoot {
     /// Deletes the library's thread keys, right before it is unmapped.
     #[sabi(last_prefix_field)]
     pub release_keys: unsafe extern "C" fn(),
+    /// Returns the address of the tables of its contracts, and writes their number. Since API 1.1.
+    #[sabi(missing_field(option))]
+    pub contracts: unsafe extern "C" fn(*mut usize) -> *const (),
 }
 
 impl RootModule for PluginRootRef {

@@ -12,7 +12,10 @@
 /// - `export_plugin!(Transform, allocator = MiMalloc)` uses the given allocator, the path of a unit
 ///   struct, and counts its live bytes (see below);
 /// - `export_plugin!(Transform, allocator = uncounted)` sets no allocator: the host then does not
-///   know the number of live bytes.
+///   know the number of live bytes;
+/// - `export_plugin!(Transform, contracts = [TextAnalysis, KeyValue])` also serves these contracts,
+///   whose traits the type implements (feature `contracts`). Each of the forms above accepts it as
+///   the second argument.
 ///
 /// The calling crate has a feature `export`, enabled by default, and only exports the plugin if it
 /// is enabled. A host that links the crate as an ordinary dependency disables it.
@@ -62,16 +65,38 @@
 /// The crate does not compile with `panic = "abort"`, because panics could not be caught.
 #[macro_export]
 macro_rules! export_plugin {
-    ($plugin:ty $(,)?) => {
+    ($plugin:ty $(, contracts = [$($contract:path),* $(,)?])? $(,)?) => {
         $crate::export_plugin!(@allocator ::std::alloc::System);
-        $crate::export_plugin!(@exports $plugin, true);
+        $crate::export_plugin!(@exports $plugin, true, [$($($contract),*)?]);
     };
-    ($plugin:ty, allocator = uncounted $(,)?) => {
-        $crate::export_plugin!(@exports $plugin, false);
+    ($plugin:ty $(, contracts = [$($contract:path),* $(,)?])?, allocator = uncounted $(,)?) => {
+        $crate::export_plugin!(@exports $plugin, false, [$($($contract),*)?]);
     };
-    ($plugin:ty, allocator = $allocator:path $(,)?) => {
+    ($plugin:ty $(, contracts = [$($contract:path),* $(,)?])?, allocator = $allocator:path $(,)?) => {
         $crate::export_plugin!(@allocator $allocator);
-        $crate::export_plugin!(@exports $plugin, true);
+        $crate::export_plugin!(@exports $plugin, true, [$($($contract),*)?]);
+    };
+    (@contracts $plugin:ty, []) => {
+        use $crate::abi::NoContracts as __Contracts;
+    };
+    (@contracts $plugin:ty, [$($contract:path),+]) => {
+        struct __Contracts;
+
+        impl $crate::abi::ContractSet for __Contracts {
+            const TABLES: $crate::abi::ContractTables = {
+                const TABLES: &[$crate::contract::internal::RawContract] = &[
+                    $(<dyn $contract as $crate::contract::internal::ServedBy<$plugin, false>>::TABLE),+
+                ];
+                $crate::contract::internal::tables(TABLES)
+            };
+        }
+
+        const __DESCRIPTIONS: &[&$crate::contract::internal::Description] =
+            &[$(<dyn $contract as $crate::contract::Contract>::DESCRIPTION),+];
+
+        #[unsafe(export_name = "HOTBAY_PLUGIN_CONTRACTS")]
+        static __TEXT: [u8; $crate::contract::internal::export_length(__DESCRIPTIONS)] =
+            $crate::contract::internal::export_text(__DESCRIPTIONS);
     };
     (@allocator $allocator:path) => {
         #[cfg(feature = "export")]
@@ -81,7 +106,7 @@ macro_rules! export_plugin {
                 $crate::abi::CountingAllocator::new($allocator);
         };
     };
-    (@exports $plugin:ty, $counts_bytes:literal) => {
+    (@exports $plugin:ty, $counts_bytes:literal, $contracts:tt) => {
         const _: fn() = || {
             fn is_a_plugin<T: $crate::Plugin>() {}
             is_a_plugin::<$plugin>();
@@ -102,9 +127,13 @@ macro_rules! export_plugin {
                 ::core::env!("CARGO_PKG_VERSION"),
             );
 
+            $crate::export_plugin!(@contracts $plugin, $contracts);
+
             extern "C" fn root() -> __library::RootModuleResult {
                 $crate::abi::init_census($counts_bytes);
-                __library::__call_root_module_loader(|| <$crate::abi::Exports<$plugin>>::ROOT)
+                __library::__call_root_module_loader(|| {
+                    <$crate::abi::Exports<$plugin, false, __Contracts>>::ROOT
+                })
             }
 
             // The symbol in which abi_stable expects the root module.

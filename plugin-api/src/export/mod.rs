@@ -14,23 +14,26 @@ use abi_stable::prefix_type::WithMetadata;
 use crate::context::{CallContext, RawContext};
 use crate::payload::{Output, RawPayload};
 use crate::root::{
-    PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance, RawSnapshot, RawStart, code,
+    ContractSet, NoContracts, PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance,
+    RawSnapshot, RawStart, code,
 };
 use crate::services::{HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
 pub use panics::PanicRecords;
-use panics::{Failure, guard, prepare};
+use panics::prepare;
+pub(crate) use panics::{Failure, guard};
 
-/// The C functions of the plugin `T`. `LINKED` is `true` if it is compiled into the host.
-pub struct Exports<T, const LINKED: bool = false>(PhantomData<T>);
+/// The C functions of the plugin `T`, which serves the contracts `C`. `LINKED` is `true` if it is
+/// compiled into the host.
+pub struct Exports<T, const LINKED: bool = false, C = NoContracts>(PhantomData<(T, C)>);
 
-impl<T, const LINKED: bool> fmt::Debug for Exports<T, LINKED> {
+impl<T, const LINKED: bool, C> fmt::Debug for Exports<T, LINKED, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exports").field("linked", &LINKED).finish()
     }
 }
 
-impl<T: Plugin, const LINKED: bool> Exports<T, LINKED> {
+impl<T: Plugin, const LINKED: bool, C: ContractSet> Exports<T, LINKED, C> {
     const MODULE: &'static WithMetadata<PluginRoot> = &WithMetadata::new(PluginRoot {
         validate_config: validate_config::<T, LINKED>,
         start: start::<T, LINKED>,
@@ -42,6 +45,7 @@ impl<T: Plugin, const LINKED: bool> Exports<T, LINKED> {
         discard: discard::<T, LINKED>,
         census: take_census,
         release_keys,
+        contracts: contracts::<C>,
     });
 
     /// The module of these functions.
@@ -203,6 +207,12 @@ unsafe extern "C" fn release_keys() {
     census::release_keys();
 }
 
+unsafe extern "C" fn contracts<C: ContractSet>(count: *mut usize) -> *const () {
+    // SAFETY: E1.
+    unsafe { count.write(C::TABLES.count) };
+    C::TABLES.first
+}
+
 fn config_of(text: &str) -> Result<Config, PluginError> {
     let value: serde_json::Value = serde_json::from_str(text)
         .map_err(|error| PluginError::new(PluginError::BAD_INPUT, error.to_string()))?;
@@ -230,7 +240,7 @@ unsafe fn report(result: Result<(), Failure>, fault: *mut RawFault) -> i32 {
 /// As for [`report`].
 #[cold]
 #[inline(never)]
-unsafe fn report_failure(failure: Failure, fault: *mut RawFault) -> i32 {
+pub(crate) unsafe fn report_failure(failure: Failure, fault: *mut RawFault) -> i32 {
     let (raw, code) = match failure {
         Failure::Error(error) => (RawFault::from_error(&error), code::ERROR),
         Failure::Panic(panic) => (RawFault::from_panic(&panic), code::PANIC),

@@ -1,0 +1,220 @@
+//! The error of a call of a contract: failures of the call itself, and the plugin's own error.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::text::write_escaped;
+use crate::{Fault, PluginError};
+
+/// The reason a call of a contract's method failed.
+///
+/// Either the plugin returned an error, which [`plugin_error`](Self::plugin_error) returns
+/// unchanged, or the call itself failed. [`source`](Error::source) returns the host's own error.
+///
+/// An error type of your own implements `From<CallError>`, for failures of the call, and
+/// `Into<PluginError>`, to cross:
+///
+/// ```
+/// use hotbay_plugin::PluginError;
+/// use hotbay_plugin::contract::{CallError, CallErrorKind};
+///
+/// #[derive(Debug, PartialEq)]
+/// enum StoreError {
+///     NotFound,
+///     Other(String),
+/// }
+///
+/// impl From<StoreError> for PluginError {
+///     fn from(error: StoreError) -> Self {
+///         match error {
+///             StoreError::NotFound => PluginError::new(404, "not found"),
+///             StoreError::Other(message) => PluginError::new(500, message),
+///         }
+///     }
+/// }
+///
+/// impl From<CallError> for StoreError {
+///     fn from(error: CallError) -> Self {
+///         match error.plugin_error().map(PluginError::code) {
+///             Some(404) => Self::NotFound,
+///             _ => Self::Other(error.to_string()),
+///         }
+///     }
+/// }
+///
+/// let crossed = CallError::from(PluginError::from(StoreError::NotFound));
+/// assert_eq!(crossed.kind(), CallErrorKind::Plugin);
+/// assert_eq!(StoreError::from(crossed), StoreError::NotFound);
+/// ```
+#[derive(Clone)]
+pub struct CallError(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: CallErrorKind,
+    message: Cow<'static, str>,
+    hint: Option<Cow<'static, str>>,
+    plugin_error: Option<PluginError>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// The classes of a [`CallError`], by how a caller can handle it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CallErrorKind {
+    /// The plugin returned an error: see [`CallError::plugin_error`].
+    Plugin,
+    /// The plugin panicked.
+    Panicked,
+    /// The plugin was built against a version of the contract without this method.
+    NotProvided,
+    /// An argument cannot cross, or was rejected before the call.
+    InvalidInput,
+    /// The result cannot be read.
+    InvalidOutput,
+    /// A permission is missing.
+    PermissionDenied,
+    /// The deadline passed.
+    DeadlineExceeded,
+    /// The call was cancelled.
+    Cancelled,
+    /// A limit is reached. Retry later.
+    Overloaded,
+    /// The plugin serves no calls: it is unloaded, quarantined, or its process exited.
+    Unavailable,
+    /// Something else; the source has the details.
+    Other,
+}
+
+impl CallError {
+    /// Creates an error of the call itself.
+    pub fn new(kind: CallErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        let message = message.into();
+        Self(Box::new(Inner { kind, message, hint: None, plugin_error: None, source: None }))
+    }
+
+    /// Sets the advice.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Sets the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Sets the error that the plugin returned.
+    #[must_use]
+    pub fn with_plugin_error(mut self, error: PluginError) -> Self {
+        self.0.plugin_error = Some(error);
+        self
+    }
+
+    /// Returns the error of a plugin without this method.
+    pub(crate) fn not_provided(method: &str, since: Option<&str>) -> Self {
+        let message = match since {
+            Some(since) => format!(
+                "the plugin does not provide the method `{method}`, which version {since} of the \
+                 contract added"
+            ),
+            None => format!("the plugin does not provide the method `{method}`"),
+        };
+        Self::new(CallErrorKind::NotProvided, message)
+            .with_hint("rebuild the plugin against the current version of the contract")
+    }
+
+    /// Returns the error of a panic.
+    #[doc(hidden)]
+    pub fn of_panic(fault: Fault) -> Self {
+        Self::new(CallErrorKind::Panicked, "the plugin panicked").with_source(fault)
+    }
+
+    /// Returns the class of the error.
+    pub fn kind(&self) -> CallErrorKind {
+        self.0.kind
+    }
+
+    /// Returns the error that the plugin returned, if it did.
+    pub fn plugin_error(&self) -> Option<&PluginError> {
+        self.0.plugin_error.as_ref()
+    }
+
+    /// Returns advice, if there is any.
+    pub fn hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// Returns whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self.kind() {
+            CallErrorKind::Plugin => self.plugin_error().is_some_and(PluginError::is_retryable),
+            CallErrorKind::Overloaded | CallErrorKind::Unavailable => true,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, &self.0.message)
+    }
+}
+
+impl fmt::Debug for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, message, plugin_error, source, .. } = &*self.0;
+        f.debug_struct("CallError")
+            .field("kind", kind)
+            .field("message", message)
+            .field("plugin_error", plugin_error)
+            .field("source", source)
+            .finish()
+    }
+}
+
+impl Error for CallError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match (&self.0.source, &self.0.plugin_error) {
+            (Some(source), _) => Some(&**source),
+            (None, Some(error)) => Some(error),
+            (None, None) => None,
+        }
+    }
+}
+
+impl From<PluginError> for CallError {
+    fn from(error: PluginError) -> Self {
+        Self::new(CallErrorKind::Plugin, "the plugin returned an error").with_plugin_error(error)
+    }
+}
+
+impl From<CallError> for PluginError {
+    /// Returns the plugin's own error, or one with a code that resembles that of HTTP.
+    fn from(error: CallError) -> Self {
+        let kind = error.kind();
+        if let Some(error) = error.0.plugin_error {
+            return error;
+        }
+        let code = match kind {
+            CallErrorKind::InvalidInput => Self::BAD_INPUT,
+            CallErrorKind::PermissionDenied => 403,
+            CallErrorKind::NotProvided => 501,
+            CallErrorKind::Cancelled => 499,
+            CallErrorKind::DeadlineExceeded => 504,
+            CallErrorKind::Overloaded | CallErrorKind::Unavailable => 503,
+            CallErrorKind::InvalidOutput | CallErrorKind::Panicked => 502,
+            CallErrorKind::Plugin | CallErrorKind::Other => 500,
+        };
+        let converted = Self::new(code, error.0.message.into_owned());
+        if matches!(kind, CallErrorKind::Overloaded | CallErrorKind::Unavailable) {
+            return converted.retryable();
+        }
+        converted
+    }
+}

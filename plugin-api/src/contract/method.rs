@@ -1,0 +1,417 @@
+//! Methods of a contract: what the macro generates for each, and the C functions that serve them.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::argument::{self, Arguments};
+use super::codec::{CodecError, Format};
+use super::data::Data;
+use super::error::{CallError, CallErrorKind};
+use super::form::Form;
+use super::shape::MethodShape;
+use super::table::{RawMethod, RawStr, code};
+use crate::PluginError;
+use crate::context::{CallContext, RawContext};
+use crate::export::{Failure, guard, report_failure};
+use crate::payload::{Output, RawPayload};
+use crate::root::{self, RawFault, RawInstance};
+
+/// A method of a contract. The macro implements it.
+pub trait Method: 'static {
+    /// Its arguments, as a list of pairs.
+    type Arguments: Arguments;
+    /// Its result.
+    type Output: Data;
+    /// Its error.
+    type Error: From<CallError> + Into<PluginError>;
+    /// Its signature.
+    const SHAPE: MethodShape;
+    /// Its position in the contract.
+    const INDEX: usize;
+}
+
+/// The types of a method's arguments.
+pub type ArgumentTypes<'a, M> = <<M as Method>::Arguments as Arguments>::Types<'a>;
+
+type RawArguments<M> = <<M as Method>::Arguments as Arguments>::Raw;
+type OutputForm<M> = <<M as Method>::Output as Data>::Form;
+type RawResult<M> = <OutputForm<M> as Form<<M as Method>::Output>>::RawResult;
+
+/// A method that values of the type `T` serve.
+pub trait Serves<T: ?Sized>: Method {
+    /// Calls the method.
+    ///
+    /// # Errors
+    ///
+    /// Those of the method.
+    fn call(target: &T, arguments: ArgumentTypes<'_, Self>) -> Result<Self::Output, Self::Error>;
+}
+
+/// Returns the entry of a method that the plugin type `T` serves. `LINKED` is `true` if it is
+/// compiled into the host.
+pub const fn entry<T: 'static, M: Serves<T>, const LINKED: bool>() -> RawMethod {
+    RawMethod {
+        name: RawStr::new(M::SHAPE.name),
+        hash: M::SHAPE.hash(),
+        direct: direct::<T, M, LINKED>,
+        serialized: serialized::<T, M, LINKED>,
+    }
+}
+
+// Invariants of the functions below, kept by the host (`boundary/contract.rs`):
+// M1: the instance was started by the library that owns the table, and was not stopped.
+// M2: the pointers are valid until the function returns, and have the types of the method's
+//     signature, whose text and hash both sides compared.
+
+unsafe extern "C" fn direct<T, M: Serves<T>, const LINKED: bool>(
+    instance: RawInstance,
+    context: *const RawContext<'_>,
+    arguments: *const c_void,
+    result: *mut c_void,
+    fault: *mut RawFault,
+) -> i32 {
+    let mut failed = Failed::Method;
+    let outcome = guard::<LINKED>(|| {
+        // SAFETY: M1.
+        let target = unsafe { &*instance.cast::<T>() };
+        // SAFETY: M2.
+        let context = unsafe { &*context };
+        // SAFETY: M2.
+        let raw = unsafe { &*arguments.cast::<RawArguments<M>>() };
+        let mut space = Default::default();
+        // SAFETY: M2 (F1 and F2 of `form.rs`).
+        let arguments = unsafe { M::Arguments::lift(raw, &mut space) };
+        let arguments = arguments.map_err(|error| failed.with(Failed::Arguments, &error))?;
+        let output = in_context(context, || M::call(target, arguments)).map_err(M::Error::into)?;
+        let raw = OutputForm::<M>::give(output);
+        let raw = raw.map_err(|error| failed.with(Failed::Result, &error))?;
+        // SAFETY: M2.
+        unsafe { result.cast::<RawResult<M>>().write(raw) };
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => root::code::OK,
+        // SAFETY: M2.
+        Err(failure) => unsafe { report(failure, failed, fault) },
+    }
+}
+
+unsafe extern "C" fn serialized<T, M: Serves<T>, const LINKED: bool>(
+    instance: RawInstance,
+    context: *const RawContext<'_>,
+    format: u32,
+    arguments: *const RawPayload<'_>,
+    output: *mut Output,
+    fault: *mut RawFault,
+) -> i32 {
+    let mut failed = Failed::Method;
+    let outcome = guard::<LINKED>(|| {
+        // SAFETY: M1.
+        let target = unsafe { &*instance.cast::<T>() };
+        // SAFETY: M2.
+        let context = unsafe { &*context };
+        // SAFETY: M2.
+        let arguments = unsafe { &*arguments }.get();
+        let result = call_serialized::<T, M>(target, context, format, arguments.as_bytes());
+        let result = result.map_err(|(part, error)| {
+            failed = part;
+            error
+        })?;
+        // SAFETY: M2.
+        unsafe { result.store(output) };
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => root::code::OK,
+        // SAFETY: M2.
+        Err(failure) => unsafe { report(failure, failed, fault) },
+    }
+}
+
+/// Calls a method with serialized arguments.
+fn call_serialized<T, M: Serves<T>>(
+    target: &T,
+    context: &RawContext<'_>,
+    format: u32,
+    arguments: &[u8],
+) -> Result<Output, (Failed, PluginError)> {
+    let bad_arguments = |error: CodecError| (Failed::Arguments, bad(&error));
+    let format = Format::of_code(format)
+        .ok_or_else(|| bad_arguments(CodecError::new("unknown serialization format")))?;
+    let space = argument::decode::<M::Arguments>(format, arguments, M::SHAPE.names);
+    let mut space = space.map_err(bad_arguments)?;
+    let arguments = M::Arguments::borrow(&mut space)
+        .ok_or_else(|| bad_arguments(CodecError::new("missing")))?;
+    let output = in_context(context, || M::call(target, arguments))
+        .map_err(|error| (Failed::Method, error.into()))?;
+    let bytes = format.encode(&output).map_err(|error| (Failed::Result, bad(&error)))?;
+    let output = Output::copy_of(&bytes);
+    let output = if output.is_inline() { output } else { Output::bytes(bytes) };
+    Ok(match format {
+        Format::Json => output.with_content_type(format.content_type()),
+        // The caller asked for it, so it needs no name, which would be a copy.
+        Format::Postcard => output,
+    })
+}
+
+/// The part of a call that failed.
+#[derive(Clone, Copy)]
+enum Failed {
+    Arguments,
+    Method,
+    Result,
+}
+
+impl Failed {
+    #[cold]
+    fn with(&mut self, part: Self, error: &CodecError) -> PluginError {
+        *self = part;
+        bad(error)
+    }
+}
+
+#[cold]
+fn bad(error: &CodecError) -> PluginError {
+    PluginError::new(PluginError::BAD_INPUT, error.to_string())
+}
+
+/// Writes a failure through `fault` and returns its code.
+///
+/// # Safety
+///
+/// `fault` is valid to write.
+#[cold]
+#[inline(never)]
+unsafe fn report(failure: Failure, failed: Failed, fault: *mut RawFault) -> i32 {
+    // SAFETY: this function's contract.
+    let code = unsafe { report_failure(failure, fault) };
+    match failed {
+        Failed::Arguments if code == root::code::ERROR => code::BAD_ARGUMENTS,
+        Failed::Result if code == root::code::ERROR => code::BAD_RESULT,
+        _ => code,
+    }
+}
+
+thread_local! {
+    /// The context of the current call of a method, if it has a deadline, a token or a trace. Without
+    /// a destructor, which would keep the library mapped.
+    static CONTEXT: Cell<*const RawContext<'static>> = const { Cell::new(std::ptr::null()) };
+}
+
+/// Runs `call` with `context` as the current one.
+#[inline(always)]
+fn in_context<R>(context: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
+    if !context.has_more_than_an_id() {
+        return call();
+    }
+    let pointer = std::ptr::from_ref(context).cast::<RawContext<'static>>();
+    let _current = CurrentContext(CONTEXT.replace(pointer));
+    call()
+}
+
+/// Restores the previous context when it is dropped.
+struct CurrentContext(*const RawContext<'static>);
+
+impl Drop for CurrentContext {
+    fn drop(&mut self) {
+        CONTEXT.set(self.0);
+    }
+}
+
+/// Passes the context of the current call of a method to `run`: its deadline, cancellation and
+/// trace.
+///
+/// `None` outside of such a call, on other threads, and for a call without any of them.
+///
+/// ```
+/// use hotbay_plugin::contract::with_context;
+///
+/// let is_cancelled = with_context(|context| context.is_some_and(|call| call.is_cancelled()));
+/// assert!(!is_cancelled); // No call runs on this thread.
+/// ```
+pub fn with_context<R>(run: impl FnOnce(Option<CallContext<'_>>) -> R) -> R {
+    let context = CONTEXT.get();
+    // SAFETY: `in_context` set it from a reference, and resets it before that ends.
+    let context = unsafe { context.as_ref() };
+    run(context.map(CallContext::new))
+}
+
+/// A call with arguments as they are, on its way to the plugin: pointers to the arguments and to space
+/// for the result.
+pub struct DirectCall<'a> {
+    arguments: *const c_void,
+    result: *mut c_void,
+    byte_len: usize,
+    is_written: AtomicBool,
+    /// `None` if the result owns no memory.
+    result_type: Option<&'static ResultType>,
+    lifetime: PhantomData<&'a mut ()>,
+}
+
+/// Functions for a result whose type is erased.
+#[derive(Debug)]
+struct ResultType {
+    len: unsafe fn(*const c_void) -> usize,
+    drop: unsafe fn(*mut c_void),
+}
+
+// SAFETY: the arguments are data that any thread may read. The result is accessed by the call that
+// `is_written` belongs to, and by nothing else until that has returned.
+unsafe impl Send for DirectCall<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for DirectCall<'_> {}
+
+impl DirectCall<'_> {
+    /// Returns the number of bytes of the arguments.
+    #[inline(always)]
+    pub fn byte_len(&self) -> usize {
+        self.byte_len
+    }
+
+    /// Calls `function` with the pointers to arguments and result; the result is written if it
+    /// returns zero.
+    ///
+    /// # Safety
+    ///
+    /// `function` reads the arguments and writes the result as the method's signature says.
+    #[inline(always)]
+    pub unsafe fn run(&self, function: impl FnOnce(*const c_void, *mut c_void) -> i32) -> i32 {
+        if self.result_type.is_some() {
+            self.drop_result();
+        }
+        let code = function(self.arguments, self.result);
+        if code == root::code::OK {
+            self.is_written.store(true, Ordering::Relaxed);
+        }
+        code
+    }
+
+    /// Returns whether the result was written.
+    #[inline(always)]
+    pub fn is_written(&self) -> bool {
+        self.is_written.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of bytes that the result owns.
+    #[inline(always)]
+    pub fn result_len(&self) -> usize {
+        match self.result_type {
+            // SAFETY: a result was written, and the functions are those of its type.
+            Some(result) if self.is_written() => unsafe { (result.len)(self.result) },
+            _ => 0,
+        }
+    }
+
+    /// Drops the result, if there is one.
+    pub fn drop_result(&self) {
+        if self.is_written.swap(false, Ordering::Relaxed)
+            && let Some(result) = self.result_type
+        {
+            // SAFETY: a result was written, and is not read again.
+            unsafe { (result.drop)(self.result) }
+        }
+    }
+}
+
+impl fmt::Debug for DirectCall<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectCall")
+            .field("byte_len", &self.byte_len)
+            .field("is_written", &self.is_written())
+            .finish_non_exhaustive()
+    }
+}
+
+struct ResultOf<M>(PhantomData<M>);
+
+impl<M: Method> ResultOf<M> {
+    const TYPE: Option<&'static ResultType> = if OutputForm::<M>::OWNS_RESULT {
+        Some(&ResultType { len: result_len::<M>, drop: drop_result::<M> })
+    } else {
+        None
+    };
+}
+
+unsafe fn result_len<M: Method>(result: *const c_void) -> usize {
+    // SAFETY: the caller passes a written result of this method.
+    OutputForm::<M>::result_len(unsafe { &*result.cast::<RawResult<M>>() })
+}
+
+unsafe fn drop_result<M: Method>(result: *mut c_void) {
+    // SAFETY: as above; it is not read again.
+    unsafe { result.cast::<RawResult<M>>().drop_in_place() }
+}
+
+/// Calls a method with arguments as they are: `run` passes the call to the plugin.
+///
+/// Always inlined, so that arguments and result are in the caller's frame.
+///
+/// # Errors
+///
+/// Those of `run`; and arguments or results that cannot be converted. `Ok(None)` if `run` did not
+/// write a result.
+#[inline(always)]
+pub fn call_direct<M: Method>(
+    arguments: &ArgumentTypes<'_, M>,
+    run: impl FnOnce(&DirectCall<'_>) -> Result<(), CallError>,
+) -> Result<Option<M::Output>, CallError> {
+    let store = M::Arguments::store(arguments).map_err(invalid_argument)?;
+    let raw = M::Arguments::raw(arguments, &store);
+    let mut result = MaybeUninit::<RawResult<M>>::uninit();
+    let call = DirectCall {
+        arguments: (&raw const raw).cast(),
+        result: result.as_mut_ptr().cast(),
+        byte_len: M::Arguments::byte_len(&raw),
+        is_written: AtomicBool::new(false),
+        result_type: ResultOf::<M>::TYPE,
+        lifetime: PhantomData,
+    };
+    if let Err(error) = run(&call) {
+        call.drop_result();
+        return Err(error);
+    }
+    if !call.is_written() {
+        return Ok(None);
+    }
+    // SAFETY: it was written, and is read once.
+    let result = unsafe { result.assume_init() };
+    // SAFETY: F1 and F3 of `form.rs`: `DirectCall::run` requires it.
+    unsafe { OutputForm::<M>::take(result) }.map(Some).map_err(invalid_result)
+}
+
+/// Serializes the arguments of a method.
+///
+/// # Errors
+///
+/// `InvalidInput` if one cannot be serialized.
+pub fn encode_arguments<M: Method>(
+    format: Format,
+    arguments: &ArgumentTypes<'_, M>,
+) -> Result<Vec<u8>, CallError> {
+    argument::encode::<M::Arguments>(format, arguments, M::SHAPE.names).map_err(invalid_argument)
+}
+
+/// Deserializes the result of a method.
+///
+/// # Errors
+///
+/// `InvalidOutput` if it does not match its type.
+pub fn decode_result<M: Method>(format: Format, bytes: &[u8]) -> Result<M::Output, CallError> {
+    format.decode(bytes).map_err(invalid_result)
+}
+
+#[cold]
+fn invalid_argument(error: CodecError) -> CallError {
+    CallError::new(CallErrorKind::InvalidInput, "an argument cannot be serialized")
+        .with_source(error)
+}
+
+#[cold]
+fn invalid_result(error: CodecError) -> CallError {
+    let message = "the result does not match its type";
+    CallError::new(CallErrorKind::InvalidOutput, message).with_source(error)
+}

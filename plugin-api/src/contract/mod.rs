@@ -1,0 +1,111 @@
+//! Typed contracts: one Rust trait that libraries, programs and compiled-in plugins serve.
+//!
+//! An application declares the trait once, in a crate that host and plugins share:
+//!
+//! ```
+//! use hotbay_plugin::contract::CallError;
+//!
+//! #[hotbay_plugin::contract(name = "text-analysis", version = "1.1")]
+//! pub trait TextAnalysis {
+//!     /// Returns the number of words.
+//!     fn words(&self, text: &str) -> Result<u64, CallError>;
+//!
+//!     /// Returns the `n` most frequent words.
+//!     #[since("1.1")]
+//!     fn top(&self, text: &str, n: u32) -> Result<Vec<Word>, CallError> {
+//!         let _ = (text, n);
+//!         Ok(Vec::new()) // For plugins built against 1.0.
+//!     }
+//! }
+//!
+//! #[hotbay_plugin::data]
+//! #[derive(Debug, PartialEq)]
+//! pub struct Word {
+//!     pub text: String,
+//!     pub count: u64,
+//! }
+//!
+//! // In a plugin; `export_plugin!(Counter, contracts = [TextAnalysis])` exports it.
+//! struct Counter;
+//!
+//! impl TextAnalysis for Counter {
+//!     fn words(&self, text: &str) -> Result<u64, CallError> {
+//!         Ok(text.split_whitespace().count() as u64)
+//!     }
+//! }
+//!
+//! // In an application: takes a plugin, or a value of its own.
+//! fn report(analysis: &impl TextAnalysis) -> Result<u64, CallError> {
+//!     analysis.words("to be or not to be")
+//! }
+//!
+//! assert_eq!(report(&Counter)?, 6);
+//! # Ok::<(), CallError>(())
+//! ```
+//!
+//! A host creates a [`Proxy`], which implements the trait: `host.contract::<dyn TextAnalysis>("my-plugin")`.
+//!
+//! # What may cross
+//!
+//! - Arguments: data, and `&str`, `&[T]`, `&T` and options of these. At most twelve.
+//! - Results: `Result<T, E>`, where `T` is data, and `E` implements `From<CallError>` and
+//!   `Into<PluginError>`. [`CallError`] and [`PluginError`](crate::PluginError) do.
+//! - [`Data`]: numbers, `bool`, `char`, `String`, options, lists, sets, maps and tuples, types with
+//!   `#[hotbay_plugin::data]`, and [`Json`].
+//!
+//! In one process, numbers, text, lists of numbers, and data types with `#[repr(C)]` cross without
+//! serialization; everything else crosses as postcard. If the signatures of both sides differ but
+//! one can be read as the other, arguments and results cross as JSON by name. If not, the plugin is
+//! rejected before its library is opened.
+//!
+//! # Versions
+//!
+//! - A method that a later version adds has `#[since("MAJOR.MINOR")]`. If it has a default body, that runs
+//!   for plugins without the method; otherwise, the call fails with `NotProvided`.
+//! - A reader ignores unknown fields, and an unknown argument that is optional. A missing field needs
+//!   `#[serde(default)]` or an optional type; a missing argument needs an optional type.
+//! - Numbers may become wider. Readers may have more variants of an enum than writers.
+//! - All else is a breaking change, and needs another major version.
+
+#[allow(unsafe_code, reason = "reads arguments that cross as they are")]
+mod argument;
+mod codec;
+mod compatibility;
+mod data;
+mod error;
+#[allow(unsafe_code, reason = "values that cross between libraries as they are")]
+mod form;
+#[allow(unsafe_code, reason = "the C functions of a contract")]
+mod method;
+mod proxy;
+mod shape;
+#[allow(unsafe_code, reason = "the C structs of a contract")]
+mod table;
+mod text;
+
+pub use codec::{CodecError, Format};
+pub use compatibility::{Binding, Incompatible, bind};
+pub use data::{Data, Json};
+pub use error::{CallError, CallErrorKind};
+pub use method::with_context;
+pub use proxy::{Contract, Proxy, Transport};
+pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
+
+/// For the expansion of the macros, and for the host.
+#[doc(hidden)]
+pub mod internal {
+    pub use super::argument::{Argument, Arguments, ByRef, ByValue, Maybe, Slice, Str};
+    pub use super::data::Data;
+    pub use super::form::{Copied, Encoded, Form, List, Plain};
+    pub use super::method::{
+        ArgumentTypes, DirectCall, Method, Serves, call_direct, decode_result, encode_arguments,
+        entry,
+    };
+    pub use super::proxy::{ServedBy, is_not_provided};
+    pub use super::shape::{
+        Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,
+        ShapeList, Variant, export_length, export_text,
+    };
+    pub use super::table::{DirectFn, RawContract, RawMethod, RawStr, SerializedFn, code, tables};
+    pub use serde;
+}

@@ -1,0 +1,100 @@
+//! Contracts and their proxies. A proxy implements the contract's trait by calls through a transport:
+//! the host's, or that of a plugin which calls another.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use super::error::{CallError, CallErrorKind};
+use super::method::{ArgumentTypes, Method};
+use super::shape::Description;
+use super::table::{RawContract, RawMethod};
+
+/// A contract: implemented for `dyn Trait` by `#[hotbay_plugin::contract]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a contract",
+    note = "write `dyn Trait`, and put `#[hotbay_plugin::contract]` on the trait"
+)]
+pub trait Contract: 'static {
+    /// The contract as data.
+    const DESCRIPTION: &'static Description;
+}
+
+/// A contract that values of the type `T` serve: implemented for `dyn Trait` if `T` implements the
+/// trait. `LINKED` is `true` if `T` is compiled into the host.
+pub trait ServedBy<T, const LINKED: bool>: Contract {
+    /// The functions of its methods.
+    const METHODS: &'static [RawMethod];
+    /// The table.
+    const TABLE: RawContract = RawContract::new(Self::DESCRIPTION.name, Self::METHODS);
+}
+
+/// How a proxy reaches the plugin.
+pub trait Transport: Send + Sync + 'static {
+    /// Calls a method of the contract `C`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call, and of the method. `NotProvided` if the plugin has no such method; then it
+    /// was not called.
+    fn call<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError>;
+}
+
+/// A value that implements the trait of the contract `C` by calls through `T`.
+///
+/// The host creates it. Its methods return the trait's error type, converted from a [`CallError`].
+pub struct Proxy<C: ?Sized, T> {
+    transport: T,
+    contract: PhantomData<fn(&C)>,
+}
+
+impl<C: Contract + ?Sized, T> Proxy<C, T> {
+    /// Creates a proxy.
+    pub const fn new(transport: T) -> Self {
+        Self { transport, contract: PhantomData }
+    }
+
+    /// Returns the transport.
+    pub const fn transport(&self) -> &T {
+        &self.transport
+    }
+}
+
+impl<C: Contract + ?Sized, T: Transport> Proxy<C, T> {
+    /// Calls a method.
+    ///
+    /// # Errors
+    ///
+    /// See [`Transport::call`].
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn __call<M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        self.transport.call::<C, M>(arguments)
+    }
+}
+
+impl<C: ?Sized, T: Clone> Clone for Proxy<C, T> {
+    fn clone(&self) -> Self {
+        Self { transport: self.transport.clone(), contract: PhantomData }
+    }
+}
+
+impl<C: Contract + ?Sized, T: fmt::Debug> fmt::Debug for Proxy<C, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("contract", &C::DESCRIPTION.name)
+            .field("transport", &self.transport)
+            .finish()
+    }
+}
+
+/// Returns whether a call failed because the plugin has no such method.
+#[doc(hidden)]
+pub fn is_not_provided(error: &CallError) -> bool {
+    error.kind() == CallErrorKind::NotProvided
+}

@@ -1,0 +1,127 @@
+//! The tables of a library's contracts: plain C structs that the root module's `contracts` returns.
+//! They rest on nothing of abi_stable.
+
+use std::ffi::c_void;
+
+use crate::context::RawContext;
+use crate::payload::{Output, RawPayload};
+use crate::root::{ContractTables, RawFault, RawInstance};
+
+/// Result codes of methods, besides those of the root module.
+pub mod code {
+    /// An argument cannot be read; the fault says why.
+    pub const BAD_ARGUMENTS: i32 = 3;
+    /// The result cannot be serialized; the fault says why.
+    pub const BAD_RESULT: i32 = 4;
+}
+
+/// Calls a method with arguments as they are. The pointers are to the `Raw` of its arguments and to
+/// space for the `RawResult` of its output, which is written only if it returns zero.
+pub type DirectFn = unsafe extern "C" fn(
+    RawInstance,
+    *const RawContext<'_>,
+    *const c_void,
+    *mut c_void,
+    *mut RawFault,
+) -> i32;
+
+/// Calls a method with serialized arguments in the given [`Format`](super::Format); writes the
+/// serialized output only if it returns zero.
+pub type SerializedFn = unsafe extern "C" fn(
+    RawInstance,
+    *const RawContext<'_>,
+    u32,
+    *const RawPayload<'_>,
+    *mut Output,
+    *mut RawFault,
+) -> i32;
+
+/// Text of the library.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawStr {
+    ptr: *const u8,
+    len: usize,
+}
+
+impl RawStr {
+    pub(super) const fn new(text: &'static str) -> Self {
+        Self { ptr: text.as_ptr(), len: text.len() }
+    }
+
+    /// Returns the text; an empty one if it is not UTF-8.
+    ///
+    /// # Safety
+    ///
+    /// The library that owns the table is mapped for `'a`.
+    pub unsafe fn get<'a>(&self) -> &'a str {
+        // SAFETY: `new` took both from a static text.
+        let bytes = unsafe { std::slice::from_raw_parts(self.ptr, self.len) };
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+/// A method. New fields go at the end; see [`RawContract::method_size`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawMethod {
+    /// Its name.
+    pub name: RawStr,
+    /// The hash of its signature.
+    pub hash: u64,
+    /// Calls it with arguments as they are.
+    pub direct: DirectFn,
+    /// Calls it with serialized arguments.
+    pub serialized: SerializedFn,
+}
+
+/// A contract that a library serves.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawContract {
+    /// Its name.
+    pub name: RawStr,
+    /// The first of its methods, in the order of its text.
+    pub methods: *const RawMethod,
+    /// The number of methods.
+    pub method_count: usize,
+    /// The size of a method in bytes: larger if the library's SDK is newer.
+    pub method_size: usize,
+}
+
+// SAFETY: they point to static memory that nothing writes.
+unsafe impl Sync for RawContract {}
+// SAFETY: as above.
+unsafe impl Send for RawContract {}
+
+impl RawContract {
+    /// Creates the table of a contract.
+    pub const fn new(name: &'static str, methods: &'static [RawMethod]) -> Self {
+        Self {
+            name: RawStr::new(name),
+            methods: methods.as_ptr(),
+            method_count: methods.len(),
+            method_size: size_of::<RawMethod>(),
+        }
+    }
+
+    /// Returns a method, if the table has so many and is of a known form.
+    ///
+    /// # Safety
+    ///
+    /// The library that owns the table is mapped.
+    pub unsafe fn method(&self, at: usize) -> Option<RawMethod> {
+        if at >= self.method_count || self.method_size < size_of::<RawMethod>() {
+            return None;
+        }
+        // SAFETY: the methods are an array of `method_count` values of `method_size` bytes.
+        let method = unsafe { self.methods.byte_add(at.checked_mul(self.method_size)?) };
+        // SAFETY: as above; each begins with the fields of this version.
+        Some(unsafe { *method })
+    }
+}
+
+/// Returns the address and number of tables, for the root module.
+pub const fn tables(contracts: &'static [RawContract]) -> ContractTables {
+    ContractTables { first: contracts.as_ptr().cast(), count: contracts.len() }
+}

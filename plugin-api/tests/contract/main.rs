@@ -1,0 +1,6 @@
+//! Contracts without a host: what the macros generate, and calls through a transport in this
+//! process.
+
+#![forbid(unsafe_code)]
+
+mod macros;
