@@ -67,6 +67,7 @@ mod artifact;
 mod boundary;
 mod call;
 mod config;
+mod contracts;
 mod error;
 mod event;
 mod generation;
@@ -111,6 +112,22 @@ pub mod manifest {
         ConfigSchema, Digest, Handover, InvalidDigest, Kind, Limits, Manifest, ManifestError,
         Provided, SocketType, Unload,
     };
+}
+
+/// Typed contracts: traits that plugins implement, and the ways to call them.
+///
+/// [`Host::contract`](crate::Host::contract) returns a [`Handle`], which implements the contract's
+/// trait. See [`hotbay_plugin::contract`] for how to declare one.
+pub mod contract {
+    pub use hotbay_plugin::contract::{
+        CallError, CallErrorKind, Contract, ContractText, Data, Json, Proxy, Transport,
+    };
+
+    pub use crate::handle::{DirectTransport, PinnedTransport, PooledTransport};
+    pub use crate::host::Serves;
+
+    /// A contract of a plugin, which implements the contract's trait.
+    pub type Handle<C> = Proxy<C, DirectTransport>;
 }
 
 pub use call::{Reply, Request};

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "test helpers are tests too")]
 
 mod calls;
+mod contracts;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod exports;
 #[cfg(target_os = "linux")]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 
-use super::{Variables, mappings, traces};
+use super::{Contracts, Root, Variables, mappings, traces};
 use crate::artifact::stage::Staged;
 use crate::error::boundary::BoundaryError;
 use crate::sync::ShardedCounter;
@@ -33,6 +33,8 @@ pub(crate) struct Image {
     held_handler: AtomicBool,
     /// The thread that opened it.
     opening_thread: OnceLock<OpeningThread>,
+    /// What `contract.rs` found in it.
+    contracts: OnceLock<Contracts>,
     outputs: &'static ShardedCounter,
 }
 
@@ -47,9 +49,9 @@ pub(crate) enum Close {
 }
 
 impl Image {
-    /// Returns the image of compiled-in code.
-    pub(crate) fn compiled_in() -> Self {
-        Self::new(None, PathBuf::new())
+    /// Returns the image of compiled-in code, which serves these contracts.
+    pub(crate) fn compiled_in(contracts: Contracts) -> Self {
+        Self { contracts: contracts.into(), ..Self::new(None, PathBuf::new()) }
     }
 
     fn new(library: Option<ManuallyDrop<libloading::Library>>, path: PathBuf) -> Self {
@@ -61,6 +63,7 @@ impl Image {
             segments: Vec::new(),
             held_handler: AtomicBool::new(false),
             opening_thread: OnceLock::new(),
+            contracts: OnceLock::new(),
             outputs: ShardedCounter::lend(),
         }
     }
@@ -112,6 +115,19 @@ impl Image {
                 verified: file.path().display().to_string(),
             }),
         }
+    }
+
+    /// Reads the contracts of the library, and compares their tables with their text.
+    pub(crate) fn read_contracts(&self, root: Root) -> Result<(), BoundaryError> {
+        let contracts = Contracts::of_library(self, root)?;
+        // `library_loader` calls this once for each image that it opens.
+        let _ = self.contracts.set(contracts);
+        Ok(())
+    }
+
+    /// Returns the contracts of the code.
+    pub(crate) fn contracts(&self) -> Option<&Contracts> {
+        self.contracts.get()
     }
 
     /// Keeps the thread that opened it until the library is closed.

@@ -10,7 +10,7 @@ use hotbay_plugin::abi::{
 };
 use hotbay_plugin::{Output, Plugin, Snapshot};
 
-use super::{Image, Root};
+use super::{Contracts, Image, Root};
 use crate::call::Failure;
 use crate::sync::ShardedCounter;
 
@@ -69,13 +69,13 @@ impl Instance {
         Ok(Self { execute, outputs, raw, root, image })
     }
 
-    /// Returns the instance of a compiled-in plugin.
-    pub(crate) fn compiled_in<T: Plugin>(plugin: T) -> Self {
+    /// Returns the instance of a compiled-in plugin, which serves these contracts.
+    pub(crate) fn compiled_in<T: Plugin>(plugin: T, contracts: Contracts) -> Self {
         hotbay_plugin::abi::PanicRecords::install();
         let root = Root::compiled_in::<T>();
         let execute = root.module().execute();
         let raw = into_instance(plugin);
-        let image = Arc::new(Image::compiled_in());
+        let image = Arc::new(Image::compiled_in(contracts));
         Self { execute, outputs: image.outputs(), raw, root, image }
     }
 
@@ -89,6 +89,12 @@ impl Instance {
     #[inline]
     pub(crate) fn outputs(&self) -> &'static ShardedCounter {
         self.outputs
+    }
+
+    /// Returns the plugin, for the calls of this folder.
+    #[inline(always)]
+    pub(super) fn raw(&self) -> RawInstance {
+        self.raw
     }
 
     /// Returns the functions of the plugin's library.
@@ -182,7 +188,7 @@ fn decode(function: impl FnOnce(*mut RawFault) -> i32) -> Result<(), Failure> {
 ///
 /// `code` was returned by a function of a plugin that received `fault` to write to.
 #[cold]
-unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
+pub(super) unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
     if code != code::ERROR && code != code::PANIC {
         return Failure::Code(code);
     }

@@ -16,6 +16,7 @@
 //! - **B7.** A library's bytes were probed, and its digest accepted, before it is opened. Only the
 //!   behavior of its initializers is trusted.
 
+pub(crate) mod contract;
 pub(crate) mod image;
 pub(crate) mod invoke;
 #[cfg(unix)]
@@ -28,6 +29,7 @@ pub(crate) mod root;
 pub(crate) mod services;
 mod traces;
 
+pub(crate) use contract::{BindError, BoundMethod, Contracts, MethodFunctions};
 pub(crate) use image::{Close, Image};
 pub(crate) use invoke::Instance;
 pub(crate) use root::Root;

@@ -1,10 +1,12 @@
 //! The values that callers and backends exchange: a request, a reply, and the state that a pooled
 //! call shares with its caller.
 
+mod method;
 mod reply;
 mod request;
 mod state;
 
+pub(crate) use method::{MethodArguments, MethodRequest};
 pub(crate) use reply::Failure;
 pub use reply::Reply;
 pub(crate) use reply::ReplySlot;

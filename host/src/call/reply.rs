@@ -217,6 +217,10 @@ pub(crate) enum Failure {
     Error(PluginError),
     /// It panicked.
     Panic(Fault),
+    /// An argument of a method could not be read.
+    BadArguments(PluginError),
+    /// The result of a method could not be serialized.
+    BadResult(PluginError),
     /// It returned a code that this version does not know.
     Code(i32),
     /// The call could not be made, or its result could not be received.

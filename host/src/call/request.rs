@@ -5,11 +5,14 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::{Media, RawPayload};
+#[cfg(all(unix, feature = "process"))]
+use hotbay_plugin::contract::Format;
 use hotbay_plugin::{ContentType, Payload, TraceContext};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Reply;
+use super::method::MethodRequest;
 use crate::error::{Error, ErrorKind};
 use crate::sync::deadline_in;
 
@@ -61,6 +64,8 @@ enum Data<'a> {
     Owned(Vec<u8>),
     /// The reply of another plugin, passed on without a copy.
     Reply(Box<Reply>),
+    /// A method of a contract.
+    Method(Box<MethodRequest<'a>>),
 }
 
 impl<'a> Request<'a> {
@@ -99,6 +104,11 @@ impl<'a> Request<'a> {
             Error::new(ErrorKind::InvalidInput, message).caused_by(error)
         })?;
         Ok(Self::new(Data::Owned(bytes), Media::JSON))
+    }
+
+    /// Creates the request of a method.
+    pub(crate) fn of_method(method: MethodRequest<'a>) -> Self {
+        Self::new(Data::Method(Box::new(method)), Media::BYTES)
     }
 
     #[inline]
@@ -256,10 +266,36 @@ impl<'a> Request<'a> {
         self.deadline
     }
 
-    /// Returns the operation, if one was set.
+    /// Returns the operation, if one was set, or if the method of a contract names one.
     #[inline]
     pub fn operation(&self) -> Option<&str> {
-        self.more.as_ref().and_then(|more| more.operation.as_deref())
+        let set = self.more.as_ref().and_then(|more| more.operation.as_deref());
+        set.or_else(|| self.method_request()?.method()?.permission.as_deref())
+    }
+
+    /// Returns the name of the contract and of its method, if this is a call of one. Its arguments are
+    /// not bytes: [`as_bytes`](Self::as_bytes) is empty.
+    pub fn contract_method(&self) -> Option<(&str, &str)> {
+        let request = self.method_request()?;
+        Some((&request.contract.text.name, &request.method()?.name))
+    }
+
+    /// Returns the call of a method, if it is one.
+    #[inline]
+    pub(crate) fn method_request(&self) -> Option<&MethodRequest<'a>> {
+        match &self.data {
+            Data::Method(method) => Some(method),
+            _ => None,
+        }
+    }
+
+    /// Returns the number of bytes, or of a method's arguments.
+    #[inline]
+    pub(crate) fn byte_len(&self) -> usize {
+        match &self.data {
+            Data::Method(method) => method.byte_len(),
+            _ => self.as_bytes().len(),
+        }
     }
 
     /// Returns the endpoint, if one was set.
@@ -307,6 +343,22 @@ impl<'a> Request<'a> {
             deadline: self.deadline,
             is_idempotent: self.is_idempotent(),
         }
+    }
+
+    /// Returns the request of a method as the request of an endpoint, with the same options.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn of_serialized(
+        &self,
+        method: &MethodRequest<'_>,
+        arguments: Vec<u8>,
+        format: Format,
+    ) -> Request<'static> {
+        let name = method.method().map(|method| method.name.as_str()).unwrap_or_default();
+        let endpoint = format!("contract/{}/{name}", method.contract.text.name);
+        Request::owned(arguments)
+            .with_content_type(format.content_type())
+            .with_options_of(self)
+            .with_endpoint(endpoint)
     }
 
     /// Returns whether it is an HTTP request without a body, and thus has no input to check.
@@ -365,7 +417,7 @@ impl<'a> Request<'a> {
     /// Returns whether it has no option that a layer checks.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.deadline.is_none() && self.more.is_none()
+        self.deadline.is_none() && self.more.is_none() && self.operation().is_none()
     }
 
     /// Returns whether it has a deadline or a token.
@@ -400,6 +452,7 @@ impl<'a> Request<'a> {
             Data::Borrowed(bytes) => bytes,
             Data::Owned(bytes) => bytes,
             Data::Reply(reply) => reply.as_bytes(),
+            Data::Method(_) => &[],
         }
     }
 
@@ -423,13 +476,11 @@ impl<'a> Request<'a> {
             None => self.media,
             Some(name) => Media::of(name),
         };
-        Request {
-            data: Data::Borrowed(self.as_bytes()),
-            media,
-            owned_media: None,
-            deadline: self.deadline,
-            more: self.more.clone(),
-        }
+        let data = match &self.data {
+            Data::Method(method) => Data::Method(method.clone()),
+            _ => Data::Borrowed(self.as_bytes()),
+        };
+        Request { data, media, owned_media: None, deadline: self.deadline, more: self.more.clone() }
     }
 
     /// Copies what it borrows.
@@ -440,6 +491,7 @@ impl<'a> Request<'a> {
                 Data::Borrowed(bytes) => Data::Owned(bytes.to_vec()),
                 Data::Owned(bytes) => Data::Owned(bytes),
                 Data::Reply(reply) => Data::Reply(reply),
+                Data::Method(method) => Data::Method(Box::new(method.into_owned())),
             },
             media,
             owned_media,
@@ -463,6 +515,7 @@ impl Clone for Request<'_> {
             Data::Borrowed(bytes) => Data::Borrowed(bytes),
             Data::Owned(bytes) => Data::Owned(bytes.clone()),
             Data::Reply(reply) => Data::Owned(reply.as_bytes().to_vec()),
+            Data::Method(method) => Data::Method(method.clone()),
         };
         Self {
             data,

@@ -23,6 +23,8 @@ pub(crate) enum BoundaryError {
     Layout { summary: String, report: String },
     /// Its root module failed.
     Root(String),
+    /// Its contracts contradict their text.
+    Contracts(String),
 }
 
 impl BoundaryError {
@@ -49,7 +51,7 @@ impl BoundaryError {
                  `staging_dir` or `TMPDIR`"
             }
             Self::NoRoot => "export the plugin with `export_plugin!`",
-            Self::Header(_) => "rebuild the plugin",
+            Self::Header(_) | Self::Contracts(_) => "rebuild the plugin",
             Self::Layout { .. } => {
                 "rebuild it with the published hotbay-plugin, or run `hotbay inspect --verbose`"
             }
@@ -86,6 +88,9 @@ impl fmt::Display for BoundaryError {
                 )
             }
             Self::Root(message) => write!(f, "the root module failed: {message}"),
+            Self::Contracts(message) => {
+                write!(f, "invalid contracts: {}", escaped(message, Lines::One))
+            }
         }
     }
 }
@@ -113,6 +118,8 @@ pub(crate) enum ProbeError {
     NoStamp,
     /// Its stamp is invalid.
     BadStamp { why: String },
+    /// The text of its contracts is invalid.
+    BadContracts { why: String },
 }
 
 impl ProbeError {
@@ -131,7 +138,7 @@ impl ProbeError {
                 "put `export_plugin!(YourType);` in the crate and enable its feature `export` \
                  (`[features] default = [\"export\"]`)"
             }
-            Self::BadStamp { .. } => {
+            Self::BadStamp { .. } | Self::BadContracts { .. } => {
                 "rebuild the plugin with a `hotbay-plugin` that this host supports"
             }
             Self::WrongKind { .. } => return None,
@@ -162,6 +169,7 @@ impl fmt::Display for ProbeError {
             ),
             Self::NoStamp => f.write_str("the library exports no plugin stamp"),
             Self::BadStamp { why } => write!(f, "invalid plugin stamp: it {why}"),
+            Self::BadContracts { why } => write!(f, "invalid text of its contracts: {why}"),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod artifact;
 pub(crate) mod boundary;
+mod call_error;
 #[cfg(all(unix, feature = "process"))]
 mod process;
 
@@ -98,6 +99,9 @@ pub enum ErrorKind {
     InvalidInput,
     /// The output is unusable: too large, or not of the requested form.
     InvalidOutput,
+    /// The plugin does not serve the contract, or was built against a version of it without this
+    /// method. It was not called.
+    NotProvided,
     /// The plugin returned an error: see [`Error::plugin_error`].
     Plugin,
     /// The plugin panicked: see [`Error::fault`].
@@ -150,6 +154,7 @@ impl ErrorKind {
             Self::Requires => "requires",
             Self::InvalidInput => "invalid_input",
             Self::InvalidOutput => "invalid_output",
+            Self::NotProvided => "not_provided",
             Self::Plugin => "plugin",
             Self::Panicked => "panicked",
             Self::Disconnected => "disconnected",

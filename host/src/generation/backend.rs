@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotbay_plugin::Snapshot;
+use hotbay_plugin::contract::ContractText;
 #[cfg(all(unix, feature = "process"))]
 use hotbay_process::{Process, Program};
 use tokio::runtime::Handle;
 
-use crate::boundary::{Image, Instance, Root};
+use super::bindings::MethodBinding;
+use crate::boundary::{BindError, Image, Instance, Root};
 use crate::call::Failure;
 use crate::worker::{RunOutcome, WorkerThreads};
 
@@ -124,6 +126,18 @@ impl Backend {
             }
             #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => UnloadLeftovers::Process(Arc::clone(process.program())),
+        }
+    }
+
+    /// Finds the methods of a caller's contract.
+    pub(super) fn bind(&self, caller: &ContractText) -> Result<Box<[MethodBinding]>, BindError> {
+        match self {
+            Self::InProcess(instance) => {
+                let contracts = instance.image().contracts().ok_or(BindError::NotServed)?;
+                Ok(contracts.bind(caller)?.into_iter().map(MethodBinding::from).collect())
+            }
+            #[cfg(all(unix, feature = "process"))]
+            Self::OutOfProcess(_) => Err(BindError::NotServed),
         }
     }
 

@@ -12,13 +12,18 @@ use std::time::{Duration, Instant};
 
 #[cfg(all(unix, feature = "process"))]
 use futures_util::future::select;
+use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
+use hotbay_plugin::contract::Format;
+use hotbay_plugin::contract::internal::MethodCall;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::bindings::{Bindings, MethodBinding};
 use super::{Backend, Generation, IoLimits, Parts, State};
-use crate::boundary::Instance;
-use crate::call::{CallState, Failure, Reply, ReplySlot, Request};
+use crate::boundary::{Instance, MethodFunctions};
+use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::contracts::{ContractId, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::GenerationId;
 use crate::sync::ReturnSlot;
@@ -34,6 +39,7 @@ pub(crate) struct InstanceRef {
     checks_input: bool,
     limits: IoLimits,
     id: GenerationId,
+    bindings: Bindings,
     generation: Arc<Generation>,
 }
 
@@ -63,7 +69,8 @@ impl InstanceRef {
     pub(crate) fn resumed(generation: Arc<Generation>, backend: Backend) -> Self {
         let checks_input = generation.policy.checks_input();
         let (limits, id) = (generation.limits, generation.id);
-        Self { backend: Some(backend), checks_input, limits, id, generation }
+        let bindings = Bindings::default();
+        Self { backend: Some(backend), checks_input, limits, id, bindings, generation }
     }
 
     /// Runs `call` with the backend on a thread of the plugin, which holds the lease meanwhile.
@@ -126,12 +133,15 @@ impl InstanceRef {
     /// Makes a call on this thread and fills `reply`.
     #[inline]
     pub(crate) fn call(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
-        let CallArgs { request, state, call_id } = args;
+        let CallArgs { request, .. } = args;
         let generation = &*self.generation;
         let Some(backend) = &self.backend else {
             return Err(bug!("the instance of `{}` lost its backend", generation.name));
         };
         generation.check_input(request)?;
+        if let Some(method) = request.method_request() {
+            return self.call_method(backend, method, args, reply);
+        }
         #[cfg_attr(
             not(all(unix, feature = "process")),
             allow(
@@ -147,20 +157,151 @@ impl InstanceRef {
         if request.endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
-        let deadline = request.deadline();
-        let bounds = CallBounds { deadline, token: request.cancellation_token(), state };
+        let input = RawPayload::new(request.payload());
+        self.run_in_process(args, |context| {
+            self.execute(instance, context, &input, request.deadline(), reply)
+        })
+    }
+
+    /// Runs `call` of a plugin in this process with the context of the call.
+    #[inline(always)]
+    fn run_in_process(
+        &self,
+        args: CallArgs<'_>,
+        call: impl FnOnce(&RawContext<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let CallArgs { request, state, call_id } = args;
+        let (deadline, token) = (request.deadline(), request.cancellation_token());
+        let bounds = CallBounds { deadline, token, state };
         let context = bounds.context(call_id).with_trace(request.trace());
         if let Some(state) = state
-            && !state.enter_plugin(generation.id.get())
+            && !state.enter_plugin(self.generation.id.get())
         {
-            return Err(generation.ended_before_start(state));
+            return Err(self.generation.ended_before_start(state));
         }
-        let input = RawPayload::new(request.payload());
-        let outcome = self.execute(instance, &context, &input, deadline, reply);
+        let outcome = call(&context);
         if let Some(state) = state {
             state.leave_plugin();
         }
         outcome
+    }
+
+    /// Calls a method of a contract like [`call`](Self::call).
+    #[inline(never)]
+    fn call_method(
+        &self,
+        backend: &Backend,
+        method: &MethodRequest<'_>,
+        args: CallArgs<'_>,
+        reply: &mut ReplySlot,
+    ) -> Result<(), Error> {
+        let deadline = args.request.deadline();
+        let (function, format) = match (self.bind_method(backend, method)?, &method.arguments) {
+            (MethodBinding::Direct(function), MethodArguments::Borrowed(call)) => {
+                let Backend::InProcess(instance) = backend else {
+                    return Err(bug!("a process was bound to a function"));
+                };
+                return self.run_in_process(args, |context| {
+                    self.execute_method(instance, function, context, call, deadline)
+                });
+            }
+            (MethodBinding::Direct(function), _) => (Some(function), Format::Postcard),
+            (MethodBinding::Converted(function), _) => (Some(function), Format::Json),
+            (MethodBinding::Remote(format), _) => (None, *format),
+            (MethodBinding::Missing, _) => return Err(self.generation.method_missing(method)),
+        };
+        let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
+        match (backend, function) {
+            (Backend::InProcess(instance), Some(function)) => {
+                let input = RawPayload::new(Payload::bytes(&bytes));
+                self.run_in_process(args, |context| {
+                    let depth = DEPTH.get();
+                    DEPTH.set(depth + 1);
+                    let output = reply.output_mut();
+                    let answer =
+                        instance.call_serialized(function, context, format, &input, output);
+                    DEPTH.set(depth);
+                    answer.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
+                    self.check_reply(instance, reply)
+                })
+            }
+            #[cfg(all(unix, feature = "process"))]
+            (Backend::OutOfProcess(process), _) => {
+                let request = args.request.of_serialized(method, bytes, format);
+                self.call_process(process, CallArgs { request: &request, ..args }, reply)
+            }
+            (Backend::InProcess(_), None) => Err(bug!("a function was bound to a process")),
+        }
+    }
+
+    /// Calls a method of a contract with arguments as they are, and no options but a deadline.
+    /// Returns `None` if that is not possible, or not known yet.
+    #[inline(always)]
+    pub(crate) fn call_method_brief(
+        &self,
+        contract: ContractId,
+        method: usize,
+        call: &MethodCall<'_>,
+        call_id: u64,
+        deadline: Option<Instant>,
+    ) -> Option<Result<(), Error>> {
+        let Some(Backend::InProcess(instance)) = &self.backend else { return None };
+        let Some(MethodBinding::Direct(function)) = self.bindings.get(contract, method) else {
+            return None;
+        };
+        if call.byte_len() as u64 > self.limits.max_input_bytes {
+            return Some(Err(self.generation.input_too_large(call.byte_len())));
+        }
+        let bounds = CallBounds { deadline, token: None, state: None };
+        Some(self.execute_method(instance, function, &bounds.context(call_id), call, deadline))
+    }
+
+    /// Runs a call of a method in this process.
+    #[inline(always)]
+    fn execute_method(
+        &self,
+        instance: &Instance,
+        method: &MethodFunctions,
+        context: &RawContext<'_>,
+        call: &MethodCall<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<(), Error> {
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
+        let fail = |failure| self.generation.error_from_by(deadline, failure);
+        let answer = instance.call_method(method, context, call, fail);
+        DEPTH.set(depth);
+        answer?;
+        if call.owns_result() && call.result_len() as u64 > self.limits.max_output_bytes {
+            let found = call.result_len();
+            call.drop_result();
+            return Err(self.generation.output_too_large(found));
+        }
+        Ok(())
+    }
+
+    /// Returns how a method is served; finds it at the first call.
+    fn bind_method(
+        &self,
+        backend: &Backend,
+        method: &MethodRequest<'_>,
+    ) -> Result<&MethodBinding, Error> {
+        let bound = self.bindings.bound(&method.contract, || backend.bind(&method.contract.text));
+        let bound = match bound {
+            Some(Ok(methods)) => methods.get(method.index),
+            Some(Err(error)) => return Err(self.generation.not_bound(&method.contract, error)),
+            None => None,
+        };
+        bound.ok_or_else(|| bug!("a contract has no method {}", method.index))
+    }
+
+    /// Returns whether the plugin serves a contract.
+    pub(crate) fn check_contract(&self, contract: &KnownContract) -> Result<(), Error> {
+        let Some(backend) = &self.backend else { return Ok(()) };
+        match self.bindings.bound(contract, || backend.bind(&contract.text)) {
+            Some(Err(error)) => Err(self.generation.not_bound(contract, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a call like [`call`](Self::call), with no options but a deadline. Returns `None` if the
@@ -200,6 +341,12 @@ impl InstanceRef {
         let answer = instance.execute(context, input, reply.output_mut(), fail);
         DEPTH.set(depth);
         answer?;
+        self.check_reply(instance, reply)
+    }
+
+    /// Counts the output of a call, and checks it.
+    #[inline(always)]
+    fn check_reply(&self, instance: &Instance, reply: &mut ReplySlot) -> Result<(), Error> {
         reply.written_by(self.id, instance.outputs());
         if reply.as_bytes().len() as u64 > self.limits.max_output_bytes {
             return Err(self.generation.output_too_large(reply.as_bytes().len()));
@@ -213,6 +360,24 @@ impl InstanceRef {
 
 #[cfg(all(unix, feature = "process"))]
 impl InstanceRef {
+    /// Returns the call of a process's method as the request that is sent.
+    fn serialized(
+        &self,
+        request: &Request<'_>,
+        method: &MethodRequest<'_>,
+    ) -> Result<Request<'static>, Error> {
+        let Some(backend) = &self.backend else {
+            return Err(bug!("the instance of `{}` lost its backend", self.generation.name));
+        };
+        let format = match self.bind_method(backend, method)? {
+            MethodBinding::Remote(format) => *format,
+            MethodBinding::Missing => return Err(self.generation.method_missing(method)),
+            _ => return Err(bug!("a process was bound to a function")),
+        };
+        let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
+        Ok(request.of_serialized(method, bytes, format))
+    }
+
     /// Calls a process and waits on this thread.
     #[cold]
     fn call_process(
@@ -357,6 +522,14 @@ impl InstanceRef {
             let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
             generation.check_input(request)?;
+            let serialized;
+            let request = match request.method_request() {
+                Some(method) => {
+                    serialized = self.serialized(request, method)?;
+                    &serialized
+                }
+                None => request,
+            };
             if let Some(state) = state
                 && !state.enter_plugin(generation.id.get())
             {
@@ -406,6 +579,7 @@ impl InstanceRef {
         let is_batched = |args: &CallArgs<'_>| {
             args.request.endpoint().is_none()
                 && !args.request.names_http()
+                && args.request.method_request().is_none()
                 && generation.check_input(args.request).is_ok()
         };
         let mut calls = Vec::with_capacity(args.len());

@@ -2,6 +2,7 @@
 //! or ends.
 
 mod backend;
+mod bindings;
 mod lease;
 mod policy;
 pub(crate) mod recovery;
@@ -15,15 +16,18 @@ use std::{fmt, io};
 use hotbay_plugin::Fault;
 #[cfg(all(unix, feature = "process"))]
 use hotbay_plugin::Output;
+use hotbay_plugin::contract::CallError;
 use hotbay_plugin::text::{Lines, MAX_CONTENT_TYPE_BYTES, escaped, is_escaped, start_of};
 use semver::Version;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
+use crate::boundary::BindError;
 use crate::boundary::services::Registration;
 #[cfg(all(unix, feature = "process"))]
 use crate::call::ReplySlot;
-use crate::call::{CallState, Failure, Request};
+use crate::call::{CallState, Failure, MethodRequest, Request};
+use crate::contracts::KnownContract;
 use crate::error::{Error, ErrorKind};
 use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
@@ -187,7 +191,7 @@ impl Generation {
 
     /// Rejects an input that is too large.
     fn check_input(&self, request: &Request<'_>) -> Result<(), Error> {
-        let found = request.as_bytes().len();
+        let found = request.byte_len();
         let fits = found as u64 <= self.limits.max_input_bytes;
         if fits { Ok(()) } else { Err(self.input_too_large(found)) }
     }
@@ -221,6 +225,49 @@ impl Generation {
              {MAX_CONTENT_TYPE_BYTES} bytes without control characters"
         );
         Err(Error::new(ErrorKind::InvalidOutput, message).of(&self.name).in_generation(self.id))
+    }
+
+    /// Returns the error of a call of a method that the plugin does not have.
+    #[cold]
+    fn method_missing(&self, method: &MethodRequest<'_>) -> Error {
+        let text = &method.contract.text;
+        let (name, since) = match method.method() {
+            Some(method) => (method.name.as_str(), method.since),
+            None => ("", None),
+        };
+        let since = since.map(|since| format!(", which version {since} added")).unwrap_or_default();
+        let message =
+            format!("was not called: it has no method `{name}` of contract `{}`{since}", text.name);
+        let error = Error::new(ErrorKind::NotProvided, message).of(&self.name);
+        error
+            .with_hint("rebuild the plugin against the current version of the contract")
+            .in_generation(self.id)
+    }
+
+    /// Returns the error of a call of a contract that the plugin does not serve.
+    #[cold]
+    fn not_bound(&self, contract: &KnownContract, error: &BindError) -> Error {
+        let (name, version) = (&contract.text.name, contract.text.version);
+        let error = match error {
+            BindError::NotServed => {
+                let message = format!("does not serve contract `{name}` {version}");
+                Error::new(ErrorKind::NotProvided, message)
+                    .with_hint("add the contract to `contracts` of `export_plugin!`")
+            }
+            BindError::Incompatible(error) => {
+                let message = format!("serves an incompatible version of contract `{name}`");
+                Error::new(ErrorKind::Incompatible, message).caused_by(error.clone())
+            }
+        };
+        error.of(&self.name).in_generation(self.id)
+    }
+
+    /// Returns the error of a call whose arguments cannot be serialized.
+    #[cold]
+    fn not_encoded(&self, error: CallError) -> Error {
+        let message = "was not called: its arguments cannot be serialized";
+        let error = Error::new(ErrorKind::InvalidInput, message).caused_by(error);
+        error.of(&self.name).in_generation(self.id)
     }
 
     #[cold]
@@ -271,6 +318,14 @@ pub(crate) fn error_of(failure: Failure) -> Error {
             Error::new(ErrorKind::Plugin, "returned an error").caused_by(error)
         }
         Failure::Panic(fault) => Error::new(ErrorKind::Panicked, "failed").caused_by(fault),
+        Failure::BadArguments(error) => {
+            let message = "was not called: it cannot read the arguments";
+            Error::new(ErrorKind::InvalidInput, message).caused_by(error.message().to_owned())
+        }
+        Failure::BadResult(error) => {
+            let message = "returned a result that cannot be serialized";
+            Error::new(ErrorKind::InvalidOutput, message).caused_by(error.message().to_owned())
+        }
         Failure::Other(error) => error,
         Failure::Code(code) => {
             let message = format!("returned the code {code}, which is unknown to this host");

@@ -112,7 +112,7 @@ impl Inner {
 
     /// Returns whether nothing but the plugin has to be called.
     #[inline(always)]
-    fn is_brief(&self, call_id: u64) -> bool {
+    pub(super) fn is_brief(&self, call_id: u64) -> bool {
         self.process.is_current()
             && !tracing::level_enabled!(Level::DEBUG)
             && self.slot.brief_path_ok()
@@ -133,7 +133,7 @@ impl Inner {
     }
 
     #[inline(never)]
-    fn call_in_full(
+    pub(super) fn call_in_full(
         &self,
         request: &Request<'_>,
         pin: Option<&InstanceRef>,

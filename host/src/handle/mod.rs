@@ -2,6 +2,7 @@
 
 mod batch;
 mod brief;
+mod method;
 mod pooled;
 #[cfg(test)]
 mod task_tests;
@@ -24,6 +25,7 @@ use crate::middleware::{PluginLayers, Stack, stack};
 use crate::slot::{AsyncService as _, CallScope, Slot, SyncService as _};
 use crate::sync::ProcessEpoch;
 pub(crate) use batch::BatchItem;
+pub use method::{DirectTransport, PinnedTransport, PooledTransport};
 pub use pooled::Execute;
 
 /// A handle of a plugin. Cheap to clone; stays valid through reloads.

@@ -6,20 +6,25 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use hotbay_manifest::{Manifest, StartCandidate, start_order};
+use hotbay_plugin::contract::Contract;
+use hotbay_plugin::contract::internal::Description;
 use hotbay_plugin::{CallContext, Config, Output, Payload, Plugin, PluginError};
 use tokio_util::sync::CancellationToken;
 
 use super::discovery::{DirectoryWalk, Discovery};
-use super::factories::{Factories, function_source, manifest_of};
+use super::factories::{
+    Factories, Serves, function_source, invalid_contract, manifest_of, served_source,
+};
 use super::host::Host;
 use super::inner::{Inner, absolute, shut_down_with};
 use super::registry::Registry;
 use super::watching::watch;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
-use crate::boundary::{Instance, Root};
+use crate::boundary::{Contracts, Instance, Root};
 use crate::call::Request;
 use crate::config::{HostLimits, Quarantine};
+use crate::contracts::ContractRegistry;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
@@ -67,6 +72,7 @@ pub struct HostBuilder {
     keep_staged: bool,
     pub(crate) environment: Vec<String>,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
+    contracts: Vec<&'static Description>,
     factories: Factories,
     discovery: Option<Box<dyn Discovery>>,
     cancellation: Option<CancellationToken>,
@@ -98,6 +104,7 @@ impl HostBuilder {
             keep_staged: false,
             environment: Vec::new(),
             compiled_in: Vec::new(),
+            contracts: Vec::new(),
             factories: Factories::default(),
             discovery: None,
             cancellation: None,
@@ -383,8 +390,41 @@ impl HostBuilder {
     /// Registers a plugin that is compiled into this program and starts it in
     /// [`build`](Self::build).
     pub fn register<T: Plugin>(mut self, manifest: Manifest) -> Self {
-        let source = Source::Type(Root::compiled_in::<T>());
+        let source = Source::Type(Root::compiled_in::<T>(), Contracts::default());
         self.compiled_in.push((Ok(manifest), source));
+        self
+    }
+
+    /// Registers a plugin that is compiled into this program and serves contracts.
+    pub fn register_serving<T: Plugin>(mut self, manifest: Manifest, serves: Serves<T>) -> Self {
+        match serves.contracts(manifest.name().as_str()) {
+            Ok(contracts) => {
+                let source = Source::Type(Root::compiled_in::<T>(), contracts);
+                self.compiled_in.push((Ok(manifest), source));
+            }
+            Err(error) => _ = self.invalid.get_or_insert(error),
+        }
+        self
+    }
+
+    /// Registers a value as a plugin that serves contracts and no other calls. See [`Serves`].
+    pub fn serve<T>(mut self, name: &str, value: T, serves: Serves<T>) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        match serves.contracts(name) {
+            Ok(contracts) => {
+                self.compiled_in.push((manifest_of(name), served_source(value, contracts)));
+            }
+            Err(error) => _ = self.invalid.get_or_insert(error),
+        }
+        self
+    }
+
+    /// Uses a contract: a plugin that serves an incompatible version of it is rejected before its
+    /// library is opened. [`Host::contract`] does the same for plugins that are loaded afterward.
+    pub fn contract<C: Contract + ?Sized>(mut self) -> Self {
+        self.contracts.push(C::DESCRIPTION);
         self
     }
 
@@ -447,7 +487,9 @@ impl HostBuilder {
         T: Plugin,
         F: Fn(&Config) -> Result<T, PluginError> + Send + Sync + 'static,
     {
-        let construct = move |config: &Config| factory(config).map(Instance::compiled_in);
+        let construct = move |config: &Config| {
+            factory(config).map(|plugin| Instance::compiled_in(plugin, Contracts::default()))
+        };
         self.factories.0.insert(kind.into(), Arc::new(construct));
         self
     }
@@ -464,6 +506,11 @@ impl HostBuilder {
     pub fn build(self) -> Result<Host, Error> {
         if let Some(invalid) = self.invalid {
             return Err(invalid);
+        }
+        let contracts = ContractRegistry::default();
+        for description in self.contracts {
+            let contract = contracts.register(description);
+            contract.ok_or_else(|| invalid_contract(description.name))?;
         }
         let staging_dir = self.staging_dir.unwrap_or_else(std::env::temp_dir);
         let dirs: Vec<_> = self.dirs.iter().map(|dir| absolute(dir)).collect();
@@ -485,6 +532,7 @@ impl HostBuilder {
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
                 abandoned_checks: AbandonedChecks::default(),
                 checked_schemas: CheckedSchemas::default(),
+                contracts,
                 #[cfg(all(unix, feature = "process"))]
                 processes: hotbay_process::Processes::default(),
                 inherit_env: self.environment,

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use hotbay_manifest::Manifest;
+use hotbay_plugin::contract::internal::{Description, RawContract, ServedBy};
 use hotbay_plugin::{CallContext, Config, HostServices, Output, Payload, Plugin, PluginError};
 
 use super::registry::nearest;
-use crate::boundary::Instance;
+use crate::boundary::{Contracts, Instance};
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 use crate::loader::{Constructor, Source};
@@ -50,8 +52,96 @@ pub(super) fn function_source<F>(function: F) -> Source
 where
     F: Fn(&CallContext<'_>, Payload<'_>) -> Result<Output, PluginError> + Send + Sync + 'static,
 {
-    let construct = move |_: &Config| Ok(Instance::compiled_in(Function(function)));
+    let construct =
+        move |_: &Config| Ok(Instance::compiled_in(Function(function), Contracts::default()));
     Source::Value(Constructor(Box::new(construct)))
+}
+
+/// The contracts that a type of this program serves.
+///
+/// ```
+/// use hotbay::Host;
+/// use hotbay::contract::{CallError, Serves};
+///
+/// #[hotbay_plugin::contract(name = "greeting", version = "1.0")]
+/// trait Greeting {
+///     fn greet(&self, name: &str) -> Result<String, CallError>;
+/// }
+///
+/// struct Polite;
+///
+/// impl Greeting for Polite {
+///     fn greet(&self, name: &str) -> Result<String, CallError> {
+///         Ok(format!("Good morning, {name}!"))
+///     }
+/// }
+///
+/// let host = Host::builder().serve("polite", Polite, Serves::new().with::<dyn Greeting>()).build()?;
+/// let polite = host.contract::<dyn Greeting>("polite")?;
+/// assert_eq!(polite.greet("Ada")?, "Good morning, Ada!");
+/// # Ok::<(), hotbay::Error>(())
+/// ```
+pub struct Serves<T> {
+    contracts: Vec<(&'static Description, RawContract)>,
+    served_by: PhantomData<fn() -> T>,
+}
+
+impl<T> Serves<T> {
+    /// Creates a set without contracts.
+    pub const fn new() -> Self {
+        Self { contracts: Vec::new(), served_by: PhantomData }
+    }
+
+    /// Adds a contract, whose trait `T` implements.
+    #[must_use]
+    pub fn with<C: ServedBy<T, true> + ?Sized>(mut self) -> Self {
+        self.contracts.push((C::DESCRIPTION, C::TABLE));
+        self
+    }
+
+    /// Returns the tables; `what` cannot be registered if there is a mistake in them.
+    pub(super) fn contracts(&self, what: &str) -> Result<Contracts, Error> {
+        Contracts::compiled_in(&self.contracts)
+            .map_err(|error| not_registered(what).caused_by(error))
+    }
+}
+
+impl<T> Default for Serves<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> fmt::Debug for Serves<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.contracts.iter().map(|(contract, _)| contract.name)).finish()
+    }
+}
+
+#[cold]
+pub(super) fn invalid_contract(name: &str) -> Error {
+    Error::new(ErrorKind::Incompatible, format!("contract `{name}` is invalid"))
+        .with_hint("describe it with `#[hotbay_plugin::contract]`")
+}
+
+/// Returns the source of a value that serves contracts and nothing else.
+pub(super) fn served_source<T: Send + Sync + 'static>(value: T, contracts: Contracts) -> Source {
+    let construct = move |_: &Config| Ok(Instance::compiled_in(ContractsOnly(value), contracts));
+    Source::Value(Constructor(Box::new(construct)))
+}
+
+/// A plugin that only serves contracts. Transparent, since the tables of the contracts take a `T`.
+#[repr(transparent)]
+struct ContractsOnly<T>(T);
+
+impl<T: Send + Sync + 'static> Plugin for ContractsOnly<T> {
+    fn init(_: &Config, _: HostServices) -> Result<Self, PluginError> {
+        Err(PluginError::new(500, "a value has no `init`"))
+    }
+
+    fn execute(&self, _: &CallContext<'_>, _: Payload<'_>) -> Result<Output, PluginError> {
+        Err(PluginError::new(501, "the plugin only serves contracts"))
+    }
 }
 
 impl fmt::Debug for Factories {

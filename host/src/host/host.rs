@@ -6,17 +6,20 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hotbay_manifest::Manifest;
+use hotbay_plugin::contract::{Contract, Proxy};
 use hotbay_plugin::{CallContext, Output, Payload, Plugin, PluginError};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::factories::{function_source, manifest_of, not_registered};
+use super::factories::{
+    Serves, function_source, invalid_contract, manifest_of, not_registered, served_source,
+};
 use super::inner::{Inner, RetainedLibrary, UnloadReport, absolute};
 use super::load_all::{self, LoadReport};
 use super::providers::ProviderFinder;
 use super::registry::{UnloadScope, shutting_down};
 use super::reload_request::{ReloadRequest, Reloaded};
-use crate::boundary::Root;
+use crate::boundary::{Contracts, Root};
 use crate::error::{Error, ErrorKind};
 use crate::event::Events;
 use crate::handle::PluginHandle;
@@ -192,7 +195,64 @@ impl Host {
     /// is loaded; `Shutdown`.
     pub async fn register<T: Plugin>(&self, manifest: Manifest) -> Result<PluginHandle, Error> {
         let name = manifest.name().clone();
-        self.start(name.as_str(), Ok((manifest, Source::Type(Root::compiled_in::<T>())))).await
+        let source = Source::Type(Root::compiled_in::<T>(), Contracts::default());
+        self.start(name.as_str(), Ok((manifest, source))).await
+    }
+
+    /// Registers a plugin that is compiled into this program and serves contracts, and starts it.
+    ///
+    /// # Errors
+    ///
+    /// The same as [`register`](Self::register).
+    pub async fn register_serving<T: Plugin>(
+        &self,
+        manifest: Manifest,
+        serves: Serves<T>,
+    ) -> Result<PluginHandle, Error> {
+        let name = manifest.name().clone();
+        let contracts = serves.contracts(name.as_str());
+        let source = contracts.map(|contracts| Source::Type(Root::compiled_in::<T>(), contracts));
+        self.start(name.as_str(), source.map(|source| (manifest, source))).await
+    }
+
+    /// Registers a value as a plugin that serves contracts and no other calls. See [`Serves`].
+    ///
+    /// # Errors
+    ///
+    /// The same as [`register_fn`](Self::register_fn).
+    pub async fn serve<T>(
+        &self,
+        name: &str,
+        value: T,
+        serves: Serves<T>,
+    ) -> Result<PluginHandle, Error>
+    where
+        T: Send + Sync + 'static,
+    {
+        let plugin = manifest_of(name)
+            .and_then(|manifest| Ok((manifest, served_source(value, serves.contracts(name)?))));
+        self.start(name, plugin).await
+    }
+
+    /// Returns a value that implements the trait of a contract by calls of a plugin. It stays valid
+    /// through reloads.
+    ///
+    /// Its methods call the plugin on this thread, like [`PluginHandle::call`]. See
+    /// [`contract`](crate::contract) for other ways to call and for the options of calls. From now
+    /// on, builds that serve an incompatible version of the contract are rejected.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`; `NotProvided` if the plugin does not serve the contract; `Incompatible` if its
+    /// version cannot be converted; `Shutdown`.
+    pub fn contract<C: Contract + ?Sized>(
+        &self,
+        plugin: &str,
+    ) -> Result<crate::contract::Handle<C>, Error> {
+        let handle = self.inner.registry.find(plugin)?;
+        let contract = self.inner.context.contracts.register(C::DESCRIPTION);
+        let contract = contract.ok_or_else(|| invalid_contract(C::DESCRIPTION.name))?;
+        handle.contract(contract).map(Proxy::new)
     }
 
     /// Registers a function as a plugin.

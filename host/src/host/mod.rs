@@ -16,6 +16,7 @@ mod watching;
 
 pub use builder::HostBuilder;
 pub use discovery::{Discovered, Discovery};
+pub use factories::Serves;
 pub use host::Host;
 pub use inner::{RetainedLibrary, UnloadReport};
 pub(crate) use load_all::survey;

@@ -11,6 +11,7 @@ use super::schemas::CheckedSchemas;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::config::{HostLimits, Quarantine};
+use crate::contracts::ContractRegistry;
 use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
 use crate::id::PluginName;
@@ -43,6 +44,8 @@ pub(crate) struct LoaderContext {
     pub(crate) staging: Arc<StagingArea>,
     pub(crate) abandoned_checks: AbandonedChecks,
     pub(crate) checked_schemas: CheckedSchemas,
+    /// The contracts that the application uses.
+    pub(crate) contracts: ContractRegistry,
     #[cfg(all(unix, feature = "process"))]
     pub(crate) processes: hotbay_process::Processes,
     /// Names of environment variables that processes inherit besides the usual ones.

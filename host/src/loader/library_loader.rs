@@ -240,8 +240,12 @@ fn open(copy: StagedLibrary) -> Result<(Arc<Image>, Root), StartFailure> {
     if let Err(error) = image.check_linked(&before) {
         return Err(failed(LoadStep::Open, error, Some((image, None))));
     }
-    match Root::of(&image) {
-        Ok(root) => Ok((image, root)),
+    let root = match Root::of(&image) {
+        Ok(root) => root,
+        Err(error) => return Err(failed(LoadStep::Layout, error, Some((image, None)))),
+    };
+    match image.read_contracts(root) {
+        Ok(()) => Ok((image, root)),
         Err(error) => Err(failed(LoadStep::Layout, error, Some((image, None)))),
     }
 }

@@ -22,7 +22,7 @@ use super::start::{
 };
 use super::survey::{self, read_artifact};
 use crate::artifact::digest::Artifact;
-use crate::boundary::{Image, Instance, Root};
+use crate::boundary::{Contracts, Image, Instance, Root};
 use crate::call::Failure;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::{
@@ -126,9 +126,9 @@ impl NewGeneration {
                 check_schemas(context, candidate, schemas, &mut parts)?;
                 construct(context, candidate, constructor, until, &parts)?
             }
-            Source::Type(root) => {
+            Source::Type(root, contracts) => {
                 check_schemas(context, candidate, schemas, &mut parts)?;
-                let code = Code::Ready(Arc::new(Image::compiled_in()), root);
+                let code = Code::Ready(Arc::new(Image::compiled_in(contracts)), root);
                 library_loader::start(context, candidate, code, until, &mut parts, slot)?
             }
             Source::Mapped { image, root, retain_reason, policy } => {
@@ -238,7 +238,7 @@ fn prepare(
     artifact: &Artifact,
     parts: &mut Parts,
 ) -> Result<Prepared, Error> {
-    let probed = survey::check_library(candidate, artifact)?;
+    let probed = survey::check_library(candidate, artifact, Some(&context.contracts))?;
     check_schemas(context, candidate, schemas, parts)?;
     parts.retain_reason = survey::retain_reason(&candidate.manifest, &probed);
     let dependencies = artifact.dependencies();
@@ -360,7 +360,7 @@ pub(crate) enum Source {
     /// The library or program in the candidate's folder, already read.
     Read(Arc<Artifact>),
     /// A type of this program.
-    Type(Root),
+    Type(Root, Contracts),
     /// A value of this program.
     Value(Constructor),
     /// A library that is already mapped, with the call policy of its generation.

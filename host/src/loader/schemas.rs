@@ -47,7 +47,7 @@ impl Schemas {
     pub(crate) fn read(candidate: &Candidate, rules: &Rules) -> Result<Self, Error> {
         let read = |(field, stated): (_, Option<&ConfigSchema>)| {
             let source = match stated {
-                None => return Ok(None),
+                None => return Ok::<_, Error>(None),
                 Some(ConfigSchema::Inline(schema)) => SchemaSource::Inline(schema.clone()),
                 Some(ConfigSchema::File(name)) => {
                     let (path, artifact) = read_file(candidate, name, rules)?;

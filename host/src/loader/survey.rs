@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hotbay_manifest::{Digest, Kind, Manifest, Unload, check_api, check_stamp};
+use hotbay_plugin::contract::ContractText;
 use hotbay_plugin::text::{Lines, escaped};
 use semver::Version;
 
@@ -18,6 +19,7 @@ use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::boundary::probe::{Probed, exports, needs_only_known, probe};
 use crate::boundary::{Image, Root};
+use crate::contracts::ContractRegistry;
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::unload::{WaitForThreads, close};
@@ -102,7 +104,7 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
         }
     };
     if let Some(artifact) = library.as_ref().filter(|_| candidate.kind() == Kind::Library) {
-        match check_library(&candidate, artifact) {
+        match check_library(&candidate, artifact, None) {
             Ok(probed) => surveyed.built = Some(built(probed)),
             Err(error) => surveyed.problem = Some(error),
         }
@@ -188,7 +190,13 @@ pub(crate) fn read_artifact(
 }
 
 /// Probes a library and compares its stamp with its manifest and this host.
-pub(super) fn check_library(candidate: &Candidate, artifact: &Artifact) -> Result<Probed, Error> {
+///
+/// With the application's contracts, checks that those of the library are compatible with them.
+pub(super) fn check_library(
+    candidate: &Candidate,
+    artifact: &Artifact,
+    contracts: Option<&ContractRegistry>,
+) -> Result<Probed, Error> {
     let manifest = &candidate.manifest;
     let probed = probe(artifact.bytes()).map_err(|error| {
         let file = Error::new(ErrorKind::Integrity, format!("`{}`", artifact.path().display()));
@@ -201,7 +209,33 @@ pub(super) fn check_library(candidate: &Candidate, artifact: &Artifact) -> Resul
         .map_err(|error| incompatible().caused_by(*error))?;
     check_api(manifest.api(), &stamp.api, &host_api())
         .map_err(|error| incompatible().caused_by(error))?;
+    check_contracts(manifest, &probed.contracts)
+        .map_err(|reason| incompatible().caused_by(reason).with_hint("rebuild the plugin"))?;
+    if let Some(contracts) = contracts {
+        contracts.check(&probed.contracts).map_err(|(name, error)| {
+            let found = format!("it serves an incompatible version of contract `{name}`");
+            let cause = Error::new(ErrorKind::Incompatible, found).caused_by(error);
+            incompatible().caused_by(cause).with_hint(CONTRACT_HINT)
+        })?;
+    }
     Ok(probed)
+}
+
+const CONTRACT_HINT: &str = "rebuild the plugin against the application's version of the contract";
+
+/// Compares the versions in the manifest's `provides` with those of the library's contracts.
+fn check_contracts(manifest: &Manifest, served: &[ContractText]) -> Result<(), String> {
+    for ContractText { name, version, .. } in served {
+        let stated = manifest.provides().iter().find(|provided| provided.contract == *name);
+        let Some(stated) = stated.map(|provided| &provided.version) else { continue };
+        if (stated.major, stated.minor) != (version.major.into(), version.minor.into()) {
+            return Err(format!(
+                "its manifest states version {stated} of contract `{name}` in `provides`, but the \
+                 library serves {version}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn built(probed: Probed) -> Built {
@@ -228,7 +262,7 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
     let Some(artifact) = read_artifact(&candidate, rules)? else {
         return Ok(None);
     };
-    check_library(&candidate, &artifact)?;
+    check_library(&candidate, &artifact, None)?;
     let failed = |step| candidate.failed(step, ErrorKind::StartFailed);
     let area = StagingArea::new(None, false);
     let staged = stage(&area, &candidate, &artifact)?;

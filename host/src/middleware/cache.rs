@@ -106,6 +106,8 @@ impl Middleware for Cache {
         reply: &mut ReplySlot,
     ) -> Result<Before<Option<Key>>, Error> {
         match &self.handle {
+            // The result of a method is not in the reply.
+            Some(_) if scope.request.method_request().is_some() => Ok(Before::Continue(None)),
             None => Ok(Before::Continue(None)),
             Some(handle) => Ok(self.look_up(handle, scope, reply)),
         }

@@ -70,13 +70,19 @@ impl<S> Trace<S> {
             call_id = scope.call_id,
             method = ?scope.method,
             operation = scope.request.operation(),
-            bytes = scope.request.as_bytes().len(),
+            bytes = scope.request.byte_len(),
+            contract = Empty,
+            contract_method = Empty,
             trace_id = Empty,
             span_id = Empty,
         );
         if let Some(trace) = scope.request.trace() {
             span.record("trace_id", display(Hex(&trace.trace_id)));
             span.record("span_id", display(Hex(&trace.span_id)));
+        }
+        if let Some((contract, method)) = scope.request.contract_method() {
+            span.record("contract", contract);
+            span.record("contract_method", method);
         }
         // Without a lease it is known only when the call has returned.
         if let Some(instance) = scope.lease {

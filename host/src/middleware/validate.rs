@@ -1,5 +1,5 @@
 //! Rejects invalid inputs: first by the manifest's `input_schema`, then by the application's
-//! functions.
+//! functions. Calls of a contract's methods have typed arguments, and are not checked here.
 //!
 //! Costs a load if there is neither. A schema costs parsing the input as JSON and walking it: some
 //! microseconds for a kilobyte, on the thread of the call and before its lease. If the schema
@@ -70,7 +70,8 @@ impl Validate {
             (None, Some(instance)) => instance.checks_input(),
             (None, None) => self.slot.checks_input(),
         };
-        !checks_input && self.validators.is_empty()
+        let has_checks = checks_input || !self.validators.is_empty();
+        !has_checks || scope.request.method_request().is_some()
     }
 
     #[inline(never)]

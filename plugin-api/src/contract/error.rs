@@ -5,8 +5,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::PluginError;
 use crate::text::write_escaped;
-use crate::{Fault, PluginError};
 
 /// The reason a call of a contract's method failed.
 ///
@@ -114,25 +114,6 @@ impl CallError {
     pub fn with_plugin_error(mut self, error: PluginError) -> Self {
         self.0.plugin_error = Some(error);
         self
-    }
-
-    /// Returns the error of a plugin without this method.
-    pub(crate) fn not_provided(method: &str, since: Option<&str>) -> Self {
-        let message = match since {
-            Some(since) => format!(
-                "the plugin does not provide the method `{method}`, which version {since} of the \
-                 contract added"
-            ),
-            None => format!("the plugin does not provide the method `{method}`"),
-        };
-        Self::new(CallErrorKind::NotProvided, message)
-            .with_hint("rebuild the plugin against the current version of the contract")
-    }
-
-    /// Returns the error of a panic.
-    #[doc(hidden)]
-    pub fn of_panic(fault: Fault) -> Self {
-        Self::new(CallErrorKind::Panicked, "the plugin panicked").with_source(fault)
     }
 
     /// Returns the class of the error.

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::argument::{self, Arguments};
@@ -199,7 +200,7 @@ unsafe fn report(failure: Failure, failed: Failed, fault: *mut RawFault) -> i32 
 thread_local! {
     /// The context of the current call of a method, if it has a deadline, a token or a trace. Without
     /// a destructor, which would keep the library mapped.
-    static CONTEXT: Cell<*const RawContext<'static>> = const { Cell::new(std::ptr::null()) };
+    static CONTEXT: Cell<*const RawContext<'static>> = const { Cell::new(ptr::null()) };
 }
 
 /// Runs `call` with `context` as the current one.
@@ -208,7 +209,7 @@ fn in_context<R>(context: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
     if !context.has_more_than_an_id() {
         return call();
     }
-    let pointer = std::ptr::from_ref(context).cast::<RawContext<'static>>();
+    let pointer = ptr::from_ref(context).cast::<RawContext<'static>>();
     let _current = CurrentContext(CONTEXT.replace(pointer));
     call()
 }
@@ -240,32 +241,36 @@ pub fn with_context<R>(run: impl FnOnce(Option<CallContext<'_>>) -> R) -> R {
     run(context.map(CallContext::new))
 }
 
-/// A call with arguments as they are, on its way to the plugin: pointers to the arguments and to space
-/// for the result.
-pub struct DirectCall<'a> {
-    arguments: *const c_void,
+/// A call of a method on its way to the plugin: pointers to the arguments and to space for the
+/// result. It crosses as it is, or serialized.
+pub struct MethodCall<'a> {
+    raw: *const c_void,
     result: *mut c_void,
     byte_len: usize,
     is_written: AtomicBool,
-    /// `None` if the result owns no memory.
-    result_type: Option<&'static ResultType>,
+    /// The arguments, for `functions`.
+    values: *const c_void,
+    functions: &'static Functions,
     lifetime: PhantomData<&'a mut ()>,
 }
 
-/// Functions for a result whose type is erased.
+/// Functions for the erased types of a method.
 #[derive(Debug)]
-struct ResultType {
-    len: unsafe fn(*const c_void) -> usize,
-    drop: unsafe fn(*mut c_void),
+struct Functions {
+    owns_result: bool,
+    result_len: unsafe fn(*const c_void) -> usize,
+    drop_result: unsafe fn(*mut c_void),
+    encode: unsafe fn(*const c_void, Format) -> Result<Vec<u8>, CallError>,
+    to_json: fn(&[u8]) -> Result<Vec<u8>, CallError>,
 }
 
 // SAFETY: the arguments are data that any thread may read. The result is accessed by the call that
-// `is_written` belongs to, and by nothing else until that has returned.
-unsafe impl Send for DirectCall<'_> {}
+// sets `is_written`, and by nothing else until that has returned.
+unsafe impl Send for MethodCall<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for DirectCall<'_> {}
+unsafe impl Sync for MethodCall<'_> {}
 
-impl DirectCall<'_> {
+impl MethodCall<'_> {
     /// Returns the number of bytes of the arguments.
     #[inline(always)]
     pub fn byte_len(&self) -> usize {
@@ -280,14 +285,34 @@ impl DirectCall<'_> {
     /// `function` reads the arguments and writes the result as the method's signature says.
     #[inline(always)]
     pub unsafe fn run(&self, function: impl FnOnce(*const c_void, *mut c_void) -> i32) -> i32 {
-        if self.result_type.is_some() {
+        if self.is_written() {
             self.drop_result();
         }
-        let code = function(self.arguments, self.result);
+        let code = function(self.raw, self.result);
         if code == root::code::OK {
             self.is_written.store(true, Ordering::Relaxed);
         }
         code
+    }
+
+    /// Serializes the arguments.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if one cannot be serialized.
+    pub fn encode(&self, format: Format) -> Result<Vec<u8>, CallError> {
+        // SAFETY: the arguments live as long as the call, and the function is that of their type.
+        unsafe { (self.functions.encode)(self.values, format) }
+    }
+
+    /// Serializes the arguments, for a call that outlives this one.
+    ///
+    /// # Errors
+    ///
+    /// The same as [`encode`](Self::encode).
+    pub fn to_owned(&self) -> Result<OwnedArguments, CallError> {
+        let bytes = self.encode(Format::Postcard)?;
+        Ok(OwnedArguments { bytes, to_json: self.functions.to_json })
     }
 
     /// Returns whether the result was written.
@@ -296,43 +321,49 @@ impl DirectCall<'_> {
         self.is_written.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of bytes that the result owns.
+    /// Returns whether the result may own memory.
     #[inline(always)]
+    pub fn owns_result(&self) -> bool {
+        self.functions.owns_result
+    }
+
+    /// Returns the number of bytes that the result owns.
     pub fn result_len(&self) -> usize {
-        match self.result_type {
-            // SAFETY: a result was written, and the functions are those of its type.
-            Some(result) if self.is_written() => unsafe { (result.len)(self.result) },
-            _ => 0,
+        if !self.is_written() {
+            return 0;
         }
+        // SAFETY: a result was written, and the function is that of its type.
+        unsafe { (self.functions.result_len)(self.result) }
     }
 
     /// Drops the result, if there is one.
+    #[cold]
     pub fn drop_result(&self) {
-        if self.is_written.swap(false, Ordering::Relaxed)
-            && let Some(result) = self.result_type
-        {
+        if self.is_written.swap(false, Ordering::Relaxed) {
             // SAFETY: a result was written, and is not read again.
-            unsafe { (result.drop)(self.result) }
+            unsafe { (self.functions.drop_result)(self.result) }
         }
     }
 }
 
-impl fmt::Debug for DirectCall<'_> {
+impl fmt::Debug for MethodCall<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DirectCall")
+        f.debug_struct("MethodCall")
             .field("byte_len", &self.byte_len)
             .field("is_written", &self.is_written())
             .finish_non_exhaustive()
     }
 }
 
-struct ResultOf<M>(PhantomData<M>);
+struct FunctionsOf<M>(PhantomData<M>);
 
-impl<M: Method> ResultOf<M> {
-    const TYPE: Option<&'static ResultType> = if OutputForm::<M>::OWNS_RESULT {
-        Some(&ResultType { len: result_len::<M>, drop: drop_result::<M> })
-    } else {
-        None
+impl<M: Method> FunctionsOf<M> {
+    const FUNCTIONS: &'static Functions = &Functions {
+        owns_result: OutputForm::<M>::OWNS_RESULT,
+        result_len: result_len::<M>,
+        drop_result: drop_result::<M>,
+        encode: encode::<M>,
+        to_json: to_json::<M>,
     };
 }
 
@@ -346,41 +377,97 @@ unsafe fn drop_result<M: Method>(result: *mut c_void) {
     unsafe { result.cast::<RawResult<M>>().drop_in_place() }
 }
 
-/// Calls a method with arguments as they are: `run` passes the call to the plugin.
+unsafe fn encode<M: Method>(values: *const c_void, format: Format) -> Result<Vec<u8>, CallError> {
+    // SAFETY: the caller passes the arguments of this method.
+    let values = unsafe { &*values.cast::<ArgumentTypes<'_, M>>() };
+    encode_arguments::<M>(format, values)
+}
+
+/// Calls a method: `run` passes the call to the plugin, and returns the serialized result with its
+/// format if it did not write the result.
 ///
 /// Always inlined, so that arguments and result are in the caller's frame.
 ///
 /// # Errors
 ///
-/// Those of `run`; and arguments or results that cannot be converted. `Ok(None)` if `run` did not
-/// write a result.
+/// Those of `run`; and arguments or results that cannot be converted.
 #[inline(always)]
-pub fn call_direct<M: Method>(
+pub fn call_method<M: Method, R: AsRef<[u8]>>(
     arguments: &ArgumentTypes<'_, M>,
-    run: impl FnOnce(&DirectCall<'_>) -> Result<(), CallError>,
-) -> Result<Option<M::Output>, CallError> {
+    run: impl FnOnce(&MethodCall<'_>) -> Result<Option<(Format, R)>, CallError>,
+) -> Result<M::Output, CallError> {
     let store = M::Arguments::store(arguments).map_err(invalid_argument)?;
     let raw = M::Arguments::raw(arguments, &store);
     let mut result = MaybeUninit::<RawResult<M>>::uninit();
-    let call = DirectCall {
-        arguments: (&raw const raw).cast(),
+    let call = MethodCall {
+        raw: (&raw const raw).cast(),
         result: result.as_mut_ptr().cast(),
         byte_len: M::Arguments::byte_len(&raw),
         is_written: AtomicBool::new(false),
-        result_type: ResultOf::<M>::TYPE,
+        values: ptr::from_ref(arguments).cast(),
+        functions: FunctionsOf::<M>::FUNCTIONS,
         lifetime: PhantomData,
     };
-    if let Err(error) = run(&call) {
-        call.drop_result();
-        return Err(error);
+    match run(&call) {
+        Ok(None) if call.is_written() => {
+            // SAFETY: it was written, and is read once.
+            let result = unsafe { result.assume_init() };
+            // SAFETY: F1 and F3 of `form.rs`: `MethodCall::run` requires it.
+            unsafe { OutputForm::<M>::take(result) }.map_err(invalid_result)
+        }
+        Ok(Some((format, result))) => {
+            call.drop_result();
+            decode_result::<M>(format, result.as_ref())
+        }
+        Ok(None) => Err(no_result()),
+        Err(error) => {
+            call.drop_result();
+            Err(error)
+        }
     }
-    if !call.is_written() {
-        return Ok(None);
+}
+
+/// The arguments of a call that does not run on its caller's thread.
+#[derive(Clone, Debug)]
+pub struct OwnedArguments {
+    /// As postcard.
+    bytes: Vec<u8>,
+    to_json: fn(&[u8]) -> Result<Vec<u8>, CallError>,
+}
+
+impl OwnedArguments {
+    /// Serializes the arguments of a method.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if one cannot be serialized.
+    pub fn new<M: Method>(arguments: &ArgumentTypes<'_, M>) -> Result<Self, CallError> {
+        let bytes = encode_arguments::<M>(Format::Postcard, arguments)?;
+        Ok(Self { bytes, to_json: to_json::<M> })
     }
-    // SAFETY: it was written, and is read once.
-    let result = unsafe { result.assume_init() };
-    // SAFETY: F1 and F3 of `form.rs`: `DirectCall::run` requires it.
-    unsafe { OutputForm::<M>::take(result) }.map(Some).map_err(invalid_result)
+
+    /// Returns the arguments as postcard.
+    pub fn as_postcard(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Returns the arguments as JSON.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if one cannot be JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>, CallError> {
+        (self.to_json)(&self.bytes)
+    }
+}
+
+fn to_json<M: Method>(bytes: &[u8]) -> Result<Vec<u8>, CallError> {
+    let space = argument::decode::<M::Arguments>(Format::Postcard, bytes, M::SHAPE.names);
+    let mut space = space.map_err(invalid_argument)?;
+    match M::Arguments::borrow(&mut space) {
+        Some(arguments) => encode_arguments::<M>(Format::Json, &arguments),
+        None => Err(invalid_argument(CodecError::new("missing"))),
+    }
 }
 
 /// Serializes the arguments of a method.
@@ -402,6 +489,11 @@ pub fn encode_arguments<M: Method>(
 /// `InvalidOutput` if it does not match its type.
 pub fn decode_result<M: Method>(format: Format, bytes: &[u8]) -> Result<M::Output, CallError> {
     format.decode(bytes).map_err(invalid_result)
+}
+
+#[cold]
+fn no_result() -> CallError {
+    CallError::new(CallErrorKind::InvalidOutput, "the call was answered without a result")
 }
 
 #[cold]

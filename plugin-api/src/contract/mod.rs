@@ -98,10 +98,10 @@ pub mod internal {
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain};
     pub use super::method::{
-        ArgumentTypes, DirectCall, Method, Serves, call_direct, decode_result, encode_arguments,
-        entry,
+        ArgumentTypes, Method, MethodCall, OwnedArguments, Serves, call_method, decode_result,
+        encode_arguments, entry,
     };
-    pub use super::proxy::{ServedBy, is_not_provided};
+    pub use super::proxy::{HostTransport, ServedBy, is_not_provided};
     pub use super::shape::{
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,
         ShapeList, Variant, export_length, export_text,

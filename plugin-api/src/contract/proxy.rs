@@ -3,11 +3,13 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use super::error::{CallError, CallErrorKind};
 use super::method::{ArgumentTypes, Method};
 use super::shape::Description;
 use super::table::{RawContract, RawMethod};
+use crate::TraceContext;
 
 /// A contract: implemented for `dyn Trait` by `#[hotbay_plugin::contract]`.
 #[diagnostic::on_unimplemented(
@@ -75,6 +77,77 @@ impl<C: Contract + ?Sized, T: Transport> Proxy<C, T> {
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
         self.transport.call::<C, M>(arguments)
+    }
+}
+
+/// The transport of a host, which offers other ways to call and options of calls.
+#[doc(hidden)]
+pub trait HostTransport: Transport + Clone {
+    /// Calls one generation of the plugin.
+    type Pinned: Transport;
+    /// Calls on the plugin's workers.
+    type Pooled: Transport;
+    /// The error of the host.
+    type Error;
+    /// The host's cancellation token.
+    type Token;
+
+    /// Pins the current generation.
+    fn pin(&self) -> Result<Self::Pinned, Self::Error>;
+
+    /// Calls on the plugin's workers.
+    fn pooled(&self) -> Self::Pooled;
+
+    /// Sets a time limit for each call.
+    #[must_use]
+    fn with_timeout(self, timeout: Duration) -> Self;
+
+    /// Sets the token that cancels calls.
+    #[must_use]
+    fn with_cancellation_token(self, token: Self::Token) -> Self;
+
+    /// Sets the trace that calls belong to.
+    #[must_use]
+    fn with_trace(self, trace: TraceContext) -> Self;
+}
+
+impl<C: Contract + ?Sized, T: HostTransport> Proxy<C, T> {
+    /// Pins the current generation of the plugin, for many calls without a lookup for each. Its
+    /// unload waits until the result is dropped. Once another generation is current, its calls fail
+    /// with `Unavailable`.
+    ///
+    /// # Errors
+    ///
+    /// The host's, if the plugin is unloaded.
+    pub fn pin(&self) -> Result<Proxy<C, T::Pinned>, T::Error> {
+        self.transport.pin().map(Proxy::new)
+    }
+
+    /// Returns a proxy whose calls run on the plugin's workers, and return at their deadline whatever
+    /// the plugin does. Arguments and results are serialized. Its methods block, also in async code.
+    pub fn pooled(&self) -> Proxy<C, T::Pooled> {
+        Proxy::new(self.transport.pooled())
+    }
+
+    /// Returns a proxy whose calls have a deadline `timeout` after they start.
+    ///
+    /// A call that has not started by then never starts. The plugin of a running call can query
+    /// its deadline; only the calls of [`pooled`](Self::pooled) return at it.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self::new(self.transport.clone().with_timeout(timeout))
+    }
+
+    /// Returns a proxy whose calls are cancelled when `token` is.
+    #[must_use]
+    pub fn with_cancellation_token(&self, token: T::Token) -> Self {
+        Self::new(self.transport.clone().with_cancellation_token(token))
+    }
+
+    /// Returns a proxy whose calls belong to this trace.
+    #[must_use]
+    pub fn with_trace(&self, trace: TraceContext) -> Self {
+        Self::new(self.transport.clone().with_trace(trace))
     }
 }
 

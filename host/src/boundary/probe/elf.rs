@@ -12,7 +12,6 @@ use super::format::{Image, Pin, check_inside, elf_platform, malformed, text};
 use crate::error::boundary::ProbeError;
 
 /// Maximum bytes of a stamp that are read, in case a later version is longer.
-const MAX_STAMP_BYTES: u64 = 4096;
 
 /// An ELF library, read as the loader does.
 pub(super) struct Elf<'d, H: FileHeader> {
@@ -287,7 +286,7 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
             .collect()
     }
 
-    fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError> {
+    fn symbol(&self, name: &str, limit: u64) -> Result<Option<&'d [u8]>, ProbeError> {
         let has_name = |symbol: &&H::Sym| {
             let found = self.name_and_rest(symbol.st_name(self.endian).into());
             let rest = found.and_then(|found| found.strip_prefix(name.as_bytes()));
@@ -297,10 +296,10 @@ impl<'d, H: FileHeader<Endian = Endianness>> Image<'d> for Elf<'d, H> {
             return Ok(None);
         };
         let size = match symbol.st_size(self.endian).into() {
-            0 => CAPACITY as u64,
-            size => size.min(MAX_STAMP_BYTES),
+            0 => limit.min(CAPACITY as u64),
+            size => size.min(limit),
         };
-        self.at_most("its plugin stamp", symbol.st_value(self.endian).into(), size).map(Some)
+        self.at_most("its description", symbol.st_value(self.endian).into(), size).map(Some)
     }
 
     fn exports(&self) -> Result<Vec<String>, ProbeError> {

@@ -13,8 +13,9 @@ use crate::error::boundary::ProbeError;
 /// A complete library for this host, of any format.
 pub(super) trait Image<'d> {
     fn needs(&self) -> Result<Vec<String>, ProbeError>;
-    /// Returns the bytes at an exported symbol's address, at most as many as a stamp may have.
-    fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError>;
+    /// Returns the bytes at an exported symbol's address, at most `limit`, and as many as the symbol
+    /// has if the format says so.
+    fn symbol(&self, name: &str, limit: u64) -> Result<Option<&'d [u8]>, ProbeError>;
     fn exports(&self) -> Result<Vec<String>, ProbeError>;
     /// Returns the names that it imports; empty if the format does not decide their use.
     fn imports(&self) -> Result<HashSet<&'d [u8]>, ProbeError> {

@@ -1,7 +1,6 @@
 //! Reads Mach-O and PE libraries with `object`. Knows only the names that `object` gives their
 //! parts.
 
-use hotbay_plugin::stamp::CAPACITY;
 use object::read::{ExportTarget, NameOrOrdinal};
 use object::{Architecture, Object, ObjectKind, ObjectSegment};
 
@@ -55,7 +54,7 @@ impl<'d> Image<'d> for Generic<'d> {
         libraries.map(|library| library.map(|found| text(found.name())).map_err(damaged)).collect()
     }
 
-    fn symbol(&self, name: &str) -> Result<Option<&'d [u8]>, ProbeError> {
+    fn symbol(&self, name: &str, limit: u64) -> Result<Option<&'d [u8]>, ProbeError> {
         for export in self.0.exports().map_err(damaged)? {
             let export = export.map_err(damaged)?;
             // Mach-O adds an underscore to C names.
@@ -65,9 +64,14 @@ impl<'d> Image<'d> for Generic<'d> {
                 continue;
             };
             if is_named {
-                let size = CAPACITY as u64;
-                let read = |s: object::Segment<'d, '_>| s.data_range(address, size).ok().flatten();
-                let outside = || malformed("its plugin stamp is outside all loadable segments");
+                let read = |segment: object::Segment<'d, '_>| {
+                    let offset = address.checked_sub(segment.address())?;
+                    let rest = segment.data().ok()?.get(usize::try_from(offset).ok()?..)?;
+                    // The format does not state how many bytes the symbol has.
+                    let length = rest.len().min(usize::try_from(limit).ok()?);
+                    (length > 0).then(|| &rest[..length])
+                };
+                let outside = || malformed("its description is outside all loadable segments");
                 return self.0.segments().find_map(read).ok_or_else(outside).map(Some);
             }
         }

@@ -11,6 +11,8 @@ pub(crate) mod relink;
 mod tests;
 
 use hotbay_plugin::abi::{CALLBACKS, Callback};
+use hotbay_plugin::contract::ContractText;
+use hotbay_plugin::contract::internal as contract;
 use hotbay_plugin::stamp::{MAGIC, SYMBOL};
 use hotbay_plugin::text::{Lines, is_escaped};
 use object::{Endianness, FileKind};
@@ -21,11 +23,16 @@ pub(crate) use format::Pin;
 use format::{Aligned, Image, Platform};
 use generic::Generic;
 
+/// More than any version of the stamp has.
+const MAX_STAMP_BYTES: u64 = 4096;
+
 /// The stamp and the properties of a library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Probed {
     /// The sources and tools that the plugin was built with.
     pub(crate) stamp: Stamp,
+    /// The contracts that the plugin serves.
+    pub(crate) contracts: Vec<ContractText>,
     /// The shared libraries that it links, in their order in the file.
     pub(crate) needs: Vec<String>,
     /// Format, processor, word size and byte order, for messages.
@@ -47,13 +54,18 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Probed, ProbeError> {
         if let Some(library) = needs.iter().find(|name| is_shared_std(name)) {
             return Err(ProbeError::SharedStd { library: library.clone() });
         }
-        let stamp = Stamp::parse(image.symbol(SYMBOL)?.ok_or(ProbeError::NoStamp)?)?;
+        let stamp = image.symbol(SYMBOL, MAX_STAMP_BYTES)?.ok_or(ProbeError::NoStamp)?;
+        let stamp = Stamp::parse(stamp)?;
+        let contracts = match image.symbol(contract::SYMBOL, contract::MAX_TEXT_BYTES as u64)? {
+            Some(text) => contracts_of(text)?,
+            None => Vec::new(),
+        };
         let imports = image.imports()?;
         let is_imported = |callback: &&Callback| imports.contains(callback.name.as_bytes());
         let callbacks = CALLBACKS.iter().filter(is_imported).collect();
         let (pin, is_static_tls) = (image.pin(), image.is_static_tls());
         let platform = Platform::HERE.to_string();
-        Ok(Probed { stamp, needs, platform, pin, is_static_tls, callbacks })
+        Ok(Probed { stamp, contracts, needs, platform, pin, is_static_tls, callbacks })
     })
 }
 
@@ -152,6 +164,15 @@ fn not_a_library(bytes: &[u8]) -> ProbeError {
         None => ("data of an unknown format", None),
     };
     ProbeError::NotALibrary { looks_like, hint }
+}
+
+/// Parses the text of the contracts that a library exports.
+fn contracts_of(text: &[u8]) -> Result<Vec<ContractText>, ProbeError> {
+    let bad = |why: String| ProbeError::BadContracts { why };
+    if !text.contains(&0) {
+        return Err(bad("it does not end with a NUL".to_owned()));
+    }
+    ContractText::parse_exported(text).map_err(|error| bad(error.to_string()))
 }
 
 /// The stamp of a library.

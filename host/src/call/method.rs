@@ -1,0 +1,70 @@
+//! A call of a contract's method as a request: which method, and its arguments.
+
+use std::sync::Arc;
+
+use hotbay_plugin::contract::internal::{MethodCall, OwnedArguments};
+use hotbay_plugin::contract::{CallError, Format, MethodText};
+
+use crate::contracts::KnownContract;
+
+/// A call of a method.
+#[derive(Clone, Debug)]
+pub(crate) struct MethodRequest<'a> {
+    pub(crate) contract: Arc<KnownContract>,
+    /// The position of the method in the contract.
+    pub(crate) index: usize,
+    pub(crate) arguments: MethodArguments<'a>,
+}
+
+/// The arguments of a method.
+#[derive(Clone, Debug)]
+pub(crate) enum MethodArguments<'a> {
+    /// On the caller's stack.
+    Borrowed(&'a MethodCall<'a>),
+    /// Serialized.
+    Owned(OwnedArguments),
+    /// Not serializable.
+    Invalid(CallError),
+}
+
+impl MethodRequest<'_> {
+    /// Returns the method's name and signature.
+    pub(crate) fn method(&self) -> Option<&MethodText> {
+        self.contract.text.methods.get(self.index)
+    }
+
+    /// Returns the number of bytes of the arguments.
+    pub(crate) fn byte_len(&self) -> usize {
+        match &self.arguments {
+            MethodArguments::Borrowed(call) => call.byte_len(),
+            MethodArguments::Owned(arguments) => arguments.as_postcard().len(),
+            MethodArguments::Invalid(_) => 0,
+        }
+    }
+
+    /// Serializes the arguments.
+    pub(crate) fn encode(&self, format: Format) -> Result<Vec<u8>, CallError> {
+        match (&self.arguments, format) {
+            (MethodArguments::Borrowed(call), format) => call.encode(format),
+            (MethodArguments::Owned(arguments), Format::Postcard) => {
+                Ok(arguments.as_postcard().to_vec())
+            }
+            (MethodArguments::Owned(arguments), Format::Json) => arguments.to_json(),
+            (MethodArguments::Invalid(error), _) => Err(error.clone()),
+        }
+    }
+
+    /// Serializes arguments that are on the caller's stack.
+    pub(super) fn into_owned(self) -> MethodRequest<'static> {
+        let Self { contract, index, arguments } = self;
+        let arguments = match arguments {
+            MethodArguments::Borrowed(call) => match call.to_owned() {
+                Ok(arguments) => MethodArguments::Owned(arguments),
+                Err(error) => MethodArguments::Invalid(error),
+            },
+            MethodArguments::Owned(arguments) => MethodArguments::Owned(arguments),
+            MethodArguments::Invalid(error) => MethodArguments::Invalid(error),
+        };
+        MethodRequest { contract, index, arguments }
+    }
+}

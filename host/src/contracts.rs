@@ -1,0 +1,95 @@
+//! The contracts that a host's application uses: each gets an id, by which generations remember how
+//! they serve it, and builds that serve an incompatible version are rejected.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use hotbay_plugin::contract::internal::Description;
+use hotbay_plugin::contract::{ContractText, Incompatible, bind};
+
+use crate::sync::lock;
+
+/// A contract of the application.
+#[derive(Debug)]
+pub(crate) struct KnownContract {
+    pub(crate) id: ContractId,
+    pub(crate) text: ContractText,
+}
+
+/// Position of a contract in the tables of generations: a chunk, and a place in it. Chunk `n` has
+/// `FIRST_CHUNK << n` places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ContractId {
+    pub(crate) chunk: usize,
+    pub(crate) at: usize,
+}
+
+/// Number of places of the first chunk.
+pub(crate) const FIRST_CHUNK: usize = 8;
+/// Number of chunks, for a million contracts.
+pub(crate) const CHUNKS: usize = 18;
+
+impl ContractId {
+    fn new(index: usize) -> Self {
+        let chunk = (index / FIRST_CHUNK + 1).ilog2() as usize;
+        Self { chunk, at: index - FIRST_CHUNK * ((1 << chunk) - 1) }
+    }
+}
+
+/// The contracts that the application of a host uses.
+#[derive(Default)]
+pub(crate) struct ContractRegistry(Mutex<Vec<Arc<KnownContract>>>);
+
+impl ContractRegistry {
+    /// Returns the contract with this description, which it adds if it is not known. `None` if it
+    /// is invalid, or too many are known.
+    pub(crate) fn register(&self, description: &Description) -> Option<Arc<KnownContract>> {
+        let text = ContractText::parse(&description.text()).ok()?.pop()?;
+        let mut known = lock(&self.0);
+        if let Some(contract) = known.iter().find(|contract| contract.text == text) {
+            return Some(Arc::clone(contract));
+        }
+        let id = ContractId::new(known.len());
+        if id.chunk >= CHUNKS {
+            return None;
+        }
+        let contract = Arc::new(KnownContract { id, text });
+        known.push(Arc::clone(&contract));
+        Some(contract)
+    }
+
+    /// Checks that the plugin's contracts are compatible with those of the same name that the
+    /// application uses. Returns the name of the first that is not.
+    pub(crate) fn check<'t>(
+        &self,
+        served: &'t [ContractText],
+    ) -> Result<(), (&'t str, Incompatible)> {
+        let known = lock(&self.0);
+        for contract in served {
+            for caller in known.iter().filter(|known| known.text.name == contract.name) {
+                bind(&caller.text, contract).map_err(|error| (contract.name.as_str(), error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ContractRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(lock(&self.0).iter().map(|contract| &contract.text.name)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_fill_chunk_after_chunk() {
+        let mut expected = (0..CHUNKS)
+            .flat_map(|chunk| (0..FIRST_CHUNK << chunk).map(move |at| ContractId { chunk, at }));
+        for index in 0..10_000 {
+            assert_eq!(Some(ContractId::new(index)), expected.next());
+        }
+    }
+}

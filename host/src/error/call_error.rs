@@ -1,0 +1,67 @@
+//! Conversions between the errors of this crate and those of typed calls.
+
+use hotbay_plugin::contract::{CallError, CallErrorKind};
+
+use super::{Error, ErrorKind};
+
+impl From<Error> for CallError {
+    /// Keeps the error as the source, and the plugin's own error.
+    #[cold]
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Plugin => CallErrorKind::Plugin,
+            ErrorKind::Panicked => CallErrorKind::Panicked,
+            ErrorKind::NotProvided | ErrorKind::Incompatible => CallErrorKind::NotProvided,
+            ErrorKind::InvalidInput => CallErrorKind::InvalidInput,
+            ErrorKind::InvalidOutput | ErrorKind::Protocol => CallErrorKind::InvalidOutput,
+            ErrorKind::PermissionDenied => CallErrorKind::PermissionDenied,
+            ErrorKind::DeadlineExceeded => CallErrorKind::DeadlineExceeded,
+            ErrorKind::Cancelled => CallErrorKind::Cancelled,
+            ErrorKind::Overloaded => CallErrorKind::Overloaded,
+            ErrorKind::NotFound
+            | ErrorKind::Quarantined
+            | ErrorKind::Retired
+            | ErrorKind::Disconnected
+            | ErrorKind::Shutdown => CallErrorKind::Unavailable,
+            _ => CallErrorKind::Other,
+        };
+        let mut converted = Self::new(kind, error.to_string());
+        if let Some(hint) = error.hint() {
+            converted = converted.with_hint(hint.to_owned());
+        }
+        if let Some(own) = error.plugin_error() {
+            converted = converted.with_plugin_error(own.clone());
+        }
+        converted.with_source(error)
+    }
+}
+
+impl From<CallError> for Error {
+    /// Returns the error of this crate that caused the typed call to fail, or one like it.
+    #[cold]
+    fn from(error: CallError) -> Self {
+        let source = std::error::Error::source(&error);
+        if let Some(own) = source.and_then(|source| source.downcast_ref::<Self>()) {
+            return own.cloned();
+        }
+        let kind = match error.kind() {
+            CallErrorKind::Plugin => ErrorKind::Plugin,
+            CallErrorKind::Panicked => ErrorKind::Panicked,
+            CallErrorKind::NotProvided => ErrorKind::NotProvided,
+            CallErrorKind::InvalidInput => ErrorKind::InvalidInput,
+            CallErrorKind::InvalidOutput => ErrorKind::InvalidOutput,
+            CallErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            CallErrorKind::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            CallErrorKind::Cancelled => ErrorKind::Cancelled,
+            CallErrorKind::Overloaded => ErrorKind::Overloaded,
+            CallErrorKind::Unavailable => ErrorKind::Retired,
+            _ => ErrorKind::Internal,
+        };
+        let converted = Self::new(kind, error.to_string());
+        let converted = converted.with_optional_hint(error.hint().map(str::to_owned));
+        match error.plugin_error() {
+            Some(own) => converted.caused_by(own.clone()),
+            None => converted.caused_by(error),
+        }
+    }
+}

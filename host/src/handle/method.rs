@@ -1,0 +1,341 @@
+//! Typed calls: the transports of the proxies of contracts. A call of a method goes through the same
+//! middleware as a call with bytes, and takes the brief path under the same conditions.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hotbay_plugin::ContentType;
+use hotbay_plugin::TraceContext;
+use hotbay_plugin::contract::internal::{
+    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, call_method, decode_result,
+};
+use hotbay_plugin::contract::{CallError, Contract, Format, Transport};
+use tokio_util::sync::CancellationToken;
+
+use super::{Execute, Inner, PluginHandle};
+use crate::call::{MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::contracts::KnownContract;
+use crate::error::Error;
+use crate::generation::{InstanceRef, next_call_id};
+use crate::id::GenerationId;
+use crate::slot::{Admission, CallScope};
+use crate::sync::{block_on, deadline_in, shard};
+
+/// Calls the current generation of a plugin on the caller's thread.
+///
+/// Created by [`Host::contract`](crate::Host::contract).
+#[derive(Clone)]
+pub struct DirectTransport(Target);
+
+/// Calls one generation of a plugin on the caller's thread.
+///
+/// Created by [`Proxy::pin`](hotbay_plugin::contract::Proxy::pin).
+#[derive(Clone)]
+pub struct PinnedTransport {
+    target: Target,
+    instance: Arc<InstanceRef>,
+}
+
+/// Calls a plugin on its workers, and blocks until the call returns or its deadline passes.
+///
+/// Created by [`Proxy::pooled`](hotbay_plugin::contract::Proxy::pooled).
+#[derive(Clone)]
+pub struct PooledTransport(Target);
+
+/// A contract of a plugin, and the options of its calls.
+#[derive(Clone)]
+struct Target {
+    inner: Arc<Inner>,
+    contract: Arc<KnownContract>,
+    options: Option<Arc<CallOptions>>,
+}
+
+/// Options of typed calls.
+#[derive(Clone, Default)]
+struct CallOptions {
+    timeout: Option<Duration>,
+    token: Option<CancellationToken>,
+    trace: Option<TraceContext>,
+}
+
+/// What a method's call was answered with, if it did not write its result.
+struct Serialized(Reply);
+
+impl AsRef<[u8]> for Serialized {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+type Answer = Result<Option<(Format, Serialized)>, CallError>;
+
+impl PluginHandle {
+    /// Returns the transport of a contract, which the current generation serves.
+    pub(crate) fn contract(&self, contract: Arc<KnownContract>) -> Result<DirectTransport, Error> {
+        self.inner.check_process()?;
+        self.inner.slot.pin()?.check_contract(&contract)?;
+        Ok(DirectTransport(Target { inner: Arc::clone(&self.inner), contract, options: None }))
+    }
+}
+
+impl Target {
+    /// Calls a method on this thread.
+    #[inline(always)]
+    fn call<M: Method>(&self, call: &MethodCall<'_>, pin: Option<&InstanceRef>) -> Answer {
+        if self.options.is_none() && M::SHAPE.permission.is_none() {
+            // The result is written in the usual case, so nothing is returned through memory.
+            match self.inner.call_method(&self.contract, M::INDEX, call, pin) {
+                Ok(None) => Ok(None),
+                Ok(Some(reply)) => Ok(Some(serialized(reply))),
+                Err(error) => Err(error.into()),
+            }
+        } else {
+            self.call_with_options(M::INDEX, call, pin)
+        }
+    }
+
+    #[inline(never)]
+    fn call_with_options(
+        &self,
+        method: usize,
+        call: &MethodCall<'_>,
+        pin: Option<&InstanceRef>,
+    ) -> Answer {
+        let request = self.request(method, MethodArguments::Borrowed(call));
+        let reply = self.inner.call_method_in_full(&request, pin, next_call_id(), call)?;
+        Ok(reply.map(serialized))
+    }
+
+    /// Returns the request of a call.
+    fn request<'a>(&self, method: usize, arguments: MethodArguments<'a>) -> Request<'a> {
+        let contract = Arc::clone(&self.contract);
+        let mut request = Request::of_method(MethodRequest { contract, index: method, arguments });
+        let Some(options) = &self.options else { return request };
+        if let Some(timeout) = options.timeout {
+            request = request.with_deadline(deadline_in(timeout));
+        }
+        if let Some(token) = &options.token {
+            request = request.with_cancellation_token(token.clone());
+        }
+        match options.trace {
+            Some(trace) => request.with_trace(trace),
+            None => request,
+        }
+    }
+
+    fn with_options(mut self, set: impl FnOnce(&mut CallOptions)) -> Self {
+        set(Arc::make_mut(self.options.get_or_insert_default()));
+        self
+    }
+}
+
+impl Inner {
+    /// Calls a method; returns the reply if the result was not written.
+    #[inline(never)]
+    fn call_method(
+        &self,
+        contract: &Arc<KnownContract>,
+        method: usize,
+        call: &MethodCall<'_>,
+        pin: Option<&InstanceRef>,
+    ) -> Result<Option<Reply>, Error> {
+        let call_id = next_call_id();
+        if !self.is_brief(call_id) {
+            return self.call_method_unusual(contract, method, call, pin, call_id);
+        }
+        let shard = shard();
+        let id = contract.id;
+        let outcome = match pin {
+            // The few threads that share a shard take the other path.
+            _ if !shard.is_owned() => None,
+            Some(instance) if !instance.generation().is_current() => None,
+            Some(instance) => instance.call_method_brief(id, method, call, call_id, None),
+            None => match self.slot.current_by(shard) {
+                Some(instance) => instance.call_method_brief(id, method, call, call_id, None),
+                None => None,
+            },
+        };
+        let Some(outcome) = outcome else {
+            return self.call_method_unusual(contract, method, call, pin, call_id);
+        };
+        self.slot.count_call(shard);
+        match outcome {
+            Ok(()) => Ok(None),
+            Err(error) => self.record_method_failure(contract, method, call, pin, call_id, error),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn call_method_unusual(
+        &self,
+        contract: &Arc<KnownContract>,
+        method: usize,
+        call: &MethodCall<'_>,
+        pin: Option<&InstanceRef>,
+        call_id: u64,
+    ) -> Result<Option<Reply>, Error> {
+        let request = method_request(contract, method, call);
+        self.call_method_in_full(&request, pin, call_id, call)
+    }
+
+    /// Calls a method through the middleware.
+    fn call_method_in_full(
+        &self,
+        request: &Request<'_>,
+        pin: Option<&InstanceRef>,
+        call_id: u64,
+        call: &MethodCall<'_>,
+    ) -> Result<Option<Reply>, Error> {
+        let mut reply = ReplySlot::new();
+        self.call_in_full(request, pin, call_id, &mut reply)?;
+        if call.is_written() && reply.as_bytes().is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(reply.take()))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn record_method_failure(
+        &self,
+        contract: &Arc<KnownContract>,
+        method: usize,
+        call: &MethodCall<'_>,
+        pin: Option<&InstanceRef>,
+        call_id: u64,
+        error: Error,
+    ) -> Result<Option<Reply>, Error> {
+        let request = method_request(contract, method, call);
+        let scope = CallScope::inline(&request, pin, call_id);
+        self.slot.counters.count_error(&scope, &error);
+        let outcome = Err(error);
+        self.slot.record_outcome(Admission::Normal, &scope, &outcome);
+        outcome.map(|()| None)
+    }
+}
+
+fn method_request<'a>(
+    contract: &Arc<KnownContract>,
+    method: usize,
+    call: &'a MethodCall<'a>,
+) -> Request<'a> {
+    let contract = Arc::clone(contract);
+    let arguments = MethodArguments::Borrowed(call);
+    Request::of_method(MethodRequest { contract, index: method, arguments })
+}
+
+/// Returns a reply with the format of its bytes.
+#[cold]
+fn serialized(reply: Reply) -> (Format, Serialized) {
+    let is_json = reply.content_type() == ContentType::JSON;
+    let format = if is_json { Format::Json } else { Format::Postcard };
+    (format, Serialized(reply))
+}
+
+impl Transport for DirectTransport {
+    #[inline(always)]
+    fn call<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        call_method::<M, _>(arguments, |call| self.0.call::<M>(call, None))
+    }
+}
+
+impl Transport for PinnedTransport {
+    #[inline(always)]
+    fn call<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        call_method::<M, _>(arguments, |call| self.target.call::<M>(call, Some(&self.instance)))
+    }
+}
+
+impl Transport for PooledTransport {
+    fn call<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        let arguments = MethodArguments::Owned(OwnedArguments::new::<M>(arguments)?);
+        let request = self.0.request(M::INDEX, arguments);
+        let reply = block_on(pin!(Execute::new(&self.0.inner, request)))?;
+        let (format, reply) = serialized(reply);
+        decode_result::<M>(format, reply.as_ref())
+    }
+}
+
+impl HostTransport for DirectTransport {
+    type Pinned = PinnedTransport;
+    type Pooled = PooledTransport;
+    type Error = Error;
+    type Token = CancellationToken;
+
+    fn pin(&self) -> Result<PinnedTransport, Error> {
+        let target = self.0.clone();
+        target.inner.check_process()?;
+        let instance = target.inner.slot.pin()?;
+        instance.check_contract(&target.contract)?;
+        Ok(PinnedTransport { target, instance })
+    }
+
+    fn pooled(&self) -> PooledTransport {
+        PooledTransport(self.0.clone())
+    }
+
+    fn with_timeout(self, timeout: Duration) -> Self {
+        Self(self.0.with_options(|options| options.timeout = Some(timeout)))
+    }
+
+    fn with_cancellation_token(self, token: CancellationToken) -> Self {
+        Self(self.0.with_options(|options| options.token = Some(token)))
+    }
+
+    fn with_trace(self, trace: TraceContext) -> Self {
+        Self(self.0.with_options(|options| options.trace = Some(trace)))
+    }
+}
+
+impl DirectTransport {
+    /// Returns the plugin's name.
+    pub fn plugin(&self) -> &crate::PluginName {
+        &self.0.inner.slot.name
+    }
+}
+
+impl PinnedTransport {
+    /// Returns the pinned generation.
+    pub fn generation(&self) -> GenerationId {
+        self.instance.generation().id
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target")
+            .field("plugin", &self.inner.slot.name)
+            .field("contract", &self.contract.text.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for DirectTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DirectTransport").field(&self.0).finish()
+    }
+}
+
+impl fmt::Debug for PinnedTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PinnedTransport").field(&self.target).finish()
+    }
+}
+
+impl fmt::Debug for PooledTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PooledTransport").field(&self.0).finish()
+    }
+}

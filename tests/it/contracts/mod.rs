@@ -1,0 +1,4 @@
+//! Typed contracts.
+
+mod calls;
+mod versions;
