@@ -15,8 +15,7 @@ use std::mem::MaybeUninit;
 use hotbay_plugin::PluginError;
 use hotbay_plugin::abi::{OutputSlot, RawContext, RawFault, RawPayload, code};
 use hotbay_plugin::contract::internal::{
-    Description, DirectFn, MAX_TEXT_BYTES, MethodCall, RawContract, SerializedFn,
-    code as contract_code,
+    Description, DirectFn, MethodCall, RawContract, SerializedFn, code as contract_code,
 };
 use hotbay_plugin::contract::{Binding, ContractText, Format, Incompatible, bind};
 
@@ -157,15 +156,9 @@ fn tables_of(root: Root) -> &'static [RawContract] {
 
 /// Returns the exported text of a library, up to its NUL.
 fn text_of(image: &Image) -> Option<&[u8]> {
-    const NAME: &CStr = c"HOTBAY_PLUGIN_CONTRACTS";
-    let start = image.symbol(NAME)?.cast::<u8>();
-    let mut len = 0;
-    // SAFETY: B7: the probe found a NUL within this limit in the file.
-    while len < MAX_TEXT_BYTES && unsafe { start.add(len).read() } != 0 {
-        len += 1;
-    }
-    // SAFETY: as above, and K1.
-    Some(unsafe { std::slice::from_raw_parts(start, len) })
+    let text = image.symbol(c"HOTBAY_PLUGIN_CONTRACTS")?;
+    // SAFETY: B7 (the probe found a NUL after the start of the text in the file), K1.
+    Some(unsafe { CStr::from_ptr(text.cast()) }.to_bytes())
 }
 
 impl Instance {

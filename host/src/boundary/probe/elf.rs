@@ -11,8 +11,6 @@ use object::{Endianness, U32};
 use super::format::{Image, Pin, check_inside, elf_platform, malformed, text};
 use crate::error::boundary::ProbeError;
 
-/// Maximum bytes of a stamp that are read, in case a later version is longer.
-
 /// An ELF library, read as the loader does.
 pub(super) struct Elf<'d, H: FileHeader> {
     pub(super) bytes: &'d [u8],

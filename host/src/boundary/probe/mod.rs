@@ -23,7 +23,7 @@ pub(crate) use format::Pin;
 use format::{Aligned, Image, Platform};
 use generic::Generic;
 
-/// More than any version of the stamp has.
+/// Maximum bytes of a stamp that are read, in case a later version is longer.
 const MAX_STAMP_BYTES: u64 = 4096;
 
 /// The stamp and the properties of a library.
