@@ -158,6 +158,8 @@ pub mod abi {
     pub use crate::census::interposers;
     pub use crate::census::{CALLBACKS, Callback, CountingAllocator, init_census};
     pub use crate::context::{Bounds, RawContext};
+    #[cfg(feature = "contracts")]
+    pub use crate::contract::{Contract, internal as contract};
     pub use crate::export::{Exports, PanicRecords, into_instance};
     pub use crate::payload::{Media, OutputSlot, RawBuffer, RawPayload};
     pub use crate::root::{

@@ -1,5 +1,5 @@
 //! The contracts that a plugin in this process serves: the tables of its library, checked against
-//! their text, and calls of their methods.
+//! their text.
 //!
 //! Besides the invariants of this folder:
 //!
@@ -8,20 +8,11 @@
 //! - **K2.** A method is called with arguments as they are only if its signature equals the caller's,
 //!   and the hash in the table is that of the text. So both sides have the same types for them.
 
-use std::ffi::CStr;
 use std::fmt;
-use std::mem::MaybeUninit;
 
-use hotbay_plugin::PluginError;
-use hotbay_plugin::abi::{OutputSlot, RawContext, RawFault, RawPayload, code};
-use hotbay_plugin::contract::internal::{
-    Description, DirectFn, MethodCall, RawContract, SerializedFn, code as contract_code,
-};
-use hotbay_plugin::contract::{Binding, ContractText, Format, Incompatible, bind};
+use hotbay_plugin::contract::internal::{Description, DirectFn, RawContract, SerializedFn};
+use hotbay_plugin::contract::{Binding, ContractText, Incompatible, bind};
 
-use super::invoke::{Instance, failure};
-use super::{Image, Root};
-use crate::call::Failure;
 use crate::error::boundary::BoundaryError;
 
 /// The contracts that the code of an image serves.
@@ -36,8 +27,8 @@ struct Served {
 /// The functions of a method: K1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MethodFunctions {
-    direct: DirectFn,
-    serialized: SerializedFn,
+    pub(super) direct: DirectFn,
+    pub(super) serialized: SerializedFn,
 }
 
 /// A method of a caller's contract in a plugin of this process.
@@ -61,10 +52,13 @@ pub(crate) enum BindError {
 }
 
 impl Contracts {
-    /// Returns the contracts of a library; fails if the tables do not match their text.
-    pub(super) fn of_library(image: &Image, root: Root) -> Result<Self, BoundaryError> {
-        let tables = tables_of(root);
-        let texts = match text_of(image) {
+    /// Returns the contracts of a library by its tables and its exported text; fails if they do not
+    /// match.
+    pub(super) fn of_library(
+        tables: &'static [RawContract],
+        text: Option<&[u8]>,
+    ) -> Result<Self, BoundaryError> {
+        let texts = match text {
             Some(text) => ContractText::parse_exported(text).map_err(|error| {
                 BoundaryError::Contracts(format!("their text is invalid: {error}"))
             })?,
@@ -139,98 +133,6 @@ impl Served {
         }
         Ok(Self { text, methods })
     }
-}
-
-/// Returns the tables of a library; none if it was built before API 1.1.
-fn tables_of(root: Root) -> &'static [RawContract] {
-    let Some(contracts) = root.module().contracts() else { return &[] };
-    let mut count = 0;
-    // SAFETY: B3, B5.
-    let first = unsafe { contracts(&raw mut count) };
-    if first.is_null() {
-        return &[];
-    }
-    // SAFETY: B3 (the function returns the address of so many tables), K1.
-    unsafe { std::slice::from_raw_parts(first.cast(), count) }
-}
-
-/// Returns the exported text of a library, up to its NUL.
-fn text_of(image: &Image) -> Option<&[u8]> {
-    let text = image.symbol(c"HOTBAY_PLUGIN_CONTRACTS")?;
-    // SAFETY: B7 (the probe found a NUL after the start of the text in the file), K1.
-    Some(unsafe { CStr::from_ptr(text.cast()) }.to_bytes())
-}
-
-impl Instance {
-    /// Calls a method with arguments as they are. A failure goes through `fail`.
-    #[inline(always)]
-    pub(crate) fn call_method<E>(
-        &self,
-        method: &MethodFunctions,
-        context: &RawContext<'_>,
-        call: &MethodCall<'_>,
-        fail: impl FnOnce(Failure) -> E,
-    ) -> Result<(), E> {
-        let mut fault = MaybeUninit::uninit();
-        let function = |arguments, result| {
-            // SAFETY: B4, B5, K1, K2.
-            unsafe { (method.direct)(self.raw(), context, arguments, result, fault.as_mut_ptr()) }
-        };
-        // SAFETY: K2.
-        let code = unsafe { call.run(function) };
-        if code == code::OK {
-            return Ok(());
-        }
-        // SAFETY: B5.
-        Err(fail(unsafe { method_failure(code, fault) }))
-    }
-
-    /// Calls a method with serialized arguments.
-    pub(crate) fn call_serialized(
-        &self,
-        method: &MethodFunctions,
-        context: &RawContext<'_>,
-        format: Format,
-        arguments: &RawPayload<'_>,
-        output: &mut OutputSlot,
-    ) -> Result<(), Failure> {
-        let mut fault = MaybeUninit::uninit();
-        // SAFETY: B4, B5, K1.
-        let code = unsafe {
-            (method.serialized)(
-                self.raw(),
-                context,
-                format.code(),
-                arguments,
-                output.as_mut_ptr(),
-                fault.as_mut_ptr(),
-            )
-        };
-        if code == code::OK {
-            // SAFETY: B5 (the code says so).
-            unsafe { output.set_written() };
-            return Ok(());
-        }
-        // SAFETY: B5.
-        Err(unsafe { method_failure(code, fault) })
-    }
-}
-
-/// Decodes the failure of a method.
-///
-/// # Safety
-///
-/// As for `failure`.
-#[cold]
-unsafe fn method_failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
-    let convert: fn(PluginError) -> Failure = match code {
-        contract_code::BAD_ARGUMENTS => Failure::BadArguments,
-        contract_code::BAD_RESULT => Failure::BadResult,
-        // SAFETY: this function's contract.
-        _ => return unsafe { failure(code, fault) },
-    };
-    // SAFETY: B5 (both codes say that it was written).
-    convert(unsafe { fault.assume_init() }.to_error())
 }
 
 impl fmt::Debug for Contracts {

@@ -9,9 +9,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hotbay_plugin::contract::internal::RawContract;
 use hotbay_plugin::text::{Lines, MAX_MESSAGE_BYTES, escaped, start_of};
 
-use super::{Contracts, Root, Variables, mappings, traces};
+use super::{Contracts, Variables, mappings, traces};
 use crate::artifact::stage::Staged;
 use crate::error::boundary::BoundaryError;
 use crate::sync::ShardedCounter;
@@ -117,9 +118,16 @@ impl Image {
         }
     }
 
-    /// Reads the contracts of the library, and compares their tables with their text.
-    pub(crate) fn read_contracts(&self, root: Root) -> Result<(), BoundaryError> {
-        let contracts = Contracts::of_library(self, root)?;
+    /// Reads the contracts of the library: compares their tables with the text that it exports.
+    pub(crate) fn read_contracts(
+        &self,
+        tables: &'static [RawContract],
+    ) -> Result<(), BoundaryError> {
+        // SAFETY: B7 (the probe found a NUL after the start of the text in the file), B1.
+        let text = self
+            .symbol(c"HOTBAY_PLUGIN_CONTRACTS")
+            .map(|text| unsafe { CStr::from_ptr(text.cast()) }.to_bytes());
+        let contracts = Contracts::of_library(tables, text)?;
         // `library_loader` calls this once for each image that it opens.
         let _ = self.contracts.set(contracts);
         Ok(())

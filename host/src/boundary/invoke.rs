@@ -8,9 +8,11 @@ use hotbay_plugin::abi::{
     OutputSlot, RawBuffer, RawContext, RawFault, RawInstance, RawPayload, RawServices, RawSnapshot,
     RawStart, RawText, code, into_instance,
 };
-use hotbay_plugin::{Output, Plugin, Snapshot};
+use hotbay_plugin::contract::Format;
+use hotbay_plugin::contract::internal::{MethodCall, code as contract_code};
+use hotbay_plugin::{Output, Plugin, PluginError, Snapshot};
 
-use super::{Contracts, Image, Root};
+use super::{Contracts, Image, MethodFunctions, Root};
 use crate::call::Failure;
 use crate::sync::ShardedCounter;
 
@@ -91,12 +93,6 @@ impl Instance {
         self.outputs
     }
 
-    /// Returns the plugin, for the calls of this folder.
-    #[inline(always)]
-    pub(super) fn raw(&self) -> RawInstance {
-        self.raw
-    }
-
     /// Returns the functions of the plugin's library.
     pub(crate) fn root(&self) -> Root {
         self.root
@@ -124,6 +120,59 @@ impl Instance {
         }
         // SAFETY: B5 (the code says that the fault was written).
         Err(fail(unsafe { failure(code, fault) }))
+    }
+
+    /// Calls a method with arguments as they are. A failure goes through `fail`.
+    #[inline(always)]
+    pub(crate) fn call_method<E>(
+        &self,
+        method: &MethodFunctions,
+        context: &RawContext<'_>,
+        call: &MethodCall<'_>,
+        fail: impl FnOnce(Failure) -> E,
+    ) -> Result<(), E> {
+        let mut fault = MaybeUninit::uninit();
+        let function = |arguments, result| {
+            // SAFETY: B4, B5, K1, K2.
+            unsafe { (method.direct)(self.raw, context, arguments, result, fault.as_mut_ptr()) }
+        };
+        // SAFETY: K2.
+        let code = unsafe { call.run(function) };
+        if code == code::OK {
+            return Ok(());
+        }
+        // SAFETY: B5.
+        Err(fail(unsafe { method_failure(code, fault) }))
+    }
+
+    /// Calls a method with serialized arguments.
+    pub(crate) fn call_serialized(
+        &self,
+        method: &MethodFunctions,
+        context: &RawContext<'_>,
+        format: Format,
+        arguments: &RawPayload<'_>,
+        output: &mut OutputSlot,
+    ) -> Result<(), Failure> {
+        let mut fault = MaybeUninit::uninit();
+        // SAFETY: B4, B5, K1.
+        let code = unsafe {
+            (method.serialized)(
+                self.raw,
+                context,
+                format.code(),
+                arguments,
+                output.as_mut_ptr(),
+                fault.as_mut_ptr(),
+            )
+        };
+        if code == code::OK {
+            // SAFETY: B5 (the code says so).
+            unsafe { output.set_written() };
+            return Ok(());
+        }
+        // SAFETY: B5.
+        Err(unsafe { method_failure(code, fault) })
     }
 
     /// Checks the health of the plugin.
@@ -188,7 +237,7 @@ fn decode(function: impl FnOnce(*mut RawFault) -> i32) -> Result<(), Failure> {
 ///
 /// `code` was returned by a function of a plugin that received `fault` to write to.
 #[cold]
-pub(super) unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
+unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
     if code != code::ERROR && code != code::PANIC {
         return Failure::Code(code);
     }
@@ -199,4 +248,21 @@ pub(super) unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure
     } else {
         Failure::Panic(fault.to_panic())
     }
+}
+
+/// Decodes the failure of a method.
+///
+/// # Safety
+///
+/// As for `failure`.
+#[cold]
+unsafe fn method_failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
+    let convert: fn(PluginError) -> Failure = match code {
+        contract_code::BAD_ARGUMENTS => Failure::BadArguments,
+        contract_code::BAD_RESULT => Failure::BadResult,
+        // SAFETY: this function's contract.
+        _ => return unsafe { failure(code, fault) },
+    };
+    // SAFETY: B5 (both codes say that it was written).
+    convert(unsafe { fault.assume_init() }.to_error())
 }

@@ -17,6 +17,7 @@ use hotbay_plugin::abi::abi_stable::library::{
     AbiHeaderRef, IsLayoutChecked, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL,
 };
 use hotbay_plugin::abi::{Exports, PluginRootRef, RawCensus};
+use hotbay_plugin::contract::internal::RawContract;
 
 use super::Image;
 use crate::error::boundary::BoundaryError;
@@ -61,6 +62,19 @@ impl Root {
         // SAFETY: B3, B5.
         unsafe { self.module.census()(&raw mut census) };
         census
+    }
+
+    /// Returns the tables of the library's contracts; none if it was built before API 1.1.
+    pub(crate) fn contracts(self) -> &'static [RawContract] {
+        let Some(contracts) = self.module.contracts() else { return &[] };
+        let mut count = 0;
+        // SAFETY: B3, B5.
+        let first = unsafe { contracts(&raw mut count) };
+        if first.is_null() {
+            return &[];
+        }
+        // SAFETY: B3 (the function returns the address of so many tables), B1.
+        unsafe { std::slice::from_raw_parts(first.cast(), count) }
     }
 
     /// Deletes the library's thread keys, right before it is closed.

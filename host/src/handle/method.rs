@@ -14,12 +14,12 @@ use hotbay_plugin::contract::internal::{
 use hotbay_plugin::contract::{CallError, Contract, Format, Transport};
 use tokio_util::sync::CancellationToken;
 
-use super::{Execute, Inner, PluginHandle};
+use super::{Execute, Inner};
 use crate::call::{MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::KnownContract;
 use crate::error::Error;
 use crate::generation::{InstanceRef, next_call_id};
-use crate::id::GenerationId;
+use crate::id::{GenerationId, PluginName};
 use crate::slot::{Admission, CallScope};
 use crate::sync::{block_on, deadline_in, shard};
 
@@ -71,22 +71,13 @@ impl AsRef<[u8]> for Serialized {
 
 type Answer = Result<Option<(Format, Serialized)>, CallError>;
 
-impl PluginHandle {
-    /// Returns the transport of a contract, which the current generation serves.
-    pub(crate) fn contract(&self, contract: Arc<KnownContract>) -> Result<DirectTransport, Error> {
-        self.inner.check_process()?;
-        self.inner.slot.pin()?.check_contract(&contract)?;
-        Ok(DirectTransport(Target { inner: Arc::clone(&self.inner), contract, options: None }))
-    }
-}
-
 impl Target {
     /// Calls a method on this thread.
     #[inline(always)]
     fn call<M: Method>(&self, call: &MethodCall<'_>, pin: Option<&InstanceRef>) -> Answer {
         if self.options.is_none() && M::SHAPE.permission.is_none() {
             // The result is written in the usual case, so nothing is returned through memory.
-            match self.inner.call_method(&self.contract, M::INDEX, call, pin) {
+            match self.call_brief(M::INDEX, call, pin) {
                 Ok(None) => Ok(None),
                 Ok(Some(reply)) => Ok(Some(serialized(reply))),
                 Err(error) => Err(error.into()),
@@ -104,7 +95,7 @@ impl Target {
         pin: Option<&InstanceRef>,
     ) -> Answer {
         let request = self.request(method, MethodArguments::Borrowed(call));
-        let reply = self.inner.call_method_in_full(&request, pin, next_call_id(), call)?;
+        let reply = self.call_in_full(&request, pin, next_call_id(), call)?;
         Ok(reply.map(serialized))
     }
 
@@ -131,58 +122,56 @@ impl Target {
     }
 }
 
-impl Inner {
+impl Target {
     /// Calls a method; returns the reply if the result was not written.
     #[inline(never)]
-    fn call_method(
+    fn call_brief(
         &self,
-        contract: &Arc<KnownContract>,
         method: usize,
         call: &MethodCall<'_>,
         pin: Option<&InstanceRef>,
     ) -> Result<Option<Reply>, Error> {
         let call_id = next_call_id();
-        if !self.is_brief(call_id) {
-            return self.call_method_unusual(contract, method, call, pin, call_id);
+        if !self.inner.is_brief(call_id) {
+            return self.call_unusual(method, call, pin, call_id);
         }
         let shard = shard();
-        let id = contract.id;
+        let id = self.contract.id;
         let outcome = match pin {
             // The few threads that share a shard take the other path.
             _ if !shard.is_owned() => None,
             Some(instance) if !instance.generation().is_current() => None,
             Some(instance) => instance.call_method_brief(id, method, call, call_id, None),
-            None => match self.slot.current_by(shard) {
+            None => match self.inner.slot.current_by(shard) {
                 Some(instance) => instance.call_method_brief(id, method, call, call_id, None),
                 None => None,
             },
         };
         let Some(outcome) = outcome else {
-            return self.call_method_unusual(contract, method, call, pin, call_id);
+            return self.call_unusual(method, call, pin, call_id);
         };
-        self.slot.count_call(shard);
+        self.inner.slot.count_call(shard);
         match outcome {
             Ok(()) => Ok(None),
-            Err(error) => self.record_method_failure(contract, method, call, pin, call_id, error),
+            Err(error) => self.record_failure(method, call, pin, call_id, error),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn call_method_unusual(
+    fn call_unusual(
         &self,
-        contract: &Arc<KnownContract>,
         method: usize,
         call: &MethodCall<'_>,
         pin: Option<&InstanceRef>,
         call_id: u64,
     ) -> Result<Option<Reply>, Error> {
-        let request = method_request(contract, method, call);
-        self.call_method_in_full(&request, pin, call_id, call)
+        let request = method_request(&self.contract, method, call);
+        self.call_in_full(&request, pin, call_id, call)
     }
 
     /// Calls a method through the middleware.
-    fn call_method_in_full(
+    fn call_in_full(
         &self,
         request: &Request<'_>,
         pin: Option<&InstanceRef>,
@@ -190,7 +179,7 @@ impl Inner {
         call: &MethodCall<'_>,
     ) -> Result<Option<Reply>, Error> {
         let mut reply = ReplySlot::new();
-        self.call_in_full(request, pin, call_id, &mut reply)?;
+        self.inner.call_in_full(request, pin, call_id, &mut reply)?;
         if call.is_written() && reply.as_bytes().is_empty() {
             return Ok(None);
         }
@@ -199,20 +188,19 @@ impl Inner {
 
     #[cold]
     #[inline(never)]
-    fn record_method_failure(
+    fn record_failure(
         &self,
-        contract: &Arc<KnownContract>,
         method: usize,
         call: &MethodCall<'_>,
         pin: Option<&InstanceRef>,
         call_id: u64,
         error: Error,
     ) -> Result<Option<Reply>, Error> {
-        let request = method_request(contract, method, call);
+        let request = method_request(&self.contract, method, call);
         let scope = CallScope::inline(&request, pin, call_id);
-        self.slot.counters.count_error(&scope, &error);
+        self.inner.slot.counters.count_error(&scope, &error);
         let outcome = Err(error);
-        self.slot.record_outcome(Admission::Normal, &scope, &outcome);
+        self.inner.slot.record_outcome(Admission::Normal, &scope, &outcome);
         outcome.map(|()| None)
     }
 }
@@ -300,8 +288,12 @@ impl HostTransport for DirectTransport {
 }
 
 impl DirectTransport {
+    pub(super) fn new(inner: &Arc<Inner>, contract: Arc<KnownContract>) -> Self {
+        Self(Target { inner: Arc::clone(inner), contract, options: None })
+    }
+
     /// Returns the plugin's name.
-    pub fn plugin(&self) -> &crate::PluginName {
+    pub fn plugin(&self) -> &PluginName {
         &self.0.inner.slot.name
     }
 }

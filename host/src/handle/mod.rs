@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use crate::call::{Reply, ReplySlot, Request};
+use crate::contracts::KnownContract;
 use crate::error::{Error, ErrorKind};
 use crate::generation::InstanceRef;
 use crate::id::{GenerationId, PluginName};
@@ -173,6 +174,13 @@ impl PluginHandle {
 
     async fn result<T>(&self, result: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
         result.await.unwrap_or_else(|_| Err(lost(&self.inner.slot)))
+    }
+
+    /// Returns the transport of a contract, which the current generation serves.
+    pub(crate) fn contract(&self, contract: Arc<KnownContract>) -> Result<DirectTransport, Error> {
+        self.inner.check_process()?;
+        self.inner.slot.pin()?.check_contract(&contract)?;
+        Ok(DirectTransport::new(&self.inner, contract))
     }
 
     /// Pins the current generation, for many calls without a lookup for each.

@@ -244,7 +244,7 @@ fn open(copy: StagedLibrary) -> Result<(Arc<Image>, Root), StartFailure> {
         Ok(root) => root,
         Err(error) => return Err(failed(LoadStep::Layout, error, Some((image, None)))),
     };
-    match image.read_contracts(root) {
+    match image.read_contracts(root.contracts()) {
         Ok(()) => Ok((image, root)),
         Err(error) => Err(failed(LoadStep::Layout, error, Some((image, None)))),
     }

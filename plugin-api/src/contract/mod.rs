@@ -34,7 +34,7 @@
 //!     }
 //! }
 //!
-//! // In an application: takes a plugin, or a value of its own.
+//! // In an application: takes a plugin, or its own value.
 //! fn report(analysis: &impl TextAnalysis) -> Result<u64, CallError> {
 //!     analysis.words("to be or not to be")
 //! }

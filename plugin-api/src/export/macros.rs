@@ -84,19 +84,19 @@ macro_rules! export_plugin {
 
         impl $crate::abi::ContractSet for __Contracts {
             const TABLES: $crate::abi::ContractTables = {
-                const TABLES: &[$crate::contract::internal::RawContract] = &[
-                    $(<dyn $contract as $crate::contract::internal::ServedBy<$plugin, false>>::TABLE),+
+                const TABLES: &[$crate::abi::contract::RawContract] = &[
+                    $(<dyn $contract as $crate::abi::contract::ServedBy<$plugin, false>>::TABLE),+
                 ];
-                $crate::contract::internal::tables(TABLES)
+                $crate::abi::contract::tables(TABLES)
             };
         }
 
-        const __DESCRIPTIONS: &[&$crate::contract::internal::Description] =
-            &[$(<dyn $contract as $crate::contract::Contract>::DESCRIPTION),+];
+        const __DESCRIPTIONS: &[&$crate::abi::contract::Description] =
+            &[$(<dyn $contract as $crate::abi::Contract>::DESCRIPTION),+];
 
         #[unsafe(export_name = "HOTBAY_PLUGIN_CONTRACTS")]
-        static __TEXT: [u8; $crate::contract::internal::export_length(__DESCRIPTIONS)] =
-            $crate::contract::internal::export_text(__DESCRIPTIONS);
+        static __TEXT: [u8; $crate::abi::contract::export_length(__DESCRIPTIONS)] =
+            $crate::abi::contract::export_text(__DESCRIPTIONS);
     };
     (@allocator $allocator:path) => {
         #[cfg(feature = "export")]
