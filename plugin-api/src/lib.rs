@@ -112,6 +112,8 @@ mod payload;
 mod plugin;
 #[allow(unsafe_code, reason = "derives the layout of the module")]
 mod root;
+#[cfg(all(unix, feature = "tokio"))]
+mod runtime;
 #[doc(hidden)]
 pub mod serve;
 mod services;

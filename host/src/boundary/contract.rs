@@ -10,7 +10,9 @@
 
 use std::fmt;
 
-use hotbay_plugin::contract::internal::{Description, DirectFn, RawContract, SerializedFn};
+use hotbay_plugin::contract::internal::{
+    Description, DirectFn, MethodKind, RawContract, SerializedFn, StartFn,
+};
 use hotbay_plugin::contract::{Binding, ContractText, Incompatible, bind};
 
 use crate::error::boundary::BoundaryError;
@@ -26,9 +28,11 @@ struct Served {
 
 /// The functions of a method: K1.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MethodFunctions {
-    pub(super) direct: DirectFn,
-    pub(super) serialized: SerializedFn,
+pub(crate) enum MethodFunctions {
+    /// It returns its result.
+    Sync { direct: DirectFn, serialized: SerializedFn },
+    /// It starts a task.
+    Async { start: StartFn },
 }
 
 /// A method of a caller's contract in a plugin of this process.
@@ -129,7 +133,13 @@ impl Served {
                 let expected = &expected.signature;
                 return Err(differs(format!("found the method `{found}`, expected `{expected}`")));
             }
-            methods.push(MethodFunctions { direct: method.direct, serialized: method.serialized });
+            methods.push(match (expected.kind, method.direct, method.serialized, method.start) {
+                (MethodKind::Sync, Some(direct), Some(serialized), _) => {
+                    MethodFunctions::Sync { direct, serialized }
+                }
+                (MethodKind::Async, .., Some(start)) => MethodFunctions::Async { start },
+                _ => return Err(differs(format!("the method `{found}` lacks a function"))),
+            });
         }
         Ok(Self { text, methods })
     }

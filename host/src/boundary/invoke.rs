@@ -9,10 +9,12 @@ use hotbay_plugin::abi::{
     RawStart, RawText, code, into_instance,
 };
 use hotbay_plugin::contract::Format;
-use hotbay_plugin::contract::internal::{MethodCall, code as contract_code};
-use hotbay_plugin::{Output, Plugin, PluginError, Snapshot};
+use hotbay_plugin::contract::internal::{
+    DirectFn, MethodCall, RawCompletion, RawTask, SerializedFn, StartFn, code as contract_code,
+};
+use hotbay_plugin::{Output, Plugin, Snapshot};
 
-use super::{Contracts, Image, MethodFunctions, Root};
+use super::{Contracts, Image, Root};
 use crate::call::Failure;
 use crate::sync::ShardedCounter;
 
@@ -126,18 +128,18 @@ impl Instance {
     #[inline(always)]
     pub(crate) fn call_method<E>(
         &self,
-        method: &MethodFunctions,
+        function: DirectFn,
         context: &RawContext<'_>,
         call: &MethodCall<'_>,
         fail: impl FnOnce(Failure) -> E,
     ) -> Result<(), E> {
         let mut fault = MaybeUninit::uninit();
-        let function = |arguments, result| {
+        let run = |arguments, result| {
             // SAFETY: B4, B5, K1, K2.
-            unsafe { (method.direct)(self.raw, context, arguments, result, fault.as_mut_ptr()) }
+            unsafe { function(self.raw, context, arguments, result, fault.as_mut_ptr()) }
         };
         // SAFETY: K2.
-        let code = unsafe { call.run(function) };
+        let code = unsafe { call.run(run) };
         if code == code::OK {
             return Ok(());
         }
@@ -148,7 +150,7 @@ impl Instance {
     /// Calls a method with serialized arguments.
     pub(crate) fn call_serialized(
         &self,
-        method: &MethodFunctions,
+        function: SerializedFn,
         context: &RawContext<'_>,
         format: Format,
         arguments: &RawPayload<'_>,
@@ -157,7 +159,7 @@ impl Instance {
         let mut fault = MaybeUninit::uninit();
         // SAFETY: B4, B5, K1.
         let code = unsafe {
-            (method.serialized)(
+            function(
                 self.raw,
                 context,
                 format.code(),
@@ -170,6 +172,37 @@ impl Instance {
             // SAFETY: B5 (the code says so).
             unsafe { output.set_written() };
             return Ok(());
+        }
+        // SAFETY: B5.
+        Err(unsafe { method_failure(code, fault) })
+    }
+
+    /// Starts an async method with serialized arguments, for `task.rs`.
+    pub(super) fn start_task(
+        &self,
+        start: StartFn,
+        context: &RawContext<'_>,
+        format: Format,
+        arguments: RawBuffer,
+        completion: RawCompletion,
+    ) -> Result<RawTask, Failure> {
+        let mut fault = MaybeUninit::uninit();
+        let mut task = MaybeUninit::uninit();
+        // SAFETY: B4, B5, K1.
+        let code = unsafe {
+            start(
+                self.raw,
+                context,
+                format.code(),
+                arguments,
+                completion,
+                task.as_mut_ptr(),
+                fault.as_mut_ptr(),
+            )
+        };
+        if code == code::OK {
+            // SAFETY: B5 (the code says so).
+            return Ok(unsafe { task.assume_init() });
         }
         // SAFETY: B5.
         Err(unsafe { method_failure(code, fault) })
@@ -242,12 +275,7 @@ unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
         return Failure::Code(code);
     }
     // SAFETY: B5 (both codes say that it was written).
-    let fault = unsafe { fault.assume_init() };
-    if code == code::ERROR {
-        Failure::Error(fault.to_error())
-    } else {
-        Failure::Panic(fault.to_panic())
-    }
+    failure_of(code, unsafe { fault.assume_init() })
 }
 
 /// Decodes the failure of a method.
@@ -257,12 +285,24 @@ unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
 /// As for `failure`.
 #[cold]
 unsafe fn method_failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
-    let convert: fn(PluginError) -> Failure = match code {
-        contract_code::BAD_ARGUMENTS => Failure::BadArguments,
-        contract_code::BAD_RESULT => Failure::BadResult,
-        // SAFETY: this function's contract.
-        _ => return unsafe { failure(code, fault) },
-    };
-    // SAFETY: B5 (both codes say that it was written).
-    convert(unsafe { fault.assume_init() }.to_error())
+    match code {
+        code::ERROR | code::PANIC | contract_code::BAD_ARGUMENTS | contract_code::BAD_RESULT => {
+            // SAFETY: B5 (these codes say that it was written).
+            failure_of(code, unsafe { fault.assume_init() })
+        }
+        _ => Failure::Code(code),
+    }
+}
+
+/// Converts the fault that a plugin wrote beside a code.
+#[cold]
+pub(super) fn failure_of(code: i32, fault: RawFault) -> Failure {
+    match code {
+        code::ERROR => Failure::Error(fault.to_error()),
+        code::PANIC => Failure::Panic(fault.to_panic()),
+        contract_code::BAD_ARGUMENTS => Failure::BadArguments(fault.to_error()),
+        contract_code::BAD_RESULT => Failure::BadResult(fault.to_error()),
+        contract_code::CANCELLED => Failure::Cancelled,
+        _ => Failure::Code(code),
+    }
 }

@@ -27,6 +27,7 @@ mod mappings;
 pub(crate) mod probe;
 pub(crate) mod root;
 pub(crate) mod services;
+pub(crate) mod task;
 mod traces;
 
 pub(crate) use contract::{BindError, BoundMethod, Contracts, MethodFunctions};

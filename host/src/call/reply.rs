@@ -221,6 +221,8 @@ pub(crate) enum Failure {
     BadArguments(PluginError),
     /// The result of a method could not be serialized.
     BadResult(PluginError),
+    /// Its task was dropped before it was finished.
+    Cancelled,
     /// It returned a code that this version does not know.
     Code(i32),
     /// The call could not be made, or its result could not be received.

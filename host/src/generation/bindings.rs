@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use hotbay_plugin::contract::Format;
+use hotbay_plugin::contract::internal::{DirectFn, SerializedFn, StartFn};
 
 use crate::boundary::{BindError, BoundMethod, MethodFunctions};
 use crate::contracts::{CHUNKS, ContractId, FIRST_CHUNK, KnownContract};
@@ -12,10 +13,12 @@ use crate::contracts::{CHUNKS, ContractId, FIRST_CHUNK, KnownContract};
 /// How a generation serves one method of a contract.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum MethodBinding {
-    /// By a function with the caller's signature.
-    Direct(MethodFunctions),
+    /// By a function with the caller's signature, and one for serialized arguments.
+    Direct(DirectFn, SerializedFn),
     /// By a function that accepts the arguments as JSON.
-    Converted(MethodFunctions),
+    Converted(SerializedFn),
+    /// By a task, which accepts the arguments in this format.
+    Async(StartFn, Format),
     /// By a process, which accepts the arguments in this format.
     #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     Remote(Format),
@@ -56,9 +59,12 @@ impl Bindings {
 
 impl From<BoundMethod> for MethodBinding {
     fn from(method: BoundMethod) -> Self {
+        use MethodFunctions::{Async, Sync};
         match method {
-            BoundMethod::Same(method) => Self::Direct(method),
-            BoundMethod::Converted(method) => Self::Converted(method),
+            BoundMethod::Same(Sync { direct, serialized }) => Self::Direct(direct, serialized),
+            BoundMethod::Same(Async { start }) => Self::Async(start, Format::Postcard),
+            BoundMethod::Converted(Sync { serialized, .. }) => Self::Converted(serialized),
+            BoundMethod::Converted(Async { start }) => Self::Async(start, Format::Json),
             BoundMethod::Missing => Self::Missing,
         }
     }

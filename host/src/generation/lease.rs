@@ -4,29 +4,28 @@
 
 use std::cell::Cell;
 use std::fmt;
-#[cfg(all(unix, feature = "process"))]
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-#[cfg(all(unix, feature = "process"))]
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use hotbay_plugin::contract::Format;
-use hotbay_plugin::contract::internal::MethodCall;
+use hotbay_plugin::contract::internal::{DirectFn, MethodCall, StartFn};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::bindings::{Bindings, MethodBinding};
 use super::{Backend, Generation, IoLimits, Parts, State};
-use crate::boundary::{Instance, MethodFunctions};
+use crate::boundary::Instance;
+use crate::boundary::task::RunningTask;
 use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{ContractId, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::GenerationId;
-use crate::sync::ReturnSlot;
+use crate::sync::{ReturnSlot, block_on};
 use crate::worker::RunOutcome;
 
 /// The instance of a generation: owns the backend. The slot holds it; calls borrow it. Aligned for the
@@ -60,6 +59,7 @@ impl InstanceRef {
             current: AtomicBool::new(true),
             state: State::Serving.into(),
             returned: ReturnSlot::new(),
+            tasks: Arc::default(),
             services: parts.services.into(),
         };
         Self::resumed(Arc::new(generation), backend)
@@ -196,17 +196,18 @@ impl InstanceRef {
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
         let deadline = args.request.deadline();
-        let (function, format) = match (self.bind_method(backend, method)?, &method.arguments) {
-            (MethodBinding::Direct(function), MethodArguments::Borrowed(call)) => {
+        let (function, format) = match (self.bind_method(method)?, &method.arguments) {
+            (MethodBinding::Direct(function, _), MethodArguments::Borrowed(call)) => {
                 let Backend::InProcess(instance) = backend else {
                     return Err(bug!("a process was bound to a function"));
                 };
                 return self.run_in_process(args, |context| {
-                    self.execute_method(instance, function, context, call, deadline)
+                    self.execute_method(instance, *function, context, call, deadline)
                 });
             }
-            (MethodBinding::Direct(function), _) => (Some(function), Format::Postcard),
-            (MethodBinding::Converted(function), _) => (Some(function), Format::Json),
+            (MethodBinding::Direct(_, function), _) => (Some(*function), Format::Postcard),
+            (MethodBinding::Converted(function), _) => (Some(*function), Format::Json),
+            (MethodBinding::Async(..), _) => return self.wait_for_task(method, args, reply),
             (MethodBinding::Remote(format), _) => (None, *format),
             (MethodBinding::Missing, _) => return Err(self.generation.method_missing(method)),
         };
@@ -246,14 +247,14 @@ impl InstanceRef {
         deadline: Option<Instant>,
     ) -> Option<Result<(), Error>> {
         let Some(Backend::InProcess(instance)) = &self.backend else { return None };
-        let Some(MethodBinding::Direct(function)) = self.bindings.get(contract, method) else {
+        let Some(MethodBinding::Direct(function, _)) = self.bindings.get(contract, method) else {
             return None;
         };
         if call.byte_len() as u64 > self.limits.max_input_bytes {
             return Some(Err(self.generation.input_too_large(call.byte_len())));
         }
         let bounds = CallBounds { deadline, token: None, state: None };
-        Some(self.execute_method(instance, function, &bounds.context(call_id), call, deadline))
+        Some(self.execute_method(instance, *function, &bounds.context(call_id), call, deadline))
     }
 
     /// Runs a call of a method in this process.
@@ -261,7 +262,7 @@ impl InstanceRef {
     fn execute_method(
         &self,
         instance: &Instance,
-        method: &MethodFunctions,
+        function: DirectFn,
         context: &RawContext<'_>,
         call: &MethodCall<'_>,
         deadline: Option<Instant>,
@@ -269,7 +270,7 @@ impl InstanceRef {
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);
         let fail = |failure| self.generation.error_from_by(deadline, failure);
-        let answer = instance.call_method(method, context, call, fail);
+        let answer = instance.call_method(function, context, call, fail);
         DEPTH.set(depth);
         answer?;
         if call.owns_result() && call.result_len() as u64 > self.limits.max_output_bytes {
@@ -280,12 +281,77 @@ impl InstanceRef {
         Ok(())
     }
 
-    /// Returns how a method is served; finds it at the first call.
-    fn bind_method(
+    /// Starts an async method of a plugin in this process.
+    fn start_method(
         &self,
-        backend: &Backend,
+        instance: &Instance,
+        (start, format): (StartFn, Format),
         method: &MethodRequest<'_>,
-    ) -> Result<&MethodBinding, Error> {
+        args: CallArgs<'_>,
+    ) -> Result<RunningTask, Error> {
+        let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
+        let guard = self.generation.tasks.start();
+        let mut task = None;
+        self.run_in_process(args, |context| {
+            let depth = DEPTH.get();
+            DEPTH.set(depth + 1);
+            let started = instance.start_method(start, context, format, bytes, guard);
+            DEPTH.set(depth);
+            let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
+            task = Some(started.map_err(fail)?);
+            Ok(())
+        })?;
+        task.ok_or_else(|| bug!("a task was started and lost"))
+    }
+
+    /// Calls an async method, as a future; dropping it cancels the call.
+    async fn run_task(
+        &self,
+        method: &MethodRequest<'_>,
+        args: CallArgs<'_>,
+        reply: &mut ReplySlot,
+    ) -> Result<(), Error> {
+        let Some(Backend::InProcess(instance)) = &self.backend else {
+            return Err(bug!("a process was bound to a function"));
+        };
+        let MethodBinding::Async(start, format) = *self.bind_method(method)? else {
+            return Err(bug!("a method was bound to another kind"));
+        };
+        let task = self.start_method(instance, (start, format), method, args)?;
+        let output = task.await;
+        let deadline = args.request.deadline();
+        let output = output.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
+        reply.output_mut().set(output);
+        self.check_reply(instance, reply)
+    }
+
+    /// Calls an async method, and waits for it on this thread until the call has ended.
+    #[cold]
+    fn wait_for_task(
+        &self,
+        method: &MethodRequest<'_>,
+        args: CallArgs<'_>,
+        reply: &mut ReplySlot,
+    ) -> Result<(), Error> {
+        let ended = async {
+            match args.state {
+                Some(state) => state.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let run = pin!(self.run_task(method, args, reply));
+        match block_on(pin!(select(run, pin!(ended)))) {
+            Either::Left((outcome, _)) => outcome,
+            // Its caller has its result already.
+            Either::Right(_) => Err(self.generation.error_from(Failure::Cancelled)),
+        }
+    }
+
+    /// Returns how a method is served; finds it at the first call.
+    fn bind_method(&self, method: &MethodRequest<'_>) -> Result<&MethodBinding, Error> {
+        let Some(backend) = &self.backend else {
+            return Err(bug!("the instance of `{}` lost its backend", self.generation.name));
+        };
         let bound = self.bindings.bound(&method.contract, || backend.bind(&method.contract.text));
         let bound = match bound {
             Some(Ok(methods)) => methods.get(method.index),
@@ -293,6 +359,11 @@ impl InstanceRef {
             None => None,
         };
         bound.ok_or_else(|| bug!("a contract has no method {}", method.index))
+    }
+
+    /// Returns whether a method runs as a task of a plugin in this process.
+    pub(crate) fn is_task(&self, method: &MethodRequest<'_>) -> bool {
+        matches!(self.bind_method(method), Ok(MethodBinding::Async(..)))
     }
 
     /// Returns whether the plugin serves a contract.
@@ -366,10 +437,7 @@ impl InstanceRef {
         request: &Request<'_>,
         method: &MethodRequest<'_>,
     ) -> Result<Request<'static>, Error> {
-        let Some(backend) = &self.backend else {
-            return Err(bug!("the instance of `{}` lost its backend", self.generation.name));
-        };
-        let format = match self.bind_method(backend, method)? {
+        let format = match self.bind_method(method)? {
             MethodBinding::Remote(format) => *format,
             MethodBinding::Missing => return Err(self.generation.method_missing(method)),
             _ => return Err(bug!("a process was bound to a function")),
@@ -541,7 +609,13 @@ impl InstanceRef {
             }
             return generation.fill_reply(request, answer.map_err(Failure::from), reply);
         }
-        self.call(args, reply)
+        match args.request.method_request() {
+            Some(method) if self.is_task(method) => {
+                self.generation.check_input(args.request)?;
+                self.run_task(method, args, reply).await
+            }
+            _ => self.call(args, reply),
+        }
     }
 
     /// Returns the maximum number of calls in a batch; `None` if calls are sent one by one.

@@ -31,7 +31,7 @@ use crate::contracts::KnownContract;
 use crate::error::{Error, ErrorKind};
 use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
-use crate::sync::{ReturnSlot, lock};
+use crate::sync::{ReturnSlot, WaitGroup, deadline_in, lock};
 use crate::worker::{Epoch, Job, WorkSource, WorkerThreads, spawn_async_worker};
 pub(crate) use backend::{Backend, UnloadLeftovers, caller_runtime};
 pub(crate) use lease::{CallArgs, InstanceRef, is_in_plugin_call, next_call_id};
@@ -61,6 +61,8 @@ pub(crate) struct Generation {
     state: Mutex<State>,
     /// The slot into which the last lease returns the backend.
     returned: ReturnSlot<Backend>,
+    /// Calls of async methods that were not completed yet.
+    tasks: Arc<WaitGroup>,
     /// Serves the plugin's calls to the host until it is stopped.
     services: Mutex<Option<Registration>>,
 }
@@ -124,11 +126,19 @@ impl Generation {
     /// `drain_timeout`; those in a library cannot be aborted.
     fn drained(&self, drain_timeout: Duration) -> Option<Backend> {
         let backend = self.returned.take(drain_timeout);
-        if backend.is_some() || self.runtime.is_none() {
-            return backend;
+        let backend = match backend {
+            None if self.runtime.is_some() || !self.tasks.is_idle() => {
+                self.abort_calls();
+                self.returned.take(ABORT_TIMEOUT)?
+            }
+            backend => backend?,
+        };
+        // Tasks use the plugin until they are dropped, even if their callers are gone.
+        if self.tasks.wait_idle(deadline_in(ABORT_TIMEOUT)) {
+            return Some(backend);
         }
-        self.abort_calls();
-        self.returned.take(ABORT_TIMEOUT)
+        self.returned.put(backend);
+        None
     }
 
     /// Returns whether new calls go to this generation.
@@ -325,6 +335,10 @@ pub(crate) fn error_of(failure: Failure) -> Error {
         Failure::BadResult(error) => {
             let message = "returned a result that cannot be serialized";
             Error::new(ErrorKind::InvalidOutput, message).caused_by(error.message().to_owned())
+        }
+        Failure::Cancelled => {
+            let message = "was called, but its task was dropped before it was finished";
+            Error::new(ErrorKind::Retired, message).with_hint("call again")
         }
         Failure::Other(error) => error,
         Failure::Code(code) => {

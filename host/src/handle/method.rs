@@ -2,10 +2,11 @@
 //! middleware as a call with bytes, and takes the brief path under the same conditions.
 
 use std::fmt;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use hotbay_plugin::ContentType;
 use hotbay_plugin::TraceContext;
 use hotbay_plugin::contract::internal::{
@@ -15,13 +16,14 @@ use hotbay_plugin::contract::{CallError, Contract, Format, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::{Execute, Inner};
-use crate::call::{MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::call::{CallState, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::KnownContract;
 use crate::error::Error;
 use crate::generation::{InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
-use crate::slot::{Admission, CallScope};
+use crate::slot::{Admission, CallScope, Slot};
 use crate::sync::{block_on, deadline_in, shard};
+use crate::worker::TimerEntry;
 
 /// Calls the current generation of a plugin on the caller's thread.
 ///
@@ -114,6 +116,15 @@ impl Target {
             Some(trace) => request.with_trace(trace),
             None => request,
         }
+    }
+
+    /// Returns the request of a call that does not run on this thread.
+    fn owned_request<M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<Request<'static>, CallError> {
+        let arguments = MethodArguments::Owned(OwnedArguments::new::<M>(arguments)?);
+        Ok(self.request(M::INDEX, arguments))
     }
 
     fn with_options(mut self, set: impl FnOnce(&mut CallOptions)) -> Self {
@@ -231,6 +242,105 @@ impl Transport for DirectTransport {
     ) -> Result<M::Output, CallError> {
         call_method::<M, _>(arguments, |call| self.0.call::<M>(call, None))
     }
+
+    async fn call_async<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        let request = self.0.owned_request::<M>(arguments)?;
+        result_of::<M>(self.0.call_async(request, None).await?)
+    }
+}
+
+impl Target {
+    /// Calls an async method: as a task of the plugin, which this future waits for; or else on a
+    /// worker.
+    async fn call_async(
+        &self,
+        request: Request<'static>,
+        pin: Option<&Arc<InstanceRef>>,
+    ) -> Result<Reply, Error> {
+        let (inner, slot) = (&self.inner, &self.inner.slot);
+        inner.check_process()?;
+        let instance = match pin {
+            Some(pin) if !pin.generation().is_current() => return Err(inner.not_current(pin)),
+            Some(pin) => Some(Arc::clone(pin)),
+            None => slot.try_pin().ok(),
+        };
+        let is_task = |instance: &Arc<InstanceRef>| {
+            request.method_request().is_some_and(|method| instance.is_task(method))
+        };
+        let instance = instance.filter(|instance| slot.supports_async() && is_task(instance));
+        let Some(instance) = instance else {
+            // A layer is synchronous, or the plugin is paused, or a process.
+            return Execute::new(inner, request).await;
+        };
+        slot.check_admission().inspect_err(|_| slot.count_rejected())?;
+        let call = Arc::new(AsyncCall::default());
+        let deadline =
+            slot.load_policy().as_ref().map_or(request.deadline(), |policy| {
+                match policy.needs_clock(request.deadline()) {
+                    true => policy.deadline(Instant::now(), request.deadline()),
+                    false => request.deadline(),
+                }
+            });
+        let mut request = request;
+        request.set_deadline(deadline);
+        if let Some(deadline) = deadline {
+            let entry: Arc<dyn TimerEntry> = Arc::<AsyncCall>::clone(&call);
+            slot.schedule(deadline, &entry);
+        }
+        let mut counted = CountOnDrop(Some(slot));
+        let scope = CallScope::pooled(&request, &instance, &call.state);
+        // Boxed, since it is large and would be moved along with the caller's future.
+        let run: Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send + '_>> =
+            Box::pin(inner.run_async(&scope));
+        let outcome = match request.cancellation_token() {
+            None => run.await,
+            Some(token) => match select(run, pin!(token.cancelled())).await {
+                Either::Left((outcome, _)) => outcome,
+                Either::Right(_) => {
+                    call.state.cancel();
+                    return Err(slot.cancelled_error().in_generation(instance.generation().id));
+                }
+            },
+        };
+        counted.0 = None;
+        match outcome {
+            Err(_) if call.state.timed_out() => Err(slot.timeout_error(&call.state)),
+            outcome => outcome,
+        }
+    }
+}
+
+/// A call of an async method that its caller waits for.
+#[derive(Debug, Default)]
+struct AsyncCall {
+    state: CallState,
+}
+
+impl TimerEntry for AsyncCall {
+    fn fire_due(self: Arc<Self>, _: Instant) -> Option<Instant> {
+        self.state.time_out();
+        None
+    }
+}
+
+/// Counts a call that was dropped or cancelled before it was finished.
+struct CountOnDrop<'s>(Option<&'s Arc<Slot>>);
+
+impl Drop for CountOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0 {
+            slot.count_cancelled();
+        }
+    }
+}
+
+/// Deserializes the result of a call.
+fn result_of<M: Method>(reply: Reply) -> Result<M::Output, CallError> {
+    let (format, reply) = serialized(reply);
+    decode_result::<M>(format, reply.as_ref())
 }
 
 impl Transport for PinnedTransport {
@@ -241,6 +351,14 @@ impl Transport for PinnedTransport {
     ) -> Result<M::Output, CallError> {
         call_method::<M, _>(arguments, |call| self.target.call::<M>(call, Some(&self.instance)))
     }
+
+    async fn call_async<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        let request = self.target.owned_request::<M>(arguments)?;
+        result_of::<M>(self.target.call_async(request, Some(&self.instance)).await?)
+    }
 }
 
 impl Transport for PooledTransport {
@@ -248,11 +366,16 @@ impl Transport for PooledTransport {
         &self,
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
-        let arguments = MethodArguments::Owned(OwnedArguments::new::<M>(arguments)?);
-        let request = self.0.request(M::INDEX, arguments);
-        let reply = block_on(pin!(Execute::new(&self.0.inner, request)))?;
-        let (format, reply) = serialized(reply);
-        decode_result::<M>(format, reply.as_ref())
+        let request = self.0.owned_request::<M>(arguments)?;
+        result_of::<M>(block_on(pin!(Execute::new(&self.0.inner, request)))?)
+    }
+
+    async fn call_async<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        let request = self.0.owned_request::<M>(arguments)?;
+        result_of::<M>(Execute::new(&self.0.inner, request).await?)
     }
 }
 

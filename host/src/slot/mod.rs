@@ -22,7 +22,7 @@ use crate::generation::{CallArgs, CallPolicy, Generation, InstanceRef, is_in_plu
 use crate::id::{GenerationId, PluginName};
 use crate::metrics::Latencies;
 use crate::sync::{Lease, LeaseCell, ProcessFences, Shard, deadline_in, has_passed, lock};
-use crate::worker::{Queue, TimerHandle};
+use crate::worker::{Queue, TimerEntry, TimerHandle};
 pub(crate) use health::{Admission, Health};
 use health::{CallOrigin, SlotFlag, is_unanswered};
 pub use scope::Method;
@@ -392,6 +392,16 @@ impl Slot {
     /// Sets whether calls may run as tasks.
     pub(crate) fn set_supports_async(&self, supports_async: bool) {
         self.supports_async.store(supports_async, Ordering::Relaxed);
+    }
+
+    /// Returns whether calls may run as tasks.
+    pub(crate) fn supports_async(&self) -> bool {
+        self.supports_async.load(Ordering::Relaxed)
+    }
+
+    /// Fires `entry` at `due`.
+    pub(crate) fn schedule(&self, due: Instant, entry: &Arc<dyn TimerEntry>) {
+        self.timer.schedule(due, entry);
     }
 
     /// Returns whether the next call may be a probe, so that calls must not be batched.

@@ -28,12 +28,17 @@ impl WaitGroup {
         WaitGuard(Arc::clone(self))
     }
 
-    /// Waits until no job is running, at most until `deadline`.
-    pub(crate) fn wait_idle(&self, deadline: Instant) {
+    /// Returns whether no job is running.
+    pub(crate) fn is_idle(&self) -> bool {
+        *lock(&self.running) == 0
+    }
+
+    /// Waits until no job is running, at most until `deadline`; returns whether none is.
+    pub(crate) fn wait_idle(&self, deadline: Instant) -> bool {
         let running = lock(&self.running);
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self.idle.wait_timeout_while(running, left, |running| *running > 0);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 }
 

@@ -24,7 +24,7 @@ mod shards;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use blocking::{ReturnSlot, WaitGroup, block_on, block_on_until};
+pub(crate) use blocking::{ReturnSlot, WaitGroup, WaitGuard, block_on, block_on_until};
 pub(crate) use clock::has_passed;
 pub(crate) use fences::ProcessFences;
 pub(crate) use fork::{ProcessEpoch, SameProcess};

@@ -3,6 +3,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
+use syn::parse_quote;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{
@@ -31,6 +32,7 @@ struct Method {
     since: Option<LitStr>,
     permission: Option<String>,
     has_default: bool,
+    is_async: bool,
     /// The method as declared, without a body and the macro's attributes.
     declared: TraitItemFn,
 }
@@ -51,6 +53,9 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
     check_name(&name)?;
     check_trait(&item)?;
     let versions = version(&own_version)?;
+    // Called on many threads; and the futures of default bodies borrow the value.
+    item.supertraits.push(parse_quote!(::core::marker::Send));
+    item.supertraits.push(parse_quote!(::core::marker::Sync));
     let krate = options.krate()?;
     let internal = quote!(#krate::contract::internal);
     let mut errors: Option<Error> = None;
@@ -75,6 +80,10 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
         .iter()
         .filter(|method| method.has_default)
         .map(|method| method.without_default(trait_name, &methods));
+    let entries = methods.iter().map(|method| match method.is_async {
+        true => quote!(entry_async),
+        false => quote!(entry),
+    });
     let markers: Vec<_> = methods.iter().map(|method| &method.marker).collect();
     Ok(quote! {
         #item
@@ -99,7 +108,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
                 for dyn #trait_name
             {
                 const METHODS: &'static [#internal::RawMethod] =
-                    &[#(#internal::entry::<__T, #markers, LINKED>()),*];
+                    &[#(#internal::#entries::<__T, #markers, LINKED>()),*];
             }
 
             impl<__T: #krate::contract::Transport> #trait_name
@@ -165,9 +174,6 @@ impl Method {
         if let Some(clause) = &signature.generics.where_clause {
             return invalid(clause, "a method of a contract cannot have a `where` clause");
         }
-        if let Some(token) = &signature.asyncness {
-            return invalid(token, "a method of a contract cannot be `async`");
-        }
         if let Safety::Unsafe(token) = &signature.safety {
             return invalid(token, "a method of a contract cannot be `unsafe`");
         }
@@ -204,9 +210,14 @@ impl Method {
         let (output, error) = result_types(&signature.output, &name)?;
         let marker = format_ident!("Method_{}", name.to_string().trim_start_matches("r#"));
         let has_default = function.default.is_some();
+        let is_async = function.sig.asyncness.is_some();
+        if is_async {
+            return_future(function);
+        }
         let mut declared = function.clone();
         declared.default = None;
         declared.attrs.clear();
+        declared.sig.generics.where_clause = None;
         Ok(Self {
             name,
             marker,
@@ -216,6 +227,7 @@ impl Method {
             since,
             permission,
             has_default,
+            is_async,
             declared,
         })
     }
@@ -234,7 +246,7 @@ impl Method {
 
     /// Returns the type that stands for the method.
     fn types(&self, trait_name: &Ident, internal: &TokenStream, at: usize) -> TokenStream {
-        let Self { name, marker, output, error, has_default, .. } = self;
+        let Self { name, marker, output, error, has_default, is_async, .. } = self;
         let kinds = self.arguments.iter().rev().fold(quote!(()), |rest, argument| {
             let kind = &argument.kind;
             quote_spanned!(kind.span()=> (#kind, #rest))
@@ -244,6 +256,33 @@ impl Method {
         let since = optional(self.since.as_ref());
         let permission = optional(self.permission.as_ref());
         let (pairs, names) = (self.pairs(), self.names());
+        let kind = if *is_async { quote!(Async) } else { quote!(Sync) };
+        let serves = if *is_async {
+            quote! {
+                impl<__T: #trait_name> #internal::ServesAsync<__T> for #marker {
+                    fn call<'__a>(
+                        target: &'__a __T,
+                        #pairs: #internal::ArgumentTypes<'__a, Self>,
+                    ) -> impl ::core::future::Future<
+                        Output = ::core::result::Result<Self::Output, Self::Error>,
+                    > + ::core::marker::Send + '__a {
+                        <__T as #trait_name>::#name(target, #(#names),*)
+                    }
+                }
+            }
+        } else {
+            quote! {
+                impl<__T: #trait_name + ?Sized> #internal::Serves<__T> for #marker {
+                    #[inline]
+                    fn call(
+                        target: &__T,
+                        #pairs: #internal::ArgumentTypes<'_, Self>,
+                    ) -> ::core::result::Result<Self::Output, Self::Error> {
+                        <__T as #trait_name>::#name(target, #(#names),*)
+                    }
+                }
+            }
+        };
         quote! {
             struct #marker;
 
@@ -256,7 +295,7 @@ impl Method {
                     since: #since,
                     permission: #permission,
                     has_default: #has_default,
-                    kind: #internal::MethodKind::Sync,
+                    kind: #internal::MethodKind::#kind,
                     names: &[#(#argument_texts),*],
                     arguments: <Self::Arguments as #internal::Arguments>::SHAPES,
                     output: <Self::Output as #internal::Data>::SHAPE,
@@ -264,15 +303,7 @@ impl Method {
                 const INDEX: usize = #at;
             }
 
-            impl<__T: #trait_name + ?Sized> #internal::Serves<__T> for #marker {
-                #[inline]
-                fn call(
-                    target: &__T,
-                    #pairs: #internal::ArgumentTypes<'_, Self>,
-                ) -> ::core::result::Result<Self::Output, Self::Error> {
-                    <__T as #trait_name>::#name(target, #(#names),*)
-                }
-            }
+            #serves
         }
     }
 
@@ -280,27 +311,35 @@ impl Method {
     fn proxy(&self, trait_name: &Ident, internal: &TokenStream) -> TokenStream {
         let Self { name, marker, .. } = self;
         let (pairs, names, signature) = (self.pairs(), self.names(), &self.declared.sig);
+        let (call, awaited) = match self.is_async {
+            true => (quote!(__call_async), Some(quote!(.await))),
+            false => (quote!(__call), None),
+        };
         let otherwise = self.has_default.then(|| {
             let default = default_name(name);
             quote! {
                 ::core::result::Result::Err(__error) if #internal::is_not_provided(&__error) => {
                     let #pairs = __arguments;
-                    <#default<'_, Self> as #trait_name>::#name(&#default(self), #(#names),*)
+                    <#default<'_, Self> as #trait_name>::#name(&#default(self), #(#names),*) #awaited
                 }
             }
         });
-        quote! {
-            #[inline]
-            #signature {
+        let body = quote! {
                 let __arguments = #pairs;
-                match self.__call::<#marker>(&__arguments) {
+                match self.#call::<#marker>(&__arguments) #awaited {
                     ::core::result::Result::Ok(__output) => ::core::result::Result::Ok(__output),
                     #otherwise
                     ::core::result::Result::Err(__error) => {
                         ::core::result::Result::Err(::core::convert::From::from(__error))
                     }
                 }
-            }
+        };
+        if self.is_async {
+            return quote!(#signature { async move { #body } });
+        }
+        quote! {
+            #[inline]
+            #signature { #body }
         }
     }
 
@@ -315,10 +354,28 @@ impl Method {
         quote! {
             struct #default<'a, __T>(&'a __T);
 
-            impl<__T: #trait_name + ::core::marker::Sync> #trait_name for #default<'_, __T> {
+            impl<__T: #trait_name> #trait_name for #default<'_, __T> {
                 #(#others)*
             }
         }
+    }
+}
+
+/// Makes an async method one that returns a future, which any executor may run.
+///
+/// The trait stays dyn-compatible, so that `dyn Trait` names the contract.
+fn return_future(function: &mut TraitItemFn) {
+    let signature = &mut function.sig;
+    signature.asyncness = None;
+    if let ReturnType::Type(_, found) = &mut signature.output {
+        **found = parse_quote! {
+            impl ::core::future::Future<Output = #found> + ::core::marker::Send
+        };
+    }
+    let clause = signature.generics.make_where_clause();
+    clause.predicates.push(parse_quote!(Self: ::core::marker::Sized));
+    if let Some(body) = &mut function.default {
+        *body = parse_quote!({ async move #body });
     }
 }
 

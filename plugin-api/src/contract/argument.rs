@@ -18,7 +18,7 @@ use super::shape::{Shape, ShapeList};
 /// A kind of argument.
 pub trait Argument: 'static {
     /// The argument's type.
-    type Type<'a>: Serialize;
+    type Type<'a>: Serialize + Send + Sync;
     /// What the caller keeps until the call returns.
     type Store;
     /// The argument as it crosses.
@@ -263,7 +263,7 @@ impl<A: Argument> Argument for Maybe<A> {
 /// The arguments of a method.
 pub trait Arguments: 'static {
     /// Their types, as a list of pairs.
-    type Types<'a>: Serialize;
+    type Types<'a>: Serialize + Send + Sync;
     /// What the caller keeps until the call returns.
     type Store;
     /// The arguments as they cross.

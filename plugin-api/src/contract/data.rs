@@ -19,7 +19,7 @@ use super::shape::Shape;
             `isize` and `u128`, `bool`, `char`, `String`, options, lists, sets, maps and tuples of data \
             can cross; `hotbay_plugin::contract::Json` is any JSON value"
 )]
-pub trait Data: Serialize + DeserializeOwned + Send + 'static {
+pub trait Data: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The shape.
     const SHAPE: Shape;
     /// How a value crosses.

@@ -52,14 +52,24 @@ pub trait Serves<T: ?Sized>: Method {
     fn call(target: &T, arguments: ArgumentTypes<'_, Self>) -> Result<Self::Output, Self::Error>;
 }
 
+/// An async method that values of the type `T` serve.
+pub trait ServesAsync<T: ?Sized>: Method {
+    /// Calls the method.
+    fn call<'a>(
+        target: &'a T,
+        arguments: ArgumentTypes<'a, Self>,
+    ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send + 'a;
+}
+
 /// Returns the entry of a method that the plugin type `T` serves. `LINKED` is `true` if it is
 /// compiled into the host.
 pub const fn entry<T: 'static, M: Serves<T>, const LINKED: bool>() -> RawMethod {
     RawMethod {
         name: RawStr::new(M::SHAPE.name),
         hash: M::SHAPE.hash(),
-        direct: direct::<T, M, LINKED>,
-        serialized: serialized::<T, M, LINKED>,
+        direct: Some(direct::<T, M, LINKED>),
+        serialized: Some(serialized::<T, M, LINKED>),
+        start: None,
     }
 }
 
@@ -147,8 +157,15 @@ fn call_serialized<T, M: Serves<T>>(
     let mut space = space.map_err(bad_arguments)?;
     let arguments = M::Arguments::borrow(&mut space)
         .ok_or_else(|| bad_arguments(CodecError::new("missing")))?;
-    let output = in_context(context, || M::call(target, arguments))
-        .map_err(|error| (Failed::Method, error.into()))?;
+    result_of(format, in_context(context, || M::call(target, arguments)).map_err(Into::into))
+}
+
+/// Serializes the result of a method.
+pub(super) fn result_of<T: Data>(
+    format: Format,
+    result: Result<T, PluginError>,
+) -> Result<Output, (Failed, PluginError)> {
+    let output = result.map_err(|error| (Failed::Method, error))?;
     let bytes = format.encode(&output).map_err(|error| (Failed::Result, bad(&error)))?;
     let output = Output::copy_of(&bytes);
     let output = if output.is_inline() { output } else { Output::bytes(bytes) };
@@ -161,7 +178,7 @@ fn call_serialized<T, M: Serves<T>>(
 
 /// The part of a call that failed.
 #[derive(Clone, Copy)]
-enum Failed {
+pub(super) enum Failed {
     Arguments,
     Method,
     Result,
@@ -173,10 +190,19 @@ impl Failed {
         *self = part;
         bad(error)
     }
+
+    /// Returns the code of an error in this part.
+    pub(super) const fn code(self) -> i32 {
+        match self {
+            Self::Arguments => code::BAD_ARGUMENTS,
+            Self::Method => root::code::ERROR,
+            Self::Result => code::BAD_RESULT,
+        }
+    }
 }
 
 #[cold]
-fn bad(error: &CodecError) -> PluginError {
+pub(super) fn bad(error: &CodecError) -> PluginError {
     PluginError::new(PluginError::BAD_INPUT, error.to_string())
 }
 
@@ -190,11 +216,7 @@ fn bad(error: &CodecError) -> PluginError {
 unsafe fn report(failure: Failure, failed: Failed, fault: *mut RawFault) -> i32 {
     // SAFETY: this function's contract.
     let code = unsafe { report_failure(failure, fault) };
-    match failed {
-        Failed::Arguments if code == root::code::ERROR => code::BAD_ARGUMENTS,
-        Failed::Result if code == root::code::ERROR => code::BAD_RESULT,
-        _ => code,
-    }
+    if code == root::code::ERROR { failed.code() } else { code }
 }
 
 thread_local! {
@@ -205,7 +227,7 @@ thread_local! {
 
 /// Runs `call` with `context` as the current one.
 #[inline(always)]
-fn in_context<R>(context: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
+pub(super) fn in_context<R>(context: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
     if !context.has_more_than_an_id() {
         return call();
     }

@@ -77,6 +77,9 @@ mod error;
 mod form;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod method;
+#[allow(unsafe_code, reason = "the C functions of a contract")]
+#[cfg_attr(not(all(unix, feature = "tokio")), path = "no_async.rs")]
+mod method_async;
 mod proxy;
 mod shape;
 #[allow(unsafe_code, reason = "the C structs of a contract")]
@@ -98,14 +101,18 @@ pub mod internal {
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain};
     pub use super::method::{
-        ArgumentTypes, Method, MethodCall, OwnedArguments, Serves, call_method, decode_result,
-        encode_arguments, entry,
+        ArgumentTypes, Method, MethodCall, OwnedArguments, Serves, ServesAsync, call_method,
+        decode_result, encode_arguments, entry,
     };
+    pub use super::method_async::entry_async;
     pub use super::proxy::{HostTransport, ServedBy, is_not_provided};
     pub use super::shape::{
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,
         ShapeList, Variant, export_length, export_text,
     };
-    pub use super::table::{DirectFn, RawContract, RawMethod, RawStr, SerializedFn, code, tables};
+    pub use super::table::{
+        DirectFn, RawCompletion, RawContract, RawMethod, RawStr, RawTask, SerializedFn, StartFn,
+        code, tables,
+    };
     pub use serde;
 }

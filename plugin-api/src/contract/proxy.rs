@@ -42,6 +42,16 @@ pub trait Transport: Send + Sync + 'static {
         &self,
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError>;
+
+    /// Calls an async method of the contract `C`. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// The same as [`call`](Self::call).
+    fn call_async<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> impl Future<Output = Result<M::Output, CallError>> + Send;
 }
 
 /// A value that implements the trait of the contract `C` by calls through `T`.
@@ -77,6 +87,19 @@ impl<C: Contract + ?Sized, T: Transport> Proxy<C, T> {
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
         self.transport.call::<C, M>(arguments)
+    }
+
+    /// Calls an async method.
+    ///
+    /// # Errors
+    ///
+    /// See [`Transport::call_async`].
+    #[doc(hidden)]
+    pub fn __call_async<M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> impl Future<Output = Result<M::Output, CallError>> + Send {
+        self.transport.call_async::<C, M>(arguments)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 
 use crate::context::RawContext;
-use crate::payload::{Output, RawPayload};
+use crate::payload::{Output, RawBuffer, RawPayload};
 use crate::root::{ContractTables, RawFault, RawInstance};
 
 /// Result codes of methods, besides those of the root module.
@@ -13,6 +13,8 @@ pub mod code {
     pub const BAD_ARGUMENTS: i32 = 3;
     /// The result cannot be serialized; the fault says why.
     pub const BAD_RESULT: i32 = 4;
+    /// The task of an async method was dropped before it was finished.
+    pub const CANCELLED: i32 = 5;
 }
 
 /// Calls a method with arguments as they are. The pointers are to the `Raw` of its arguments and to
@@ -35,6 +37,47 @@ pub type SerializedFn = unsafe extern "C" fn(
     *mut Output,
     *mut RawFault,
 ) -> i32;
+
+/// Starts an async method with serialized arguments, which it takes. It returns zero and writes the
+/// task, and then calls the completion once, on any thread, perhaps before it returns. Otherwise it
+/// writes the fault, and does not call the completion.
+pub type StartFn = unsafe extern "C" fn(
+    RawInstance,
+    *const RawContext<'_>,
+    u32,
+    RawBuffer,
+    RawCompletion,
+    *mut RawTask,
+    *mut RawFault,
+) -> i32;
+
+/// The function of the host that an async method calls when it is finished. It takes the output if
+/// the code is zero, and the fault otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawCompletion {
+    /// Identifies the call.
+    pub token: u64,
+    /// The function.
+    pub complete: unsafe extern "C" fn(u64, i32, Output, RawFault),
+}
+
+/// A task of an async method.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawTask {
+    /// Identifies the task.
+    pub data: *const (),
+    /// Drops the task's future at its next await. May be called after the completion.
+    pub cancel: unsafe extern "C" fn(*const ()),
+    /// Forgets the task, which continues. Called once.
+    pub release: unsafe extern "C" fn(*const ()),
+}
+
+// SAFETY: the functions may be called on any thread.
+unsafe impl Send for RawTask {}
+// SAFETY: as above.
+unsafe impl Sync for RawTask {}
 
 /// Text of the library.
 #[repr(C)]
@@ -69,10 +112,12 @@ pub struct RawMethod {
     pub name: RawStr,
     /// The hash of its signature.
     pub hash: u64,
-    /// Calls it with arguments as they are.
-    pub direct: DirectFn,
-    /// Calls it with serialized arguments.
-    pub serialized: SerializedFn,
+    /// Calls it with arguments as they are; `None` if it is async.
+    pub direct: Option<DirectFn>,
+    /// Calls it with serialized arguments; `None` if it is async.
+    pub serialized: Option<SerializedFn>,
+    /// Starts it; `None` if it is not async.
+    pub start: Option<StartFn>,
 }
 
 /// A contract that a library serves.

@@ -20,6 +20,8 @@ use crate::root::{
 use crate::services::{HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
 pub use panics::PanicRecords;
+#[cfg(all(unix, feature = "tokio"))]
+pub(crate) use panics::catch_async;
 use panics::prepare;
 pub(crate) use panics::{Failure, guard};
 
@@ -181,6 +183,7 @@ unsafe extern "C" fn shutdown<T: Plugin, const LINKED: bool>(
         let plugin = *unsafe { Box::from_raw(instance.cast_mut().cast::<T>()) };
         plugin.shutdown()
     });
+    end_runtime::<LINKED>();
     // SAFETY: E1.
     unsafe { report(result, fault) }
 }
@@ -194,8 +197,17 @@ unsafe extern "C" fn discard<T: Plugin, const LINKED: bool>(
         drop(unsafe { Box::from_raw(instance.cast_mut().cast::<T>()) });
         Ok(())
     });
+    end_runtime::<LINKED>();
     // SAFETY: E1.
     unsafe { report(result, fault) }
+}
+
+/// Ends the runtime of a library's async methods. Compiled-in plugins share one with each other.
+fn end_runtime<const LINKED: bool>() {
+    #[cfg(all(unix, feature = "tokio"))]
+    if !LINKED {
+        crate::runtime::shut_down();
+    }
 }
 
 unsafe extern "C" fn take_census(census: *mut RawCensus) {

@@ -35,6 +35,14 @@ pub(crate) fn guard<const LINKED: bool>(
     }
 }
 
+/// Polls an async method and catches panics. Such a panic is recorded, though a thread of the plugin
+/// runs it.
+#[cfg(all(unix, feature = "tokio"))]
+pub(crate) fn catch_async<T>(poll: impl FnOnce() -> T) -> Result<T, Box<Fault>> {
+    let _call = GuardedCall::enter();
+    catch_panic(poll).map_err(|payload| Box::new(fault_of(payload)))
+}
+
 /// A panic as recorded by the hook.
 struct PanicRecord {
     message: String,
@@ -47,7 +55,7 @@ thread_local! {
     /// so it is a raw pointer, which the next panic frees.
     static LAST_PANIC: Cell<*mut PanicRecord> = const { Cell::new(ptr::null_mut()) };
     /// Number of nested guarded calls of this thread. Counted only for plugins that share the
-    /// host's std.
+    /// host's std, and for async methods.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -145,7 +153,7 @@ fn record_of(info: &PanicHookInfo<'_>) -> PanicRecord {
 
 fn record_panic(info: &PanicHookInfo<'_>) {
     let record = record_of(info);
-    if census::on_plugin_thread() {
+    if census::on_plugin_thread() && DEPTH.get() == 0 {
         if let Some(host) = HostServices::current() {
             host.thread_panicked(&record.message, record.location.as_deref().unwrap_or_default());
         }

@@ -21,6 +21,11 @@ pub struct RawBuffer {
     release: Option<unsafe extern "C" fn(*mut u8, usize, usize)>,
 }
 
+// SAFETY: R1 (a uniquely owned vector, which any thread may free).
+unsafe impl Send for RawBuffer {}
+// SAFETY: R1 (shared access only reads bytes).
+unsafe impl Sync for RawBuffer {}
+
 impl RawBuffer {
     /// Creates an empty buffer.
     pub const fn empty() -> Self {

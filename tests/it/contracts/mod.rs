@@ -1,4 +1,5 @@
 //! Typed contracts.
 
 mod calls;
+mod tasks;
 mod versions;

@@ -1,0 +1,200 @@
+//! Async methods: the C functions that start them. No future and no waker crosses: a call starts a
+//! task on the plugin's runtime, and the task calls a function of the host when it is finished.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::argument::{self, Arguments};
+use super::codec::{CodecError, Format};
+use super::method::{Failed, ServesAsync, bad, in_context, result_of};
+use super::table::{RawCompletion, RawMethod, RawStr, RawTask};
+use crate::PluginError;
+use crate::context::{Bounds, CallContext, RawContext, TraceContext};
+use crate::export::{Failure, catch_async, report_failure};
+use crate::payload::{Output, RawBuffer};
+use crate::root::{self, RawFault, RawInstance};
+use crate::runtime::Task;
+
+/// Returns the entry of an async method that the plugin type `T` serves. `LINKED` is `true` if it is
+/// compiled into the host.
+pub const fn entry_async<T: Sync + 'static, M: ServesAsync<T>, const LINKED: bool>() -> RawMethod {
+    RawMethod {
+        name: RawStr::new(M::SHAPE.name),
+        hash: M::SHAPE.hash(),
+        direct: None,
+        serialized: None,
+        start: Some(start::<T, M>),
+    }
+}
+
+// Invariants of the functions below, kept by the host (`boundary/task.rs`):
+// T1: the instance was started by the library that owns the table, and is not stopped before the
+//     completion was called.
+// T2: the pointers are valid until the function returns.
+// T3: a task is released once, and not used afterward.
+
+unsafe extern "C" fn start<T: Sync + 'static, M: ServesAsync<T>>(
+    instance: RawInstance,
+    context: *const RawContext<'_>,
+    format: u32,
+    arguments: RawBuffer,
+    completion: RawCompletion,
+    task: *mut RawTask,
+    fault: *mut RawFault,
+) -> i32 {
+    // SAFETY: T1: it lives longer than the future, whose completion is called when it is dropped.
+    let target: &'static T = unsafe { &*instance.cast::<T>() };
+    // SAFETY: T2.
+    let limits = Arc::new(CallLimits::of(&CallContext::new(unsafe { &*context })));
+    let call = Call::<T, M> { target, format, arguments, method: PhantomData };
+    let future = Guarded {
+        future: Box::pin(call.run()),
+        limits: Arc::clone(&limits),
+        completion: Completion(Some(completion)),
+    };
+    match Task::spawn(future) {
+        Ok(spawned) => {
+            let shared = Arc::new(SharedTask { task: spawned, limits });
+            let data = Arc::into_raw(shared).cast();
+            // SAFETY: T2.
+            unsafe { task.write(RawTask { data, cancel: cancel_task, release: release_task }) };
+            root::code::OK
+        }
+        Err(error) => {
+            let message = format!("cannot start the plugin's async runtime: {error}");
+            let failure = Failure::Error(PluginError::new(503, message).retryable());
+            // SAFETY: T2.
+            unsafe { report_failure(failure, fault) }
+        }
+    }
+}
+
+/// A task as the host holds it.
+struct SharedTask {
+    task: Arc<Task>,
+    limits: Arc<CallLimits>,
+}
+
+unsafe extern "C" fn cancel_task(data: *const ()) {
+    // SAFETY: T3 (`start` made it of an `Arc`).
+    let shared = unsafe { &*data.cast::<SharedTask>() };
+    shared.limits.is_cancelled.store(true, Ordering::Relaxed);
+    Arc::clone(&shared.task).cancel();
+}
+
+unsafe extern "C" fn release_task(data: *const ()) {
+    // SAFETY: T3.
+    drop(unsafe { Arc::from_raw(data.cast::<SharedTask>()) });
+}
+
+/// A call that runs.
+struct Call<T: 'static, M> {
+    target: &'static T,
+    format: u32,
+    arguments: RawBuffer,
+    method: PhantomData<fn() -> M>,
+}
+
+type Answer = Result<Output, (Failed, PluginError)>;
+
+impl<T: Sync, M: ServesAsync<T>> Call<T, M> {
+    async fn run(self) -> Answer {
+        let bad_arguments = |error: CodecError| (Failed::Arguments, bad(&error));
+        let format = Format::of_code(self.format)
+            .ok_or_else(|| bad_arguments(CodecError::new("unknown serialization format")))?;
+        let bytes = self.arguments.as_bytes();
+        let space = argument::decode::<M::Arguments>(format, bytes, M::SHAPE.names);
+        let mut space = space.map_err(bad_arguments)?;
+        drop(self.arguments);
+        let arguments = M::Arguments::borrow(&mut space)
+            .ok_or_else(|| bad_arguments(CodecError::new("missing")))?;
+        let result = M::call(self.target, arguments).await;
+        result_of(format, result.map_err(Into::into))
+    }
+}
+
+/// A future that catches panics, and calls the completion when it is finished or dropped.
+struct Guarded<F: ?Sized> {
+    limits: Arc<CallLimits>,
+    completion: Completion,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future<Output = Answer> + ?Sized> Future for Guarded<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let (limits, future) = (&this.limits, &mut this.future);
+        let context = limits.context();
+        let polled = catch_async(|| in_context(&context, || future.as_mut().poll(cx)));
+        let (code, output, fault) = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(output))) => (root::code::OK, output, RawFault::empty()),
+            Ok(Poll::Ready(Err((failed, error)))) => {
+                (failed.code(), Output::default(), RawFault::from_error(&error))
+            }
+            Err(fault) => (root::code::PANIC, Output::default(), RawFault::from_panic(&fault)),
+        };
+        this.completion.complete(code, output, fault);
+        Poll::Ready(())
+    }
+}
+
+/// Calls the host's completion once.
+struct Completion(Option<RawCompletion>);
+
+impl Completion {
+    fn complete(&mut self, code: i32, output: Output, fault: RawFault) {
+        let Some(completion) = self.0.take() else { return };
+        // SAFETY: the function takes both values, and the token is that of this call.
+        unsafe { (completion.complete)(completion.token, code, output, fault) };
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        self.complete(super::table::code::CANCELLED, Output::default(), RawFault::empty());
+    }
+}
+
+/// The limits of a call, as its task queries them.
+struct CallLimits {
+    call_id: u64,
+    trace: Option<TraceContext>,
+    deadline: Option<Instant>,
+    is_cancelled: AtomicBool,
+}
+
+impl CallLimits {
+    fn of(context: &CallContext<'_>) -> Self {
+        // An instant that cannot be represented is never reached.
+        let deadline = context.remaining().and_then(|left| Instant::now().checked_add(left));
+        Self {
+            call_id: context.call_id(),
+            trace: context.trace(),
+            deadline,
+            is_cancelled: AtomicBool::new(false),
+        }
+    }
+
+    fn context(&self) -> RawContext<'_> {
+        RawContext::new(self.call_id).with_trace(self.trace.as_ref()).with_bounds(self)
+    }
+}
+
+impl Bounds for CallLimits {
+    fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Relaxed)
+            || self.remaining().is_some_and(|left| left.is_zero())
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        Some(self.deadline?.saturating_duration_since(Instant::now()))
+    }
+}
