@@ -112,6 +112,7 @@ mod payload;
 mod plugin;
 #[allow(unsafe_code, reason = "derives the layout of the module")]
 mod root;
+#[allow(unsafe_code, reason = "starts a thread without std")]
 #[cfg(all(unix, feature = "tokio"))]
 mod runtime;
 #[doc(hidden)]

@@ -1,22 +1,26 @@
 //! The tokio runtime of a plugin, on which its async methods run. It is made on first use, and ends
 //! with the plugin.
 //!
-//! A thread of the host must not wake a task itself: tokio would leave a thread-local value with a
-//! destructor of this library on it, which keeps the library mapped until that thread exits. So
-//! other threads push tasks into a queue and write a byte into a pipe, and a task of the runtime
-//! takes them out.
+//! A thread of the host must not use tokio, nor start a thread with std: both leave a thread-local
+//! value with a destructor of this library on it, which keeps the library mapped until that thread
+//! exits. So other threads push tasks into a queue and write a byte into a pipe, and a task of the
+//! runtime takes them out. The runtime lives on a thread that the C library starts.
 
-use std::fmt;
+use std::ffi::c_void;
 use std::future::Future;
 use std::io::{self, PipeWriter, Write};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Duration;
+use std::{fmt, ptr};
 
 use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
+
+use crate::panic::catch_panic;
 
 /// Maximum number of worker threads.
 const MAX_THREADS: usize = 4;
@@ -24,18 +28,32 @@ const MAX_THREADS: usize = 4;
 /// Time limit for blocking tasks when the plugin is stopped.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-static CURRENT: Mutex<Option<Arc<PluginRuntime>>> = Mutex::new(None);
+static CURRENT: Mutex<Option<PluginRuntime>> = Mutex::new(None);
 
-/// A runtime, and the queue of tasks for it.
+/// A runtime on its thread, and the queue of tasks for it.
 struct PluginRuntime {
-    /// Taken when the plugin is stopped.
-    runtime: Mutex<Option<Runtime>>,
     queue: Arc<Queue>,
+    thread: libc::pthread_t,
+}
+
+/// Where the thread of a runtime waits until the plugin is stopped, and reports that it has started.
+#[derive(Default)]
+struct Lifecycle {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The pipe that wakes the runtime, once it runs; or the reason that it does not.
+    started: Option<io::Result<PipeWriter>>,
+    is_stopped: bool,
 }
 
 struct Queue {
     inner: Mutex<QueueInner>,
-    signal: PipeWriter,
+    lifecycle: Lifecycle,
+    signal: OnceLock<PipeWriter>,
 }
 
 #[derive(Default)]
@@ -82,17 +100,18 @@ impl Task {
 
 /// Ends the runtime of the plugin: drops its tasks, and waits for its threads.
 pub(crate) fn shut_down() {
-    let Some(current) = lock(&CURRENT).take() else { return };
-    let runtime = lock(&current.runtime).take();
+    let Some(PluginRuntime { queue, thread }) = lock(&CURRENT).take() else { return };
     let commands = {
-        let mut inner = lock(&current.queue.inner);
+        let mut inner = lock(&queue.inner);
         inner.is_closed = true;
         std::mem::take(&mut inner.commands)
     };
+    // Not under the lock: the futures complete as cancelled.
     drop(commands);
-    if let Some(runtime) = runtime {
-        runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    }
+    lock(&queue.lifecycle.state).is_stopped = true;
+    queue.lifecycle.changed.notify_all();
+    // SAFETY: the thread was started by `start_thread`, and is joined once.
+    unsafe { libc::pthread_join(thread, ptr::null_mut()) };
 }
 
 /// Returns the queue of the current runtime.
@@ -101,28 +120,94 @@ fn current() -> io::Result<Arc<Queue>> {
     if let Some(current) = &*current {
         return Ok(Arc::clone(&current.queue));
     }
-    let started = PluginRuntime::start()?;
-    let queue = Arc::clone(&started.queue);
-    *current = Some(Arc::new(started));
-    Ok(queue)
+    let queue = Arc::new(Queue {
+        inner: Mutex::default(),
+        lifecycle: Lifecycle::default(),
+        signal: OnceLock::new(),
+    });
+    let thread = start_thread(Arc::clone(&queue))?;
+    let started = {
+        let state = lock(&queue.lifecycle.state);
+        let is_starting = |state: &mut State| state.started.is_none();
+        let state = queue.lifecycle.changed.wait_while(state, is_starting);
+        state.unwrap_or_else(PoisonError::into_inner).started.take()
+    };
+    match started {
+        Some(Ok(signal)) => {
+            // The queue is new, so this is the first.
+            let _ = queue.signal.set(signal);
+            *current = Some(PluginRuntime { queue: Arc::clone(&queue), thread });
+            Ok(queue)
+        }
+        failed => {
+            // SAFETY: as in `shut_down`.
+            unsafe { libc::pthread_join(thread, ptr::null_mut()) };
+            Err(failed.and_then(Result::err).unwrap_or_else(|| io::Error::other("it panicked")))
+        }
+    }
 }
 
-impl PluginRuntime {
-    fn start() -> io::Result<Self> {
-        let threads = available_parallelism().map_or(1, |threads| threads.get().min(MAX_THREADS));
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("hotbay-async")
-            .enable_all()
-            .build()?;
-        let (reader, signal) = io::pipe()?;
-        let reader = {
-            let _context = runtime.enter();
-            Receiver::from_owned_fd(reader.into())?
-        };
-        let queue = Arc::new(Queue { inner: Mutex::default(), signal });
-        runtime.spawn(dispatch(Arc::clone(&queue), reader));
-        Ok(Self { runtime: Mutex::new(Some(runtime)), queue })
+/// Starts the thread of a runtime.
+fn start_thread(queue: Arc<Queue>) -> io::Result<libc::pthread_t> {
+    extern "C" fn run(queue: *mut c_void) -> *mut c_void {
+        // SAFETY: the pointer of `start_thread`, which passes it on.
+        let queue = unsafe { Arc::from_raw(queue.cast_const().cast::<Queue>()) };
+        if catch_panic(|| run_runtime(&queue)).is_err() {
+            queue.lifecycle.report(Err(io::Error::other("it panicked")));
+        }
+        ptr::null_mut()
+    }
+
+    let queue = Arc::into_raw(queue).cast_mut().cast::<c_void>();
+    let mut thread = MaybeUninit::uninit();
+    // SAFETY: the pointers are valid, and `run` does not unwind.
+    let code = unsafe { libc::pthread_create(thread.as_mut_ptr(), ptr::null(), run, queue) };
+    if code != 0 {
+        // SAFETY: no thread has it.
+        drop(unsafe { Arc::from_raw(queue.cast_const().cast::<Queue>()) });
+        return Err(io::Error::from_raw_os_error(code));
+    }
+    // SAFETY: the function wrote it, since it succeeded.
+    Ok(unsafe { thread.assume_init() })
+}
+
+/// Runs a runtime until the plugin is stopped.
+fn run_runtime(queue: &Arc<Queue>) {
+    let lifecycle = &queue.lifecycle;
+    let runtime = match start(queue) {
+        Ok((runtime, signal)) => {
+            lifecycle.report(Ok(signal));
+            runtime
+        }
+        Err(error) => return lifecycle.report(Err(error)),
+    };
+    let state = lock(&lifecycle.state);
+    let stopped = lifecycle.changed.wait_while(state, |state| !state.is_stopped);
+    drop(stopped);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+}
+
+fn start(queue: &Arc<Queue>) -> io::Result<(Runtime, PipeWriter)> {
+    let threads = available_parallelism().map_or(1, |threads| threads.get().min(MAX_THREADS));
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("hotbay-async")
+        .enable_all()
+        .build()?;
+    let (reader, signal) = io::pipe()?;
+    let reader = {
+        let _context = runtime.enter();
+        Receiver::from_owned_fd(reader.into())?
+    };
+    runtime.spawn(dispatch(Arc::clone(queue), reader));
+    Ok((runtime, signal))
+}
+
+impl Lifecycle {
+    /// Reports whether the runtime was started.
+    fn report(&self, started: io::Result<PipeWriter>) {
+        lock(&self.state).started.get_or_insert(started);
+        self.changed.notify_all();
     }
 }
 
@@ -137,9 +222,9 @@ impl Queue {
         inner.commands.push(command);
         let is_signaled = std::mem::replace(&mut inner.is_signaled, true);
         drop(inner);
-        if !is_signaled {
+        if !is_signaled && let Some(mut signal) = self.signal.get() {
             // At most one byte is in the pipe, so this never blocks.
-            let _ = (&self.signal).write(&[0]);
+            let _ = signal.write(&[0]);
         }
     }
 }

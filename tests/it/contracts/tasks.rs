@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use hotbay::contract::{CallErrorKind, Handle, Serves};
 use hotbay::{Call, CancellationToken, Error, ErrorKind, Host, HostEvent, Layer, Next, Reply};
-use hotbay_tests::{Plugins, block_on, host, limits, loaded, reloaded, until};
+use hotbay_tests::{Plugins, StopOnDrop, block_on, host, limits, loaded, reloaded, until};
 use text_contract::{AsyncWork, Failure, Record};
 
 fn worker(plugins: &Plugins) -> (Host, Handle<dyn AsyncWork>) {
@@ -184,14 +185,14 @@ fn http_requests_survive_reloads() {
     let plugins = Plugins::new();
     let (host, work) = worker(&plugins);
     let address = page_server().to_string();
-    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = AtomicBool::new(false);
     let mut events = host.events();
     let answered = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
                     let mut answered = 0;
-                    while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    while !is_done.load(Ordering::Relaxed) {
                         assert_eq!(block_on(work.fetch(&address)).expect("answered"), "page");
                         answered += 1;
                     }
@@ -199,11 +200,13 @@ fn http_requests_survive_reloads() {
                 })
             })
             .collect();
+        // Also if a reload fails.
+        let stop = StopOnDrop(&is_done);
         for round in 0..200 {
             plugins.add("worker", "async-worker").set("description", format!("{round}")).write();
             reloaded(&host, "worker");
         }
-        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(stop);
         callers.into_iter().map(|caller| caller.join().expect("no panic")).sum::<u32>()
     });
     assert!(answered > 200, "{answered}");
