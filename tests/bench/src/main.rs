@@ -5,6 +5,7 @@
 
 mod builds;
 mod calls;
+mod contracts;
 mod fixtures;
 mod inner;
 mod layers;
@@ -62,6 +63,8 @@ enum Instead {
 enum Group {
     /// Single calls, compared with raw calls.
     Calls,
+    /// Typed calls, compared with raw calls.
+    Contracts,
     /// Calls from two threads at once.
     Threads,
     /// Loading one plugin, step by step.
@@ -122,6 +125,7 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
     let fixtures = fixtures::build()?;
     match group {
         Group::Calls => calls::measure(&fixtures, options.quick, &report),
+        Group::Contracts => contracts::measure(&fixtures, options.quick, &report),
         Group::Threads => threads::measure(&fixtures, options.quick, &report),
         Group::Loads => loads::measure(&fixtures, options.quick, &report),
         Group::Reloads => reloads::measure(&fixtures, options.quick, &report),

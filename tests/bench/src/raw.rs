@@ -31,19 +31,41 @@ use crate::sample::time;
 pub(crate) struct RawPlugin {
     object: EchoBox,
     echo: unsafe extern "C" fn(*const u8, usize, *mut CBytes),
+    score: extern "C" fn(f64, f64) -> f64,
+    length: unsafe extern "C" fn(*const u8, usize) -> u64,
 }
 
 impl RawPlugin {
     pub(crate) fn load(file: &Path) -> anyhow::Result<Self> {
         let library = std::mem::ManuallyDrop::new(open(file)?);
         let root: RawRootRef = root_of(header_of(&library)?)?;
-        Ok(Self { object: root.make()(), echo: root.echo() })
+        let (echo, score, length) = (root.echo(), root.score(), root.length());
+        Ok(Self { object: root.make()(), echo, score, length })
     }
 
     /// Calls the trait object.
     #[inline]
     pub(crate) fn object(&self, input: &[u8]) -> RVec<u8> {
         self.object.execute(RSlice::from_slice(input))
+    }
+
+    /// Adds two numbers by the trait object.
+    #[inline]
+    pub(crate) fn object_score(&self, a: f64, b: f64) -> f64 {
+        self.object.score(a, b)
+    }
+
+    /// Adds two numbers by the C function.
+    #[inline]
+    pub(crate) fn c_score(&self, a: f64, b: f64) -> f64 {
+        (self.score)(a, b)
+    }
+
+    /// Returns the length of a text, by the C function.
+    #[inline]
+    pub(crate) fn c_length(&self, text: &str) -> u64 {
+        // SAFETY: the function reads the text, as declared by its library.
+        unsafe { (self.length)(text.as_ptr(), text.len()) }
     }
 
     /// Calls the C function.

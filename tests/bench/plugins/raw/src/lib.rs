@@ -19,6 +19,8 @@ use abi_stable::std_types::{RBox, RSlice, RVec};
 pub trait Echo: Send + Sync {
     /// Returns a copy of `input`.
     fn execute(&self, input: RSlice<'_, u8>) -> RVec<u8>;
+    /// Adds two numbers.
+    fn score(&self, a: f64, b: f64) -> f64;
 }
 
 /// The trait object.
@@ -33,8 +35,12 @@ pub struct RawRoot {
     /// Creates a plugin.
     pub make: extern "C" fn() -> EchoBox,
     /// The same work as a plain function: input, length, and a pointer to the output.
-    #[sabi(last_prefix_field)]
     pub echo: unsafe extern "C" fn(*const u8, usize, *mut CBytes),
+    /// Adds two numbers.
+    pub score: extern "C" fn(f64, f64) -> f64,
+    /// Returns the length of a text.
+    #[sabi(last_prefix_field)]
+    pub length: unsafe extern "C" fn(*const u8, usize) -> u64,
 }
 
 impl RootModule for RawRootRef {
@@ -85,6 +91,10 @@ mod exported {
         fn execute(&self, input: RSlice<'_, u8>) -> RVec<u8> {
             RVec::from(input.as_slice().to_vec())
         }
+
+        fn score(&self, a: f64, b: f64) -> f64 {
+            a + b
+        }
     }
 
     extern "C" fn make() -> EchoBox {
@@ -105,6 +115,14 @@ mod exported {
         unsafe { output.write(bytes) };
     }
 
+    extern "C" fn score(a: f64, b: f64) -> f64 {
+        a + b
+    }
+
+    unsafe extern "C" fn length(_: *const u8, len: usize) -> u64 {
+        len as u64
+    }
+
     unsafe extern "C" fn release(ptr: *mut u8, len: usize, capacity: usize) {
         // SAFETY: the parts of a vector that `echo` took apart.
         drop(unsafe { Vec::from_raw_parts(ptr, len, capacity) });
@@ -112,6 +130,6 @@ mod exported {
 
     #[abi_stable::export_root_module]
     fn root() -> RawRootRef {
-        RawRoot { make, echo }.leak_into_prefix()
+        RawRoot { make, echo, score, length }.leak_into_prefix()
     }
 }
