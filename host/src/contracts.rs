@@ -62,7 +62,7 @@ impl ContractRegistry {
     /// application uses. Returns the name of the first that is not.
     pub(crate) fn check<'t>(
         &self,
-        served: &'t [ContractText],
+        served: impl IntoIterator<Item = &'t ContractText>,
     ) -> Result<(), (&'t str, Incompatible)> {
         let known = lock(&self.0);
         for contract in served {

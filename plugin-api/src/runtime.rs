@@ -54,6 +54,9 @@ struct Queue {
     inner: Mutex<QueueInner>,
     lifecycle: Lifecycle,
     signal: OnceLock<PipeWriter>,
+    /// The runtime, for threads of a program.
+    #[cfg(feature = "serve")]
+    handle: OnceLock<tokio::runtime::Handle>,
 }
 
 #[derive(Default)]
@@ -114,6 +117,17 @@ pub(crate) fn shut_down() {
     unsafe { libc::pthread_join(thread, ptr::null_mut()) };
 }
 
+/// Returns the runtime, which is made if there is none. Only for programs, whose threads may use
+/// tokio.
+///
+/// # Errors
+///
+/// If it cannot be made.
+#[cfg(feature = "serve")]
+pub(crate) fn handle() -> io::Result<tokio::runtime::Handle> {
+    current()?.handle.get().cloned().ok_or_else(|| io::Error::other("it has not started"))
+}
+
 /// Returns the queue of the current runtime.
 fn current() -> io::Result<Arc<Queue>> {
     let mut current = lock(&CURRENT);
@@ -124,6 +138,8 @@ fn current() -> io::Result<Arc<Queue>> {
         inner: Mutex::default(),
         lifecycle: Lifecycle::default(),
         signal: OnceLock::new(),
+        #[cfg(feature = "serve")]
+        handle: OnceLock::new(),
     });
     let thread = start_thread(Arc::clone(&queue))?;
     let started = {
@@ -199,6 +215,8 @@ fn start(queue: &Arc<Queue>) -> io::Result<(Runtime, PipeWriter)> {
         let _context = runtime.enter();
         Receiver::from_owned_fd(reader.into())?
     };
+    #[cfg(feature = "serve")]
+    let _ = queue.handle.set(runtime.handle().clone()); // The queue is new, so this is the first.
     runtime.spawn(dispatch(Arc::clone(queue), reader));
     Ok((runtime, signal))
 }

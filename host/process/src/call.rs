@@ -21,6 +21,8 @@ use crate::http::{HttpRequest, HttpResponse, is_endpoint};
 
 /// The number of a call.
 const CALL_ID: HeaderName = HeaderName::from_static(header::CALL_ID);
+/// The signature of a contract's method.
+const CONTRACT_HASH: HeaderName = HeaderName::from_static(header::CONTRACT_HASH);
 /// The trace of a call.
 const TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
 
@@ -28,6 +30,9 @@ const TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
 const MAX_HEADERS: usize = 64;
 /// Maximum total bytes of their names and values.
 const MAX_HEADERS_BYTES: usize = 32 << 10;
+
+/// Bytes of an invalid content type that are shown.
+const MAX_SHOWN_BYTES: usize = 80;
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1).
 const CONNECTION_HEADERS: [&str; 6] =
@@ -44,6 +49,10 @@ pub struct Call<'c> {
     pub content_type: &'c str,
     /// The endpoint, if it is not `execute`.
     pub endpoint: Option<&'c str>,
+    /// Whether the endpoint is that of a contract's method.
+    pub is_method: bool,
+    /// The hash of the signature of that method, if the arguments are postcard.
+    pub signature: Option<u64>,
     /// The HTTP method, if it is not `POST`.
     pub method: Option<&'c str>,
     /// Names and values of further headers.
@@ -78,6 +87,9 @@ impl Call<'_> {
         let endpoint = self.endpoint.unwrap_or(endpoint::EXECUTE);
         check_endpoint(endpoint, capabilities)?;
         let mut headers = vec![(CALL_ID, HeaderValue::from(self.id))];
+        if let Some(hash) = self.signature {
+            headers.push((CONTRACT_HASH, hexadecimal(hash)));
+        }
         if let Some(trace) = self.trace {
             headers.push((TRACEPARENT, traceparent(trace)));
         }
@@ -91,6 +103,14 @@ impl Call<'_> {
             headers,
             max_response_bytes,
         })
+    }
+
+    /// Returns the outcome of the response.
+    pub(crate) fn outcome(&self, response: HttpResponse) -> Result<Output, Failure> {
+        match self.is_method {
+            true => method_result(response, self.content_type),
+            false => output(response),
+        }
     }
 
     fn http_method(&self) -> Result<Method, Failure> {
@@ -145,7 +165,7 @@ fn check_endpoint(endpoint: &str, capabilities: &Capabilities) -> Result<(), Fai
         let message = format!("was not called: `{endpoint}` is not a valid endpoint");
         return Err(Error::new(ErrorKind::InvalidInput, message).into());
     }
-    if endpoints.contains(endpoint) {
+    if endpoints.contains(endpoint) || is_method(endpoint, capabilities) {
         return Ok(());
     }
     let known: Vec<_> = endpoints.iter().map(String::as_str).collect();
@@ -153,6 +173,16 @@ fn check_endpoint(endpoint: &str, capabilities: &Capabilities) -> Result<(), Fai
     let message =
         format!("was not called: endpoint `{endpoint}` not found; the program has `{known}`");
     Err(Error::new(ErrorKind::Unsupported, message).into())
+}
+
+/// Returns whether an endpoint is that of a method that the program declares.
+fn is_method(endpoint: &str, capabilities: &Capabilities) -> bool {
+    let name = endpoint.strip_prefix(endpoint::CONTRACT_PREFIX);
+    let Some((contract, method)) = name.and_then(|name| name.split_once('/')) else { return false };
+    let mut served = capabilities.contracts.iter().map(|served| &served.text);
+    served
+        .find(|text| text.name == contract)
+        .is_some_and(|text| text.methods.iter().any(|known| known.name == method))
 }
 
 fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Failure> {
@@ -198,6 +228,52 @@ pub(crate) fn output(response: HttpResponse) -> Result<Output, Failure> {
     let response = success(response)?;
     let content_type = content_type(response.content_type());
     Ok(Output::bytes(response.body).with_content_type(content_type))
+}
+
+/// Returns the result of a contract's method, which was called with this content type.
+fn method_result(response: HttpResponse, expected: &str) -> Result<Output, Failure> {
+    if response.status != StatusCode::OK {
+        return Err(rejected_method(&response).unwrap_or_else(|| failure(&response)));
+    }
+    let found = response.content_type();
+    let media_type = found.split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case(expected) {
+        let found = text::cut(found, MAX_SHOWN_BYTES);
+        let found = found.escape_debug();
+        let message = format!("returned a result of the type `{found}`; expected `{expected}`");
+        return Err(Error::new(ErrorKind::InvalidOutput, message).into());
+    }
+    Ok(Output::bytes(response.body).with_content_type(content_type(expected)))
+}
+
+/// Returns why a call did not reach the method, or its result was not sent; `None` if the response
+/// is that of the method itself, or of a program that cannot serve now.
+#[cold]
+fn rejected_method(response: &HttpResponse) -> Option<Failure> {
+    let body: ErrorBody<'_> = serde_json::from_slice(&response.body).ok()?;
+    if body.code.is_some() || body.fault.is_some() {
+        return None;
+    }
+    let status = response.status;
+    let (kind, what) = match status {
+        StatusCode::BAD_REQUEST => {
+            (ErrorKind::InvalidInput, "was not called: it rejected the arguments")
+        }
+        StatusCode::NOT_FOUND
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::PRECONDITION_FAILED
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            (ErrorKind::Protocol, "rejected a call of a method that its capabilities describe")
+        }
+        StatusCode::INTERNAL_SERVER_ERROR => {
+            (ErrorKind::InvalidOutput, "returned no result of a method")
+        }
+        _ => return None,
+    };
+    let message =
+        text::cut(&body.message.unwrap_or_default(), text::MAX_MESSAGE_BYTES).into_owned();
+    let cause = if message.is_empty() { status.to_string() } else { message };
+    Some(Error::new(kind, what).caused_by(cause).into())
 }
 
 /// Returns a media type, without an allocation if it is a usual one or missing (any bytes).
@@ -263,6 +339,11 @@ fn failure_of(body: ErrorBody<'_>, status: i32) -> Failure {
     Failure::Plugin(error)
 }
 
+fn hexadecimal(hash: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("{hash:016x}"))
+        .expect("hexadecimal digits are a valid header value")
+}
+
 /// Formats a trace as a W3C `traceparent`.
 pub(crate) fn traceparent(trace: &TraceContext) -> HeaderValue {
     let text = format_traceparent(trace.trace_id, trace.span_id, trace.flags);
@@ -326,6 +407,8 @@ mod tests {
             input,
             content_type: ContentType::BYTES,
             endpoint: None,
+            is_method: false,
+            signature: None,
             method: None,
             headers,
             trace: None,

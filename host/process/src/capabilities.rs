@@ -7,6 +7,7 @@ use std::fmt;
 
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
+use hotbay_plugin::contract::ContractText;
 use hotbay_protocol::{MAX_CAPABILITIES_BYTES, VERSION, endpoint};
 use serde_json::{Deserializer, Map, Value};
 
@@ -51,6 +52,15 @@ pub struct Offered {
     pub schema: Option<Value>,
 }
 
+/// A typed contract that a program serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServedContract {
+    /// Its methods.
+    pub text: ContractText,
+    /// Whether the methods accept arguments as postcard, not only as JSON.
+    pub accepts_postcard: bool,
+}
+
 /// The capabilities of a program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Capabilities {
@@ -60,6 +70,8 @@ pub struct Capabilities {
     pub types: Vec<Offered>,
     /// The types of configs that it accepts.
     pub config_types: Vec<String>,
+    /// The typed contracts that it serves.
+    pub contracts: Vec<ServedContract>,
     /// Names without a leading `/`; empty in the older dialects, which define fixed endpoints.
     pub endpoints: BTreeSet<String>,
     /// Whether the config may be passed in the environment, hidden from other users.
@@ -121,6 +133,7 @@ impl Capabilities {
             dialect,
             types: Vec::new(),
             config_types: Vec::new(),
+            contracts: Vec::new(),
             endpoints: BTreeSet::new(),
             reads_config_from_env: false,
             reads_config_from_file: false,
@@ -203,6 +216,7 @@ fn ours(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> {
         dialect: Dialect::Ours { protocol },
         types: types_by_group(&root.field("types"))?,
         config_types: root.field("configTypes").names("a list of config types")?,
+        contracts: contracts(&hotbay.field("contracts"))?,
         endpoints: endpoints(&hotbay.field("endpoints"))?,
         reads_config_from_env: channels.iter().any(|channel| channel == "env"),
         reads_config_from_file: channels.iter().any(|channel| channel == "file"),
@@ -252,6 +266,47 @@ fn endpoints(field: &Field<'_>) -> Result<BTreeSet<String>, CapabilitiesError> {
         return Err(field.wrong(&found, expected));
     }
     Ok(endpoints)
+}
+
+/// Parses `[{"text":"contract a 1.0\nfn f() -> u64","postcard":false}]`.
+fn contracts(field: &Field<'_>) -> Result<Vec<ServedContract>, CapabilitiesError> {
+    let mut contracts: Vec<ServedContract> = Vec::new();
+    for element in field.elements("a list of contracts")? {
+        element.object("a contract: an object with `text`")?;
+        let accepts_postcard = element.field("postcard").flag_if_given()?;
+        let text = text_of_contract(&element.field("text"))?;
+        if contracts.iter().any(|contract| contract.text.name == text.name) {
+            let found = format!("describes `{}` again", text.name);
+            return Err(element.wrong(&found, "each contract once"));
+        }
+        contracts.push(ServedContract { text, accepts_postcard });
+    }
+    Ok(contracts)
+}
+
+fn text_of_contract(field: &Field<'_>) -> Result<ContractText, CapabilitiesError> {
+    let expected = "the text of one contract, such as \"contract a 1.0\\nfn f(n: u32) -> string\"";
+    let mut texts = ContractText::parse(field.text(expected)?).map_err(|error| {
+        let (line, column) = error.position();
+        field.wrong(&format!("is invalid at line {line}, column {column}"), error.expected())
+    })?;
+    let text = match (texts.pop(), texts.len()) {
+        (Some(text), 0) => text,
+        (_, others) => {
+            let count = if others == 0 { 0 } else { others + 1 };
+            return Err(field.wrong(&format!("describes {count} contracts"), expected));
+        }
+    };
+    field.check_length(&text.name)?;
+    for method in &text.methods {
+        let name = &method.name;
+        if !name.is_ascii() {
+            let found = format!("has a method {}", quoted(name, MAX_SHOWN_CHARS));
+            return Err(field.wrong(&found, "names in ASCII, since they are part of an URL"));
+        }
+        field.check_length(name)?;
+    }
+    Ok(text)
 }
 
 const TYPE: &str = "the name of a type";
@@ -449,6 +504,15 @@ impl<'v> Field<'v> {
 
     fn text(&self, expected: &str) -> Result<&'v str, CapabilitiesError> {
         self.value.and_then(Value::as_str).ok_or_else(|| self.wrong_type(expected))
+    }
+
+    /// Returns a boolean, or `false` if the field is missing.
+    fn flag_if_given(&self) -> Result<bool, CapabilitiesError> {
+        match self.given() {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(self.wrong_type("`true` or `false`")),
+        }
     }
 
     /// Returns a name that is not empty and not too long.

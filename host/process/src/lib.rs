@@ -60,8 +60,9 @@ pub mod unsupervised {
 }
 
 pub use call::Call;
-pub use capabilities::{Capabilities, Dialect, Offered};
+pub use capabilities::{Capabilities, Dialect, Offered, ServedContract};
 pub use error::{Diagnosis, Error, ErrorKind, ErrorParts, Failure, Step};
+pub use hotbay_protocol::endpoint::of_method as method_endpoint;
 pub use launch::{OwnFolder, SweepFolders, allowed};
 pub use output::{ObserverRef, ProcessObserver};
 pub use process::Process;

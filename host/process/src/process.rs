@@ -14,6 +14,7 @@ use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::call::{self, Call};
+use crate::capabilities::ServedContract;
 use crate::config;
 use crate::connection::{Async, Blocking, Transport};
 use crate::error::{Diagnosis, Error, ErrorKind, Failure};
@@ -61,7 +62,7 @@ impl Process {
         };
         let response =
             wire::block_on(deadline, sending).unwrap_or_else(|| Err(wait_error(deadline)));
-        call::output(response?)
+        call.outcome(response?)
     }
 
     /// Calls the plugin; a future for any executor, which cancels the call on drop.
@@ -75,7 +76,7 @@ impl Process {
             self.shared.program.limits.max_response_bytes,
         )?;
         let response = self.send_async(http_request, call.may_run_twice()).await?;
-        call::output(response)
+        call.outcome(response)
     }
 
     async fn send_async(
@@ -207,6 +208,11 @@ impl Process {
     /// Returns the program from which it was started.
     pub fn program(&self) -> &Arc<Program> {
         &self.shared.program
+    }
+
+    /// Returns the typed contracts that it serves.
+    pub fn served_contracts(&self) -> &[ServedContract] {
+        &self.shared.capabilities.contracts
     }
 
     /// Returns the names by which it is looked up: the kinds of its types, and the types with their

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use hotbay_plugin::contract::internal::{MethodCall, OwnedArguments};
 use hotbay_plugin::contract::{CallError, Format, MethodText};
 
+#[cfg(all(unix, feature = "process"))]
+use super::Request;
 use crate::contracts::KnownContract;
 
 /// A call of a method.
@@ -27,7 +29,48 @@ pub(crate) enum MethodArguments<'a> {
     Invalid(CallError),
 }
 
+/// A call of a method as it is sent to a process.
+#[cfg(all(unix, feature = "process"))]
+#[derive(Debug)]
+pub(crate) struct MethodMessage {
+    endpoint: String,
+    format: Format,
+    arguments: Vec<u8>,
+    /// The hash of its signature.
+    signature: u64,
+}
+
+#[cfg(all(unix, feature = "process"))]
+impl MethodMessage {
+    /// Returns the call, with the options of its request.
+    pub(crate) fn to_process_call<'c>(
+        &'c self,
+        request: &'c Request<'_>,
+        id: u64,
+    ) -> hotbay_process::Call<'c> {
+        hotbay_process::Call {
+            input: &self.arguments,
+            content_type: self.format.content_type(),
+            endpoint: Some(&self.endpoint),
+            is_method: true,
+            signature: (self.format == Format::Postcard).then_some(self.signature),
+            ..request.to_process_call(id)
+        }
+    }
+}
+
 impl MethodRequest<'_> {
+    /// Returns the call as it is sent to a process.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn message(&self, format: Format) -> Result<MethodMessage, CallError> {
+        let (name, signature) = match self.method() {
+            Some(method) => (method.name.as_str(), method.hash()),
+            None => ("", 0),
+        };
+        let endpoint = hotbay_process::method_endpoint(&self.contract.text.name, name);
+        Ok(MethodMessage { endpoint, format, arguments: self.encode(format)?, signature })
+    }
+
     /// Returns the method's name and signature.
     pub(crate) fn method(&self) -> Option<&MethodText> {
         self.contract.text.methods.get(self.index)

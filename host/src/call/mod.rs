@@ -6,6 +6,8 @@ mod reply;
 mod request;
 mod state;
 
+#[cfg(all(unix, feature = "process"))]
+pub(crate) use method::MethodMessage;
 pub(crate) use method::{MethodArguments, MethodRequest};
 pub(crate) use reply::Failure;
 pub use reply::Reply;

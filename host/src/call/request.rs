@@ -5,8 +5,6 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::{Media, RawPayload};
-#[cfg(all(unix, feature = "process"))]
-use hotbay_plugin::contract::Format;
 use hotbay_plugin::{ContentType, Payload, TraceContext};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -337,28 +335,14 @@ impl<'a> Request<'a> {
             input: self.as_bytes(),
             content_type: self.content_type(),
             endpoint: self.endpoint(),
+            is_method: false,
+            signature: None,
             method: self.method(),
             headers: self.named_headers().map_or(&[], Headers::as_slice),
             trace: self.trace(),
             deadline: self.deadline,
             is_idempotent: self.is_idempotent(),
         }
-    }
-
-    /// Returns the request of a method as the request of an endpoint, with the same options.
-    #[cfg(all(unix, feature = "process"))]
-    pub(crate) fn of_serialized(
-        &self,
-        method: &MethodRequest<'_>,
-        arguments: Vec<u8>,
-        format: Format,
-    ) -> Request<'static> {
-        let name = method.method().map(|method| method.name.as_str()).unwrap_or_default();
-        let endpoint = format!("contract/{}/{name}", method.contract.text.name);
-        Request::owned(arguments)
-            .with_content_type(format.content_type())
-            .with_options_of(self)
-            .with_endpoint(endpoint)
     }
 
     /// Returns whether it is an HTTP request without a body, and thus has no input to check.

@@ -7,13 +7,34 @@ use std::time::Duration;
 use hotbay_plugin::Snapshot;
 use hotbay_plugin::contract::ContractText;
 #[cfg(all(unix, feature = "process"))]
+use hotbay_plugin::contract::{Binding, Format, bind};
+#[cfg(all(unix, feature = "process"))]
 use hotbay_process::{Process, Program};
 use tokio::runtime::Handle;
 
 use super::bindings::MethodBinding;
-use crate::boundary::{BindError, Image, Instance, Root};
+use crate::boundary::{BindError, Contracts, Image, Instance, Root};
 use crate::call::Failure;
+use crate::providers::Offer;
 use crate::worker::{RunOutcome, WorkerThreads};
+
+/// Finds the methods of a caller's contract in a program.
+#[cfg(all(unix, feature = "process"))]
+fn bind_process(
+    process: &Process,
+    caller: &ContractText,
+) -> Result<Box<[MethodBinding]>, BindError> {
+    let mut served = process.served_contracts().iter();
+    let served = served.find(|served| served.text.name == caller.name);
+    let served = served.ok_or(BindError::NotServed)?;
+    let bindings = bind(caller, &served.text).map_err(BindError::Incompatible)?;
+    let bound = bindings.into_iter().map(|binding| match binding {
+        Binding::Same(_) if served.accepts_postcard => MethodBinding::Remote(Format::Postcard),
+        Binding::Same(_) | Binding::Converted(_) => MethodBinding::Remote(Format::Json),
+        Binding::Missing => MethodBinding::Missing,
+    });
+    Ok(bound.collect())
+}
 
 /// Time limit for killing and reaping a process and all that it started; far more than needed.
 #[cfg(all(unix, feature = "process"))]
@@ -137,16 +158,25 @@ impl Backend {
                 Ok(contracts.bind(caller)?.into_iter().map(MethodBinding::from).collect())
             }
             #[cfg(all(unix, feature = "process"))]
-            Self::OutOfProcess(_) => Err(BindError::NotServed),
+            Self::OutOfProcess(process) => bind_process(process, caller),
         }
     }
 
-    /// Returns the contracts that it declares besides its manifest, each with its other names.
-    pub(crate) fn contracts(&self) -> Vec<(String, Vec<String>)> {
+    /// Returns the contracts that it declares besides its manifest.
+    pub(crate) fn offers(&self) -> Vec<Offer> {
         match self {
-            Self::InProcess(_) => Vec::new(),
+            Self::InProcess(instance) => {
+                let contracts = instance.image().contracts();
+                contracts.into_iter().flat_map(Contracts::texts).map(Offer::typed).collect()
+            }
             #[cfg(all(unix, feature = "process"))]
-            Self::OutOfProcess(process) => process.contracts(),
+            Self::OutOfProcess(process) => {
+                let typed = process.served_contracts().iter();
+                let named = process.contracts().into_iter();
+                let named =
+                    named.map(|(contract, aliases)| Offer { contract, version: None, aliases });
+                typed.map(|served| Offer::typed(&served.text)).chain(named).collect()
+            }
         }
     }
 

@@ -21,6 +21,8 @@ use super::bindings::{Bindings, MethodBinding};
 use super::{Backend, Generation, IoLimits, Parts, State};
 use crate::boundary::Instance;
 use crate::boundary::task::RunningTask;
+#[cfg(all(unix, feature = "process"))]
+use crate::call::MethodMessage;
 use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{ContractId, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
@@ -152,7 +154,10 @@ impl InstanceRef {
         let instance = match backend {
             Backend::InProcess(instance) => instance,
             #[cfg(all(unix, feature = "process"))]
-            Backend::OutOfProcess(process) => return self.call_process(process, args, reply),
+            Backend::OutOfProcess(process) => {
+                let call = request.to_process_call(args.call_id);
+                return self.call_process(process, &call, args, reply);
+            }
         };
         if request.endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
@@ -196,43 +201,38 @@ impl InstanceRef {
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
         let deadline = args.request.deadline();
+        let instance = match backend {
+            Backend::InProcess(instance) => instance,
+            #[cfg(all(unix, feature = "process"))]
+            Backend::OutOfProcess(process) => {
+                let message = self.message(method)?;
+                let call = message.to_process_call(args.request, args.call_id);
+                return self.call_process(process, &call, args, reply);
+            }
+        };
         let (function, format) = match (self.bind_method(method)?, &method.arguments) {
             (MethodBinding::Direct(function, _), MethodArguments::Borrowed(call)) => {
-                let Backend::InProcess(instance) = backend else {
-                    return Err(bug!("a process was bound to a function"));
-                };
                 return self.run_in_process(args, |context| {
                     self.execute_method(instance, *function, context, call, deadline)
                 });
             }
-            (MethodBinding::Direct(_, function), _) => (Some(*function), Format::Postcard),
-            (MethodBinding::Converted(function), _) => (Some(*function), Format::Json),
+            (MethodBinding::Direct(_, function), _) => (*function, Format::Postcard),
+            (MethodBinding::Converted(function), _) => (*function, Format::Json),
             (MethodBinding::Async(..), _) => return self.wait_for_task(method, args, reply),
-            (MethodBinding::Remote(format), _) => (None, *format),
             (MethodBinding::Missing, _) => return Err(self.generation.method_missing(method)),
+            (MethodBinding::Remote(_), _) => return Err(bug!("a function was bound to a process")),
         };
         let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
-        match (backend, function) {
-            (Backend::InProcess(instance), Some(function)) => {
-                let input = RawPayload::new(Payload::bytes(&bytes));
-                self.run_in_process(args, |context| {
-                    let depth = DEPTH.get();
-                    DEPTH.set(depth + 1);
-                    let output = reply.output_mut();
-                    let answer =
-                        instance.call_serialized(function, context, format, &input, output);
-                    DEPTH.set(depth);
-                    answer.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
-                    self.check_reply(instance, reply)
-                })
-            }
-            #[cfg(all(unix, feature = "process"))]
-            (Backend::OutOfProcess(process), _) => {
-                let request = args.request.of_serialized(method, bytes, format);
-                self.call_process(process, CallArgs { request: &request, ..args }, reply)
-            }
-            (Backend::InProcess(_), None) => Err(bug!("a function was bound to a process")),
-        }
+        let input = RawPayload::new(Payload::bytes(&bytes));
+        self.run_in_process(args, |context| {
+            let depth = DEPTH.get();
+            DEPTH.set(depth + 1);
+            let output = reply.output_mut();
+            let answer = instance.call_serialized(function, context, format, &input, output);
+            DEPTH.set(depth);
+            answer.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
+            self.check_reply(instance, reply)
+        })
     }
 
     /// Calls a method of a contract with arguments as they are, and no options but a deadline.
@@ -431,19 +431,14 @@ impl InstanceRef {
 
 #[cfg(all(unix, feature = "process"))]
 impl InstanceRef {
-    /// Returns the call of a process's method as the request that is sent.
-    fn serialized(
-        &self,
-        request: &Request<'_>,
-        method: &MethodRequest<'_>,
-    ) -> Result<Request<'static>, Error> {
+    /// Returns the call of a process's method as it is sent.
+    fn message(&self, method: &MethodRequest<'_>) -> Result<MethodMessage, Error> {
         let format = match self.bind_method(method)? {
             MethodBinding::Remote(format) => *format,
             MethodBinding::Missing => return Err(self.generation.method_missing(method)),
             _ => return Err(bug!("a process was bound to a function")),
         };
-        let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
-        Ok(request.of_serialized(method, bytes, format))
+        method.message(format).map_err(|error| self.generation.not_encoded(error))
     }
 
     /// Calls a process and waits on this thread.
@@ -451,10 +446,11 @@ impl InstanceRef {
     fn call_process(
         &self,
         process: &hotbay_process::Process,
+        call: &hotbay_process::Call<'_>,
         args: CallArgs<'_>,
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
-        let CallArgs { request, state, call_id } = args;
+        let CallArgs { request, state, .. } = args;
         if let Some(state) = state
             && !state.enter_plugin(self.generation.id.get())
         {
@@ -462,7 +458,6 @@ impl InstanceRef {
         }
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);
-        let call = request.to_process_call(call_id);
         let ended = async {
             let Some(state) = state else { return std::future::pending().await };
             state.ended().await;
@@ -479,7 +474,7 @@ impl InstanceRef {
                 None => ended.await,
             }
         };
-        let answer = process.call(&call, cancelled, self.generation.calls_aborted());
+        let answer = process.call(call, cancelled, self.generation.calls_aborted());
         DEPTH.set(depth);
         if let Some(state) = state {
             state.leave_plugin();
@@ -590,20 +585,20 @@ impl InstanceRef {
             let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
             generation.check_input(request)?;
-            let serialized;
-            let request = match request.method_request() {
+            let message;
+            let call = match request.method_request() {
                 Some(method) => {
-                    serialized = self.serialized(request, method)?;
-                    &serialized
+                    message = self.message(method)?;
+                    message.to_process_call(request, call_id)
                 }
-                None => request,
+                None => request.to_process_call(call_id),
             };
             if let Some(state) = state
                 && !state.enter_plugin(generation.id.get())
             {
                 return Err(generation.ended_before_start(state));
             }
-            let answer = process.call_async(&request.to_process_call(call_id)).await;
+            let answer = process.call_async(&call).await;
             if let Some(state) = state {
                 state.leave_plugin();
             }

@@ -261,8 +261,9 @@ impl Generation {
         let error = match error {
             BindError::NotServed => {
                 let message = format!("does not serve contract `{name}` {version}");
-                Error::new(ErrorKind::NotProvided, message)
-                    .with_hint("add the contract to `contracts` of `export_plugin!`")
+                Error::new(ErrorKind::NotProvided, message).with_hint(
+                    "add the contract to `contracts` of `export_plugin!` or `serve_plugin!`",
+                )
             }
             BindError::Incompatible(error) => {
                 let message = format!("serves an incompatible version of contract `{name}`");

@@ -86,7 +86,7 @@ pub struct Serves<T> {
     served_by: PhantomData<fn() -> T>,
 }
 
-impl<T> Serves<T> {
+impl<T: 'static> Serves<T> {
     /// Creates a set without contracts.
     pub const fn new() -> Self {
         Self { contracts: Vec::new(), served_by: PhantomData }
@@ -106,7 +106,7 @@ impl<T> Serves<T> {
     }
 }
 
-impl<T> Default for Serves<T> {
+impl<T: 'static> Default for Serves<T> {
     fn default() -> Self {
         Self::new()
     }

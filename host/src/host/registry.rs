@@ -17,7 +17,7 @@ use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
 use crate::loader::{Build, Candidate, Dependent, LoadOptions, Loaded};
 use crate::metrics::{PluginInfo, PluginState, PluginStats};
-use crate::providers::{Changes, Offer, Offers};
+use crate::providers::{Changes, Offers};
 use crate::slot::Slot;
 use crate::sync::{ProcessEpoch, lock};
 
@@ -419,12 +419,7 @@ impl Drop for Unloading<'_> {
 
 /// Returns the contracts that a build offers, in its manifest and in its own declaration.
 fn offers_of(build: &Build) -> Offers {
-    let declared = build.contracts.iter().map(|(contract, aliases)| Offer {
-        contract: contract.clone(),
-        version: None,
-        aliases: aliases.clone(),
-    });
-    Offers::declared(&build.manifest).and(declared)
+    Offers::declared(&build.manifest).and(build.offers.iter().cloned())
 }
 
 fn check_requirements(candidate: &Candidate, entries: &Entries) -> Result<(), Error> {

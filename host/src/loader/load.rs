@@ -29,6 +29,7 @@ use crate::generation::{
     Backend, CallPolicy, InstanceRef, IoLimits, Parts, RetainReason, UnloadLeftovers,
 };
 use crate::panic::catch_panic;
+use crate::providers::Offer;
 use crate::slot::Slot;
 use crate::worker::{RunOutcome, WorkerThreads};
 
@@ -47,8 +48,8 @@ pub(crate) struct Build {
     pub(crate) sha256: Option<[u8; 32]>,
     /// The digests of its schema files.
     pub(crate) schemas: Vec<Option<[u8; 32]>>,
-    /// The contracts that it declares besides its manifest, each with its aliases.
-    pub(crate) contracts: Vec<(String, Vec<String>)>,
+    /// The contracts that it declares besides its manifest.
+    pub(crate) offers: Vec<Offer>,
     /// Requests that the host did not fulfill, as text.
     pub(crate) notes: Vec<String>,
 }
@@ -167,9 +168,9 @@ impl NewGeneration {
             }
         };
         let manifest = Arc::new(candidate.manifest.clone());
-        let contracts = backend.contracts();
+        let offers = backend.offers();
         notes.extend(process_notes(candidate, &backend));
-        let build = Build { manifest, sha256, schemas: schema_digests, contracts, notes };
+        let build = Build { manifest, sha256, schemas: schema_digests, offers, notes };
         Ok(Self { parts, backend, build })
     }
 

@@ -121,7 +121,7 @@ mod tests {
             manifest: Arc::new(manifest("1.2.0")),
             sha256: Some([1; 32]),
             schemas: Vec::new(),
-            contracts: Vec::new(),
+            offers: Vec::new(),
             notes: Vec::new(),
         };
         let dependent = |(name, required): &(&str, &str)| Dependent {

@@ -23,6 +23,7 @@ use super::context::LoaderContext;
 use super::policy::{PluginLimits, check_declared};
 use super::services::PluginServices;
 use super::start::{FailureCause, StartFailure, Until, into_backend, ready_to_open};
+use super::survey::check_contracts;
 use crate::artifact::digest::Artifact;
 use crate::artifact::private_folder::{FolderLock, sweep};
 use crate::artifact::program::StagedProgram;
@@ -30,6 +31,7 @@ use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Trust;
 use crate::boundary::services::{Services as _, enabled_level};
 use crate::config::HostLimits;
+use crate::contracts::ContractRegistry;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::generation::{Backend, Parts};
@@ -151,6 +153,7 @@ pub(super) fn start_staged(
     let policy = Arc::clone(&parts.policy);
     let expected = context.processes.expected_capabilities(&program).filter(|expected| {
         check_identity(candidate, expected).is_ok()
+            && check_served(candidate, expected, Some(&context.contracts)).is_ok()
             && check_declared(context, candidate, expected, parts).is_ok()
     });
     parts.runtime = Some(runtime.clone());
@@ -187,6 +190,7 @@ pub(super) fn start_staged(
     parts.policy = policy;
     let capabilities = found.map_err(|failed| not_started(candidate, failed))?;
     check_identity(candidate, &capabilities)?;
+    check_served(candidate, &capabilities, Some(&context.contracts))?;
     check_declared(context, candidate, &capabilities, parts)?;
     context.processes.expect_capabilities(&launching.program, capabilities.clone());
     let start = move || launching.start(capabilities, prepared, until);
@@ -340,6 +344,16 @@ pub(super) fn check_identity(
         }
     }
     Ok(())
+}
+
+/// Checks the contracts that a program serves.
+pub(super) fn check_served(
+    candidate: &Candidate,
+    capabilities: &Capabilities,
+    contracts: Option<&ContractRegistry>,
+) -> Result<(), Error> {
+    let served = capabilities.contracts.iter().map(|served| &served.text);
+    check_contracts(candidate, served, contracts, LoadStep::Capabilities)
 }
 
 pub(super) struct PluginProcessObserver {

@@ -1,6 +1,7 @@
 //! The contracts that a plugin provides, under all their names. Values only.
 
 use hotbay_manifest::Manifest;
+use hotbay_plugin::contract::ContractText;
 use semver::{Version, VersionReq};
 
 /// The contracts that one plugin provides.
@@ -46,6 +47,12 @@ impl Offers {
 }
 
 impl Offer {
+    /// Returns the offer of a typed contract.
+    pub(crate) fn typed(text: &ContractText) -> Self {
+        let version = Version::new(text.version.major.into(), text.version.minor.into(), 0);
+        Self { contract: text.name.clone(), version: Some(version), aliases: Vec::new() }
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         [&self.contract].into_iter().chain(&self.aliases).map(String::as_str)
     }

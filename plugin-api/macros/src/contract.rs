@@ -84,6 +84,10 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
         true => quote!(entry_async),
         false => quote!(entry),
     });
+    let served = methods.iter().map(|method| match method.is_async {
+        true => quote!(served_async),
+        false => quote!(served),
+    });
     let markers: Vec<_> = methods.iter().map(|method| &method.marker).collect();
     Ok(quote! {
         #item
@@ -109,6 +113,8 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
             {
                 const METHODS: &'static [#internal::RawMethod] =
                     &[#(#internal::#entries::<__T, #markers, LINKED>()),*];
+                const SERVED: &'static [#internal::ServedMethod<__T>] =
+                    &[#(#internal::#served::<__T, #markers>()),*];
             }
 
             impl<__T: #krate::contract::Transport> #trait_name

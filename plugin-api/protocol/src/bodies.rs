@@ -23,6 +23,9 @@ pub struct OwnCapabilities<'a> {
     /// The JSON Schema of the plugin's config.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_schema: Option<Value>,
+    /// The contracts that it serves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contracts: Vec<ContractBody>,
     /// The names of the endpoints.
     pub endpoints: Vec<&'a str>,
     /// The JSON Schema of inputs.
@@ -34,6 +37,15 @@ pub struct OwnCapabilities<'a> {
     pub protocol: u32,
     /// The version of the plugin.
     pub version: &'a str,
+}
+
+/// A contract that a program serves.
+#[derive(Debug, Serialize)]
+pub struct ContractBody {
+    /// Whether its methods accept arguments as postcard.
+    pub postcard: bool,
+    /// The text of the contract.
+    pub text: String,
 }
 
 /// The configuration with which a host starts a program.

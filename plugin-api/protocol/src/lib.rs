@@ -15,8 +15,8 @@ pub use batch::{
     BatchCall, BatchReplies, BatchReply, BatchRequests, MAX_BATCH, batch_request, write_content,
 };
 pub use bodies::{
-    Capabilities, ConfigEntry, ErrorBody, FaultBody, LogRecord, OwnCapabilities, SocketKind,
-    StartConfig, ThreadPanic,
+    Capabilities, ConfigEntry, ContractBody, ErrorBody, FaultBody, LogRecord, OwnCapabilities,
+    SocketKind, StartConfig, ThreadPanic,
 };
 pub use traceparent::{Hex, format_traceparent, parse_traceparent};
 
@@ -51,6 +51,8 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub mod endpoint {
     /// Runs a batch of calls.
     pub const BATCH: &str = "batch";
+    /// The prefix of the endpoints of contracts.
+    pub const CONTRACT_PREFIX: &str = "contract/";
     /// Calls the plugin.
     pub const EXECUTE: &str = "execute";
     /// Reports the health of the plugin.
@@ -64,6 +66,11 @@ pub mod endpoint {
 
     /// Endpoints of the protocol itself, which are not functions of the plugin.
     pub const OF_PROTOCOL: [&str; 5] = [BATCH, HEALTH, RESTORE, SHUTDOWN, SNAPSHOT];
+
+    /// Returns the endpoint of a method of a contract.
+    pub fn of_method(contract: &str, method: &str) -> String {
+        format!("{CONTRACT_PREFIX}{contract}/{method}")
+    }
 }
 
 /// Paths of the host's services.
@@ -78,6 +85,8 @@ pub mod service {
 pub mod header {
     /// The number of a call.
     pub const CALL_ID: &str = "hotbay-call-id";
+    /// The hash of the signature of a contract's method, as 16 hexadecimal digits.
+    pub const CONTRACT_HASH: &str = "hotbay-contract-hash";
     /// Milliseconds until the deadline of a call.
     pub const DEADLINE_MS: &str = "hotbay-deadline-ms";
     /// The most verbose level that the host logs, in responses of its services.

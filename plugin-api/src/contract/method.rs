@@ -73,6 +73,26 @@ pub const fn entry<T: 'static, M: Serves<T>, const LINKED: bool>() -> RawMethod 
     }
 }
 
+/// A method that a program serves with values of the type `T`.
+#[derive(Debug)]
+pub struct ServedMethod<T> {
+    /// Its name.
+    pub name: &'static str,
+    /// The hash of its signature.
+    pub hash: u64,
+    /// Calls it with serialized arguments; does not catch panics.
+    pub call: SerializedCall<T>,
+}
+
+/// Calls a method with serialized arguments, and returns its serialized result.
+pub type SerializedCall<T> =
+    fn(&T, &RawContext<'_>, Format, &[u8]) -> Result<Output, (Failed, PluginError)>;
+
+/// Returns a method that the plugin type `T` serves in a program.
+pub const fn served<T: 'static, M: Serves<T>>() -> ServedMethod<T> {
+    ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call: call_serialized::<T, M> }
+}
+
 // Invariants of the functions below, kept by the host (`boundary/contract.rs`):
 // M1: the instance was started by the library that owns the table, and was not stopped.
 // M2: the pointers are valid until the function returns, and have the types of the method's
@@ -127,6 +147,9 @@ unsafe extern "C" fn serialized<T, M: Serves<T>, const LINKED: bool>(
         let context = unsafe { &*context };
         // SAFETY: M2.
         let arguments = unsafe { &*arguments }.get();
+        let format = Format::of_code(format)
+            .ok_or_else(|| CodecError::new("unknown serialization format"))
+            .map_err(|error| failed.with(Failed::Arguments, &error))?;
         let result = call_serialized::<T, M>(target, context, format, arguments.as_bytes());
         let result = result.map_err(|(part, error)| {
             failed = part;
@@ -147,12 +170,10 @@ unsafe extern "C" fn serialized<T, M: Serves<T>, const LINKED: bool>(
 fn call_serialized<T, M: Serves<T>>(
     target: &T,
     context: &RawContext<'_>,
-    format: u32,
+    format: Format,
     arguments: &[u8],
 ) -> Result<Output, (Failed, PluginError)> {
     let bad_arguments = |error: CodecError| (Failed::Arguments, bad(&error));
-    let format = Format::of_code(format)
-        .ok_or_else(|| bad_arguments(CodecError::new("unknown serialization format")))?;
     let space = argument::decode::<M::Arguments>(format, arguments, M::SHAPE.names);
     let mut space = space.map_err(bad_arguments)?;
     let arguments = M::Arguments::borrow(&mut space)
@@ -177,10 +198,13 @@ pub(super) fn result_of<T: Data>(
 }
 
 /// The part of a call that failed.
-#[derive(Clone, Copy)]
-pub(super) enum Failed {
+#[derive(Clone, Copy, Debug)]
+pub enum Failed {
+    /// An argument cannot be read.
     Arguments,
+    /// The method returned an error.
     Method,
+    /// The result cannot be serialized.
     Result,
 }
 

@@ -2,8 +2,12 @@
 //! task on the plugin's runtime, and the task calls a function of the host when it is finished.
 
 use std::future::Future;
+#[cfg(feature = "serve")]
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
+#[cfg(feature = "serve")]
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -11,13 +15,15 @@ use std::time::{Duration, Instant};
 
 use super::argument::{self, Arguments};
 use super::codec::{CodecError, Format};
-use super::method::{Failed, ServesAsync, bad, in_context, result_of};
+use super::method::{Failed, Method, ServedMethod, ServesAsync, bad, in_context, result_of};
 use super::table::{RawCompletion, RawMethod, RawStr, RawTask};
 use crate::PluginError;
 use crate::context::{Bounds, CallContext, RawContext, TraceContext};
 use crate::export::{Failure, catch_async, report_failure};
 use crate::payload::{Output, RawBuffer};
 use crate::root::{self, RawFault, RawInstance};
+#[cfg(feature = "serve")]
+use crate::runtime;
 use crate::runtime::Task;
 
 /// Returns the entry of an async method that the plugin type `T` serves. `LINKED` is `true` if it is
@@ -30,6 +36,66 @@ pub const fn entry_async<T: Sync + 'static, M: ServesAsync<T>, const LINKED: boo
         serialized: None,
         start: Some(start::<T, M>),
     }
+}
+
+/// Returns an async method that the plugin type `T` serves in a program: it runs on the calling
+/// thread, in the plugin's runtime.
+pub const fn served_async<T: Sync + 'static, M: ServesAsync<T>>() -> ServedMethod<T> {
+    ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call: call_and_wait::<T, M> }
+}
+
+/// Fails: only programs call methods so.
+#[cfg(not(feature = "serve"))]
+fn call_and_wait<T, M>(_: &T, _: &RawContext<'_>, _: Format, _: &[u8]) -> Answer {
+    Err((Failed::Method, PluginError::new(501, "needs the feature `serve` of `hotbay-plugin`")))
+}
+
+/// Interval at which a program checks whether a call was cancelled.
+#[cfg(feature = "serve")]
+const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
+
+#[cfg(feature = "serve")]
+fn call_and_wait<T: Sync, M: ServesAsync<T>>(
+    target: &T,
+    context: &RawContext<'_>,
+    format: Format,
+    arguments: &[u8],
+) -> Answer {
+    let error = |code, message: String| (Failed::Method, PluginError::new(code, message));
+    let runtime = runtime::handle()
+        .map_err(|cause| error(503, format!("cannot start the plugin's async runtime: {cause}")))?;
+    let mut space = decode_arguments::<M>(format, arguments)?;
+    let arguments = M::Arguments::borrow(&mut space).ok_or_else(missing_argument)?;
+    runtime.block_on(async {
+        let mut call = pin!(M::call(target, arguments));
+        let mut ticks = tokio::time::interval(CANCEL_INTERVAL);
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = in_context(context, || call.as_mut().poll(cx)) {
+                return Poll::Ready(result_of(format, result.map_err(Into::into)));
+            }
+            while ticks.poll_tick(cx).is_ready() {
+                if CallContext::new(context).is_cancelled() {
+                    return Poll::Ready(Err(error(499, "cancelled".to_owned())));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    })
+}
+
+/// Deserializes the arguments of a method.
+fn decode_arguments<M: Method>(
+    format: Format,
+    bytes: &[u8],
+) -> Result<<M::Arguments as Arguments>::Space, (Failed, PluginError)> {
+    argument::decode::<M::Arguments>(format, bytes, M::SHAPE.names)
+        .map_err(|error| (Failed::Arguments, bad(&error)))
+}
+
+#[cold]
+fn missing_argument() -> (Failed, PluginError) {
+    (Failed::Arguments, bad(&CodecError::new("missing")))
 }
 
 // Invariants of the functions below, kept by the host (`boundary/task.rs`):
@@ -104,15 +170,12 @@ type Answer = Result<Output, (Failed, PluginError)>;
 
 impl<T: Sync, M: ServesAsync<T>> Call<T, M> {
     async fn run(self) -> Answer {
-        let bad_arguments = |error: CodecError| (Failed::Arguments, bad(&error));
-        let format = Format::of_code(self.format)
-            .ok_or_else(|| bad_arguments(CodecError::new("unknown serialization format")))?;
-        let bytes = self.arguments.as_bytes();
-        let space = argument::decode::<M::Arguments>(format, bytes, M::SHAPE.names);
-        let mut space = space.map_err(bad_arguments)?;
+        let format = Format::of_code(self.format).ok_or_else(|| {
+            (Failed::Arguments, bad(&CodecError::new("unknown serialization format")))
+        })?;
+        let mut space = decode_arguments::<M>(format, self.arguments.as_bytes())?;
         drop(self.arguments);
-        let arguments = M::Arguments::borrow(&mut space)
-            .ok_or_else(|| bad_arguments(CodecError::new("missing")))?;
+        let arguments = M::Arguments::borrow(&mut space).ok_or_else(missing_argument)?;
         let result = M::call(self.target, arguments).await;
         result_of(format, result.map_err(Into::into))
     }

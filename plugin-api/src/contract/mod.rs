@@ -101,10 +101,10 @@ pub mod internal {
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain};
     pub use super::method::{
-        ArgumentTypes, Method, MethodCall, OwnedArguments, Serves, ServesAsync, call_method,
-        decode_result, encode_arguments, entry,
+        ArgumentTypes, Failed, Method, MethodCall, OwnedArguments, SerializedCall, ServedMethod,
+        Serves, ServesAsync, call_method, decode_result, encode_arguments, entry, served,
     };
-    pub use super::method_async::entry_async;
+    pub use super::method_async::{entry_async, served_async};
     pub use super::proxy::{HostTransport, ServedBy, is_not_provided};
     pub use super::shape::{
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,

@@ -1,6 +1,6 @@
 //! Async methods without the feature `tokio`: a plugin cannot serve them.
 
-use super::method::ServesAsync;
+use super::method::{Failed, ServedMethod, ServesAsync};
 use super::table::{RawCompletion, RawMethod, RawStr, RawTask};
 use crate::PluginError;
 use crate::context::RawContext;
@@ -19,6 +19,17 @@ pub const fn entry_async<T: Sync + 'static, M: ServesAsync<T>, const LINKED: boo
     }
 }
 
+/// Returns a method of a program that fails.
+pub const fn served_async<T: Sync + 'static, M: ServesAsync<T>>() -> ServedMethod<T> {
+    ServedMethod {
+        name: M::SHAPE.name,
+        hash: M::SHAPE.hash(),
+        call: |_, _, _, _| Err((Failed::Method, PluginError::new(501, NEEDS_TOKIO))),
+    }
+}
+
+const NEEDS_TOKIO: &str = "async methods need the feature `tokio` of `hotbay-plugin`, and Unix";
+
 unsafe extern "C" fn start(
     _: RawInstance,
     _: *const RawContext<'_>,
@@ -28,7 +39,6 @@ unsafe extern "C" fn start(
     _: *mut RawTask,
     fault: *mut RawFault,
 ) -> i32 {
-    let message = "async methods need the feature `tokio` of `hotbay-plugin`, and Unix";
     // SAFETY: the host passes a pointer that is valid to write.
-    unsafe { report_failure(Failure::Error(PluginError::new(501, message)), fault) }
+    unsafe { report_failure(Failure::Error(PluginError::new(501, NEEDS_TOKIO)), fault) }
 }

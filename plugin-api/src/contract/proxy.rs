@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::error::{CallError, CallErrorKind};
-use super::method::{ArgumentTypes, Method};
+use super::method::{ArgumentTypes, Method, ServedMethod};
 use super::shape::Description;
 use super::table::{RawContract, RawMethod};
 use crate::TraceContext;
@@ -23,9 +23,11 @@ pub trait Contract: 'static {
 
 /// A contract that values of the type `T` serve: implemented for `dyn Trait` if `T` implements the
 /// trait. `LINKED` is `true` if `T` is compiled into the host.
-pub trait ServedBy<T, const LINKED: bool>: Contract {
+pub trait ServedBy<T: 'static, const LINKED: bool>: Contract {
     /// The functions of its methods.
     const METHODS: &'static [RawMethod];
+    /// Its methods, for a program.
+    const SERVED: &'static [ServedMethod<T>];
     /// The table.
     const TABLE: RawContract = RawContract::new(Self::DESCRIPTION.name, Self::METHODS);
 }

@@ -96,6 +96,18 @@ pub struct InvalidText {
     expected: &'static str,
 }
 
+impl InvalidText {
+    /// Returns the line and the column, which start at 1.
+    pub fn position(&self) -> (usize, usize) {
+        (self.line, self.column)
+    }
+
+    /// Returns what was expected there.
+    pub fn expected(&self) -> &'static str {
+        self.expected
+    }
+}
+
 impl fmt::Display for InvalidText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { line, column, expected } = self;

@@ -11,8 +11,8 @@ use super::body::OutgoingBody;
 use super::call::{CallBounds, CallError, CallHeaders, Server, call};
 use super::connections::Connection;
 use super::responses;
-use crate::context::Bounds;
-use crate::{ContentType, Payload, Plugin};
+use crate::context::{Bounds, RawContext};
+use crate::{CallContext, ContentType, Payload, Plugin};
 
 /// Interval at which a batch checks whether the host closed the connection.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -64,7 +64,10 @@ fn run<T: Plugin>(
         }
         let content_type = request.content_type.as_deref().unwrap_or(ContentType::BYTES);
         let input = Payload::bytes(body).with_content_type(content_type);
-        match call(server, connection, call_headers, input, T::execute) {
+        let run = |plugin: &T, context: &RawContext<'_>| {
+            plugin.execute(&CallContext::new(context), input)
+        };
+        match call(server, connection, call_headers, run) {
             Ok(output) => write_content(&mut replies, output.content_type(), output.as_bytes()),
             Err(CallError::Failed(failure)) => {
                 write_error(&mut replies, &responses::failure_body(&failure));

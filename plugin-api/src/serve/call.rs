@@ -9,6 +9,7 @@ use hotbay_protocol::{header, parse_traceparent};
 use hyper::header::{HeaderMap, HeaderName};
 
 use super::connections::Connection;
+use super::contracts::Contracts;
 use super::instance::{AccessError, Instance};
 use super::settings::Token;
 use super::stop::{ActivityTracker, StopSignal};
@@ -23,11 +24,18 @@ static TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
 /// A function that handles calls, with the signature of [`Plugin::execute`].
 pub type Endpoint<T> = fn(&T, &CallContext<'_>, Payload<'_>) -> Result<Output, PluginError>;
 
+/// What a program serves besides the methods of [`Plugin`].
+#[derive(Debug)]
+pub(super) struct Functions<T: 'static> {
+    pub(super) endpoints: Vec<(&'static str, Endpoint<T>)>,
+    pub(super) contracts: Contracts<T>,
+}
+
 /// State shared by all connections.
 #[derive(Debug)]
-pub(super) struct Server<T> {
+pub(super) struct Server<T: 'static> {
     pub(super) instance: Instance<T>,
-    pub(super) endpoints: Vec<(&'static str, Endpoint<T>)>,
+    pub(super) functions: Functions<T>,
     pub(super) token: Option<Token>,
     pub(super) activity: ActivityTracker,
     pub(super) stop_signal: Arc<StopSignal>,
@@ -44,14 +52,13 @@ pub(super) fn call<T: Plugin>(
     server: &Server<T>,
     connection: &Connection,
     call_headers: &CallHeaders,
-    input: Payload<'_>,
-    function: Endpoint<T>,
+    run: impl FnOnce(&T, &RawContext<'_>) -> Result<Output, PluginError>,
 ) -> Result<Output, CallError> {
     let plugin = server.instance.for_call().map_err(CallError::Rejected)?;
     let bounds = CallBounds { connection, deadline: call_headers.deadline };
     let context = RawContext::new(call_headers.call_id).with_trace(call_headers.trace.as_ref());
     let context = context.with_bounds(&bounds);
-    run_plugin(|| function(plugin, &CallContext::new(&context), input)).map_err(CallError::Failed)
+    run_plugin(|| run(plugin, &context)).map_err(CallError::Failed)
 }
 
 /// Runs code of the plugin; converts a panic into a failure.

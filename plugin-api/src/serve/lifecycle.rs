@@ -9,7 +9,7 @@ use hotbay_protocol::{DRAIN_TIMEOUT, variable};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Map;
 
-use super::call::{Endpoint, Server, run_plugin};
+use super::call::{Functions, Server, run_plugin};
 use super::connections::{Connections, MAX_CONNECTIONS};
 use super::executor::{Executor, Tick};
 use super::instance::Instance;
@@ -25,11 +25,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Serves the plugin `name` with the given start configuration; returns when the program has to
 /// exit.
-pub(super) fn run<T: Plugin>(
-    name: &str,
-    endpoints: Vec<(&'static str, Endpoint<T>)>,
-    settings: &str,
-) -> ExitCode {
+pub(super) fn run<T: Plugin>(name: &str, functions: Functions<T>, settings: &str) -> ExitCode {
     let parsed = Settings::parse(settings, name)
         .and_then(|settings| {
             Ok((settings, Token::from_env(env::var_os(variable::TOKEN).as_deref())?))
@@ -46,7 +42,7 @@ pub(super) fn run<T: Plugin>(
             return ExitCode::from(2);
         }
     };
-    match start_and_serve(endpoints, settings, services, token) {
+    match start_and_serve(functions, settings, services, token) {
         Ok(code) => code,
         Err(StartError { message, hint }) => {
             let hint = hint.map(|hint| ("hint".to_owned(), hint.into()));
@@ -57,7 +53,7 @@ pub(super) fn run<T: Plugin>(
 }
 
 fn start_and_serve<T: Plugin>(
-    endpoints: Vec<(&'static str, Endpoint<T>)>,
+    functions: Functions<T>,
     settings: Settings,
     services: HostServices,
     token: Option<Token>,
@@ -88,7 +84,7 @@ fn start_and_serve<T: Plugin>(
     };
     let instance = Instance::new(plugin);
     let activity = ActivityTracker::new(Instant::now());
-    let server = Arc::new(Server { instance, endpoints, token, activity, stop_signal });
+    let server = Arc::new(Server { instance, functions, token, activity, stop_signal });
     let location = listener.location().map_err(|error| error.to_string())?;
     // If the host has exited meanwhile, its guardian or a signal stops this process.
     let _ = console::print(&location);
@@ -150,7 +146,7 @@ fn start<T: Plugin>(
 }
 
 /// Accepts connections, and ticks for the threads that serve them.
-struct Acceptor<'a, T> {
+struct Acceptor<'a, T: 'static> {
     server: &'a Arc<Server<T>>,
     listener: Listener,
     connections: Arc<Connections>,

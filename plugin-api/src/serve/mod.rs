@@ -15,6 +15,11 @@ mod call;
 mod connections;
 #[cfg(all(unix, feature = "serve"))]
 mod console;
+#[cfg(all(unix, feature = "serve", feature = "contracts"))]
+mod contracts;
+#[cfg(all(unix, feature = "serve", not(feature = "contracts")))]
+#[path = "no_contracts.rs"]
+mod contracts;
 #[cfg(all(unix, feature = "serve"))]
 mod executor;
 #[cfg(all(unix, feature = "serve"))]
@@ -52,6 +57,8 @@ pub use program::Program;
 /// - `serve_plugin!(Rows)` serves the methods of a [`Plugin`](crate::Plugin);
 /// - `serve_plugin!(Rows, endpoints = { "rows" => Rows::rows })` adds endpoints, each with a name
 ///   and a function of the signature of [`Plugin::execute`](crate::Plugin::execute);
+/// - `serve_plugin!(Rows, contracts = [TextAnalysis, KeyValue])` serves these contracts, whose
+///   traits the type implements (feature `contracts`). It precedes all other arguments;
 /// - `config_schema = "…"` and `input_schema = "…"` are JSON Schemas as text, reported as part of
 ///   the program's capabilities.
 ///
@@ -90,6 +97,7 @@ pub use program::Program;
 macro_rules! serve_plugin {
     (
         $plugin:ty
+        $(, contracts = [$($contract:path),* $(,)?])?
         $(, endpoints = { $($name:literal => $function:expr),* $(,)? })?
         $(, config_schema = $config_schema:expr)?
         $(, input_schema = $input_schema:expr)?
@@ -105,6 +113,7 @@ macro_rules! serve_plugin {
                 ::core::env!("CARGO_PKG_NAME"),
                 ::core::env!("CARGO_PKG_VERSION"),
             );
+            $($(let program = program.contract::<dyn $contract>();)*)?
             $($(let program = program.endpoint($name, $function);)*)?
             $(let program = program.config_schema($config_schema);)?
             $(let program = program.input_schema($input_schema);)?

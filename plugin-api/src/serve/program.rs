@@ -7,20 +7,23 @@ use std::{env, fmt};
 use hotbay_protocol::{Capabilities, OwnCapabilities, VERSION, endpoint, variable};
 use serde_json::Value;
 
-use super::call::Endpoint;
+use super::call::{Endpoint, Functions};
 use super::console::{self, Command, EnvConfig};
+use super::contracts::Contracts;
 use super::lifecycle;
 use crate::Plugin;
+#[cfg(feature = "contracts")]
+use crate::contract::internal::ServedBy;
 
 /// Endpoints of every program, beside `healthz` and `shutdown`.
 const STANDARD_ENDPOINTS: [&str; 4] =
     [endpoint::EXECUTE, endpoint::SNAPSHOT, endpoint::RESTORE, endpoint::BATCH];
 
 /// A plugin and the settings to serve it with.
-pub struct Program<T> {
+pub struct Program<T: 'static> {
     name: &'static str,
     version: &'static str,
-    endpoints: Vec<(&'static str, Endpoint<T>)>,
+    functions: Functions<T>,
     config_schema: Option<&'static str>,
     input_schema: Option<&'static str>,
 }
@@ -29,13 +32,22 @@ impl<T: Plugin> Program<T> {
     /// Creates a program with the given name and version.
     pub fn new(name: &'static str, version: &'static str) -> Self {
         let (config_schema, input_schema) = (None, None);
-        Self { name, version, endpoints: Vec::new(), config_schema, input_schema }
+        let functions = Functions { endpoints: Vec::new(), contracts: Contracts::default() };
+        Self { name, version, functions, config_schema, input_schema }
     }
 
     /// Adds an endpoint.
     #[must_use]
     pub fn endpoint(mut self, name: &'static str, function: Endpoint<T>) -> Self {
-        self.endpoints.push((name, function));
+        self.functions.endpoints.push((name, function));
+        self
+    }
+
+    /// Adds a contract.
+    #[cfg(feature = "contracts")]
+    #[must_use]
+    pub fn contract<C: ServedBy<T, true> + ?Sized>(mut self) -> Self {
+        self.functions.contracts.add::<C>();
         self
     }
 
@@ -69,7 +81,7 @@ impl<T: Plugin> Program<T> {
         match console::parse_arguments(env::args_os().skip(1), env_config) {
             Ok(Command::Capabilities) => console::print(&capabilities),
             Ok(Command::Help) => console::print(&console::usage(self.name)),
-            Ok(Command::Serve(text)) => lifecycle::run(self.name, self.endpoints, &text),
+            Ok(Command::Serve(text)) => lifecycle::run(self.name, self.functions, &text),
             Err(message) => {
                 console::write_line(&format!("{message}\n\n{}", console::usage(self.name)));
                 ExitCode::from(2)
@@ -89,8 +101,9 @@ impl<T> fmt::Debug for Program<T> {
 /// # Errors
 ///
 /// A message for people if an argument of `serve_plugin!` is invalid.
-fn capabilities_of<T>(program: &Program<T>) -> Result<String, String> {
-    let own: Vec<_> = program.endpoints.iter().map(|(name, _)| *name).collect();
+fn capabilities_of<T: Plugin>(program: &Program<T>) -> Result<String, String> {
+    let functions = &program.functions;
+    let own: Vec<_> = functions.endpoints.iter().map(|(name, _)| *name).collect();
     check_names(&own)?;
     let schema = |name: &str, schema: Option<&str>| match schema {
         None => Ok(None),
@@ -101,6 +114,7 @@ fn capabilities_of<T>(program: &Program<T>) -> Result<String, String> {
     let hotbay = OwnCapabilities {
         config: &["env", "file"],
         config_schema: schema("config_schema", program.config_schema)?,
+        contracts: functions.contracts.texts()?,
         endpoints: STANDARD_ENDPOINTS.into_iter().chain(own).collect(),
         input_schema: schema("input_schema", program.input_schema)?,
         name: program.name,
@@ -121,6 +135,7 @@ fn check_names(own: &[&str]) -> Result<(), String> {
         }
         if *name == endpoint::EXECUTE
             || endpoint::OF_PROTOCOL.contains(name)
+            || name.starts_with(endpoint::CONTRACT_PREFIX)
             || own[..index].contains(name)
         {
             return Err(format!("endpoint `{name}` of `serve_plugin!` already exists"));

@@ -15,13 +15,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::body::{BodyError, OutgoingBody};
 use super::call::{CallError, CallHeaders, Endpoint, Server, call, run_plugin};
 use super::connections::Connection;
+use super::contracts::{self, ServedMethod};
 use super::executor::Serving;
 use super::instance::AccessError;
 use super::settings::TOKEN;
 use super::socket::SocketIo;
 use super::stop::{ActivityTracker, KeepAlive};
 use super::{batch, body, responses};
-use crate::{ContentType, Payload, Plugin, Snapshot};
+use crate::context::RawContext;
+use crate::{CallContext, ContentType, Payload, Plugin, Snapshot};
 
 static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static(header::SNAPSHOT_VERSION);
 
@@ -147,6 +149,12 @@ async fn route<T: Plugin>(
             }
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
+        Route::Method(method) => match CallHeaders::parse(&parts.headers) {
+            Ok(call_headers) => {
+                contracts::respond(server, connection, &call_headers, parts.headers, &bytes, method)
+            }
+            Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
+        },
         Route::Batch => match CallHeaders::parse(&parts.headers) {
             Ok(call_headers) => batch::respond(server, connection, &call_headers, &bytes),
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
@@ -158,9 +166,10 @@ async fn route<T: Plugin>(
 }
 
 /// The target of a path.
-#[derive(Clone, Copy)]
-enum Route<T> {
+enum Route<T: 'static> {
     Call(Endpoint<T>),
+    /// A method of a contract.
+    Method(&'static ServedMethod<T>),
     Batch,
     Health,
     Snapshot,
@@ -170,7 +179,7 @@ enum Route<T> {
 impl<T> Route<T> {
     fn method(&self) -> Method {
         match self {
-            Self::Call(_) | Self::Batch | Self::Restore => Method::POST,
+            Self::Call(_) | Self::Method(_) | Self::Batch | Self::Restore => Method::POST,
             Self::Health | Self::Snapshot => Method::GET,
         }
     }
@@ -186,8 +195,9 @@ impl<T: Plugin> Server<T> {
             endpoint::SNAPSHOT => Some(Route::Snapshot),
             endpoint::RESTORE => Some(Route::Restore),
             _ => {
-                let own = self.endpoints.iter().find(|(own, _)| *own == name);
+                let own = self.functions.endpoints.iter().find(|(own, _)| *own == name);
                 own.map(|(_, function)| Route::Call(*function))
+                    .or_else(|| self.functions.contracts.method(name).map(Route::Method))
             }
         }
     }
@@ -204,7 +214,9 @@ fn respond_to_call<T: Plugin>(
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or(ContentType::BYTES);
     let input = Payload::bytes(&bytes).with_content_type(content_type);
-    match call(server, connection, call_headers, input, function) {
+    let run =
+        |plugin: &T, context: &RawContext<'_>| function(plugin, &CallContext::new(context), input);
+    match call(server, connection, call_headers, run) {
         Ok(output) => responses::output(output, headers),
         Err(CallError::Failed(failure)) => responses::failed(&failure),
         Err(CallError::Rejected(error)) => rejected(error),
@@ -272,6 +284,6 @@ fn too_large() -> Response<OutgoingBody> {
     response
 }
 
-fn rejected(error: AccessError) -> Response<OutgoingBody> {
+pub(super) fn rejected(error: AccessError) -> Response<OutgoingBody> {
     responses::rejected(StatusCode::CONFLICT, error.message())
 }

@@ -36,7 +36,7 @@ fn check_all(analysis: &impl TextAnalysis) {
     assert_eq!(enriched, Record { words: Some(2), added: true, ..record });
 }
 
-fn check_newest(analysis: &impl TextAnalysis) {
+pub(super) fn check_newest(analysis: &impl TextAnalysis) {
     check_all(analysis);
     let top = analysis.top("a b a c", 2).unwrap();
     let word = |text: &str, count| Word { text: text.to_owned(), count };

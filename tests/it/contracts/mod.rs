@@ -1,5 +1,7 @@
 //! Typed contracts.
 
 mod calls;
+#[cfg(unix)]
+mod processes;
 mod tasks;
 mod versions;

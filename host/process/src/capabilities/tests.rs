@@ -46,6 +46,7 @@ fn ours_is_parsed_with_all_fields() {
         dialect: Dialect::Ours { protocol: 1 },
         types: vec![offered("repository", "OCI/v1", &[], None)],
         config_types: vec![],
+        contracts: vec![],
         endpoints: endpoints.into(),
         reads_config_from_env: true,
         reads_config_from_file: false,
@@ -338,6 +339,10 @@ fn capabilities_of_the_sdk_are_parsed() {
     let hotbay = hotbay_protocol::OwnCapabilities {
         config: &["env", "file"],
         config_schema: Some(json!({ "type": "object" })),
+        contracts: vec![hotbay_protocol::ContractBody {
+            postcard: true,
+            text: "contract a 1.0\nfn f() -> u64\n".to_owned(),
+        }],
         endpoints: vec!["execute", "batch"],
         input_schema: Some(json!(true)),
         name: "rows",
@@ -345,7 +350,9 @@ fn capabilities_of_the_sdk_are_parsed() {
         version: "0.1.0",
     };
     let text = serde_json::to_vec(&hotbay_protocol::Capabilities { hotbay }).unwrap();
+    let text_of_a = ContractText::parse("contract a 1.0\nfn f() -> u64\n").unwrap().remove(0);
     let expected = Capabilities {
+        contracts: vec![ServedContract { text: text_of_a, accepts_postcard: true }],
         endpoints: ["batch", "execute"].map(str::to_owned).into(),
         reads_config_from_env: true,
         reads_config_from_file: true,
@@ -356,4 +363,51 @@ fn capabilities_of_the_sdk_are_parsed() {
         ..Capabilities::empty(Dialect::Ours { protocol: VERSION })
     };
     assert_eq!(Capabilities::parse(&text), Ok(expected));
+}
+
+#[test]
+fn contracts_are_parsed_and_limited() {
+    let of = |contracts: Value| json!({"hotbay": {"protocol": 1, "endpoints": ["execute"], "contracts": contracts}});
+    let a = "contract a 1.0\nfn f(n: u32) -> u64";
+    let found = parsed(&of(json!([
+        {"text": a, "postcard": true},
+        {"text": "contract b 2.1\n", "later": 1},
+    ])));
+    let names: Vec<_> = found.contracts.iter().map(|found| found.text.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(found.contracts[0].text.methods[0].signature, "fn f(n: u32) -> u64");
+    let accepts: Vec<_> = found.contracts.iter().map(|found| found.accepts_postcard).collect();
+    assert_eq!(accepts, [true, false]);
+    assert_eq!(parsed(&of(Value::Null)).contracts, []);
+
+    let long = format!("contract a 1.0\n//{}", "x".repeat(64 << 10));
+    let name = format!("contract {} 1.0", "a".repeat(300));
+    for (contracts, expect) in [
+        (json!("a"), "`hotbay.contracts` is \"a\"; expected a list of contracts"),
+        (json!([a]), "`hotbay.contracts[0]` is "),
+        (json!([{"text": 7}]), "`hotbay.contracts[0].text` is 7; expected the text of one"),
+        (
+            json!([{"text": a, "postcard": 1}]),
+            "`hotbay.contracts[0].postcard` is 1; expected `true` or `false`",
+        ),
+        (
+            json!([{"text": format!("{a}\ncontract b 1.0")}]),
+            "`hotbay.contracts[0].text` describes 2 contracts; expected the text of one",
+        ),
+        (
+            json!([{"text": a}, {"text": a}]),
+            "`hotbay.contracts[1]` describes `a` again; expected each contract once",
+        ),
+        (
+            json!([{"text": long}]),
+            "`hotbay.contracts[0].text` is invalid at line 1, column 1; expected at most 64 KiB",
+        ),
+        (json!([{"text": name}]), "`hotbay.contracts[0].text` has a name of 300 bytes; expected"),
+        (
+            json!([{"text": "contract a 1.0\nfn größe() -> u64"}]),
+            "`hotbay.contracts[0].text` has a method \"größe\"; expected names in ASCII",
+        ),
+    ] {
+        check_rejected(&of(contracts), expect);
+    }
 }

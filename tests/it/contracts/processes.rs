@@ -1,0 +1,333 @@
+//! Contracts served by programs: in Rust by the SDK, in Python by hand, and by programs that
+//! violate the protocol.
+
+use std::time::Duration;
+
+use hotbay::contract::{CallError, CallErrorKind, Handle};
+use hotbay::{CancellationToken, Error, ErrorKind, Host, HostEvent, LoadStep, Request};
+use hotbay_tests::{
+    Plugins, ProgramFolder, block_on, event, host, loaded, refused, rolled_back, set_behavior,
+};
+use serde_json::{Value, json};
+use text_contract::{Failure, TextAnalysis, Unknown, changed};
+
+use super::calls::check_newest;
+
+/// A contract with which programs do not comply.
+#[hotbay_plugin::contract(name = "lines", version = "1.1")]
+pub(super) trait Lines {
+    fn count(&self, text: &str) -> Result<u64, CallError>;
+    #[since("1.1")]
+    fn first(&self, text: &str) -> Result<String, CallError> {
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+const LINES: &str = "contract lines 1.0\nfn count(text: string) -> u64\n";
+
+/// The program in Rust.
+fn rust(plugins: &Plugins) -> ProgramFolder {
+    let program = ProgramFolder::new(plugins.dir(), "analyst");
+    program.built("analyst", "analyst").set("package", "analyst")
+}
+
+/// The program in Python; `None` if Python is not installed.
+fn python(plugins: &Plugins) -> Option<ProgramFolder> {
+    let has_python = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
+    let program = ProgramFolder::new(plugins.dir(), "analyst").bytes(include_str!("analyst.py"));
+    has_python.then_some(program.set("package", "program"))
+}
+
+/// Both programs.
+fn programs() -> Vec<(Plugins, ProgramFolder)> {
+    let (first, second) = (Plugins::new(), Plugins::new());
+    let mut programs = Vec::new();
+    let program = rust(&first);
+    programs.push((first, program));
+    if let Some(program) = python(&second) {
+        programs.push((second, program));
+    }
+    programs
+}
+
+fn analyst(plugins: &Plugins, program: ProgramFolder) -> (Host, Handle<dyn TextAnalysis>) {
+    let host = host(plugins);
+    loaded(&host, program.install());
+    let analysis = host.contract::<dyn TextAnalysis>("analyst").expect("it serves the contract");
+    (host, analysis)
+}
+
+/// Returns the scripted program with this contract.
+fn scripted(plugins: &Plugins, contracts: Value, serve: Value) -> ProgramFolder {
+    let program = ProgramFolder::new(plugins.dir(), "lines").set("package", "program");
+    program.behavior(behavior(contracts, serve))
+}
+
+fn behavior(contracts: Value, serve: Value) -> Value {
+    json!({ "capabilities": { "hotbay": { "contracts": contracts } }, "serve": serve })
+}
+
+/// Loads the scripted program, which answers the method `count` so.
+fn lines(plugins: &Plugins, answer: Value) -> (Host, Handle<dyn Lines>) {
+    let host = host(plugins);
+    let serve = json!({ "contract/lines/count": answer });
+    loaded(&host, scripted(plugins, json!([{ "text": LINES }]), serve).install());
+    let lines = host.contract::<dyn Lines>("lines").expect("it serves the contract");
+    (host, lines)
+}
+
+#[test]
+fn programs_serve_all_methods() {
+    for (plugins, program) in programs() {
+        let (_host, analysis) = analyst(&plugins, program);
+        check_newest(&analysis);
+        check_newest(&analysis.pin().unwrap());
+        check_newest(&analysis.pooled());
+        check_newest(&analysis.with_timeout(Duration::from_secs(600)));
+        check_newest(&analysis.with_timeout(Duration::from_secs(600)).pooled());
+    }
+}
+
+#[test]
+fn rust_program_serves_both_formats() {
+    let plugins = Plugins::new();
+    let (host, _analysis) = analyst(&plugins, rust(&plugins));
+    let plugin = host.plugin("analyst").unwrap();
+    let call = |content_type: &str, body: &[u8]| {
+        let request = Request::bytes(body).with_content_type(content_type.to_owned());
+        plugin.call(request.with_endpoint("contract/text-analysis/words"))
+    };
+    assert_eq!(call("application/json", br#"{"text":"a b"}"#).unwrap().as_bytes(), b"2");
+    let charset = "Application/JSON; charset=utf-8";
+    assert_eq!(call(charset, br#"{"text":"a b"}"#).unwrap().as_bytes(), b"2");
+    for (content_type, body, code) in [
+        ("application/json", &b"{}"[..], 400),
+        ("application/json", b"7", 400),
+        ("application/json", b"", 400),
+        ("text/plain", b"{}", 415),
+        // Without the hash of the signature.
+        ("application/x-postcard", b"\x03a b", 412),
+    ] {
+        let error = call(content_type, body).unwrap_err();
+        let found = error.plugin_error().map(hotbay::PluginError::code);
+        assert_eq!(found, Some(code), "{}", error.full_message());
+    }
+    let unknown = plugin.call(Request::text("").with_endpoint("contract/text-analysis/none"));
+    assert_eq!(unknown.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn panic_is_an_error_and_the_process_survives() {
+    for (plugins, program) in programs() {
+        let (host, analysis) = analyst(&plugins, program);
+        for error in [
+            analysis.fail(Failure::Panic).unwrap_err(),
+            analysis.pooled().fail(Failure::Panic).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), CallErrorKind::Panicked);
+            assert_eq!(Error::from(error).fault().unwrap().message(), "analysis failed");
+        }
+        assert_eq!(analysis.words("a").unwrap(), 1);
+        let [info] = &*host.list() else { panic!("one plugin") };
+        assert_eq!((info.stats.calls, info.stats.faults, info.stats.exits), (3, 2, 0));
+    }
+}
+
+#[test]
+fn program_sees_deadline_and_cancellation() {
+    for (plugins, program) in programs() {
+        let (_host, analysis) = analyst(&plugins, program);
+        assert_eq!(analysis.limits().unwrap(), (false, false));
+        let later = analysis.with_timeout(Duration::from_secs(86_400));
+        assert_eq!(later.limits().unwrap(), (true, false));
+        assert_eq!(later.pooled().limits().unwrap(), (true, false));
+        for soon in [Duration::from_millis(30), Duration::ZERO] {
+            let soon = analysis.with_timeout(soon);
+            for error in [soon.wait().unwrap_err(), soon.pooled().wait().unwrap_err()] {
+                assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);
+            }
+        }
+        let token = CancellationToken::new();
+        let cancellable = analysis.with_cancellation_token(token.clone());
+        let errors = std::thread::scope(|scope| {
+            let direct = scope.spawn(|| cancellable.wait());
+            let pooled = scope.spawn(|| cancellable.pooled().wait());
+            token.cancel();
+            [direct, pooled].map(|call| call.join().expect("no panic").unwrap_err())
+        });
+        for error in errors {
+            assert_eq!(error.kind(), CallErrorKind::Cancelled);
+        }
+        assert_eq!(analysis.words("still here").unwrap(), 2);
+    }
+}
+
+#[test]
+fn method_of_program_needs_its_permission() {
+    for (plugins, program) in programs() {
+        let (_host, analysis) = analyst(&plugins, program);
+        assert_eq!(analysis.store("a").unwrap_err().kind(), CallErrorKind::PermissionDenied);
+    }
+    for (plugins, program) in programs() {
+        let (_host, writer) = analyst(&plugins, program.set("permissions", vec!["write"]));
+        writer.store("a").unwrap();
+        writer.pooled().store("a").unwrap();
+    }
+}
+
+#[test]
+fn contract_that_program_does_not_serve_is_an_error() {
+    let plugins = Plugins::new();
+    let (host, _analysis) = analyst(&plugins, rust(&plugins));
+    let error = host.contract::<dyn Unknown>("analyst").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotProvided);
+    assert_eq!(error.to_string(), "plugin `analyst` does not serve contract `unknown` 1.0");
+}
+
+#[test]
+fn plugins_are_found_by_the_contracts_they_serve() {
+    let plugins = Plugins::new();
+    let (host, _analysis) = analyst(&plugins, rust(&plugins));
+    loaded(&host, plugins.add("library", "analyst").write());
+    for (version, is_served) in [("^1.0", true), ("^1.1", true), ("^1.2", false), ("*", true)] {
+        let providers = host.providers("text-analysis").unwrap();
+        let providers = providers.accepting(version.parse().unwrap());
+        let mut names: Vec<_> =
+            providers.names().iter().map(|name| name.as_str().to_owned()).collect();
+        names.sort();
+        let expected: &[&str] = if is_served { &["analyst", "library"] } else { &[] };
+        assert_eq!(names, expected, "{version}");
+    }
+}
+
+#[test]
+fn incompatible_program_is_rejected_before_it_is_started() {
+    let plugins = Plugins::new();
+    let builder = Host::builder().plugin_dir(plugins.dir()).contract::<dyn changed::TextAnalysis>();
+    let host = builder.build().unwrap();
+    let error = refused(&host, rust(&plugins).install());
+    let (kind, step) = (error.kind(), error.step());
+    assert_eq!((kind, step), (ErrorKind::Incompatible, Some(LoadStep::Capabilities)));
+    let message = error.full_message();
+    assert!(
+        message.ends_with(
+            "it serves an incompatible version of contract `text-analysis`: method `words`: \
+             argument `text`: `[u8]` cannot be read as `string`\n  \
+             expected: fn words(text: [u8]) -> u64\n  \
+             found:    fn words(text: string) -> u64"
+        ),
+        "{message}"
+    );
+    let provides = json!([{ "contract": "text-analysis", "version": "1.2.0" }]);
+    let host = Host::builder().plugin_dir(plugins.dir()).build().unwrap();
+    let error = refused(&host, rust(&plugins).set("provides", provides).install());
+    assert!(error.full_message().contains("but the plugin serves 1.1"), "{error:?}");
+    assert_eq!(error.step(), Some(LoadStep::Capabilities));
+}
+
+#[test]
+fn handle_keeps_incompatible_programs_out() {
+    let plugins = Plugins::new();
+    let (host, lines) = lines(&plugins, json!({ "body": 3 }));
+    assert_eq!(lines.count("").unwrap(), 3);
+    let serve = json!({ "contract/lines/count": { "body": 4 } });
+    let text = "contract lines 1.0\nfn count(text: string) -> string";
+    scripted(&plugins, json!([{ "text": text }]), serve.clone()).config(json!({})).install();
+    scripted(&plugins, json!([{ "text": text }]), serve).set("description", "new").install();
+    let error = rolled_back(&host, "lines");
+    assert_eq!(error.kind(), ErrorKind::Incompatible, "{}", error.full_message());
+    assert_eq!(lines.count("").unwrap(), 3);
+}
+
+#[test]
+fn invalid_text_of_a_contract_is_a_capabilities_error() {
+    let text = |text: &str| json!([{ "text": text }]);
+    for (contracts, expected) in [
+        (json!({}), "`hotbay.contracts` is an object; expected a list of contracts"),
+        (json!([7]), "`hotbay.contracts[0]` is 7; expected a contract: an object with `text`"),
+        (json!([{}]), "`hotbay.contracts[0].text` is missing; expected the text of one contract"),
+        (text(""), "`hotbay.contracts[0].text` describes 0 contracts; expected the text of one"),
+        (
+            text("contract a 1.0\nfn f(n) -> u64"),
+            "`hotbay.contracts[0].text` is invalid at line 2, column 7; expected `:`",
+        ),
+    ] {
+        let plugins = Plugins::new();
+        let error = refused(&host(&plugins), scripted(&plugins, contracts, json!({})).install());
+        let step = error.step();
+        assert_eq!((error.kind(), step), (ErrorKind::StartFailed, Some(LoadStep::Capabilities)));
+        let message = error.full_message();
+        assert!(message.contains(expected), "found `{message}`\n  expected `{expected}`");
+    }
+}
+
+#[test]
+fn result_that_does_not_match_its_type_is_invalid() {
+    for answer in [
+        json!({ "body": "three" }),
+        json!({ "body": -1 }),
+        json!({ "body": "" }),
+        json!({ "body": "3 4" }),
+        json!({ "body": "3", "type": "text/plain" }),
+        json!({ "body": "3", "type": "application/x-postcard" }),
+        json!({ "status": 500, "body": { "message": "NaN", "statusCode": 500 } }),
+    ] {
+        let plugins = Plugins::new();
+        let (_host, lines) = lines(&plugins, answer.clone());
+        for result in [lines.count(""), lines.pooled().count(""), lines.pin().unwrap().count("")] {
+            assert_eq!(result.unwrap_err().kind(), CallErrorKind::InvalidOutput, "{answer}");
+        }
+    }
+}
+
+#[test]
+fn rejected_calls_of_a_method_are_told_apart_from_its_errors() {
+    let rejected = |status: u16| json!({ "status": status, "body": { "message": "no", "statusCode": status } });
+    let own = json!({ "status": 422, "body": { "code": 404, "message": "no" } });
+    for (answer, kind) in [
+        (rejected(400), ErrorKind::InvalidInput),
+        (rejected(404), ErrorKind::Protocol),
+        (rejected(412), ErrorKind::Protocol),
+        (rejected(415), ErrorKind::Protocol),
+        (rejected(409), ErrorKind::Plugin),
+        (own, ErrorKind::Plugin),
+        (json!({ "status": 204 }), ErrorKind::Protocol),
+    ] {
+        let plugins = Plugins::new();
+        let (_host, lines) = lines(&plugins, answer.clone());
+        for error in [lines.count("").unwrap_err(), lines.pooled().count("").unwrap_err()] {
+            let error = Error::from(error);
+            assert_eq!(error.kind(), kind, "{answer}: {}", error.full_message());
+        }
+        // The program serves version 1.0, so the default body runs.
+        assert_eq!(lines.first("a\nb").unwrap(), "a");
+    }
+}
+
+#[test]
+fn method_calls_continue_with_the_next_process() {
+    let plugins = Plugins::new();
+    let host = Host::builder().plugin_dir(plugins.dir()).quarantine(None).build().unwrap();
+    let answers = json!([{ "body": 3 }, { "how": "exit", "code": 1 }]);
+    let serve = json!({ "contract/lines/count": answers });
+    let folder = scripted(&plugins, json!([{ "text": LINES }]), serve).install();
+    loaded(&host, &folder);
+    let lines = host.contract::<dyn Lines>("lines").unwrap();
+    let pinned = lines.pin().unwrap();
+    let mut events = host.events();
+    assert_eq!(lines.count("").unwrap(), 3);
+    // It may have run, so it is not repeated.
+    let error = Error::from(lines.count("").unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{}", error.full_message());
+    event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+    assert_eq!(pinned.count("").unwrap(), 3);
+    let error = Error::from(lines.pooled().count("").unwrap_err());
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{}", error.full_message());
+    event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+    let serve = json!({ "contract/lines/count": { "body": 4 } });
+    set_behavior(&folder, &behavior(json!([{ "text": LINES }]), serve));
+    block_on(host.unload("lines")).unwrap();
+    loaded(&host, &folder);
+    assert_eq!(host.contract::<dyn Lines>("lines").unwrap().count("").unwrap(), 4);
+}
