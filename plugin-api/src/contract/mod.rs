@@ -81,6 +81,7 @@ mod method;
 #[cfg_attr(not(all(unix, feature = "tokio")), path = "no_async.rs")]
 mod method_async;
 mod proxy;
+mod schema;
 mod shape;
 #[allow(unsafe_code, reason = "the C structs of a contract")]
 mod table;

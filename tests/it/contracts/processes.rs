@@ -7,11 +7,13 @@ use hotbay::contract::{CallError, CallErrorKind, Handle};
 use hotbay::{CancellationToken, Error, ErrorKind, Host, HostEvent, LoadStep, Request};
 use hotbay_tests::{
     Plugins, ProgramFolder, block_on, event, host, loaded, refused, rolled_back, set_behavior,
+    until,
 };
 use serde_json::{Value, json};
-use text_contract::{Failure, TextAnalysis, Unknown, changed};
+use text_contract::{AsyncWork, Failure, TextAnalysis, Unknown, changed};
 
 use super::calls::check_newest;
+use super::tasks::check_all;
 
 /// A contract with which programs do not comply.
 #[hotbay_plugin::contract(name = "lines", version = "1.1")]
@@ -87,6 +89,24 @@ fn programs_serve_all_methods() {
         check_newest(&analysis.with_timeout(Duration::from_secs(600)));
         check_newest(&analysis.with_timeout(Duration::from_secs(600)).pooled());
     }
+}
+
+#[test]
+fn program_serves_async_methods() {
+    let plugins = Plugins::new();
+    let program = ProgramFolder::new(plugins.dir(), "worker").set("package", "async-worker");
+    let host = host(&plugins);
+    loaded(&host, program.built("async-worker", "async-worker").install());
+    let work = host.contract::<dyn AsyncWork>("worker").unwrap();
+    block_on(async {
+        check_all(&work).await;
+        check_all(&work.pin().unwrap()).await;
+        check_all(&work.pooled()).await;
+        assert_eq!(work.limits().await.unwrap(), (false, false));
+        let short = work.with_timeout(Duration::from_millis(30));
+        assert_eq!(short.forever().await.unwrap_err().kind(), CallErrorKind::DeadlineExceeded);
+    });
+    until("the future in the program is dropped", || (work.dropped().unwrap() == 1).then_some(()));
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn worker(plugins: &Plugins) -> (Host, Handle<dyn AsyncWork>) {
     (host, work)
 }
 
-async fn check_all(work: &impl AsyncWork) {
+pub(super) async fn check_all(work: &impl AsyncWork) {
     let record = Record { text: "a b".to_owned(), ..Record::default() };
     let enriched = work.enrich(record.clone()).await.unwrap();
     assert_eq!(enriched, Record { words: Some(2), added: true, ..record });
