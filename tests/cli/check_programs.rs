@@ -16,7 +16,7 @@ fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
     let run = hotbay(Path::new("."), &[&["check", folder, "--json"], args].concat());
     let plugin = run.json()["plugins"][0].clone();
     let steps = plugin["steps"].as_array().unwrap_or_else(|| panic!("no steps: {plugin}"));
-    assert_eq!(steps.len(), 25, "{plugin}");
+    assert_eq!(steps.len(), 26, "{plugin}");
     let text = |step: &Value, field: &str| step[field].as_str().unwrap().to_owned();
     let failed = steps.iter().filter(|step| step["outcome"] == "failed");
     let message = |step: &Value| match step["hint"].as_str() {
@@ -86,6 +86,51 @@ fn python_plugin_passes_its_own_tests() {
 }
 
 #[test]
+fn programs_that_serve_contracts_pass_that_step() {
+    let plugins = Plugins::new();
+    let rust = ProgramFolder::new(plugins.dir(), "analyst").built("analyst", "analyst").install();
+    let script = include_str!("../it/contracts/analyst.py");
+    let python = ProgramFolder::new(plugins.dir(), "program").bytes(script).install();
+    for (folder, is_python) in [(rust, false), (python, true)] {
+        let failed = failed(&folder, &[]);
+        // The script leaves out other parts of the protocol.
+        let mut failed = failed.iter().filter(|(name, _)| !is_python || name == "contracts");
+        assert_eq!(failed.next(), None);
+    }
+}
+
+#[test]
+fn violated_contract_fails_that_step() {
+    let text = "contract a 1.0\nfn f(n: u8) -> string\n";
+    let with = |answers: Value| {
+        json!({
+            "capabilities": { "hotbay": { "contracts": [{ "text": text }] } },
+            "serve": { "contract/a/f": answers },
+        })
+    };
+    let rejected = json!({ "status": 400, "body": { "message": "no", "statusCode": 400 } });
+    let check = |answers, message| check(with(answers), &[], "contracts", message);
+    check(
+        json!(null),
+        str![[r#"
+`POST /contract/a/f` with the invalid arguments 7 returned 404 with `{"message":"no such endpoint","statusCode":404}`; expected 400 with {"message":"…","statusCode":400}
+"#]],
+    );
+    check(
+        json!([rejected, rejected, { "body": 7 }]),
+        str![[r#"
+`POST /contract/a/f` with {"n":1}: `7`: 7 is not of type "string"; expected a result of the type `string`
+"#]],
+    );
+    check(
+        json!([rejected]),
+        str![[r#"
+`POST /contract/a/f` with {"n":1}: it returned 400 with `{"message":"no","statusCode":400}`; expected a result, or an error with 422
+"#]],
+    );
+}
+
+#[test]
 fn each_step_prints_one_line_with_findings() {
     let plugins = Plugins::new();
     let folder = installed(&plugins, "program");
@@ -113,6 +158,7 @@ protocol conformance of program:
   ok       large-body        a request with a body of 1 MiB returned 200
   ok       deadline          a call with `Hotbay-Deadline-Ms` returned 200
   ok       batch             5 requests got 5 replies, 0 of them errors
+  skipped  contracts         the capabilities contain no `contracts`
   ok       half-request      the program survives peers that disconnect in the middle of a request
   ok       malformed-http    the program survives 5 kinds of invalid HTTP
   ok       snapshot          2 bytes of version 1
@@ -150,6 +196,7 @@ protocol conformance of program:
   ok       large-body        a request with a body of 1 MiB returned 200
   ok       deadline          a call with `Hotbay-Deadline-Ms` returned 200
   ok       batch             5 requests got 5 replies, 0 of them errors
+  skipped  contracts         the capabilities contain no `contracts`
   ok       half-request      the program survives peers that disconnect in the middle of a request
   ok       malformed-http    the program survives 5 kinds of invalid HTTP
   skipped  snapshot          the program has no endpoint `snapshot`

@@ -9,6 +9,8 @@
 #[cfg(unix)]
 mod calls;
 #[cfg(unix)]
+mod contracts;
+#[cfg(unix)]
 mod kit;
 #[cfg(unix)]
 mod life;
@@ -72,6 +74,8 @@ async fn run(kit: &mut TestKit) {
     kit.conclude("deadline", outcome).await;
     let outcome = calls::batch(kit).await;
     kit.conclude("batch", outcome).await;
+    let outcome = contracts::contracts(kit).await;
+    kit.conclude("contracts", outcome).await;
     let outcome = raw_requests::half_request(kit).await;
     kit.conclude("half-request", outcome).await;
     let outcome = raw_requests::malformed(kit).await;

@@ -113,7 +113,8 @@ pub(crate) async fn unknown_endpoint(kit: &TestKit) -> Outcome {
     ))
 }
 
-fn is_refusal(response: &HttpResponse, status: StatusCode) -> bool {
+/// Returns whether a request was rejected with this status, and a body in the documented form.
+pub(crate) fn is_refusal(response: &HttpResponse, status: StatusCode) -> bool {
     let body = error_body(&response.body);
     response.status == status
         && body["message"].is_string()

@@ -5,7 +5,7 @@ use hotbay_process::Diagnosis;
 use crate::results::{Conformance, ConformanceOutcome, ConformanceStep};
 
 /// Every step, in the order in which they are reported.
-const STEPS: [&str; 25] = [
+const STEPS: [&str; 26] = [
     "manifest",
     "digest",
     "capabilities",
@@ -23,6 +23,7 @@ const STEPS: [&str; 25] = [
     "large-body",
     "deadline",
     "batch",
+    "contracts",
     "half-request",
     "malformed-http",
     "snapshot",

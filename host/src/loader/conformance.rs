@@ -11,7 +11,7 @@ use hotbay_process::{Capabilities, Diagnosis, Processes, Program, allowed};
 
 use super::candidate::Candidate;
 use super::policy::{check_declared_config, effective_limits};
-use super::process_loader::{check_identity, stage_program};
+use super::process_loader::{check_identity, check_served, stage_program};
 use super::schemas::Schemas;
 use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
@@ -118,7 +118,9 @@ fn verified(candidate: &Candidate, artifact: &Artifact, report: &mut Report) -> 
 /// Checks the program's capabilities against its manifest.
 fn declared(candidate: &Candidate, capabilities: &Capabilities, report: &mut Report) {
     let has_identity = capabilities.name.is_some() || capabilities.version.is_some();
-    match check_identity(candidate, capabilities) {
+    let identity = check_identity(candidate, capabilities)
+        .and_then(|()| check_served(candidate, capabilities, None));
+    match identity {
         Ok(()) if has_identity => report.passed("identity", "name and version match plugin.json"),
         Ok(()) => report.skipped("identity", "the capabilities contain neither name nor version"),
         Err(error) => report.failed("identity", cause(&error)),
