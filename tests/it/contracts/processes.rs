@@ -94,9 +94,9 @@ fn programs_serve_all_methods() {
 #[test]
 fn program_serves_async_methods() {
     let plugins = Plugins::new();
-    let program = ProgramFolder::new(plugins.dir(), "worker").set("package", "async-worker");
+    let program = ProgramFolder::new(plugins.dir(), "worker").set("package", "async-program");
     let host = host(&plugins);
-    loaded(&host, program.built("async-worker", "async-worker").install());
+    loaded(&host, program.built("async-program", "async-program").install());
     let work = host.contract::<dyn AsyncWork>("worker").unwrap();
     block_on(async {
         check_all(&work).await;
