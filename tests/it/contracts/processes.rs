@@ -6,8 +6,8 @@ use std::time::Duration;
 use hotbay::contract::{CallError, CallErrorKind, Handle};
 use hotbay::{CancellationToken, Error, ErrorKind, Host, HostEvent, LoadStep, Request};
 use hotbay_tests::{
-    Plugins, ProgramFolder, block_on, event, host, loaded, refused, rolled_back, set_behavior,
-    until,
+    Plugins, ProgramFolder, binary, block_on, event, host, loaded, refused, rolled_back,
+    set_behavior, until,
 };
 use serde_json::{Value, json};
 use text_contract::{AsyncWork, Failure, TextAnalysis, Unknown, changed};
@@ -39,6 +39,18 @@ fn python(plugins: &Plugins) -> Option<ProgramFolder> {
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
     let program = ProgramFolder::new(plugins.dir(), "analyst").bytes(include_str!("analyst.py"));
     has_python.then_some(program.set("package", "program"))
+}
+
+/// The program in Rust, which states that it accepts only JSON.
+fn rust_as_json(plugins: &Plugins) -> ProgramFolder {
+    let program = binary("analyst", "analyst");
+    let program = program.display();
+    let script = format!(
+        "#!/bin/sh\n\
+         [ \"$1\" = capabilities ] || exec '{program}' \"$@\"\n\
+         '{program}' capabilities | sed 's/\"postcard\":true/\"postcard\":false/'\n"
+    );
+    ProgramFolder::new(plugins.dir(), "analyst").bytes(script).set("package", "analyst")
 }
 
 /// Both programs.
@@ -88,6 +100,32 @@ fn programs_serve_all_methods() {
         check_newest(&analysis.pooled());
         check_newest(&analysis.with_timeout(Duration::from_secs(600)));
         check_newest(&analysis.with_timeout(Duration::from_secs(600)).pooled());
+    }
+}
+
+#[test]
+fn rust_program_serves_all_methods_as_json() {
+    let plugins = Plugins::new();
+    let (_host, analysis) = analyst(&plugins, rust_as_json(&plugins));
+    check_newest(&analysis);
+    check_newest(&analysis.pooled());
+}
+
+#[test]
+fn postcard_is_sent_only_for_equal_signatures() {
+    for (result, content_type, count) in
+        [("u64", "application/x-postcard", 5), ("u32", "application/json", 53)]
+    {
+        let plugins = Plugins::new();
+        let host = host(&plugins);
+        let text = format!("contract lines 1.0\nfn count(text: string) -> {result}");
+        let body = if count == 5 { "\u{5}" } else { "53" };
+        let serve = json!({ "contract/lines/count": { "type": content_type, "body": body } });
+        let contracts = json!([{ "text": text, "postcard": true }]);
+        loaded(&host, scripted(&plugins, contracts, serve).install());
+        let lines = host.contract::<dyn Lines>("lines").unwrap();
+        assert_eq!(lines.count("").unwrap(), count);
+        assert_eq!(lines.pooled().count("").unwrap(), count);
     }
 }
 
