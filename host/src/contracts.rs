@@ -1,4 +1,4 @@
-//! The contracts that a host's application uses: each gets an id, by which generations remember how
+//! Contracts that plugins offer, and those of a host's application: each gets an id, by which generations remember how
 //! they serve it, and builds that serve an incompatible version are rejected.
 
 use std::fmt;
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use hotbay_plugin::contract::internal::Description;
 use hotbay_plugin::contract::{ContractText, Incompatible, bind};
+use semver::{Version, VersionReq};
 
 use crate::sync::lock;
 
@@ -33,6 +34,35 @@ impl ContractId {
     fn new(index: usize) -> Self {
         let chunk = (index / FIRST_CHUNK + 1).ilog2() as usize;
         Self { chunk, at: index - FIRST_CHUNK * ((1 << chunk) - 1) }
+    }
+}
+
+/// A contract that a plugin provides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) contract: String,
+    /// `None` if the plugin does not state it.
+    pub(crate) version: Option<Version>,
+    /// Other names of the contract.
+    pub(crate) aliases: Vec<String>,
+}
+
+impl Offer {
+    /// Returns the offer of a typed contract.
+    pub(crate) fn typed(text: &ContractText) -> Self {
+        let version = Version::new(text.version.major.into(), text.version.minor.into(), 0);
+        Self { contract: text.name.clone(), version: Some(version), aliases: Vec::new() }
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.contract].into_iter().chain(&self.aliases).map(String::as_str)
+    }
+
+    /// Returns whether the version is accepted. An unknown version is accepted only by `*`.
+    pub(crate) fn matches(&self, accepted: &VersionReq) -> bool {
+        // `*` matches no pre-release version, though a caller without a requirement accepts any.
+        let matches = |version| accepted.matches(version);
+        *accepted == VersionReq::STAR || self.version.as_ref().is_some_and(matches)
     }
 }
 

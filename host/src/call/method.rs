@@ -5,8 +5,6 @@ use std::sync::Arc;
 use hotbay_plugin::contract::internal::{MethodCall, OwnedArguments};
 use hotbay_plugin::contract::{CallError, Format, MethodText};
 
-#[cfg(all(unix, feature = "process"))]
-use super::Request;
 use crate::contracts::KnownContract;
 
 /// A call of a method.
@@ -33,30 +31,11 @@ pub(crate) enum MethodArguments<'a> {
 #[cfg(all(unix, feature = "process"))]
 #[derive(Debug)]
 pub(crate) struct MethodMessage {
-    endpoint: String,
-    format: Format,
-    arguments: Vec<u8>,
+    pub(super) endpoint: String,
+    pub(super) format: Format,
+    pub(super) arguments: Vec<u8>,
     /// The hash of its signature.
-    signature: u64,
-}
-
-#[cfg(all(unix, feature = "process"))]
-impl MethodMessage {
-    /// Returns the call, with the options of its request.
-    pub(crate) fn to_process_call<'c>(
-        &'c self,
-        request: &'c Request<'_>,
-        id: u64,
-    ) -> hotbay_process::Call<'c> {
-        hotbay_process::Call {
-            input: &self.arguments,
-            content_type: self.format.content_type(),
-            endpoint: Some(&self.endpoint),
-            is_method: true,
-            signature: (self.format == Format::Postcard).then_some(self.signature),
-            ..request.to_process_call(id)
-        }
-    }
+    pub(super) signature: u64,
 }
 
 impl MethodRequest<'_> {

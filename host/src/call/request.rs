@@ -5,11 +5,15 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::{Media, RawPayload};
+#[cfg(all(unix, feature = "process"))]
+use hotbay_plugin::contract::Format;
 use hotbay_plugin::{ContentType, Payload, TraceContext};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Reply;
+#[cfg(all(unix, feature = "process"))]
+use super::method::MethodMessage;
 use super::method::MethodRequest;
 use crate::error::{Error, ErrorKind};
 use crate::sync::deadline_in;
@@ -342,6 +346,23 @@ impl<'a> Request<'a> {
             trace: self.trace(),
             deadline: self.deadline,
             is_idempotent: self.is_idempotent(),
+        }
+    }
+
+    /// Returns the call of a method of a process, with the options of this request.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn to_method_call<'c>(
+        &'c self,
+        message: &'c MethodMessage,
+        id: u64,
+    ) -> hotbay_process::Call<'c> {
+        hotbay_process::Call {
+            input: &message.arguments,
+            content_type: message.format.content_type(),
+            endpoint: Some(&message.endpoint),
+            is_method: true,
+            signature: (message.format == Format::Postcard).then_some(message.signature),
+            ..self.to_process_call(id)
         }
     }
 

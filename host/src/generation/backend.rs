@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::bindings::MethodBinding;
 use crate::boundary::{BindError, Contracts, Image, Instance, Root};
 use crate::call::Failure;
-use crate::providers::Offer;
+use crate::contracts::Offer;
 use crate::worker::{RunOutcome, WorkerThreads};
 
 /// Finds the methods of a caller's contract in a program.

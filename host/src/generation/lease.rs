@@ -206,7 +206,7 @@ impl InstanceRef {
             #[cfg(all(unix, feature = "process"))]
             Backend::OutOfProcess(process) => {
                 let message = self.message(method)?;
-                let call = message.to_process_call(args.request, args.call_id);
+                let call = args.request.to_method_call(&message, args.call_id);
                 return self.call_process(process, &call, args, reply);
             }
         };
@@ -589,7 +589,7 @@ impl InstanceRef {
             let call = match request.method_request() {
                 Some(method) => {
                     message = self.message(method)?;
-                    message.to_process_call(request, call_id)
+                    request.to_method_call(&message, call_id)
                 }
                 None => request.to_process_call(call_id),
             };

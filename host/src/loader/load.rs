@@ -24,12 +24,12 @@ use super::survey::{self, read_artifact};
 use crate::artifact::digest::Artifact;
 use crate::boundary::{Contracts, Image, Instance, Root};
 use crate::call::Failure;
+use crate::contracts::Offer;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::generation::{
     Backend, CallPolicy, InstanceRef, IoLimits, Parts, RetainReason, UnloadLeftovers,
 };
 use crate::panic::catch_panic;
-use crate::providers::Offer;
 use crate::slot::Slot;
 use crate::worker::{RunOutcome, WorkerThreads};
 

@@ -6,6 +6,7 @@ mod coalescing_queue;
 #[cfg(all(unix, feature = "conformance"))]
 mod conformance;
 mod context;
+mod contract_check;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod dependencies;
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]

@@ -20,10 +20,10 @@ use tokio::runtime::Handle;
 
 use super::candidate::Candidate;
 use super::context::LoaderContext;
+use super::contract_check::check_contracts;
 use super::policy::{PluginLimits, check_declared};
 use super::services::PluginServices;
 use super::start::{FailureCause, StartFailure, Until, into_backend, ready_to_open};
-use super::survey::check_contracts;
 use crate::artifact::digest::Artifact;
 use crate::artifact::private_folder::{FolderLock, sweep};
 use crate::artifact::program::StagedProgram;

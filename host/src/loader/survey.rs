@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hotbay_manifest::{Digest, Kind, Manifest, Unload, check_api, check_stamp};
-use hotbay_plugin::contract::ContractText;
 use hotbay_plugin::text::{Lines, escaped};
 use semver::Version;
 
 use super::candidate::Candidate;
 use super::context::host_api;
+use super::contract_check::check_contracts;
 use super::dependencies::stage;
 use super::schemas::Schemas;
 use crate::artifact::digest::Artifact;
@@ -211,44 +211,6 @@ pub(super) fn check_library(
         .map_err(|error| incompatible().caused_by(error))?;
     check_contracts(candidate, &probed.contracts, contracts, LoadStep::Version)?;
     Ok(probed)
-}
-
-const CONTRACT_HINT: &str = "rebuild the plugin against the application's version of the contract";
-
-/// Compares the contracts that a plugin serves with its manifest, and with those of the application.
-pub(super) fn check_contracts<'t>(
-    candidate: &Candidate,
-    served: impl IntoIterator<Item = &'t ContractText> + Clone,
-    contracts: Option<&ContractRegistry>,
-    step: LoadStep,
-) -> Result<(), Error> {
-    let incompatible = || candidate.failed(step, ErrorKind::Incompatible);
-    check_provided(&candidate.manifest, served.clone())
-        .map_err(|reason| incompatible().caused_by(reason).with_hint("rebuild the plugin"))?;
-    let Some(contracts) = contracts else { return Ok(()) };
-    contracts.check(served).map_err(|(name, error)| {
-        let found = format!("it serves an incompatible version of contract `{name}`");
-        let cause = Error::new(ErrorKind::Incompatible, found).caused_by(error);
-        incompatible().caused_by(cause).with_hint(CONTRACT_HINT)
-    })
-}
-
-/// Compares the versions in the manifest's `provides` with those of the plugin's contracts.
-fn check_provided<'t>(
-    manifest: &Manifest,
-    served: impl IntoIterator<Item = &'t ContractText>,
-) -> Result<(), String> {
-    for ContractText { name, version, .. } in served {
-        let stated = manifest.provides().iter().find(|provided| provided.contract == *name);
-        let Some(stated) = stated.map(|provided| &provided.version) else { continue };
-        if (stated.major, stated.minor) != (version.major.into(), version.minor.into()) {
-            return Err(format!(
-                "its manifest states version {stated} of contract `{name}` in `provides`, but the \
-                 plugin serves {version}"
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn built(probed: Probed) -> Built {

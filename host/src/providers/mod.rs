@@ -18,7 +18,7 @@ use crate::handle::{Execute, PluginHandle};
 use crate::id::PluginName;
 use fallback::Attempts;
 pub use fallback::OnFailure;
-pub(crate) use offers::{Offer, Offers};
+pub(crate) use offers::Offers;
 pub use selection::Preference;
 pub(crate) use selection::{Choices, Location, Preferences, Rank};
 

@@ -1,22 +1,12 @@
 //! The contracts that a plugin provides, under all their names. Values only.
 
 use hotbay_manifest::Manifest;
-use hotbay_plugin::contract::ContractText;
-use semver::{Version, VersionReq};
+
+use crate::contracts::Offer;
 
 /// The contracts that one plugin provides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offers(Vec<Offer>);
-
-/// A contract that a plugin provides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Offer {
-    pub(crate) contract: String,
-    /// `None` if the plugin does not state it.
-    pub(crate) version: Option<Version>,
-    /// Other names of the contract.
-    pub(crate) aliases: Vec<String>,
-}
 
 impl Offers {
     /// Returns the offers that a manifest declares.
@@ -43,25 +33,6 @@ impl Offers {
     /// Returns every name of every contract.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flat_map(Offer::names)
-    }
-}
-
-impl Offer {
-    /// Returns the offer of a typed contract.
-    pub(crate) fn typed(text: &ContractText) -> Self {
-        let version = Version::new(text.version.major.into(), text.version.minor.into(), 0);
-        Self { contract: text.name.clone(), version: Some(version), aliases: Vec::new() }
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        [&self.contract].into_iter().chain(&self.aliases).map(String::as_str)
-    }
-
-    /// Returns whether the version is accepted. An unknown version is accepted only by `*`.
-    pub(crate) fn matches(&self, accepted: &VersionReq) -> bool {
-        // `*` matches no pre-release version, though a caller without a requirement accepts any.
-        let matches = |version| accepted.matches(version);
-        *accepted == VersionReq::STAR || self.version.as_ref().is_some_and(matches)
     }
 }
 

@@ -8,9 +8,10 @@ use hotbay_protocol::{BatchRequests, ErrorBody, write_content};
 use hyper::{Response, StatusCode};
 
 use super::body::OutgoingBody;
-use super::call::{CallBounds, CallError, CallHeaders, Server, call};
+use super::call::{CallBounds, CallError, CallHeaders, call};
 use super::connections::Connection;
 use super::responses;
+use super::server::Server;
 use crate::context::{Bounds, RawContext};
 use crate::{CallContext, ContentType, Payload, Plugin};
 
@@ -67,7 +68,7 @@ fn run<T: Plugin>(
         let run = |plugin: &T, context: &RawContext<'_>| {
             plugin.execute(&CallContext::new(context), input)
         };
-        match call(server, connection, call_headers, run) {
+        match call(&server.instance, connection, call_headers, run) {
             Ok(output) => write_content(&mut replies, output.content_type(), output.as_bytes()),
             Err(CallError::Failed(failure)) => {
                 write_error(&mut replies, &responses::failure_body(&failure));

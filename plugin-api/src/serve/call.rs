@@ -1,7 +1,5 @@
-//! One call of the plugin: the state of the program that it uses, its headers, and the bounds that
-//! they put on it.
+//! One call of the plugin: its headers, and the bounds that they put on it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,10 +7,7 @@ use hotbay_protocol::{header, parse_traceparent};
 use hyper::header::{HeaderMap, HeaderName};
 
 use super::connections::Connection;
-use super::contracts::Contracts;
 use super::instance::{AccessError, Instance};
-use super::settings::Token;
-use super::stop::{ActivityTracker, StopSignal};
 use crate::context::{Bounds, CallContext, RawContext};
 use crate::export::panics::{Failure, guard};
 use crate::{Output, Payload, Plugin, PluginError, TraceContext};
@@ -24,23 +19,6 @@ static TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
 /// A function that handles calls, with the signature of [`Plugin::execute`].
 pub type Endpoint<T> = fn(&T, &CallContext<'_>, Payload<'_>) -> Result<Output, PluginError>;
 
-/// What a program serves besides the methods of [`Plugin`].
-#[derive(Debug)]
-pub(super) struct Functions<T: 'static> {
-    pub(super) endpoints: Vec<(&'static str, Endpoint<T>)>,
-    pub(super) contracts: Contracts<T>,
-}
-
-/// State shared by all connections.
-#[derive(Debug)]
-pub(super) struct Server<T: 'static> {
-    pub(super) instance: Instance<T>,
-    pub(super) functions: Functions<T>,
-    pub(super) token: Option<Token>,
-    pub(super) activity: ActivityTracker,
-    pub(super) stop_signal: Arc<StopSignal>,
-}
-
 /// The reason a call returned no output.
 pub(super) enum CallError {
     Failed(Failure),
@@ -49,12 +27,12 @@ pub(super) enum CallError {
 
 /// Runs one call on the current thread.
 pub(super) fn call<T: Plugin>(
-    server: &Server<T>,
+    instance: &Instance<T>,
     connection: &Connection,
     call_headers: &CallHeaders,
     run: impl FnOnce(&T, &RawContext<'_>) -> Result<Output, PluginError>,
 ) -> Result<Output, CallError> {
-    let plugin = server.instance.for_call().map_err(CallError::Rejected)?;
+    let plugin = instance.for_call().map_err(CallError::Rejected)?;
     let bounds = CallBounds { connection, deadline: call_headers.deadline };
     let context = RawContext::new(call_headers.call_id).with_trace(call_headers.trace.as_ref());
     let context = context.with_bounds(&bounds);

@@ -8,9 +8,10 @@ use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
 use hyper::{Response, StatusCode};
 
 use super::body::OutgoingBody;
-use super::call::{CallError, CallHeaders, Server, call};
+use super::call::{CallError, CallHeaders, call};
 use super::connections::Connection;
-use super::{responses, routes};
+use super::instance::Instance;
+use super::responses;
 use crate::Plugin;
 use crate::contract::Format;
 pub(super) use crate::contract::internal::ServedMethod;
@@ -74,7 +75,7 @@ impl<T> fmt::Debug for Contracts<T> {
 
 /// Responds to a call of a method.
 pub(super) fn respond<T: Plugin>(
-    server: &Server<T>,
+    instance: &Instance<T>,
     connection: &Connection,
     call_headers: &CallHeaders,
     headers: HeaderMap,
@@ -86,7 +87,7 @@ pub(super) fn respond<T: Plugin>(
         Err((status, message)) => return responses::rejected(status, &message),
     };
     let mut failed = Failed::Method;
-    let outcome = call(server, connection, call_headers, |plugin, context| {
+    let outcome = call(instance, connection, call_headers, |plugin, context| {
         (method.call)(plugin, context, format, arguments).map_err(|(part, error)| {
             failed = part;
             error
@@ -96,7 +97,7 @@ pub(super) fn respond<T: Plugin>(
         Ok(output) => {
             return responses::output(output.with_content_type(format.content_type()), headers);
         }
-        Err(CallError::Rejected(error)) => return routes::rejected(error),
+        Err(CallError::Rejected(error)) => return responses::not_possible(error),
         Err(CallError::Failed(failure)) => failure,
     };
     let (status, what) = match failed {

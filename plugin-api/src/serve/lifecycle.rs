@@ -9,11 +9,12 @@ use hotbay_protocol::{DRAIN_TIMEOUT, variable};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::Map;
 
-use super::call::{Functions, Server, run_plugin};
+use super::call::run_plugin;
 use super::connections::{Connections, MAX_CONNECTIONS};
 use super::executor::{Executor, Tick};
 use super::instance::Instance;
 use super::listener::{Listener, StartError};
+use super::server::{Functions, Server};
 use super::settings::{Settings, Token};
 use super::stop::{ActivityTracker, IdleCheck, StopAttempt, StopSignal};
 use super::{console, host_client, responses, routes};

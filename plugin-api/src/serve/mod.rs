@@ -39,6 +39,8 @@ mod responses;
 #[cfg(all(unix, feature = "serve"))]
 mod routes;
 #[cfg(all(unix, feature = "serve"))]
+mod server;
+#[cfg(all(unix, feature = "serve"))]
 mod settings;
 #[cfg(all(unix, feature = "serve"))]
 mod socket;

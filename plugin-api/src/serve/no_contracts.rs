@@ -7,8 +7,9 @@ use hyper::Response;
 use hyper::header::HeaderMap;
 
 use super::body::OutgoingBody;
-use super::call::{CallHeaders, Server};
+use super::call::CallHeaders;
 use super::connections::Connection;
+use super::instance::Instance;
 
 /// No contracts.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl<T> Default for Contracts<T> {
 }
 
 pub(super) fn respond<T>(
-    _: &Server<T>,
+    _: &Instance<T>,
     _: &Connection,
     _: &CallHeaders,
     _: HeaderMap,

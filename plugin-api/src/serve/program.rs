@@ -7,10 +7,11 @@ use std::{env, fmt};
 use hotbay_protocol::{Capabilities, OwnCapabilities, VERSION, endpoint, variable};
 use serde_json::Value;
 
-use super::call::{Endpoint, Functions};
+use super::call::Endpoint;
 use super::console::{self, Command, EnvConfig};
 use super::contracts::Contracts;
 use super::lifecycle;
+use super::server::Functions;
 use crate::Plugin;
 #[cfg(feature = "contracts")]
 use crate::contract::internal::ServedBy;

@@ -7,6 +7,7 @@ use serde_json::value::to_raw_value;
 use serde_json::{Map, Value};
 
 use super::body::OutgoingBody;
+use super::instance::AccessError;
 use crate::export::panics::Failure;
 use crate::{ContentType, Output};
 
@@ -46,6 +47,11 @@ pub(super) fn unhealthy(failure: &Failure) -> Response<OutgoingBody> {
 /// Returns a response to a request that never reached the plugin.
 pub(super) fn rejected(status: StatusCode, message: &str) -> Response<OutgoingBody> {
     json_response(status, &ErrorBody::rejected(status.as_u16(), message))
+}
+
+/// Returns a response to a request for which the plugin is not available.
+pub(super) fn not_possible(error: AccessError) -> Response<OutgoingBody> {
+    rejected(StatusCode::CONFLICT, error.message())
 }
 
 /// Returns the body that describes a failure.

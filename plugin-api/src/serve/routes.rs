@@ -13,11 +13,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{BodyError, OutgoingBody};
-use super::call::{CallError, CallHeaders, Endpoint, Server, call, run_plugin};
+use super::call::{CallError, CallHeaders, Endpoint, call, run_plugin};
 use super::connections::Connection;
 use super::contracts::{self, ServedMethod};
 use super::executor::Serving;
-use super::instance::AccessError;
+use super::server::Server;
 use super::settings::TOKEN;
 use super::socket::SocketIo;
 use super::stop::{ActivityTracker, KeepAlive};
@@ -150,9 +150,14 @@ async fn route<T: Plugin>(
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
         Route::Method(method) => match CallHeaders::parse(&parts.headers) {
-            Ok(call_headers) => {
-                contracts::respond(server, connection, &call_headers, parts.headers, &bytes, method)
-            }
+            Ok(call_headers) => contracts::respond(
+                &server.instance,
+                connection,
+                &call_headers,
+                parts.headers,
+                &bytes,
+                method,
+            ),
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
         Route::Batch => match CallHeaders::parse(&parts.headers) {
@@ -216,17 +221,17 @@ fn respond_to_call<T: Plugin>(
     let input = Payload::bytes(&bytes).with_content_type(content_type);
     let run =
         |plugin: &T, context: &RawContext<'_>| function(plugin, &CallContext::new(context), input);
-    match call(server, connection, call_headers, run) {
+    match call(&server.instance, connection, call_headers, run) {
         Ok(output) => responses::output(output, headers),
         Err(CallError::Failed(failure)) => responses::failed(&failure),
-        Err(CallError::Rejected(error)) => rejected(error),
+        Err(CallError::Rejected(error)) => responses::not_possible(error),
     }
 }
 
 fn health<T: Plugin>(server: &Server<T>) -> Response<OutgoingBody> {
     let plugin = match server.instance.get() {
         Ok(plugin) => plugin,
-        Err(error) => return rejected(error),
+        Err(error) => return responses::not_possible(error),
     };
     match run_plugin(|| plugin.health()) {
         Ok(()) => responses::empty(),
@@ -237,7 +242,7 @@ fn health<T: Plugin>(server: &Server<T>) -> Response<OutgoingBody> {
 fn snapshot<T: Plugin>(server: &Server<T>) -> Response<OutgoingBody> {
     let plugin = match server.instance.get() {
         Ok(plugin) => plugin,
-        Err(error) => return rejected(error),
+        Err(error) => return responses::not_possible(error),
     };
     let snapshot = match run_plugin(|| plugin.snapshot()) {
         Ok(Some(snapshot)) => snapshot,
@@ -265,7 +270,7 @@ fn restore<T: Plugin>(
     match restored {
         Ok(Ok(())) => responses::empty(),
         Ok(Err(failure)) => responses::failed(&failure),
-        Err(error) => rejected(error),
+        Err(error) => responses::not_possible(error),
     }
 }
 
@@ -282,8 +287,4 @@ fn too_large() -> Response<OutgoingBody> {
     let mut response = responses::rejected(StatusCode::PAYLOAD_TOO_LARGE, &message);
     responses::close_connection(response.headers_mut());
     response
-}
-
-pub(super) fn rejected(error: AccessError) -> Response<OutgoingBody> {
-    responses::rejected(StatusCode::CONFLICT, error.message())
 }

@@ -49,7 +49,7 @@ class Call:
 
 
 def expect(value, *kinds):
-    """Returns a value of one of these types; `bool` is no number."""
+    """Returns a value of one of these types; `bool` is not a number."""
     if type(value) not in kinds:
         raise TypeError(f"found {value!r}")
     return value

@@ -340,7 +340,7 @@ fn result_that_does_not_match_its_type_is_invalid() {
 }
 
 #[test]
-fn rejected_calls_of_a_method_are_told_apart_from_its_errors() {
+fn rejected_calls_of_a_method_differ_from_its_errors() {
     let rejected = |status: u16| json!({ "status": status, "body": { "message": "no", "statusCode": status } });
     let own = json!({ "status": 422, "body": { "code": 404, "message": "no" } });
     for (answer, kind) in [

@@ -1,0 +1,46 @@
+//! Checks the contracts that a plugin serves against its manifest and the application.
+
+use hotbay_manifest::Manifest;
+use hotbay_plugin::contract::ContractText;
+
+use super::candidate::Candidate;
+use crate::contracts::ContractRegistry;
+use crate::error::{Error, ErrorKind, LoadStep};
+
+const CONTRACT_HINT: &str = "rebuild the plugin against the application's version of the contract";
+
+/// Compares the contracts that a plugin serves with its manifest, and with those of the application.
+pub(super) fn check_contracts<'t>(
+    candidate: &Candidate,
+    served: impl IntoIterator<Item = &'t ContractText> + Clone,
+    contracts: Option<&ContractRegistry>,
+    step: LoadStep,
+) -> Result<(), Error> {
+    let incompatible = || candidate.failed(step, ErrorKind::Incompatible);
+    check_provided(&candidate.manifest, served.clone())
+        .map_err(|reason| incompatible().caused_by(reason).with_hint("rebuild the plugin"))?;
+    let Some(contracts) = contracts else { return Ok(()) };
+    contracts.check(served).map_err(|(name, error)| {
+        let found = format!("it serves an incompatible version of contract `{name}`");
+        let cause = Error::new(ErrorKind::Incompatible, found).caused_by(error);
+        incompatible().caused_by(cause).with_hint(CONTRACT_HINT)
+    })
+}
+
+/// Compares the versions in the manifest's `provides` with those of the plugin's contracts.
+fn check_provided<'t>(
+    manifest: &Manifest,
+    served: impl IntoIterator<Item = &'t ContractText>,
+) -> Result<(), String> {
+    for ContractText { name, version, .. } in served {
+        let stated = manifest.provides().iter().find(|provided| provided.contract == *name);
+        let Some(stated) = stated.map(|provided| &provided.version) else { continue };
+        if (stated.major, stated.minor) != (version.major.into(), version.minor.into()) {
+            return Err(format!(
+                "its manifest states version {stated} of contract `{name}` in `provides`, but the \
+                 plugin serves {version}"
+            ));
+        }
+    }
+    Ok(())
+}
