@@ -1,5 +1,6 @@
-//! Contracts that plugins offer, and those of a host's application: each gets an id, by which generations remember how
-//! they serve it, and builds that serve an incompatible version are rejected.
+//! Contracts that plugins offer, and those that a host's application uses. Each of the latter gets an
+//! id, by which generations remember how they serve it. Builds that serve an incompatible version are
+//! rejected.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
