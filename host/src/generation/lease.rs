@@ -201,6 +201,13 @@ impl InstanceRef {
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
         let deadline = args.request.deadline();
+        #[cfg_attr(
+            not(all(unix, feature = "process")),
+            allow(
+                clippy::infallible_destructuring_match,
+                reason = "with processes it is fallible"
+            )
+        )]
         let instance = match backend {
             Backend::InProcess(instance) => instance,
             #[cfg(all(unix, feature = "process"))]
