@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::argument::{self, Arguments};
 use super::codec::{CodecError, Format};
-use super::method::{Failed, ServesAsync, bad, in_context, result_of};
+use super::method::{Failed, MethodError, ServesAsync, bad, in_context, result_of};
 use super::table::{RawCompletion, RawMethod, RawStr, RawTask};
 use crate::PluginError;
 use crate::context::{Bounds, CallContext, RawContext, TraceContext};
@@ -114,7 +114,7 @@ impl<T: Sync, M: ServesAsync<T>> Call<T, M> {
         let arguments = M::Arguments::borrow(&mut space)
             .ok_or_else(|| bad_arguments(CodecError::new("missing")))?;
         let result = M::call(self.target, arguments).await;
-        result_of(format, result.map_err(Into::into))
+        result_of(format, result.map_err(M::Error::into_plugin_error))
     }
 }
 

@@ -99,10 +99,10 @@ pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodTex
 pub mod internal {
     pub use super::argument::{Argument, Arguments, ByRef, ByValue, Maybe, Slice, Str};
     pub use super::data::Data;
-    pub use super::form::{Copied, Encoded, Form, List, Plain};
+    pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
     pub use super::method::{
-        ArgumentTypes, Method, MethodCall, OwnedArguments, Serves, ServesAsync, call_method,
-        decode_result, encode_arguments, entry,
+        ArgumentTypes, Method, MethodCall, MethodError, OwnedArguments, Serves, ServesAsync,
+        call_method, decode_result, encode_arguments, entry,
     };
     pub use super::method_async::entry_async;
     pub use super::proxy::{HostTransport, ServedBy, is_not_provided};

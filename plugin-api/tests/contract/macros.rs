@@ -124,6 +124,13 @@ impl Transport for Echo {
         }
         decode_result::<M>(Format::Json, answer.as_bytes())
     }
+
+    async fn call_async<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        self.call::<C, M>(arguments)
+    }
 }
 
 fn proxy(answers: &'static [&'static str]) -> Proxy<dyn Everything, Echo> {

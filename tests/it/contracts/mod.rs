@@ -1,5 +1,6 @@
 //! Typed contracts.
 
 mod calls;
+mod mistakes;
 mod tasks;
 mod versions;
