@@ -69,6 +69,7 @@
 
 #[allow(unsafe_code, reason = "reads arguments that cross as they are")]
 mod argument;
+mod changes;
 mod codec;
 mod compatibility;
 mod data;
@@ -86,6 +87,7 @@ mod shape;
 mod table;
 mod text;
 
+pub use changes::{Changes, Impact, MethodChange, compare};
 pub use codec::{CodecError, Format};
 pub use compatibility::{Binding, Incompatible, bind};
 pub use data::{Data, Json};
