@@ -65,7 +65,8 @@
 //! - A reader ignores unknown fields, and an unknown argument that is optional. A missing field needs
 //!   `#[serde(default)]` or an optional type; a missing argument needs an optional type.
 //! - Numbers may become wider. Readers may have more variants of an enum than writers.
-//! - All else is a breaking change, and needs another major version.
+//! - All else is a breaking change, and needs another major version. A unit test with
+//!   [`check_golden`] finds such changes; so does `hotbay contract diff`.
 
 #[allow(unsafe_code, reason = "reads arguments that cross as they are")]
 mod argument;
@@ -76,6 +77,7 @@ mod data;
 mod error;
 #[allow(unsafe_code, reason = "values that cross between libraries as they are")]
 mod form;
+mod golden;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod method;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
@@ -92,6 +94,7 @@ pub use codec::{CodecError, Format};
 pub use compatibility::{Binding, Incompatible, bind};
 pub use data::{Data, Json};
 pub use error::{CallError, CallErrorKind};
+pub use golden::check_golden;
 pub use method::with_context;
 pub use proxy::{Contract, Proxy, Transport};
 pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
