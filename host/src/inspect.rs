@@ -14,6 +14,8 @@
 
 use std::path::{Path, PathBuf};
 
+use hotbay_plugin::contract::ContractText;
+
 #[cfg(feature = "conformance")]
 use crate::call::Request;
 use crate::error::Error;
@@ -46,6 +48,21 @@ pub fn survey(builder: &HostBuilder) -> Survey {
 /// Inspects the plugin in `folder`, without running anything.
 pub fn plugin(builder: &HostBuilder, folder: impl AsRef<Path>) -> Inspection {
     crate::loader::inspect(folder.as_ref(), &builder.rules)
+}
+
+/// Returns the contracts that a library serves, from its file, without opening it.
+///
+/// `library` is the file itself; for a plugin's folder, see [`Inspection::contracts`].
+///
+/// # Errors
+///
+/// [`ErrorKind::Integrity`](crate::ErrorKind::Integrity) if the file is not the library of a plugin
+/// for this host.
+pub fn contracts(
+    builder: &HostBuilder,
+    library: impl AsRef<Path>,
+) -> Result<Vec<ContractText>, Error> {
+    crate::loader::contracts(library.as_ref(), &builder.rules)
 }
 
 /// Compares the root module of the library in `folder` with this host's. Returns a report of the

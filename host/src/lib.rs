@@ -120,7 +120,9 @@ pub mod manifest {
 /// trait. See [`hotbay_plugin::contract`] for how to declare one.
 pub mod contract {
     pub use hotbay_plugin::contract::{
-        CallError, CallErrorKind, Contract, ContractText, Data, Json, Proxy, Transport,
+        Binding, CallError, CallErrorKind, Changes, Contract, ContractText, ContractVersion, Data,
+        Impact, Incompatible, InvalidText, Json, MethodChange, MethodText, Proxy, Transport, bind,
+        compare,
     };
 
     pub use crate::handle::{DirectTransport, PinnedTransport, PooledTransport};

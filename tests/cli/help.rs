@@ -16,6 +16,9 @@ fn help_describes_every_subcommand() {
     help(&["build", "--help"]).shows(file!["snapshots/help-build.txt"]);
     help(&["list", "--help"]).shows(file!["snapshots/help-list.txt"]);
     help(&["inspect", "--help"]).shows(file!["snapshots/help-inspect.txt"]);
+    help(&["contract", "--help"]).shows(file!["snapshots/help-contract.txt"]);
+    help(&["contract", "show", "--help"]).shows(file!["snapshots/help-contract-show.txt"]);
+    help(&["contract", "diff", "--help"]).shows(file!["snapshots/help-contract-diff.txt"]);
     help(&["check", "--help"]).shows(file!["snapshots/help-check.txt"]);
     help(&["seal", "--help"]).shows(file!["snapshots/help-seal.txt"]);
     help(&["call", "--help"]).shows(file!["snapshots/help-call.txt"]);
@@ -141,7 +144,8 @@ hotbay [VER]
 #[test]
 fn completion_script_names_every_subcommand() {
     let plugins = Plugins::new();
-    let verbs = ["new", "build", "list", "inspect", "check", "seal", "call", "pipe", "run"];
+    let verbs =
+        ["new", "build", "list", "inspect", "contract", "check", "seal", "call", "pipe", "run"];
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = hotbay(plugins.dir(), &["completions", shell]).exits(0).text();
         for verb in verbs {
@@ -168,6 +172,9 @@ hotbay-build.1
 hotbay-call.1
 hotbay-check.1
 hotbay-completions.1
+hotbay-contract-diff.1
+hotbay-contract-show.1
+hotbay-contract.1
 hotbay-inspect.1
 hotbay-list.1
 hotbay-man.1

@@ -47,6 +47,7 @@ $ hotbay inspect plugins/transform --json
     "target": "[TARGET]",
     "version": "[VER]"
   },
+  "contracts": [],
   "folder": "plugins/transform",
   "kind": "library",
   "library": {

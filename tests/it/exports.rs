@@ -22,20 +22,36 @@ fn exports(folder: &Path) -> BTreeSet<String> {
 
 #[test]
 fn export_under_strict_lints_has_no_warnings() {
-    let has_clippy = cargo(None, FOLDER, &["clippy", "--version"]).code() == Some(0);
-    let check = if has_clippy { "clippy" } else { "check" };
-    for package in ["versioned-1", "versioned-2"] {
-        let built = cargo(None, FOLDER, &[check, "--package", package]);
-        assert_eq!(built.code(), Some(0), "{}", built.stderr);
-        let warnings: Vec<_> = messages(&built)
-            .filter(|message| message["reason"] == "compiler-message")
-            .filter(|message| {
-                let id = message["package_id"].as_str().unwrap_or_default();
-                id.contains(package)
-            })
-            .collect();
-        assert_eq!(warnings, Vec::<serde_json::Value>::new());
+    for package in ["versioned-1", "versioned-2", "contracts-2021", "contracts-2024"] {
+        check_has_no_warnings(None, FOLDER, package);
     }
+}
+
+#[test]
+fn contracts_under_lints_of_nightly_have_no_warnings() {
+    if compiler("nightly").is_none() {
+        println!("skipped: no nightly compiler is installed");
+        return;
+    }
+    for package in ["contracts-2021", "contracts-2024"] {
+        check_has_no_warnings(Some("nightly"), OTHER_COMPILER, package);
+    }
+}
+
+#[track_caller]
+fn check_has_no_warnings(toolchain: Option<&str>, folder: &str, package: &str) {
+    let has_clippy = cargo(toolchain, folder, &["clippy", "--version"]).code() == Some(0);
+    let check = if has_clippy { "clippy" } else { "check" };
+    let built = cargo(toolchain, folder, &[check, "--package", package]);
+    assert_eq!(built.code(), Some(0), "{}", built.stderr);
+    let warnings: Vec<_> = messages(&built)
+        .filter(|message| message["reason"] == "compiler-message")
+        .filter(|message| {
+            let id = message["package_id"].as_str().unwrap_or_default();
+            id.contains(package)
+        })
+        .collect();
+    assert_eq!(warnings, Vec::<serde_json::Value>::new());
 }
 
 #[test]
@@ -54,11 +70,17 @@ fn export_with_panic_abort_fails_to_compile() {
 }
 
 #[test]
-fn exported_symbols_are_stamp_and_root_only() {
+fn exported_symbols_are_stamp_root_and_contracts_only() {
     let expected = ["HOTBAY_PLUGIN_STAMP", "_1as_0lib_1header_0root_bmodule_bloader"];
-    let expected: BTreeSet<String> = expected.map(str::to_owned).into();
+    let expected = BTreeSet::from(expected.map(str::to_owned));
     let plugins = Plugins::new();
     for package in ["versioned-1", "versioned-2", "own-allocator", "transform"] {
+        let folder = plugins.add("exports", package).write();
+        assert_eq!(exports(&folder), expected, "{package}");
+    }
+    let contracts = BTreeSet::from(["HOTBAY_PLUGIN_CONTRACTS".to_owned()]);
+    let expected = &expected | &contracts;
+    for package in ["contracts-2021", "contracts-2024", "analyst"] {
         let folder = plugins.add("exports", package).write();
         assert_eq!(exports(&folder), expected, "{package}");
     }

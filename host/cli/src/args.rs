@@ -87,8 +87,11 @@ pub(crate) enum Verb {
     /// Prints details of one plugin, without running its code.
     ///
     /// Prints the manifest, stamp, compiler, digest (expected and found), linked libraries and
-    /// exported symbols, and whether the plugin would load. Exits with 1 if it would not.
+    /// exported symbols, the contracts that it serves, and whether the plugin would load. Exits with 1
+    /// if it would not.
     Inspect(Inspect),
+    /// Prints the contracts of a plugin, or compares two versions of them.
+    Contract(Contract),
     /// Loads every plugin, checks its health, and shuts it down again.
     ///
     /// A library is also called from two other threads, with the sample or an empty input, to find
@@ -186,6 +189,44 @@ pub(crate) struct Inspect {
     /// host's.
     #[arg(long)]
     pub(crate) verbose: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Contract {
+    #[command(subcommand)]
+    pub(crate) verb: ContractVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContractVerb {
+    /// Prints the contracts that a library serves, as text.
+    ///
+    /// The text is what `contract diff` and `check_golden` of the crate hotbay-plugin read. Runs no
+    /// plugin code.
+    Show(ContractShow),
+    /// Compares the contracts of two versions, and finds breaking changes.
+    ///
+    /// A change is breaking if hosts with the new version cannot call plugins with the old one, or
+    /// the other way round. It is compatible if they can, but arguments and results are converted,
+    /// which is slower. Runs no plugin code.
+    ///
+    /// Exits with 1 if a change is breaking and the major version is not higher.
+    Diff(ContractDiff),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ContractShow {
+    /// The plugin's name, its folder, its library, or a text file.
+    #[arg(value_name = "PLUGIN-OR-PATH")]
+    pub(crate) plugin: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ContractDiff {
+    /// The old version: a plugin's name, its folder, its library, or a text file.
+    pub(crate) old: String,
+    /// The new version.
+    pub(crate) new: String,
 }
 
 #[derive(Debug, clap::Args)]

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
 use crate::child_process::{self, ChildOutcome};
+use crate::contract::contract_json;
 use crate::failure::{Failure, error_json, short};
 use crate::output::Out;
 use crate::plugin_dirs::{builder, find_folder};
@@ -111,6 +112,10 @@ fn print(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
             out.line(&format!("  hint: {}", survey_report::seal_hint(surveyed)))?;
         }
     }
+    for contract in &inspection.contracts {
+        out.line(&format!("  {:<15}{} {}", "contract", contract.name, contract.version))?;
+        contract.methods.iter().try_for_each(|method| out.line(&format!("    {method}")))?;
+    }
     match &surveyed.problem {
         None => out.line("state: ready"),
         Some(error) => {
@@ -212,6 +217,7 @@ fn as_json(inspection: &Inspection) -> Value {
             "target": built.target, "panic": built.panic,
         })),
         "library": file.as_ref().filter(|_| !is_process(inspection)),
+        "contracts": inspection.contracts.iter().map(contract_json).collect::<Vec<_>>(),
         "program": file.as_ref().filter(|_| is_process(inspection)),
         "state": if surveyed.problem.is_none() { "ready" } else { "refused" },
         "problem": surveyed.problem.as_ref().map(error_json),

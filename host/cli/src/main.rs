@@ -6,6 +6,7 @@ mod build;
 mod call;
 mod check;
 mod child_process;
+mod contract;
 mod events;
 mod failure;
 mod input;
@@ -68,6 +69,7 @@ fn run(args: &Args, out: &mut Out) -> Result<Status, Failure> {
         Verb::Build(args) => build::build(args),
         Verb::List => list::list(options, out),
         Verb::Inspect(args) => inspect::inspect(args, options, out),
+        Verb::Contract(args) => contract::contract(args, options, out),
         Verb::Check(args) => check::check(args, options, out),
         Verb::Seal(args) => seal::seal(args, options, out),
         Verb::Call(args) => call::call(args, options, out),

@@ -36,5 +36,5 @@ pub(crate) use load::{Build, Constructor, Loaded, Source, load};
 pub(crate) use plan::{Content, Dependent, Plan, plan};
 pub(crate) use schemas::{CheckedSchemas, schema_digests};
 pub use survey::{Built, Inspection, SurveyedPlugin};
-pub(crate) use survey::{abi_report, inspect, read_artifact, survey as survey_one};
+pub(crate) use survey::{abi_report, contracts, inspect, read_artifact, survey as survey_one};
 pub(crate) use swap::{Swapped, swap};

@@ -74,6 +74,8 @@ pub struct Inspection {
     pub needs: Vec<String>,
     /// The names that it exports.
     pub exports: Vec<String>,
+    /// The contracts that it serves, according to its file.
+    pub contracts: Vec<ContractText>,
     /// The reason the library will stay mapped when the plugin is replaced, according to its
     /// file.
     pub stays_mapped: Option<String>,
@@ -135,6 +137,7 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
         length: None,
         needs: Vec::new(),
         exports: Vec::new(),
+        contracts: Vec::new(),
         stays_mapped: None,
     };
     let Ok(candidate) = Candidate::read(folder, rules) else {
@@ -156,6 +159,7 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
         if let Ok(probed) = probe(artifact.bytes()) {
             inspection.stays_mapped = pin_reason(&probed);
             inspection.needs = probed.needs;
+            inspection.contracts = probed.contracts;
         }
         inspection.exports = exports(artifact.bytes()).unwrap_or_default();
     }
@@ -163,6 +167,15 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
     inspection.library = Some(artifact.path().to_owned());
     inspection.sha256 = Some(digest);
     inspection
+}
+
+/// Returns the contracts that a library serves, according to its file.
+pub(crate) fn contracts(library: &Path, rules: &Rules) -> Result<Vec<ContractText>, Error> {
+    let failed = || Error::new(ErrorKind::Integrity, format!("`{}`", library.display()));
+    let artifact = Artifact::read(library, rules.max_library_bytes)
+        .map_err(|error| failed().caused_by(error))?;
+    let probed = probe(artifact.bytes()).map_err(|error| failed().caused_by(error))?;
+    Ok(probed.contracts)
 }
 
 /// Reads a candidate's library or program; `None` if it has neither.

@@ -1,25 +1,37 @@
 //! `#[contract]`: checks the trait, and generates its methods as types, its description, its table
 //! and its proxy.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote, quote_spanned};
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, format_ident, quote};
 use syn::parse_quote;
-use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{
-    Error, FnArg, GenericArgument, Ident, ItemTrait, LitStr, Pat, PathArguments, ReceiverKind,
-    Result, ReturnType, Safety, TraitItem, TraitItemFn, Type, TypeParamBound, TypePath,
-    TypeReference,
+    Attribute, Error, FnArg, GenericArgument, Ident, ItemTrait, Lifetime, LitStr, Pat,
+    PathArguments, ReceiverKind, Result, ReturnType, Safety, TraitItem, TraitItemFn, Type,
+    TypeParamBound, TypePath, TypeReference,
 };
 
 use crate::options::{Options, version};
+use crate::spans::{ends, respanned};
+use crate::types::leaves;
 
 /// Maximum number of arguments of a method.
 const MAX_ARGUMENTS: usize = 12;
 
-/// Names of the proxy's own methods, which a contract cannot have.
-const RESERVED: [&str; 6] =
-    ["pin", "pooled", "transport", "with_cancellation_token", "with_deadline", "with_timeout"];
+/// Names of methods that every proxy has, which a contract cannot have.
+const RESERVED: [&str; 11] = [
+    "clone",
+    "into",
+    "pin",
+    "pooled",
+    "to_owned",
+    "transport",
+    "try_into",
+    "with_cancellation_token",
+    "with_deadline",
+    "with_timeout",
+    "with_trace",
+];
 
 /// A method of the contract.
 struct Method {
@@ -41,27 +53,44 @@ struct Argument {
     name: Ident,
     /// Its kind, a type of `argument.rs`.
     kind: TokenStream,
+    /// Its type without references, which is data.
+    data: Type,
 }
 
+/// Expands the macro. If the trait is invalid, it still exists, so that its uses are valid.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let options = Options::parse(arguments, &["name", "version", "crate"])?;
     let mut item: ItemTrait = syn::parse2(item)?;
+    expand_trait(arguments, &mut item).or_else(|error| {
+        let error = error.into_compile_error();
+        Ok(quote! {
+            #error
+
+            #[allow(async_fn_in_trait, reason = "not expanded")]
+            #item
+        })
+    })
+}
+
+fn expand_trait(arguments: TokenStream, item: &mut ItemTrait) -> Result<TokenStream> {
+    // The attributes of all methods are removed, whatever is invalid.
+    let attributes: Vec<_> = item.items.iter_mut().map(take_attributes).collect();
+    let options = Options::parse(arguments, &["name", "version", "crate"])?;
     let missing =
         |what| Error::new_spanned(&item.ident, format!("expected `{what}` in `#[contract(…)]`"));
     let name = options.get("name").ok_or_else(|| missing("name = \"…\""))?.clone();
     let own_version = options.get("version").ok_or_else(|| missing("version = \"1.0\""))?.clone();
     check_name(&name)?;
-    check_trait(&item)?;
     let versions = version(&own_version)?;
+    let krate = options.krate()?;
+    check_trait(item)?;
     // Called on many threads; and the futures of default bodies borrow the value.
     item.supertraits.push(parse_quote!(::core::marker::Send));
     item.supertraits.push(parse_quote!(::core::marker::Sync));
-    let krate = options.krate()?;
     let internal = quote!(#krate::contract::internal);
     let mut errors: Option<Error> = None;
     let mut methods = Vec::new();
-    for member in &mut item.items {
-        match Method::parse(member, versions, &internal) {
+    for (member, attributes) in item.items.iter_mut().zip(&attributes) {
+        match Method::parse(member, attributes, versions, &internal) {
             Ok(method) => methods.push(method),
             Err(error) => match &mut errors {
                 Some(errors) => errors.combine(error),
@@ -71,6 +100,9 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
     }
     if let Some(errors) = errors {
         return Err(errors);
+    }
+    for method in &mut methods {
+        method.declare(item);
     }
     let trait_name = &item.ident;
     let types =
@@ -89,18 +121,23 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
         false => quote!(served),
     });
     let markers: Vec<_> = methods.iter().map(|method| &method.marker).collect();
+    let predicates: Vec<_> =
+        methods.iter().flat_map(|method| method.predicates(&internal)).collect();
     Ok(quote! {
         #item
 
         #[allow(
-            missing_debug_implementations, non_camel_case_types, unused_qualifications, clippy::all,
-            clippy::pedantic, clippy::nursery, reason = "generated"
+            deprecated, missing_debug_implementations, non_camel_case_types, unused_qualifications,
+            clippy::all, clippy::pedantic, clippy::nursery, reason = "generated"
         )]
         const _: () = {
             #(#types)*
             #(#defaults)*
 
-            impl #krate::contract::Contract for dyn #trait_name {
+            impl #krate::contract::Contract for dyn #trait_name
+            where
+                #(#predicates,)*
+            {
                 const DESCRIPTION: &'static #internal::Description = &#internal::Description {
                     name: #name,
                     version: #own_version,
@@ -110,6 +147,8 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
 
             impl<__T: #trait_name + 'static, const LINKED: bool> #internal::ServedBy<__T, LINKED>
                 for dyn #trait_name
+            where
+                #(#predicates,)*
             {
                 const METHODS: &'static [#internal::RawMethod] =
                     &[#(#internal::#entries::<__T, #markers, LINKED>()),*];
@@ -119,6 +158,8 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
 
             impl<__T: #krate::contract::Transport> #trait_name
                 for #krate::contract::Proxy<dyn #trait_name, __T>
+            where
+                #(#predicates,)*
             {
                 #(#proxy_methods)*
             }
@@ -149,6 +190,9 @@ fn check_trait(item: &ItemTrait) -> Result<()> {
     if let Some(unsafety) = &item.unsafety {
         return Err(Error::new_spanned(unsafety, "a contract cannot be unsafe"));
     }
+    if let Some(clause) = &item.generics.where_clause {
+        return Err(Error::new_spanned(clause, "a contract cannot have a `where` clause"));
+    }
     for bound in &item.supertraits {
         let is_allowed = matches!(bound, TypeParamBound::Trait(bound)
             if bound.path.is_ident("Send") || bound.path.is_ident("Sync"));
@@ -161,18 +205,42 @@ fn check_trait(item: &ItemTrait) -> Result<()> {
 }
 
 impl Method {
-    /// Checks a member of the trait, and removes the macro's attributes from it.
-    fn parse(member: &mut TraitItem, contract: (u32, u32), internal: &TokenStream) -> Result<Self> {
+    /// Checks a member of the trait. What the compiler would also reject is removed from it.
+    fn parse(
+        member: &mut TraitItem,
+        attributes: &[Attribute],
+        contract: (u32, u32),
+        internal: &TokenStream,
+    ) -> Result<Self> {
         let TraitItem::Fn(function) = member else {
             return Err(Error::new_spanned(member, "a contract can only have methods"));
         };
-        let (since, permission) = take_attributes(function, contract)?;
+        let invalid = |span: &dyn ToTokens, message: &str| Err(Error::new_spanned(span, message));
+        if let Some(token) = function.sig.constness.take() {
+            return invalid(&token, "a method of a contract cannot be `const`");
+        }
+        if function.default.is_none() {
+            for input in &mut function.sig.inputs {
+                let FnArg::Typed(input) = input else { continue };
+                let is_name = matches!(&*input.pat, Pat::Ident(pattern)
+                    if pattern.by_ref.is_none() && pattern.subpat.is_none() && pattern.mutability.is_none());
+                if !is_name {
+                    let pattern = std::mem::replace(&mut *input.pat, parse_quote!(_));
+                    return invalid(&pattern, "an argument needs a name, not a pattern");
+                }
+            }
+        }
+        let (since, permission) = parse_attributes(&function.sig.ident, attributes, contract)?;
         let signature = &function.sig;
         let name = signature.ident.clone();
-        let invalid =
-            |span: &dyn quote::ToTokens, message: &str| Err(Error::new_spanned(span, message));
         if RESERVED.contains(&name.to_string().as_str()) {
-            return invalid(&name, "the name is one of the proxy's own methods");
+            return invalid(&name, "every proxy has a method of this name; choose another one");
+        }
+        let mut conditions = function.attrs.iter();
+        if let Some(condition) = conditions.find(|attribute| {
+            attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
+        }) {
+            return invalid(condition, "a method of a contract cannot be conditional");
         }
         if let Some(parameter) = signature.generics.params.first() {
             return invalid(parameter, "a method of a contract cannot be generic");
@@ -204,26 +272,18 @@ impl Method {
             let Pat::Ident(pattern) = &*input.pat else {
                 return invalid(&input.pat, "an argument needs a name, not a pattern");
             };
-            if pattern.ident == "_" || pattern.subpat.is_some() || pattern.by_ref.is_some() {
+            if pattern.subpat.is_some() || pattern.by_ref.is_some() {
                 return invalid(pattern, "an argument needs a name, not a pattern");
             }
             check_type(&input.ty, Position::Argument)?;
-            arguments.push(Argument {
-                name: pattern.ident.clone(),
-                kind: kind_of(&input.ty, internal)?,
-            });
+            let (kind, data) = kind_of(&input.ty, internal)?;
+            arguments.push(Argument { name: pattern.ident.clone(), kind, data });
         }
         let (output, error) = result_types(&signature.output, &name)?;
         let marker = format_ident!("Method_{}", name.to_string().trim_start_matches("r#"));
         let has_default = function.default.is_some();
         let is_async = function.sig.asyncness.is_some();
-        if is_async {
-            return_future(function);
-        }
-        let mut declared = function.clone();
-        declared.default = None;
-        declared.attrs.clear();
-        declared.sig.generics.where_clause = None;
+        let declared = function.clone();
         Ok(Self {
             name,
             marker,
@@ -236,6 +296,46 @@ impl Method {
             is_async,
             declared,
         })
+    }
+
+    /// Makes the method of the trait return a future if it is async. Sets the declaration for
+    /// implementations.
+    fn declare(&mut self, item: &mut ItemTrait) {
+        let functions = item.items.iter_mut().filter_map(|member| match member {
+            TraitItem::Fn(function) if function.sig.ident == self.name => Some(function),
+            _ => None,
+        });
+        for function in functions {
+            if self.is_async {
+                return_future(function);
+            }
+            self.declared = function.clone();
+        }
+        self.declared.default = None;
+        self.declared.attrs.clear();
+        self.declared.sig.generics.where_clause = None;
+        for input in &mut self.declared.sig.inputs {
+            if let FnArg::Typed(input) = input
+                && let Pat::Ident(pattern) = &mut *input.pat
+            {
+                pattern.mutability = None;
+            }
+        }
+    }
+
+    /// Returns predicates that its types can cross.
+    ///
+    /// All implementations have them, so that the compiler reports a type that cannot cross once, at
+    /// its place in the trait.
+    fn predicates(&self, internal: &TokenStream) -> Vec<TokenStream> {
+        let predicate = |of: &Type, name: &str| {
+            let name = format_ident!("{name}");
+            let bound = respanned(quote!(: #internal::#name), ends(of).1);
+            quote!(#of #bound)
+        };
+        let data = self.arguments.iter().map(|argument| &argument.data).chain([&self.output]);
+        let predicates = data.flat_map(leaves).map(|data| predicate(data, "Data"));
+        predicates.chain([predicate(&self.error, "MethodError")]).collect()
     }
 
     /// Returns the names of the arguments as a list of pairs.
@@ -255,8 +355,9 @@ impl Method {
         let Self { name, marker, output, error, has_default, is_async, .. } = self;
         let kinds = self.arguments.iter().rev().fold(quote!(()), |rest, argument| {
             let kind = &argument.kind;
-            quote_spanned!(kind.span()=> (#kind, #rest))
+            quote!((#kind, #rest))
         });
+        let predicates = self.predicates(internal);
         let text = wire_name(name);
         let argument_texts = self.arguments.iter().map(|argument| wire_name(&argument.name));
         let since = optional(self.since.as_ref());
@@ -265,7 +366,10 @@ impl Method {
         let kind = if *is_async { quote!(Async) } else { quote!(Sync) };
         let serves = if *is_async {
             quote! {
-                impl<__T: #trait_name> #internal::ServesAsync<__T> for #marker {
+                impl<__T: #trait_name> #internal::ServesAsync<__T> for #marker
+                where
+                    #(#predicates,)*
+                {
                     fn call<'__a>(
                         target: &'__a __T,
                         #pairs: #internal::ArgumentTypes<'__a, Self>,
@@ -278,7 +382,10 @@ impl Method {
             }
         } else {
             quote! {
-                impl<__T: #trait_name + ?Sized> #internal::Serves<__T> for #marker {
+                impl<__T: #trait_name + ?Sized> #internal::Serves<__T> for #marker
+                where
+                    #(#predicates,)*
+                {
                     #[inline]
                     fn call(
                         target: &__T,
@@ -292,7 +399,10 @@ impl Method {
         quote! {
             struct #marker;
 
-            impl #internal::Method for #marker {
+            impl #internal::Method for #marker
+            where
+                #(#predicates,)*
+            {
                 type Arguments = #kinds;
                 type Output = #output;
                 type Error = #error;
@@ -336,7 +446,7 @@ impl Method {
                     ::core::result::Result::Ok(__output) => ::core::result::Result::Ok(__output),
                     #otherwise
                     ::core::result::Result::Err(__error) => {
-                        ::core::result::Result::Err(::core::convert::From::from(__error))
+                        ::core::result::Result::Err(#internal::MethodError::of_call(__error))
                     }
                 }
         };
@@ -394,7 +504,7 @@ fn wire_name(name: &Ident) -> String {
     name.to_string().trim_start_matches("r#").to_owned()
 }
 
-fn optional(value: Option<impl quote::ToTokens>) -> TokenStream {
+fn optional(value: Option<impl ToTokens>) -> TokenStream {
     match value {
         Some(value) => quote!(::core::option::Option::Some(#value)),
         None => quote!(::core::option::Option::None),
@@ -402,50 +512,49 @@ fn optional(value: Option<impl quote::ToTokens>) -> TokenStream {
 }
 
 /// Takes `#[since]` and `#[permission]` off a method.
-fn take_attributes(
-    function: &mut TraitItemFn,
+fn take_attributes(member: &mut TraitItem) -> Vec<Attribute> {
+    let TraitItem::Fn(function) = member else { return Vec::new() };
+    let is_own = |attribute: &mut Attribute| {
+        attribute.path().is_ident("since") || attribute.path().is_ident("permission")
+    };
+    function.attrs.extract_if(.., is_own).collect()
+}
+
+/// Returns the version of `#[since]`, if it is not the first, and the operation of `#[permission]`.
+fn parse_attributes(
+    method: &Ident,
+    attributes: &[Attribute],
     contract: (u32, u32),
 ) -> Result<(Option<LitStr>, Option<String>)> {
-    let (mut since, mut permission, mut error) = (None, None, None);
-    let name = function.sig.ident.to_string();
-    function.attrs.retain(|attribute| {
-        let outcome = if attribute.path().is_ident("since") {
-            attribute.parse_args::<LitStr>().and_then(|text| {
-                let added = version(&text)?;
-                if added.0 != contract.0 || added > contract {
-                    let (major, minor) = contract;
-                    let message = format!("expected a version from {major}.0 to {major}.{minor}");
-                    return Err(Error::new_spanned(&text, message));
-                }
-                since = (added.1 > 0).then_some(text);
-                Ok(())
-            })
-        } else if attribute.path().is_ident("permission") {
-            let operation = match attribute.meta.require_path_only() {
-                Ok(_) => Ok(name.clone()),
-                Err(_) => attribute.parse_args::<LitStr>().and_then(|text| {
-                    let value = text.value();
-                    let is_word = !value.is_empty() && !value.contains(char::is_whitespace);
-                    if is_word {
-                        Ok(value)
-                    } else {
-                        Err(Error::new_spanned(text, "expected a word"))
-                    }
-                }),
-            };
-            operation.map(|operation| permission = Some(operation))
-        } else {
-            return true;
-        };
-        if let Err(found) = outcome {
-            error.get_or_insert(found);
+    let (mut since, mut permission) = (None, None);
+    for attribute in attributes {
+        let is_since = attribute.path().is_ident("since");
+        if (is_since && since.is_some()) || (!is_since && permission.is_some()) {
+            return Err(Error::new_spanned(attribute, "the method already has this attribute"));
         }
-        false
-    });
-    match error {
-        Some(error) => Err(error),
-        None => Ok((since, permission)),
+        if is_since {
+            let text: LitStr = attribute.parse_args()?;
+            let added = version(&text)?;
+            if added.0 != contract.0 || added > contract {
+                let (major, minor) = contract;
+                let message = format!("expected a version from {major}.0 to {major}.{minor}");
+                return Err(Error::new_spanned(&text, message));
+            }
+            since = Some(text);
+        } else if attribute.meta.require_path_only().is_ok() {
+            permission = Some(wire_name(method));
+        } else {
+            let text: LitStr = attribute.parse_args()?;
+            let value = text.value();
+            let is_part = |char: char| !char.is_whitespace() && !char.is_control();
+            if value.is_empty() || !value.chars().all(is_part) {
+                return Err(Error::new_spanned(text, "expected a word"));
+            }
+            permission = Some(value);
+        }
     }
+    let is_first = |text: &LitStr| version(text).is_ok_and(|(_, minor)| minor == 0);
+    Ok((since.filter(|text| !is_first(text)), permission))
 }
 
 /// Returns the types of `Result<T, E>`.
@@ -484,7 +593,7 @@ fn check_type(found: &Type, position: Position) -> Result<()> {
     struct Check(Position, Result<()>);
 
     impl Check {
-        fn fail(&mut self, tokens: impl quote::ToTokens, message: &str) {
+        fn fail(&mut self, tokens: impl ToTokens, message: &str) {
             if self.1.is_ok() {
                 self.1 = Err(Error::new_spanned(tokens, message));
             }
@@ -514,6 +623,10 @@ fn check_type(found: &Type, position: Position) -> Result<()> {
             visit::visit_type_reference(self, found);
         }
 
+        fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
+            self.fail(lifetime, "a lifetime cannot cross a contract");
+        }
+
         fn visit_path(&mut self, path: &'ast syn::Path) {
             if path.segments.first().is_some_and(|segment| segment.ident == "Self") {
                 self.fail(path, "`Self` cannot cross a contract");
@@ -527,31 +640,38 @@ fn check_type(found: &Type, position: Position) -> Result<()> {
     check.1
 }
 
-/// Returns the kind of an argument.
-fn kind_of(found: &Type, internal: &TokenStream) -> Result<TokenStream> {
-    let span = found.span();
+/// Returns the kind of an argument, and its type without references.
+fn kind_of(found: &Type, internal: &TokenStream) -> Result<(TokenStream, Type)> {
+    // Errors about the kind are those about the type.
+    let (first, last) = ends(found);
+    let at = |span: Span, name: &str| {
+        let name = Ident::new(name, span);
+        respanned(quote!(#internal::#name), span)
+    };
+    let generic = |name: &str, of: &dyn ToTokens| {
+        let (path, open) = (at(first, name), respanned(quote!(<), first));
+        let close = respanned(quote!(>), last);
+        quote!(#path #open #of #close)
+    };
     match found {
         Type::Reference(reference) => match &*reference.elem {
             Type::Path(path) if path.path.is_ident("str") => {
-                Ok(quote_spanned!(span=> #internal::Str))
+                Ok((at(first, "Str"), parse_quote!(::std::string::String)))
             }
-            Type::Slice(slice) => {
-                let item = &slice.elem;
-                Ok(quote_spanned!(span=> #internal::Slice<#item>))
-            }
+            Type::Slice(slice) => Ok((generic("Slice", &slice.elem), (*slice.elem).clone())),
             Type::Reference(inner) => {
                 Err(Error::new_spanned(inner, "a reference to a reference cannot cross a contract"))
             }
-            value => Ok(quote_spanned!(span=> #internal::ByRef<#value>)),
+            value => Ok((generic("ByRef", value), value.clone())),
         },
         Type::Paren(inner) => kind_of(&inner.elem, internal),
         Type::Group(inner) => kind_of(&inner.elem, internal),
         _ => match option_of_reference(found) {
             Some(inner) => {
-                let kind = kind_of(inner, internal)?;
-                Ok(quote_spanned!(span=> #internal::Maybe<#kind>))
+                let (kind, data) = kind_of(inner, internal)?;
+                Ok((generic("Maybe", &kind), data))
             }
-            None => Ok(quote_spanned!(span=> #internal::ByValue<#found>)),
+            None => Ok((generic("ByValue", found), found.clone())),
         },
     }
 }

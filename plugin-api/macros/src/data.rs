@@ -1,24 +1,59 @@
 //! `#[data]`: derives serde's traits, and implements `Data` with the shape of the type.
 
-use proc_macro2::{TokenStream, TokenTree};
-use quote::{ToTokens, quote};
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, format_ident, quote};
+use syn::parse_quote;
+use syn::punctuated::Punctuated;
+use syn::visit::{self, Visit};
 use syn::{
-    Attribute, Data, DataEnum, DeriveInput, Error, Fields, Ident, LitStr, Meta, Result, Token,
-    punctuated::Punctuated,
+    Attribute, Data, DataEnum, DeriveInput, Error, Field, Fields, Generics, Ident, Lifetime,
+    LitStr, Meta, Result, Token, TypePath, WherePredicate,
 };
 
 use crate::options::Options;
+use crate::spans::{ends, respanned};
+use crate::types::leaves;
 
+/// Expands the macro. If the type is invalid, it still exists, so that its uses are valid.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let mut item: DeriveInput = syn::parse2(item)?;
+    expand_type(arguments, &item).or_else(|error| {
+        let error = error.into_compile_error();
+        // Without serde's macros, its attributes would be unknown.
+        let is_other = |one: &Attribute| !one.path().is_ident("serde") && !is_conditional(one);
+        all_attributes(&mut item).for_each(|found| found.retain(is_other));
+        Ok(quote!(#error #item))
+    })
+}
+
+/// Returns the attributes of the type, its variants and its fields.
+fn all_attributes(item: &mut DeriveInput) -> impl Iterator<Item = &mut Vec<Attribute>> {
+    let mut found = vec![&mut item.attrs];
+    match &mut item.data {
+        Data::Struct(data) => found.extend(data.fields.iter_mut().map(|field| &mut field.attrs)),
+        Data::Enum(data) => {
+            for variant in &mut data.variants {
+                found.push(&mut variant.attrs);
+                found.extend(variant.fields.iter_mut().map(|field| &mut field.attrs));
+            }
+        }
+        Data::Union(data) => {
+            found.extend(data.fields.named.iter_mut().map(|field| &mut field.attrs));
+        }
+    }
+    found.into_iter()
+}
+
+fn expand_type(arguments: TokenStream, item: &DeriveInput) -> Result<TokenStream> {
     let options = Options::parse(arguments, &["crate"])?;
     let krate = options.krate()?;
     let internal = quote!(#krate::contract::internal);
-    let item: DeriveInput = syn::parse2(item)?;
     let name = &item.ident;
-    if item.generics.lifetimes().next().is_some() {
-        return Err(Error::new_spanned(&item.generics, "contract data cannot borrow"));
+    if let Some(lifetime) = item.generics.lifetimes().next() {
+        return Err(Error::new_spanned(lifetime, "contract data cannot borrow"));
     }
-    check_recursion(&item)?;
+    check_conditions(item)?;
+    check_fields(item)?;
     let is_plain = is_repr_c(&item.attrs)?;
     let container = SerdeOptions::parse(&item.attrs, &["rename_all", "default"])?;
     let text = name.to_string();
@@ -37,22 +72,18 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
     };
     let (form, list_form) =
         if is_plain { (quote!(Copied), quote!(List)) } else { (quote!(Encoded), quote!(Encoded)) };
-    let plain = if is_plain { Some(plain(&item, &internal)?) } else { None };
+    let bounds = Bounds::new(item, &krate, is_plain);
+    let plain = if is_plain { Some(plain(item, &internal, &bounds)?) } else { None };
     let serde_path = quote!(#internal::serde).to_string().replace(' ', "");
-    let mut generics = item.generics.clone();
-    for parameter in generics.type_params_mut() {
-        parameter.bounds.push(syn::parse_quote!(#krate::contract::Data));
-    }
+    let generics = bounds.of(&item.generics);
     let (implementation, types, clause) = generics.split_for_impl();
     // serde's own bounds would be `T: Deserialize<'de>`, from which `T: Data` does not follow.
     let bound = item.generics.type_params().next().map(|_| {
-        let bounds = item.generics.type_params().map(|parameter| {
-            let parameter = &parameter.ident;
-            quote!(#parameter: #krate::contract::Data).to_string()
-        });
+        let bounds = bounds.parameters.iter().map(ToString::to_string);
         let bounds = bounds.collect::<Vec<_>>().join(", ");
         quote!(, bound = #bounds)
     });
+    let item = bounds.for_serde(item);
     Ok(quote! {
         #[derive(#internal::serde::Serialize, #internal::serde::Deserialize)]
         #[serde(crate = #serde_path #bound)]
@@ -69,8 +100,72 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenS
     })
 }
 
+/// The bounds of all implementations: what each field must be.
+///
+/// Since all have them, the compiler reports a field that cannot cross once, at the place of its
+/// type.
+struct Bounds {
+    parameters: Vec<TokenStream>,
+    /// Those of each field, in the order of [`all_fields`].
+    fields: Vec<Option<FieldBounds>>,
+}
+
+/// The bounds of one field, all with the same place: serde parses them from a literal.
+struct FieldBounds {
+    predicates: Vec<TokenStream>,
+    place: Span,
+}
+
+impl Bounds {
+    fn new(item: &DeriveInput, krate: &TokenStream, is_plain: bool) -> Self {
+        let data = quote!(#krate::contract::Data);
+        let parameters = item.generics.type_params().map(|parameter| &parameter.ident);
+        let bound = is_plain.then(|| quote!(+ #krate::contract::internal::Plain));
+        let bound = quote!(#data #bound);
+        let fields = all_fields(&item.data).into_iter().map(|field| {
+            let types = if is_plain { vec![&field.ty] } else { leaves(&field.ty) };
+            let place = ends(types.first()?).0;
+            let predicates =
+                types.into_iter().map(|found| respanned(quote!(#found: #bound), place));
+            Some(FieldBounds { predicates: predicates.collect(), place })
+        });
+        let parameters = parameters.map(|name| quote!(#name: #data)).collect();
+        Self { parameters, fields: fields.collect() }
+    }
+
+    /// Adds them to these generics.
+    fn of(&self, generics: &Generics) -> Generics {
+        let mut generics = generics.clone();
+        let clause = generics.make_where_clause();
+        let of_fields = self.fields.iter().flatten().flat_map(|field| &field.predicates);
+        let all = self.parameters.iter().chain(of_fields);
+        clause.predicates.extend(all.map(|bound| -> WherePredicate { parse_quote!(#bound) }));
+        generics
+    }
+
+    /// Returns the type with the bounds in attributes for serde.
+    fn for_serde(&self, item: &DeriveInput) -> DeriveInput {
+        let mut item = item.clone();
+        let fields: Vec<&mut Field> = match &mut item.data {
+            Data::Struct(data) => data.fields.iter_mut().collect(),
+            Data::Enum(data) => {
+                data.variants.iter_mut().flat_map(|variant| &mut variant.fields).collect()
+            }
+            Data::Union(_) => Vec::new(),
+        };
+        for (field, bounds) in fields.into_iter().zip(&self.fields) {
+            let Some(bounds) = bounds else { continue };
+            let predicates = bounds.predicates.iter().map(ToString::to_string);
+            let text = predicates.collect::<Vec<_>>().join(", ");
+            let text = LitStr::new(&text, bounds.place);
+            field.attrs.push(parse_quote!(#[serde(bound = #text)]));
+        }
+        item
+    }
+}
+
 /// Returns the implementations of a plain type.
-fn plain(item: &DeriveInput, internal: &TokenStream) -> Result<TokenStream> {
+fn plain(item: &DeriveInput, internal: &TokenStream, bounds: &Bounds) -> Result<TokenStream> {
     let name = &item.ident;
     let Data::Struct(data) = &item.data else {
         return Err(Error::new_spanned(name, "only a struct can be `#[repr(C)]` contract data"));
@@ -83,11 +178,15 @@ fn plain(item: &DeriveInput, internal: &TokenStream) -> Result<TokenStream> {
         let message = "`#[repr(C)]` contract data needs a field";
         return Err(Error::new_spanned(name, message));
     }
-    let types = data.fields.iter().map(|field| &field.ty);
+    let types: Vec<_> = data.fields.iter().map(|field| &field.ty).collect();
+    let members: Vec<_> = data.fields.members().collect();
+    let variables: Vec<_> = (0..types.len()).map(|at| format_ident!("field_{at}")).collect();
+    let generics = bounds.of(&item.generics);
+    let clause = &generics.where_clause;
     let clone = (!derives(&item.attrs, "Clone")).then(|| {
         quote! {
             #[automatically_derived]
-            impl ::core::clone::Clone for #name {
+            impl ::core::clone::Clone for #name #clause {
                 fn clone(&self) -> Self {
                     *self
                 }
@@ -97,21 +196,33 @@ fn plain(item: &DeriveInput, internal: &TokenStream) -> Result<TokenStream> {
     let copy = (!derives(&item.attrs, "Copy")).then(|| {
         quote! {
             #[automatically_derived]
-            impl ::core::marker::Copy for #name {}
+            impl ::core::marker::Copy for #name #clause {}
         }
     });
     Ok(quote! {
         #clone
         #copy
 
-        const _: fn() = || {
-            fn is_plain<T: #internal::Plain>() {}
-            #(is_plain::<#types>();)*
+        const _: () = {
+            // Fails if a macro after this one changes the fields.
+            #[allow(dead_code, reason = "only checked")]
+            fn fields(value: #name) -> (#(#types,)*) #clause {
+                let #name { #(#members: #variables),* } = value;
+                (#(#variables,)*)
+            }
         };
+        const _: () = ::core::assert!(
+            #internal::is_repr_c(
+                ::core::mem::size_of::<#name>(),
+                ::core::mem::align_of::<#name>(),
+                &[#((::core::mem::size_of::<#types>(), ::core::mem::align_of::<#types>())),*],
+            ),
+            "the type is not laid out as `#[repr(C)]`",
+        );
 
-        // SAFETY: the type is `repr(C)`, and all its fields are plain, as checked above.
+        // SAFETY: the type is `repr(C)`, as checked above, and all its fields are plain: its bounds.
         #[automatically_derived]
-        unsafe impl #internal::Plain for #name {}
+        unsafe impl #internal::Plain for #name #clause {}
     })
 }
 
@@ -127,44 +238,82 @@ fn derives(attributes: &[Attribute], name: &str) -> bool {
 
 /// Returns whether the type has `#[repr(C)]`.
 fn is_repr_c(attributes: &[Attribute]) -> Result<bool> {
-    let Some(found) = attributes.iter().find(|attribute| attribute.path().is_ident("repr")) else {
-        return Ok(false);
-    };
-    let representation: Ident = found.parse_args().map_err(|_| {
-        Error::new_spanned(
-            found,
-            "contract data is `#[repr(C)]` without other options, or has no `repr`",
-        )
-    })?;
-    if representation == "C" {
-        return Ok(true);
+    const MESSAGE: &str = "contract data has no `repr`, or `#[repr(C)]` without other options";
+    let mut representations = attributes.iter().filter(|it| it.path().is_ident("repr"));
+    let Some(first) = representations.next() else { return Ok(false) };
+    let is_c = first.parse_args::<Ident>().is_ok_and(|name| name == "C");
+    match representations.next() {
+        None if is_c => Ok(true),
+        None => Err(Error::new_spanned(first, MESSAGE)),
+        Some(second) => Err(Error::new_spanned(second, MESSAGE)),
     }
-    Err(Error::new_spanned(representation, "contract data is `#[repr(C)]`, or has no `repr`"))
 }
 
-/// Rejects a type that contains itself: its shape would be infinite.
-fn check_recursion(item: &DeriveInput) -> Result<()> {
-    let fields: Vec<_> = match &item.data {
-        Data::Struct(data) => data.fields.iter().collect(),
-        Data::Enum(data) => data.variants.iter().flat_map(|variant| &variant.fields).collect(),
-        Data::Union(_) => Vec::new(),
-    };
-    for field in fields {
-        if let Some(found) = find(field.ty.to_token_stream(), &item.ident) {
-            let message =
-                "contract data cannot contain itself; use `hotbay_plugin::contract::Json`";
-            return Err(Error::new_spanned(found, message));
+/// Rejects attributes that would change the type after its shape is written.
+fn check_conditions(item: &DeriveInput) -> Result<()> {
+    struct Check(Result<()>);
+
+    impl<'ast> Visit<'ast> for Check {
+        fn visit_attribute(&mut self, found: &'ast Attribute) {
+            if is_conditional(found) && self.0.is_ok() {
+                self.0 = Err(Error::new_spanned(found, "contract data cannot be conditional"));
+            }
         }
     }
-    Ok(())
+
+    let mut check = Check(Ok(()));
+    // The compiler has evaluated those of the type itself.
+    check.visit_data(&item.data);
+    check.0
 }
 
-fn find(tokens: TokenStream, name: &Ident) -> Option<Ident> {
-    tokens.into_iter().find_map(|token| match token {
-        TokenTree::Ident(found) if found == *name || found == "Self" => Some(found),
-        TokenTree::Group(group) => find(group.stream(), name),
-        _ => None,
-    })
+fn is_conditional(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg") || attribute.path().is_ident("cfg_attr")
+}
+
+/// Rejects types of fields that borrow, or contain the type itself: its shape would be infinite.
+fn check_fields(item: &DeriveInput) -> Result<()> {
+    struct Check<'i>(&'i Ident, Result<()>);
+
+    impl Check<'_> {
+        fn fail(&mut self, tokens: &impl ToTokens, message: &str) {
+            if self.1.is_ok() {
+                self.1 = Err(Error::new_spanned(tokens, message));
+            }
+        }
+    }
+
+    impl<'ast> Visit<'ast> for Check<'_> {
+        fn visit_lifetime(&mut self, found: &'ast Lifetime) {
+            self.fail(found, "contract data cannot borrow");
+        }
+
+        fn visit_type_path(&mut self, found: &'ast TypePath) {
+            let is_self = found.path.segments.first().is_some_and(|first| first.ident == "Self");
+            let is_own = found.path.segments.len() == 1
+                && found.path.segments.first().is_some_and(|first| first.ident == *self.0);
+            if is_self || is_own {
+                let message =
+                    "contract data cannot contain itself; use `hotbay_plugin::contract::Json`";
+                self.fail(found, message);
+            }
+            visit::visit_type_path(self, found);
+        }
+    }
+
+    let mut check = Check(&item.ident, Ok(()));
+    for field in all_fields(&item.data) {
+        check.visit_type(&field.ty);
+    }
+    check.1
+}
+
+fn all_fields(data: &Data) -> Vec<&Field> {
+    match data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|variant| &variant.fields).collect(),
+        Data::Union(data) => data.fields.named.iter().collect(),
+    }
 }
 
 fn fields(found: &Fields, internal: &TokenStream, container: &SerdeOptions) -> Result<TokenStream> {
@@ -255,9 +404,15 @@ impl SerdeOptions {
                     options.has_default = true;
                     continue;
                 }
-                let value: LitStr =
-                    syn::parse2(option.require_name_value()?.value.to_token_stream())?;
+                let value: LitStr = match &option {
+                    Meta::NameValue(pair) => syn::parse2(pair.value.to_token_stream())?,
+                    _ => {
+                        let message = format!("expected `{name} = \"…\"`");
+                        return Err(Error::new_spanned(&option, message));
+                    }
+                };
                 if name == "rename" {
+                    check_wire_name(&value.value(), &value)?;
                     options.rename = Some(value.value());
                 } else {
                     options.rule = Some(Rule::parse(&value)?);

@@ -4,6 +4,8 @@
 mod contract;
 mod data;
 mod options;
+mod spans;
+mod types;
 
 use proc_macro::TokenStream;
 

@@ -15,7 +15,7 @@ impl Options {
     /// Parses `name = "value", …`, with these names.
     pub(crate) fn parse(tokens: TokenStream, known: &[&str]) -> Result<Self> {
         let parser = Punctuated::<MetaNameValue, Token![,]>::parse_terminated;
-        let mut values = Vec::new();
+        let mut values: Vec<(String, LitStr)> = Vec::new();
         for option in parser.parse2(tokens)? {
             let name = option.path.get_ident().map(ToString::to_string).unwrap_or_default();
             if !known.contains(&name.as_str()) {
@@ -26,6 +26,9 @@ impl Options {
             let Expr::Lit(ExprLit { lit: Lit::Str(value), .. }) = &option.value else {
                 return Err(Error::new_spanned(&option.value, "expected a string"));
             };
+            if values.iter().any(|(known, _)| *known == name) {
+                return Err(Error::new_spanned(&option.path, "duplicate option"));
+            }
             values.push((name, value.clone()));
         }
         Ok(Self { values })
@@ -49,5 +52,7 @@ pub(crate) fn version(text: &LitStr) -> Result<(u32, u32)> {
     let value = text.value();
     let parts = value.split_once('.');
     let parts = parts.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    // Without `+1.0` and `1.00`.
+    let parts = parts.filter(|(major, minor): &(u32, u32)| format!("{major}.{minor}") == value);
     parts.ok_or_else(|| Error::new_spanned(text, "expected a version such as \"1.0\""))
 }

@@ -68,31 +68,31 @@ pub fn bind(caller: &ContractText, plugin: &ContractText) -> Result<Vec<Binding>
         let reason = format!("found version {}, expected {}", plugin.version, caller.version);
         return Err(Incompatible { reason, signatures: None });
     }
-    caller.methods.iter().map(|method| bind_method(method, plugin)).collect()
+    let bind = |method: &MethodText| {
+        bind_method(method, plugin).map_err(|reason| {
+            let found = plugin.methods.iter().find(|found| found.name == method.name);
+            let found = found.map(|found| found.signature.clone());
+            let reason = format!("method `{}`: {reason}", method.name);
+            Incompatible { reason, signatures: Some((method.signature.clone(), found)) }
+        })
+    };
+    caller.methods.iter().map(bind).collect()
 }
 
-fn bind_method(method: &MethodText, plugin: &ContractText) -> Result<Binding, Incompatible> {
-    let name = &method.name;
-    let incompatible = |reason: String, found: Option<&MethodText>| Incompatible {
-        reason: format!("method `{name}`: {reason}"),
-        signatures: Some((method.signature.clone(), found.map(|found| found.signature.clone()))),
-    };
-    let found = plugin.methods.iter().enumerate().find(|(_, found)| found.name == *name);
-    let Some((at, found)) = found else {
+/// Returns how a plugin serves one method, whatever the major versions, or the reason it does not.
+pub(super) fn bind_method(method: &MethodText, plugin: &ContractText) -> Result<Binding, String> {
+    let mut methods = plugin.methods.iter().enumerate();
+    let Some((at, found)) = methods.find(|(_, found)| found.name == method.name) else {
         let is_newer = method.since.is_some_and(|since| since > plugin.version);
         if is_newer || method.has_default {
             return Ok(Binding::Missing);
         }
-        let version = plugin.version;
-        return Err(incompatible(format!("missing in version {version} of the plugin"), None));
+        return Err(format!("missing in version {} of the plugin", plugin.version));
     };
     if method.signature == found.signature {
         return Ok(Binding::Same(at));
     }
-    match check_conversion(method, found) {
-        Ok(()) => Ok(Binding::Converted(at)),
-        Err(reason) => Err(incompatible(reason, Some(found))),
-    }
+    check_conversion(method, found).map(|()| Binding::Converted(at))
 }
 
 fn check_conversion(caller: &MethodText, plugin: &MethodText) -> Result<(), String> {

@@ -22,7 +22,28 @@ use crate::payload::RawBuffer;
 /// # Safety
 ///
 /// The type has a layout that its shape text determines: a primitive, or `repr(C)` with plain fields.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a field of `#[repr(C)]` contract data",
+    label = "not a plain type",
+    note = "numbers, `bool`, `char` and other `#[repr(C)]` contract data can; without `#[repr(C)]`, \
+            the type crosses serialized, and may have any data as fields"
+)]
 pub unsafe trait Plain: Copy + 'static {}
+
+/// Returns whether a type of this size and alignment is laid out as `repr(C)` with fields of these
+/// sizes and alignments.
+pub const fn is_repr_c(size: usize, align: usize, fields: &[(usize, usize)]) -> bool {
+    let (mut end, mut largest, mut at) = (0_usize, 1, 0);
+    while at < fields.len() {
+        let (size, align) = fields[at];
+        end = end.next_multiple_of(align) + size;
+        if align > largest {
+            largest = align;
+        }
+        at += 1;
+    }
+    align == largest && size == end.next_multiple_of(largest)
+}
 
 macro_rules! plain {
     ($($type:ty),*) => {

@@ -28,11 +28,38 @@ pub trait Method: 'static {
     /// Its result.
     type Output: Data;
     /// Its error.
-    type Error: From<CallError> + Into<PluginError>;
+    type Error: MethodError;
     /// Its signature.
     const SHAPE: MethodShape;
     /// Its position in the contract.
     const INDEX: usize;
+}
+
+/// An error that methods can return.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the error of a contract's method",
+    label = "not an error of contracts",
+    note = "`CallError` and `PluginError` can; a type of your own implements `From<CallError>`, and \
+            `PluginError` implements `From` of it"
+)]
+pub trait MethodError: Sized {
+    /// Returns the error for a call that failed.
+    fn of_call(error: CallError) -> Self;
+
+    /// Returns the error as it crosses.
+    fn into_plugin_error(self) -> PluginError;
+}
+
+// Supertraits instead would be reported instead of this trait.
+#[diagnostic::do_not_recommend]
+impl<E: From<CallError> + Into<PluginError>> MethodError for E {
+    fn of_call(error: CallError) -> Self {
+        error.into()
+    }
+
+    fn into_plugin_error(self) -> PluginError {
+        self.into()
+    }
 }
 
 /// The types of a method's arguments.
@@ -117,7 +144,8 @@ unsafe extern "C" fn direct<T, M: Serves<T>, const LINKED: bool>(
         // SAFETY: M2 (F1 and F2 of `form.rs`).
         let arguments = unsafe { M::Arguments::lift(raw, &mut space) };
         let arguments = arguments.map_err(|error| failed.with(Failed::Arguments, &error))?;
-        let output = in_context(context, || M::call(target, arguments)).map_err(M::Error::into)?;
+        let output = in_context(context, || M::call(target, arguments))
+            .map_err(M::Error::into_plugin_error)?;
         let raw = OutputForm::<M>::give(output);
         let raw = raw.map_err(|error| failed.with(Failed::Result, &error))?;
         // SAFETY: M2.
@@ -178,7 +206,10 @@ fn call_serialized<T, M: Serves<T>>(
     let mut space = space.map_err(bad_arguments)?;
     let arguments = M::Arguments::borrow(&mut space)
         .ok_or_else(|| bad_arguments(CodecError::new("missing")))?;
-    result_of(format, in_context(context, || M::call(target, arguments)).map_err(Into::into))
+    result_of(
+        format,
+        in_context(context, || M::call(target, arguments)).map_err(M::Error::into_plugin_error),
+    )
 }
 
 /// Serializes the result of a method.

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use super::argument::{self, Arguments};
 use super::codec::{CodecError, Format};
-use super::method::{Failed, Method, ServedMethod, ServesAsync, bad, in_context, result_of};
+use super::method::{
+    Failed, Method, MethodError, ServedMethod, ServesAsync, bad, in_context, result_of,
+};
 use super::table::{RawCompletion, RawMethod, RawStr, RawTask};
 use crate::PluginError;
 use crate::context::{Bounds, CallContext, RawContext, TraceContext};
@@ -71,7 +73,7 @@ fn call_and_wait<T: Sync, M: ServesAsync<T>>(
         let mut ticks = tokio::time::interval(CANCEL_INTERVAL);
         poll_fn(|cx| {
             if let Poll::Ready(result) = in_context(context, || call.as_mut().poll(cx)) {
-                return Poll::Ready(result_of(format, result.map_err(Into::into)));
+                return Poll::Ready(result_of(format, result.map_err(M::Error::into_plugin_error)));
             }
             while ticks.poll_tick(cx).is_ready() {
                 if CallContext::new(context).is_cancelled() {
@@ -177,7 +179,7 @@ impl<T: Sync, M: ServesAsync<T>> Call<T, M> {
         drop(self.arguments);
         let arguments = M::Arguments::borrow(&mut space).ok_or_else(missing_argument)?;
         let result = M::call(self.target, arguments).await;
-        result_of(format, result.map_err(Into::into))
+        result_of(format, result.map_err(M::Error::into_plugin_error))
     }
 }
 

@@ -65,16 +65,19 @@
 //! - A reader ignores unknown fields, and an unknown argument that is optional. A missing field needs
 //!   `#[serde(default)]` or an optional type; a missing argument needs an optional type.
 //! - Numbers may become wider. Readers may have more variants of an enum than writers.
-//! - All else is a breaking change, and needs another major version.
+//! - All else is a breaking change, and needs another major version. A unit test with
+//!   [`check_golden`] finds such changes; so does `hotbay contract diff`.
 
 #[allow(unsafe_code, reason = "reads arguments that cross as they are")]
 mod argument;
+mod changes;
 mod codec;
 mod compatibility;
 mod data;
 mod error;
 #[allow(unsafe_code, reason = "values that cross between libraries as they are")]
 mod form;
+mod golden;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod method;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
@@ -87,10 +90,12 @@ mod shape;
 mod table;
 mod text;
 
+pub use changes::{Changes, Impact, MethodChange, compare};
 pub use codec::{CodecError, Format};
 pub use compatibility::{Binding, Incompatible, bind};
 pub use data::{Data, Json};
 pub use error::{CallError, CallErrorKind};
+pub use golden::check_golden;
 pub use method::with_context;
 pub use proxy::{Contract, Proxy, Transport};
 pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
@@ -100,10 +105,11 @@ pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodTex
 pub mod internal {
     pub use super::argument::{Argument, Arguments, ByRef, ByValue, Maybe, Slice, Str};
     pub use super::data::Data;
-    pub use super::form::{Copied, Encoded, Form, List, Plain};
+    pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
     pub use super::method::{
-        ArgumentTypes, Failed, Method, MethodCall, OwnedArguments, SerializedCall, ServedMethod,
-        Serves, ServesAsync, call_method, decode_result, encode_arguments, entry, served,
+        ArgumentTypes, Failed, Method, MethodCall, MethodError, OwnedArguments, SerializedCall,
+        ServedMethod, Serves, ServesAsync, call_method, decode_result, encode_arguments, entry,
+        served,
     };
     pub use super::method_async::{entry_async, served_async};
     pub use super::proxy::{HostTransport, ServedBy, is_not_provided};

@@ -381,6 +381,29 @@ impl<'t> Parser<'t> {
     }
 }
 
+impl fmt::Display for ContractText {
+    /// Prints the text, which [`ContractText::parse`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "contract {} {}", self.name, self.version)?;
+        self.methods.iter().try_for_each(|method| writeln!(f, "{method}"))
+    }
+}
+
+impl fmt::Display for MethodText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(since) = self.since {
+            write!(f, "#since {since} ")?;
+        }
+        if let Some(permission) = &self.permission {
+            write!(f, "#permission {permission} ")?;
+        }
+        if self.has_default {
+            f.write_str("#default ")?;
+        }
+        f.write_str(&self.signature)
+    }
+}
+
 impl fmt::Display for ContractVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use hotbay_plugin::PluginError;
-use hotbay_plugin::contract::internal::{ArgumentTypes, Method, decode_result, encode_arguments};
+use hotbay_plugin::contract::internal::{
+    ArgumentTypes, Method, decode_result, encode_arguments, is_repr_c,
+};
 use hotbay_plugin::contract::{
     CallError, CallErrorKind, Contract, ContractText, Format, Json, Proxy, Transport,
 };
@@ -124,6 +126,13 @@ impl Transport for Echo {
         }
         decode_result::<M>(Format::Json, answer.as_bytes())
     }
+
+    async fn call_async<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<M::Output, CallError> {
+        self.call::<C, M>(arguments)
+    }
 }
 
 fn proxy(answers: &'static [&'static str]) -> Proxy<dyn Everything, Echo> {
@@ -160,4 +169,15 @@ fn missing_method_has_its_default_body() {
 fn error_of_a_proxy_is_that_of_the_method() {
     let error: PluginError = proxy(&[]).numbers(1, 2, 3.0, true, 'x').unwrap_err();
     assert_eq!(error.code(), 501);
+}
+
+#[test]
+fn layout_of_plain_data_is_that_of_its_fields() {
+    let (byte, word) = ((1, 1), (8, 8));
+    assert!(is_repr_c(16, 8, &[byte, word]));
+    assert!(is_repr_c(24, 8, &[byte, word, byte]));
+    assert!(!is_repr_c(9, 1, &[byte, word])); // Packed.
+    assert!(!is_repr_c(16, 16, &[byte, word])); // Aligned.
+    assert!(!is_repr_c(16, 8, &[byte, word, byte])); // In another order.
+    assert!(!is_repr_c(24, 8, &[byte, word])); // With another field.
 }

@@ -6,6 +6,7 @@ mod replay;
 
 use std::path::Path;
 
+use hotbay::contract::{Binding, ContractText, bind, compare};
 use hotbay_manifest::Manifest;
 use hotbay_protocol::{BatchReplies, BatchReply, BatchRequests, parse_traceparent};
 
@@ -20,6 +21,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("batch", batch),
     #[cfg(unix)]
     ("capabilities", hotbay_process::fuzz::capabilities),
+    ("contracts", contracts),
     #[cfg(unix)]
     ("http_response", hotbay_process::fuzz::http_response),
     #[cfg(unix)]
@@ -46,6 +48,23 @@ fn batch(bytes: &[u8]) {
     let _ = serde_json::from_slice::<BatchRequests<'_>>(bytes);
     if let Ok(batch) = serde_json::from_slice::<BatchReplies<'_>>(bytes) {
         let _ = batch.replies.iter().filter_map(BatchReply::body).count();
+    }
+}
+
+/// Parses the text of contracts. Each is equal to itself, and printed as text that can be parsed.
+fn contracts(bytes: &[u8]) {
+    let _ = ContractText::parse_exported(bytes);
+    let Ok(contracts) = ContractText::parse(&String::from_utf8_lossy(bytes)) else { return };
+    for contract in &contracts {
+        let bindings = bind(contract, contract).expect("equal");
+        assert!(bindings.iter().all(|binding| matches!(binding, Binding::Same(_))));
+        assert_eq!(compare(contract, contract).methods, []);
+        let _ = compare(&contracts[0], contract).to_string();
+        let printed = contract.to_string();
+        // Spaces that were missing may exceed the limit.
+        if printed.len() <= bytes.len() {
+            assert_eq!(ContractText::parse(&printed), Ok(vec![contract.clone()]));
+        }
     }
 }
 

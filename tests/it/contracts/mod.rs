@@ -1,6 +1,7 @@
 //! Typed contracts.
 
 mod calls;
+mod mistakes;
 #[cfg(unix)]
 mod processes;
 mod tasks;
