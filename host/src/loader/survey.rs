@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hotbay_manifest::{Digest, Kind, Manifest, Unload, check_api, check_stamp};
+use hotbay_plugin::contract::ContractText;
 use hotbay_plugin::text::{Lines, escaped};
 use semver::Version;
 

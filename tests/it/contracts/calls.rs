@@ -66,14 +66,14 @@ fn library_serves_all_methods() {
 #[test]
 fn value_of_the_program_serves_all_methods() {
     let serves = Serves::new().with::<dyn TextAnalysis>();
-    let host = Host::builder().serve("own", analyst::Analyst, serves).build().unwrap();
+    let host = Host::builder().serve("own", text_plugins::Analyst, serves).build().unwrap();
     let analysis = host.contract::<dyn TextAnalysis>("own").unwrap();
     check_newest(&analysis);
     check_newest(&analysis.pooled());
-    check_newest(&analyst::Analyst);
+    check_newest(&text_plugins::Analyst);
     let manifest = Manifest::new("plugin", "1.0.0").unwrap();
     let serves = Serves::new().with::<dyn TextAnalysis>();
-    block_on(host.register_serving::<analyst::Analyst>(manifest, serves)).unwrap();
+    block_on(host.register_serving::<text_plugins::Analyst>(manifest, serves)).unwrap();
     check_newest(&host.contract::<dyn TextAnalysis>("plugin").unwrap());
 }
 

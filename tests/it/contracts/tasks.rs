@@ -47,7 +47,7 @@ fn library_serves_async_methods() {
 #[test]
 fn value_of_the_program_serves_async_methods() {
     let serves = Serves::new().with::<dyn AsyncWork>();
-    let own = async_worker::AsyncWorker::default();
+    let own = text_plugins::AsyncWorker::default();
     let host = Host::builder().serve("own", own, serves).build().unwrap();
     block_on(check_all(&host.contract::<dyn AsyncWork>("own").unwrap()));
 }

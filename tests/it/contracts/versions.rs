@@ -85,7 +85,7 @@ fn handle_keeps_incompatible_builds_out() {
     let plugins = Plugins::new();
     let (host, analysis) = old_analyst(&plugins);
     let serves = Serves::new().with::<dyn TextAnalysis>();
-    hotbay_tests::block_on(host.serve("new", analyst::Analyst, serves)).unwrap();
+    hotbay_tests::block_on(host.serve("new", text_plugins::Analyst, serves)).unwrap();
     // Now the host knows a contract that no build of the plugin can serve.
     host.contract::<dyn changed::TextAnalysis>("new").unwrap_err();
     plugins.add("analyst", "analyst").write();
