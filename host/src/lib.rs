@@ -116,8 +116,9 @@ pub mod manifest {
 
 /// Typed contracts: traits that plugins implement, and the ways to call them.
 ///
-/// [`Host::contract`](crate::Host::contract) returns a [`Handle`], which implements the contract's
-/// trait. See [`hotbay_plugin::contract`] for how to declare one.
+/// [`Host::contract`](crate::Host::contract) returns a [`Handle`](contract::Handle), which
+/// implements the contract's trait. See [`hotbay_plugin::contract`](mod@hotbay_plugin::contract) for
+/// how to declare one.
 pub mod contract {
     pub use hotbay_plugin::contract::{
         Binding, CallError, CallErrorKind, Changes, Contract, ContractText, ContractVersion, Data,

@@ -178,7 +178,7 @@ fn contract_that_is_not_served_is_an_error() {
     let error = host.contract::<dyn Unknown>("analyst").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotProvided);
     assert_eq!(error.to_string(), "plugin `analyst` does not serve contract `unknown` 1.0");
-    assert!(host.contract::<dyn TextAnalysis>("analist").unwrap_err().is_not_found());
+    assert!(host.contract::<dyn TextAnalysis>("analyst-2").unwrap_err().is_not_found());
     block_on(host.register_fn("echo", |_, _| Ok(hotbay::Output::text("")))).unwrap();
     let error = host.contract::<dyn TextAnalysis>("echo").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotProvided);
