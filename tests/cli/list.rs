@@ -327,6 +327,7 @@ state: ready
 $ hotbay inspect process --json
 {
   "built": null,
+  "contracts": [],
   "folder": "plugins/process",
   "kind": "process",
   "library": null,
