@@ -230,7 +230,9 @@ fn dropped_call_of_runtime_that_does_not_run_ends_at_once() {
     drop(call);
     assert_eq!(recorded_end(&running, "dropped"), "hung up");
     check(block_on(queued), "queued");
-    assert_eq!(running.host.stats().plugins[0].stats.running, 0);
+    // The task may return a moment after it has answered.
+    let is_idle = || running.host.stats().plugins[0].stats.running == 0;
+    until("no call runs", || is_idle().then_some(()));
     check(runtime.block_on(running.handle.execute(Request::text("again"))), "again");
     running.end();
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use hotbay::hotbay_plugin::API_VERSION;
 use hotbay::{ErrorKind, Host, HostEvent, LoadStep};
 use hotbay_tests::{
     Plugin, Plugins, event, images, library_file_name, limits, loaded, reloaded, rolled_back,
@@ -64,8 +65,8 @@ fn before_it_runs() -> Vec<Case> {
         case(LoadStep::Probe, Integrity, "", |plugin, _| {
             plugin.bytes(|bytes| bytes.truncate(bytes.len() / 2)).write();
         }),
-        case(LoadStep::Version, Incompatible, "2.0.0", |plugin, _| {
-            plugin.patch("\napi=1.0.0\n", "\napi=2.0.0\n").write();
+        case(LoadStep::Version, Incompatible, "9.9.9", |plugin, _| {
+            plugin.patch(&format!("\napi={API_VERSION}\n"), "\napi=9.9.9\n").write();
         }),
         case(LoadStep::Version, Incompatible, "9.9.9", |plugin, _| {
             plugin.set("version", "9.9.9").write();
