@@ -56,7 +56,7 @@ pub fn plugin(builder: &HostBuilder, folder: impl AsRef<Path>) -> Inspection {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Integrity`](crate::ErrorKind::Integrity) if the file is not the library of a plugin
+/// [`ErrorKind::Integrity`] if the file is not the library of a plugin
 /// for this host.
 pub fn contracts(
     builder: &HostBuilder,
