@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use super::invoke::{Instance, failure_of};
 use crate::call::Failure;
+use crate::panic::{catch_panic, drop_panic};
 use crate::sync::{WaitGuard, lock};
 
 /// The number of tables, so that threads seldom wait for each other.
@@ -79,6 +80,11 @@ impl Instance {
 
 /// Receives the result of a call. A token that is not known, or no longer, is ignored.
 unsafe extern "C" fn complete(token: u64, code: i32, output: Output, fault: RawFault) {
+    // A waker of the caller or a subscriber may panic, which must not unwind into the plugin.
+    let _ = catch_panic(|| drop_panic(|| finish(token, code, output, fault)));
+}
+
+fn finish(token: u64, code: i32, output: Output, fault: RawFault) {
     let pending = lock(shard(token)).remove(&token);
     let Some(PendingCall { sender, _guard }) = pending else {
         tracing::warn!(token, "a plugin completed a call that does not exist, or twice");

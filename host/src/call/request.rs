@@ -331,10 +331,15 @@ impl<'a> Request<'a> {
         self.http().map(|http| &http.headers)
     }
 
-    /// Returns the call of a process, which has the given number.
+    /// Returns the call of a process, which has the given number. The call of a method also needs the
+    /// message that it sends.
     #[cfg(all(unix, feature = "process"))]
-    pub(crate) fn to_process_call(&self, id: u64) -> hotbay_process::Call<'_> {
-        hotbay_process::Call {
+    pub(crate) fn to_process_call<'c>(
+        &'c self,
+        id: u64,
+        message: Option<&'c MethodMessage>,
+    ) -> hotbay_process::Call<'c> {
+        let call = hotbay_process::Call {
             id,
             input: self.as_bytes(),
             content_type: self.content_type(),
@@ -346,23 +351,15 @@ impl<'a> Request<'a> {
             trace: self.trace(),
             deadline: self.deadline,
             is_idempotent: self.is_idempotent(),
-        }
-    }
-
-    /// Returns the call of a method of a process, with the options of this request.
-    #[cfg(all(unix, feature = "process"))]
-    pub(crate) fn to_method_call<'c>(
-        &'c self,
-        message: &'c MethodMessage,
-        id: u64,
-    ) -> hotbay_process::Call<'c> {
+        };
+        let Some(message) = message else { return call };
         hotbay_process::Call {
             input: &message.arguments,
             content_type: message.format.content_type(),
             endpoint: Some(&message.endpoint),
             is_method: true,
             signature: (message.format == Format::Postcard).then_some(message.signature),
-            ..self.to_process_call(id)
+            ..call
         }
     }
 

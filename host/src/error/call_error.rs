@@ -11,7 +11,7 @@ impl From<Error> for CallError {
         let kind = match error.kind() {
             ErrorKind::Plugin => CallErrorKind::Plugin,
             ErrorKind::Panicked => CallErrorKind::Panicked,
-            ErrorKind::NotProvided | ErrorKind::Incompatible => CallErrorKind::NotProvided,
+            ErrorKind::NotProvided => CallErrorKind::NotProvided,
             ErrorKind::InvalidInput => CallErrorKind::InvalidInput,
             ErrorKind::InvalidOutput | ErrorKind::Protocol => CallErrorKind::InvalidOutput,
             ErrorKind::PermissionDenied => CallErrorKind::PermissionDenied,

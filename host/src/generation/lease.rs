@@ -141,9 +141,6 @@ impl InstanceRef {
             return Err(bug!("the instance of `{}` lost its backend", generation.name));
         };
         generation.check_input(request)?;
-        if let Some(method) = request.method_request() {
-            return self.call_method(backend, method, args, reply);
-        }
         #[cfg_attr(
             not(all(unix, feature = "process")),
             allow(
@@ -154,11 +151,11 @@ impl InstanceRef {
         let instance = match backend {
             Backend::InProcess(instance) => instance,
             #[cfg(all(unix, feature = "process"))]
-            Backend::OutOfProcess(process) => {
-                let call = request.to_process_call(args.call_id);
-                return self.call_process(process, &call, args, reply);
-            }
+            Backend::OutOfProcess(process) => return self.call_process(process, args, reply),
         };
+        if let Some(method) = request.method_request() {
+            return self.call_method(instance, method, args, reply);
+        }
         if request.endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
@@ -191,32 +188,16 @@ impl InstanceRef {
         outcome
     }
 
-    /// Calls a method of a contract like [`call`](Self::call).
+    /// Calls a method of a contract of a plugin in this process, like [`call`](Self::call).
     #[inline(never)]
     fn call_method(
         &self,
-        backend: &Backend,
+        instance: &Instance,
         method: &MethodRequest<'_>,
         args: CallArgs<'_>,
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
         let deadline = args.request.deadline();
-        #[cfg_attr(
-            not(all(unix, feature = "process")),
-            allow(
-                clippy::infallible_destructuring_match,
-                reason = "with processes it is fallible"
-            )
-        )]
-        let instance = match backend {
-            Backend::InProcess(instance) => instance,
-            #[cfg(all(unix, feature = "process"))]
-            Backend::OutOfProcess(process) => {
-                let message = self.message(method)?;
-                let call = args.request.to_method_call(&message, args.call_id);
-                return self.call_process(process, &call, args, reply);
-            }
-        };
         let (function, format) = match (self.bind_method(method)?, &method.arguments) {
             (MethodBinding::Direct(function, _), MethodArguments::Borrowed(call)) => {
                 return self.run_in_process(args, |context| {
@@ -242,8 +223,8 @@ impl InstanceRef {
         })
     }
 
-    /// Calls a method of a contract with arguments as they are, and no options but a deadline.
-    /// Returns `None` if that is not possible, or not known yet.
+    /// Calls a method of a contract with arguments as they are and without options. Returns `None` if
+    /// that is not possible, or not known yet.
     #[inline(always)]
     pub(crate) fn call_method_brief(
         &self,
@@ -251,7 +232,6 @@ impl InstanceRef {
         method: usize,
         call: &MethodCall<'_>,
         call_id: u64,
-        deadline: Option<Instant>,
     ) -> Option<Result<(), Error>> {
         let Some(Backend::InProcess(instance)) = &self.backend else { return None };
         let Some(MethodBinding::Direct(function, _)) = self.bindings.get(contract, method) else {
@@ -260,8 +240,7 @@ impl InstanceRef {
         if call.byte_len() as u64 > self.limits.max_input_bytes {
             return Some(Err(self.generation.input_too_large(call.byte_len())));
         }
-        let bounds = CallBounds { deadline, token: None, state: None };
-        Some(self.execute_method(instance, *function, &bounds.context(call_id), call, deadline))
+        Some(self.execute_method(instance, *function, &RawContext::new(call_id), call, None))
     }
 
     /// Runs a call of a method in this process.
@@ -438,14 +417,15 @@ impl InstanceRef {
 
 #[cfg(all(unix, feature = "process"))]
 impl InstanceRef {
-    /// Returns the call of a process's method as it is sent.
-    fn message(&self, method: &MethodRequest<'_>) -> Result<MethodMessage, Error> {
+    /// Returns the call of a process's method as it is sent; `None` if it is another call.
+    fn message(&self, request: &Request<'_>) -> Result<Option<MethodMessage>, Error> {
+        let Some(method) = request.method_request() else { return Ok(None) };
         let format = match self.bind_method(method)? {
             MethodBinding::Remote(format) => *format,
             MethodBinding::Missing => return Err(self.generation.method_missing(method)),
             _ => return Err(bug!("a process was bound to a function")),
         };
-        method.message(format).map_err(|error| self.generation.not_encoded(error))
+        method.message(format).map(Some).map_err(|error| self.generation.not_encoded(error))
     }
 
     /// Calls a process and waits on this thread.
@@ -453,11 +433,12 @@ impl InstanceRef {
     fn call_process(
         &self,
         process: &hotbay_process::Process,
-        call: &hotbay_process::Call<'_>,
         args: CallArgs<'_>,
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
-        let CallArgs { request, state, .. } = args;
+        let CallArgs { request, state, call_id } = args;
+        let message = self.message(request)?;
+        let call = request.to_process_call(call_id, message.as_ref());
         if let Some(state) = state
             && !state.enter_plugin(self.generation.id.get())
         {
@@ -481,7 +462,7 @@ impl InstanceRef {
                 None => ended.await,
             }
         };
-        let answer = process.call(call, cancelled, self.generation.calls_aborted());
+        let answer = process.call(&call, cancelled, self.generation.calls_aborted());
         DEPTH.set(depth);
         if let Some(state) = state {
             state.leave_plugin();
@@ -592,14 +573,8 @@ impl InstanceRef {
             let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
             generation.check_input(request)?;
-            let message;
-            let call = match request.method_request() {
-                Some(method) => {
-                    message = self.message(method)?;
-                    request.to_method_call(&message, call_id)
-                }
-                None => request.to_process_call(call_id),
-            };
+            let message = self.message(request)?;
+            let call = request.to_process_call(call_id, message.as_ref());
             if let Some(state) = state
                 && !state.enter_plugin(generation.id.get())
             {
@@ -664,7 +639,7 @@ impl InstanceRef {
             let is_batched = is_batched(args);
             is_alone.push(!is_batched);
             if is_batched {
-                calls.push(args.request.to_process_call(args.call_id));
+                calls.push(args.request.to_process_call(args.call_id, None));
             }
         }
         let results = match calls.len() {

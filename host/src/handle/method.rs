@@ -78,7 +78,6 @@ impl Target {
     #[inline(always)]
     fn call<M: Method>(&self, call: &MethodCall<'_>, pin: Option<&InstanceRef>) -> Answer {
         if self.options.is_none() && M::SHAPE.permission.is_none() {
-            // The result is written in the usual case, so nothing is returned through memory.
             match self.call_brief(M::INDEX, call, pin) {
                 Ok(None) => Ok(None),
                 Ok(Some(reply)) => Ok(Some(serialized(reply))),
@@ -131,9 +130,7 @@ impl Target {
         set(Arc::make_mut(self.options.get_or_insert_default()));
         self
     }
-}
 
-impl Target {
     /// Calls a method; returns the reply if the result was not written.
     #[inline(never)]
     fn call_brief(
@@ -152,9 +149,9 @@ impl Target {
             // The few threads that share a shard take the other path.
             _ if !shard.is_owned() => None,
             Some(instance) if !instance.generation().is_current() => None,
-            Some(instance) => instance.call_method_brief(id, method, call, call_id, None),
+            Some(instance) => instance.call_method_brief(id, method, call, call_id),
             None => match self.inner.slot.current_by(shard) {
-                Some(instance) => instance.call_method_brief(id, method, call, call_id, None),
+                Some(instance) => instance.call_method_brief(id, method, call, call_id),
                 None => None,
             },
         };
@@ -177,7 +174,7 @@ impl Target {
         pin: Option<&InstanceRef>,
         call_id: u64,
     ) -> Result<Option<Reply>, Error> {
-        let request = method_request(&self.contract, method, call);
+        let request = self.request(method, MethodArguments::Borrowed(call));
         self.call_in_full(&request, pin, call_id, call)
     }
 
@@ -207,23 +204,13 @@ impl Target {
         call_id: u64,
         error: Error,
     ) -> Result<Option<Reply>, Error> {
-        let request = method_request(&self.contract, method, call);
+        let request = self.request(method, MethodArguments::Borrowed(call));
         let scope = CallScope::inline(&request, pin, call_id);
         self.inner.slot.counters.count_error(&scope, &error);
         let outcome = Err(error);
         self.inner.slot.record_outcome(Admission::Normal, &scope, &outcome);
         outcome.map(|()| None)
     }
-}
-
-fn method_request<'a>(
-    contract: &Arc<KnownContract>,
-    method: usize,
-    call: &'a MethodCall<'a>,
-) -> Request<'a> {
-    let contract = Arc::clone(contract);
-    let arguments = MethodArguments::Borrowed(call);
-    Request::of_method(MethodRequest { contract, index: method, arguments })
 }
 
 /// Returns a reply with the format of its bytes.

@@ -33,10 +33,10 @@ pub trait Argument: 'static {
     /// # Errors
     ///
     /// If it cannot be serialized.
-    fn store(value: &Self::Type<'_>) -> Result<Self::Store, CodecError>;
+    fn prepare(value: &Self::Type<'_>) -> Result<Self::Store, CodecError>;
 
     /// Returns the argument as it crosses, which borrows from both.
-    fn raw(value: &Self::Type<'_>, store: &Self::Store) -> Self::Raw;
+    fn lower(value: &Self::Type<'_>, store: &Self::Store) -> Self::Raw;
 
     /// Returns the number of bytes behind its pointers.
     fn byte_len(raw: &Self::Raw) -> usize;
@@ -71,13 +71,13 @@ impl<T: Data> Argument for ByValue<T> {
     const SHAPE: Shape = T::SHAPE;
 
     #[inline(always)]
-    fn store(value: &T) -> Result<Self::Store, CodecError> {
-        T::Form::store(value)
+    fn prepare(value: &T) -> Result<Self::Store, CodecError> {
+        T::Form::prepare(value)
     }
 
     #[inline(always)]
-    fn raw(value: &T, store: &Self::Store) -> Self::Raw {
-        T::Form::raw(value, store)
+    fn lower(value: &T, store: &Self::Store) -> Self::Raw {
+        T::Form::lower(value, store)
     }
 
     #[inline(always)]
@@ -108,13 +108,13 @@ impl<T: Data> Argument for ByRef<T> {
     const SHAPE: Shape = T::SHAPE;
 
     #[inline(always)]
-    fn store(value: &&T) -> Result<Self::Store, CodecError> {
-        T::Form::store(value)
+    fn prepare(value: &&T) -> Result<Self::Store, CodecError> {
+        T::Form::prepare(value)
     }
 
     #[inline(always)]
-    fn raw(value: &&T, store: &Self::Store) -> Self::Raw {
-        T::Form::raw(value, store)
+    fn lower(value: &&T, store: &Self::Store) -> Self::Raw {
+        T::Form::lower(value, store)
     }
 
     #[inline(always)]
@@ -145,13 +145,13 @@ impl Argument for Str {
     const SHAPE: Shape = String::SHAPE;
 
     #[inline(always)]
-    fn store(_: &&str) -> Result<(), CodecError> {
+    fn prepare(_: &&str) -> Result<(), CodecError> {
         Ok(())
     }
 
     #[inline(always)]
-    fn raw(value: &&str, (): &()) -> RawSlice<u8> {
-        Text::raw_text(value)
+    fn lower(value: &&str, (): &()) -> RawSlice<u8> {
+        Text::lower(value)
     }
 
     #[inline(always)]
@@ -185,13 +185,13 @@ impl<T: Data> Argument for Slice<T> {
     const SHAPE: Shape = <Vec<T>>::SHAPE;
 
     #[inline(always)]
-    fn store(value: &&[T]) -> Result<Self::Store, CodecError> {
-        T::ListForm::store_slice(value)
+    fn prepare(value: &&[T]) -> Result<Self::Store, CodecError> {
+        T::ListForm::prepare_slice(value)
     }
 
     #[inline(always)]
-    fn raw(value: &&[T], store: &Self::Store) -> Self::Raw {
-        T::ListForm::raw_slice(value, store)
+    fn lower(value: &&[T], store: &Self::Store) -> Self::Raw {
+        T::ListForm::lower_slice(value, store)
     }
 
     #[inline(always)]
@@ -225,14 +225,14 @@ impl<A: Argument> Argument for Maybe<A> {
     const SHAPE: Shape = Shape::Optional(&A::SHAPE);
 
     #[inline]
-    fn store(value: &Self::Type<'_>) -> Result<Self::Store, CodecError> {
-        value.as_ref().map(A::store).transpose()
+    fn prepare(value: &Self::Type<'_>) -> Result<Self::Store, CodecError> {
+        value.as_ref().map(A::prepare).transpose()
     }
 
     #[inline]
-    fn raw(value: &Self::Type<'_>, store: &Self::Store) -> Self::Raw {
+    fn lower(value: &Self::Type<'_>, store: &Self::Store) -> Self::Raw {
         RawOption::new(
-            value.as_ref().zip(store.as_ref()).map(|(value, store)| A::raw(value, store)),
+            value.as_ref().zip(store.as_ref()).map(|(value, store)| A::lower(value, store)),
         )
     }
 
@@ -280,10 +280,10 @@ pub trait Arguments: 'static {
     /// # Errors
     ///
     /// If one cannot be serialized.
-    fn store(values: &Self::Types<'_>) -> Result<Self::Store, CodecError>;
+    fn prepare(values: &Self::Types<'_>) -> Result<Self::Store, CodecError>;
 
     /// Returns the arguments as they cross, which borrow from both.
-    fn raw(values: &Self::Types<'_>, store: &Self::Store) -> Self::Raw;
+    fn lower(values: &Self::Types<'_>, store: &Self::Store) -> Self::Raw;
 
     /// Returns the number of bytes behind their pointers.
     fn byte_len(raw: &Self::Raw) -> usize;
@@ -337,12 +337,12 @@ impl Arguments for () {
     const SHAPES: ShapeList = ShapeList::End;
 
     #[inline(always)]
-    fn store((): &()) -> Result<(), CodecError> {
+    fn prepare((): &()) -> Result<(), CodecError> {
         Ok(())
     }
 
     #[inline(always)]
-    fn raw((): &(), (): &()) {}
+    fn lower((): &(), (): &()) {}
 
     #[inline(always)]
     fn byte_len((): &()) -> usize {
@@ -386,13 +386,13 @@ impl<A: Argument, B: Arguments> Arguments for (A, B) {
     const SHAPES: ShapeList = ShapeList::Next(A::SHAPE, &B::SHAPES);
 
     #[inline(always)]
-    fn store((first, rest): &Self::Types<'_>) -> Result<Self::Store, CodecError> {
-        Ok((A::store(first)?, B::store(rest)?))
+    fn prepare((first, rest): &Self::Types<'_>) -> Result<Self::Store, CodecError> {
+        Ok((A::prepare(first)?, B::prepare(rest)?))
     }
 
     #[inline(always)]
-    fn raw((first, rest): &Self::Types<'_>, store: &Self::Store) -> Self::Raw {
-        RawPair { first: A::raw(first, &store.0), rest: B::raw(rest, &store.1) }
+    fn lower((first, rest): &Self::Types<'_>, store: &Self::Store) -> Self::Raw {
+        RawPair { first: A::lower(first, &store.0), rest: B::lower(rest, &store.1) }
     }
 
     #[inline(always)]

@@ -69,10 +69,10 @@ pub trait Form<T> {
     /// # Errors
     ///
     /// If the value cannot be serialized.
-    fn store(value: &T) -> Result<Self::Store, CodecError>;
+    fn prepare(value: &T) -> Result<Self::Store, CodecError>;
 
     /// Returns the argument as it crosses, which borrows from both.
-    fn raw(value: &T, store: &Self::Store) -> Self::Raw;
+    fn lower(value: &T, store: &Self::Store) -> Self::Raw;
 
     /// Returns the number of bytes behind the pointers of an argument.
     fn byte_len(store: &Self::Raw) -> usize;
@@ -93,7 +93,7 @@ pub trait Form<T> {
     /// # Errors
     ///
     /// If it cannot be serialized.
-    fn give(value: T) -> Result<Self::RawResult, CodecError>;
+    fn lower_result(value: T) -> Result<Self::RawResult, CodecError>;
 
     /// Returns the number of bytes that a result owns.
     fn result_len(raw: &Self::RawResult) -> usize;
@@ -107,7 +107,7 @@ pub trait Form<T> {
     /// # Safety
     ///
     /// F1, F3.
-    unsafe fn take(raw: Self::RawResult) -> Result<T, CodecError>;
+    unsafe fn lift_result(raw: Self::RawResult) -> Result<T, CodecError>;
 }
 
 /// How slices of `T` cross as arguments.
@@ -117,10 +117,10 @@ pub trait SliceForm<T>: Form<Vec<T>> {
     /// # Errors
     ///
     /// If a value cannot be serialized.
-    fn store_slice(values: &[T]) -> Result<Self::Store, CodecError>;
+    fn prepare_slice(values: &[T]) -> Result<Self::Store, CodecError>;
 
     /// Returns the slice as it crosses, which borrows from both.
-    fn raw_slice(values: &[T], store: &Self::Store) -> Self::Raw;
+    fn lower_slice(values: &[T], store: &Self::Store) -> Self::Raw;
 
     /// Reads a slice, into `space` if it has to be deserialized.
     ///
@@ -212,12 +212,12 @@ impl<T: Plain> Form<T> for Copied {
     const OWNS_RESULT: bool = false;
 
     #[inline(always)]
-    fn store(_: &T) -> Result<(), CodecError> {
+    fn prepare(_: &T) -> Result<(), CodecError> {
         Ok(())
     }
 
     #[inline(always)]
-    fn raw(value: &T, (): &()) -> T {
+    fn lower(value: &T, (): &()) -> T {
         *value
     }
 
@@ -232,7 +232,7 @@ impl<T: Plain> Form<T> for Copied {
     }
 
     #[inline(always)]
-    fn give(value: T) -> Result<T, CodecError> {
+    fn lower_result(value: T) -> Result<T, CodecError> {
         Ok(value)
     }
 
@@ -242,7 +242,7 @@ impl<T: Plain> Form<T> for Copied {
     }
 
     #[inline(always)]
-    unsafe fn take(raw: T) -> Result<T, CodecError> {
+    unsafe fn lift_result(raw: T) -> Result<T, CodecError> {
         Ok(raw)
     }
 }
@@ -266,7 +266,7 @@ impl Text {
     }
 
     #[inline]
-    pub(super) fn raw_text(text: &str) -> RawSlice<u8> {
+    pub(super) fn lower(text: &str) -> RawSlice<u8> {
         RawSlice::new(text.as_bytes())
     }
 
@@ -283,13 +283,13 @@ impl Form<String> for Text {
     const OWNS_RESULT: bool = true;
 
     #[inline]
-    fn store(_: &String) -> Result<(), CodecError> {
+    fn prepare(_: &String) -> Result<(), CodecError> {
         Ok(())
     }
 
     #[inline]
-    fn raw(value: &String, (): &()) -> RawSlice<u8> {
-        Self::raw_text(value)
+    fn lower(value: &String, (): &()) -> RawSlice<u8> {
+        Self::lower(value)
     }
 
     #[inline]
@@ -304,7 +304,7 @@ impl Form<String> for Text {
     }
 
     #[inline]
-    fn give(value: String) -> Result<RawBuffer, CodecError> {
+    fn lower_result(value: String) -> Result<RawBuffer, CodecError> {
         Ok(value.into_bytes().into())
     }
 
@@ -314,7 +314,7 @@ impl Form<String> for Text {
     }
 
     #[inline]
-    unsafe fn take(raw: RawBuffer) -> Result<String, CodecError> {
+    unsafe fn lift_result(raw: RawBuffer) -> Result<String, CodecError> {
         String::from_utf8(raw.as_bytes().to_vec()).map_err(CodecError::new)
     }
 }
@@ -330,12 +330,12 @@ impl<T: Plain> Form<Vec<T>> for List {
     const OWNS_RESULT: bool = true;
 
     #[inline]
-    fn store(_: &Vec<T>) -> Result<(), CodecError> {
+    fn prepare(_: &Vec<T>) -> Result<(), CodecError> {
         Ok(())
     }
 
     #[inline]
-    fn raw(values: &Vec<T>, (): &()) -> RawSlice<T> {
+    fn lower(values: &Vec<T>, (): &()) -> RawSlice<T> {
         RawSlice::new(values)
     }
 
@@ -351,7 +351,7 @@ impl<T: Plain> Form<Vec<T>> for List {
     }
 
     #[inline]
-    fn give(values: Vec<T>) -> Result<RawVec<T>, CodecError> {
+    fn lower_result(values: Vec<T>) -> Result<RawVec<T>, CodecError> {
         Ok(RawVec::new(values))
     }
 
@@ -361,7 +361,7 @@ impl<T: Plain> Form<Vec<T>> for List {
     }
 
     #[inline]
-    unsafe fn take(raw: RawVec<T>) -> Result<Vec<T>, CodecError> {
+    unsafe fn lift_result(raw: RawVec<T>) -> Result<Vec<T>, CodecError> {
         // SAFETY: V1.
         Ok(unsafe { slice::from_raw_parts(raw.ptr, raw.len) }.to_vec())
     }
@@ -369,12 +369,12 @@ impl<T: Plain> Form<Vec<T>> for List {
 
 impl<T: Plain> SliceForm<T> for List {
     #[inline]
-    fn store_slice(_: &[T]) -> Result<(), CodecError> {
+    fn prepare_slice(_: &[T]) -> Result<(), CodecError> {
         Ok(())
     }
 
     #[inline]
-    fn raw_slice(values: &[T], (): &()) -> RawSlice<T> {
+    fn lower_slice(values: &[T], (): &()) -> RawSlice<T> {
         RawSlice::new(values)
     }
 
@@ -398,12 +398,12 @@ impl<T: Serialize + DeserializeOwned> Form<T> for Encoded {
     type RawResult = RawBuffer;
     const OWNS_RESULT: bool = true;
 
-    fn store(value: &T) -> Result<Vec<u8>, CodecError> {
+    fn prepare(value: &T) -> Result<Vec<u8>, CodecError> {
         Format::Postcard.encode(value)
     }
 
     #[inline]
-    fn raw(_: &T, store: &Vec<u8>) -> RawSlice<u8> {
+    fn lower(_: &T, store: &Vec<u8>) -> RawSlice<u8> {
         RawSlice::new(store)
     }
 
@@ -417,7 +417,7 @@ impl<T: Serialize + DeserializeOwned> Form<T> for Encoded {
         Format::Postcard.decode(unsafe { raw.get() })
     }
 
-    fn give(value: T) -> Result<RawBuffer, CodecError> {
+    fn lower_result(value: T) -> Result<RawBuffer, CodecError> {
         Ok(Format::Postcard.encode(&value)?.into())
     }
 
@@ -426,18 +426,18 @@ impl<T: Serialize + DeserializeOwned> Form<T> for Encoded {
         raw.as_bytes().len()
     }
 
-    unsafe fn take(raw: RawBuffer) -> Result<T, CodecError> {
+    unsafe fn lift_result(raw: RawBuffer) -> Result<T, CodecError> {
         Format::Postcard.decode(raw.as_bytes())
     }
 }
 
 impl<T: Serialize + DeserializeOwned> SliceForm<T> for Encoded {
-    fn store_slice(values: &[T]) -> Result<Vec<u8>, CodecError> {
+    fn prepare_slice(values: &[T]) -> Result<Vec<u8>, CodecError> {
         Format::Postcard.encode(values)
     }
 
     #[inline]
-    fn raw_slice(_: &[T], store: &Vec<u8>) -> RawSlice<u8> {
+    fn lower_slice(_: &[T], store: &Vec<u8>) -> RawSlice<u8> {
         RawSlice::new(store)
     }
 
@@ -508,14 +508,14 @@ impl<T, F: Form<T>> Form<Option<T>> for OptionalForm<F> {
     const OWNS_RESULT: bool = F::OWNS_RESULT;
 
     #[inline]
-    fn store(value: &Option<T>) -> Result<Self::Store, CodecError> {
-        value.as_ref().map(F::store).transpose()
+    fn prepare(value: &Option<T>) -> Result<Self::Store, CodecError> {
+        value.as_ref().map(F::prepare).transpose()
     }
 
     #[inline]
-    fn raw(value: &Option<T>, store: &Self::Store) -> Self::Raw {
+    fn lower(value: &Option<T>, store: &Self::Store) -> Self::Raw {
         RawOption::new(
-            value.as_ref().zip(store.as_ref()).map(|(value, store)| F::raw(value, store)),
+            value.as_ref().zip(store.as_ref()).map(|(value, store)| F::lower(value, store)),
         )
     }
 
@@ -531,8 +531,8 @@ impl<T, F: Form<T>> Form<Option<T>> for OptionalForm<F> {
     }
 
     #[inline]
-    fn give(value: Option<T>) -> Result<Self::RawResult, CodecError> {
-        Ok(RawOption::new(value.map(F::give).transpose()?))
+    fn lower_result(value: Option<T>) -> Result<Self::RawResult, CodecError> {
+        Ok(RawOption::new(value.map(F::lower_result).transpose()?))
     }
 
     #[inline]
@@ -541,8 +541,8 @@ impl<T, F: Form<T>> Form<Option<T>> for OptionalForm<F> {
     }
 
     #[inline]
-    unsafe fn take(raw: Self::RawResult) -> Result<Option<T>, CodecError> {
+    unsafe fn lift_result(raw: Self::RawResult) -> Result<Option<T>, CodecError> {
         // SAFETY: this function's contract.
-        raw.take().map(|raw| unsafe { F::take(raw) }).transpose()
+        raw.take().map(|raw| unsafe { F::lift_result(raw) }).transpose()
     }
 }

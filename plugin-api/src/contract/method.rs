@@ -132,8 +132,7 @@ unsafe extern "C" fn direct<T, M: Serves<T>, const LINKED: bool>(
     result: *mut c_void,
     fault: *mut RawFault,
 ) -> i32 {
-    let mut failed = Failed::Method;
-    let outcome = guard::<LINKED>(|| {
+    let serve = |failed: &mut Failed| {
         // SAFETY: M1.
         let target = unsafe { &*instance.cast::<T>() };
         // SAFETY: M2.
@@ -146,17 +145,14 @@ unsafe extern "C" fn direct<T, M: Serves<T>, const LINKED: bool>(
         let arguments = arguments.map_err(|error| failed.with(Failed::Arguments, &error))?;
         let output = in_context(context, || M::call(target, arguments))
             .map_err(M::Error::into_plugin_error)?;
-        let raw = OutputForm::<M>::give(output);
+        let raw = OutputForm::<M>::lower_result(output);
         let raw = raw.map_err(|error| failed.with(Failed::Result, &error))?;
         // SAFETY: M2.
         unsafe { result.cast::<RawResult<M>>().write(raw) };
         Ok(())
-    });
-    match outcome {
-        Ok(()) => root::code::OK,
-        // SAFETY: M2.
-        Err(failure) => unsafe { report(failure, failed, fault) },
-    }
+    };
+    // SAFETY: M2.
+    unsafe { run_guarded::<LINKED>(serve, fault) }
 }
 
 unsafe extern "C" fn serialized<T, M: Serves<T>, const LINKED: bool>(
@@ -167,8 +163,7 @@ unsafe extern "C" fn serialized<T, M: Serves<T>, const LINKED: bool>(
     output: *mut Output,
     fault: *mut RawFault,
 ) -> i32 {
-    let mut failed = Failed::Method;
-    let outcome = guard::<LINKED>(|| {
+    let serve = |failed: &mut Failed| {
         // SAFETY: M1.
         let target = unsafe { &*instance.cast::<T>() };
         // SAFETY: M2.
@@ -180,16 +175,31 @@ unsafe extern "C" fn serialized<T, M: Serves<T>, const LINKED: bool>(
             .map_err(|error| failed.with(Failed::Arguments, &error))?;
         let result = call_serialized::<T, M>(target, context, format, arguments.as_bytes());
         let result = result.map_err(|(part, error)| {
-            failed = part;
+            *failed = part;
             error
         })?;
         // SAFETY: M2.
         unsafe { result.store(output) };
         Ok(())
-    });
-    match outcome {
+    };
+    // SAFETY: M2.
+    unsafe { run_guarded::<LINKED>(serve, fault) }
+}
+
+/// Runs `serve` and returns the code of its result. `serve` names the part that fails.
+///
+/// # Safety
+///
+/// `fault` is valid to write.
+#[inline(always)]
+unsafe fn run_guarded<const LINKED: bool>(
+    serve: impl FnOnce(&mut Failed) -> Result<(), PluginError>,
+    fault: *mut RawFault,
+) -> i32 {
+    let mut failed = Failed::Method;
+    match guard::<LINKED>(|| serve(&mut failed)) {
         Ok(()) => root::code::OK,
-        // SAFETY: M2.
+        // SAFETY: this function's contract.
         Err(failure) => unsafe { report(failure, failed, fault) },
     }
 }
@@ -473,8 +483,8 @@ pub fn call_method<M: Method, R: AsRef<[u8]>>(
     arguments: &ArgumentTypes<'_, M>,
     run: impl FnOnce(&MethodCall<'_>) -> Result<Option<(Format, R)>, CallError>,
 ) -> Result<M::Output, CallError> {
-    let store = M::Arguments::store(arguments).map_err(invalid_argument)?;
-    let raw = M::Arguments::raw(arguments, &store);
+    let store = M::Arguments::prepare(arguments).map_err(invalid_argument)?;
+    let raw = M::Arguments::lower(arguments, &store);
     let mut result = MaybeUninit::<RawResult<M>>::uninit();
     let call = MethodCall {
         raw: (&raw const raw).cast(),
@@ -490,7 +500,7 @@ pub fn call_method<M: Method, R: AsRef<[u8]>>(
             // SAFETY: it was written, and is read once.
             let result = unsafe { result.assume_init() };
             // SAFETY: F1 and F3 of `form.rs`: `MethodCall::run` requires it.
-            unsafe { OutputForm::<M>::take(result) }.map_err(invalid_result)
+            unsafe { OutputForm::<M>::lift_result(result) }.map_err(invalid_result)
         }
         Ok(Some((format, result))) => {
             call.drop_result();

@@ -18,7 +18,7 @@ use super::codec::{CodecError, Format};
 use super::method::{
     Failed, Method, MethodError, ServedMethod, ServesAsync, bad, in_context, result_of,
 };
-use super::table::{RawCompletion, RawMethod, RawStr, RawTask};
+use super::table::{RawCompletion, RawMethod, RawStr, RawTask, code};
 use crate::PluginError;
 use crate::context::{Bounds, CallContext, RawContext, TraceContext};
 use crate::export::{Failure, catch_async, report_failure};
@@ -121,8 +121,8 @@ unsafe extern "C" fn start<T: Sync + 'static, M: ServesAsync<T>>(
     let limits = Arc::new(CallLimits::of(&CallContext::new(unsafe { &*context })));
     let call = Call::<T, M> { target, format, arguments, method: PhantomData };
     let future = Guarded {
-        future: Box::pin(call.run()),
         limits: Arc::clone(&limits),
+        future: Box::pin(call.run()),
         completion: Completion(Some(completion)),
     };
     match Task::spawn(future) {
@@ -186,8 +186,9 @@ impl<T: Sync, M: ServesAsync<T>> Call<T, M> {
 /// A future that catches panics, and calls the completion when it is finished or dropped.
 struct Guarded<F: ?Sized> {
     limits: Arc<CallLimits>,
-    completion: Completion,
+    /// Dropped before the completion is called: it uses the instance (T1).
     future: Pin<Box<F>>,
+    completion: Completion,
 }
 
 impl<F: Future<Output = Answer> + ?Sized> Future for Guarded<F> {
@@ -224,7 +225,7 @@ impl Completion {
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        self.complete(super::table::code::CANCELLED, Output::default(), RawFault::empty());
+        self.complete(code::CANCELLED, Output::default(), RawFault::empty());
     }
 }
 

@@ -56,7 +56,7 @@ impl MethodText {
     }
 }
 
-/// A type, parsed. See `shape.rs` for the text of each.
+/// A type, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Type {
     /// A name, such as `u32`.

@@ -2,7 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::panic::resume_unwind;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -117,6 +120,27 @@ fn call_ends_at_its_deadline_and_when_cancelled() {
     until("both futures are dropped", || (work.dropped().unwrap() == 2).then_some(()));
 }
 
+/// Panics whenever it is woken.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        resume_unwind(Box::new("a waker, on purpose"));
+    }
+}
+
+#[test]
+fn panicking_waker_does_not_unwind_into_the_plugin() {
+    let plugins = Plugins::new();
+    let (_host, work) = worker(&plugins);
+    let mut call = std::pin::pin!(work.delay(1, "answered"));
+    let waker = Waker::from(Arc::new(Panics));
+    assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    // This call ends after that one, whose waker has panicked on the plugin's thread.
+    block_on(work.delay(100, "")).unwrap();
+    assert_eq!(block_on(call).unwrap(), "answered");
+}
+
 #[test]
 fn task_sees_its_deadline() {
     let plugins = Plugins::new();
@@ -161,6 +185,8 @@ fn unload_ends_tasks_that_outlast_the_drain() {
         futures_util::future::join(work.forever(), unload).await
     });
     assert_eq!(Error::from(error.unwrap_err()).kind(), ErrorKind::Retired);
+    // A task that still used the plugin would fail its shutdown.
+    assert!(report.shutdown_error.is_none(), "{report:?}");
     assert_eq!(report.retain_reason, None, "{report:?}");
 }
 
