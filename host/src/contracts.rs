@@ -15,6 +15,9 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub(crate) struct KnownContract {
     pub(crate) id: ContractId,
+    /// Where generations keep the functions of its methods; `None` if it has too many, or the
+    /// application uses very many contracts.
+    pub(crate) functions: Option<FunctionRange>,
     pub(crate) text: ContractText,
 }
 
@@ -35,6 +38,41 @@ impl ContractId {
     fn new(index: usize) -> Self {
         let chunk = (index / FIRST_CHUNK + 1).ilog2() as usize;
         Self { chunk, at: index - FIRST_CHUNK * ((1 << chunk) - 1) }
+    }
+}
+
+/// Position of a contract's methods in the tables of functions of generations: a table, and the place
+/// of the first method in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FunctionRange {
+    pub(crate) table: usize,
+    pub(crate) first: usize,
+}
+
+/// Number of functions in a table.
+pub(crate) const TABLE_LEN: usize = 64;
+/// Number of tables.
+pub(crate) const TABLES: usize = 16;
+
+/// Assigns places in the tables of functions.
+#[derive(Debug, Default)]
+struct NextFunction {
+    table: usize,
+    at: usize,
+}
+
+impl NextFunction {
+    /// Returns places for so many methods, all in one table.
+    fn take(&mut self, count: usize) -> Option<FunctionRange> {
+        if count > TABLE_LEN {
+            return None;
+        }
+        if self.at + count > TABLE_LEN {
+            (self.table, self.at) = (self.table + 1, 0);
+        }
+        let range = FunctionRange { table: self.table, first: self.at };
+        self.at += count;
+        (range.table < TABLES).then_some(range)
     }
 }
 
@@ -69,7 +107,13 @@ impl Offer {
 
 /// The contracts that the application of a host uses.
 #[derive(Default)]
-pub(crate) struct ContractRegistry(Mutex<Vec<Arc<KnownContract>>>);
+pub(crate) struct ContractRegistry(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    contracts: Vec<Arc<KnownContract>>,
+    next_function: NextFunction,
+}
 
 impl ContractRegistry {
     /// Returns the contract with this description, which it adds if it is not known. `None` if it
@@ -77,15 +121,16 @@ impl ContractRegistry {
     pub(crate) fn register(&self, description: &Description) -> Option<Arc<KnownContract>> {
         let text = ContractText::parse(&description.text()).ok()?.pop()?;
         let mut known = lock(&self.0);
-        if let Some(contract) = known.iter().find(|contract| contract.text == text) {
+        if let Some(contract) = known.contracts.iter().find(|contract| contract.text == text) {
             return Some(Arc::clone(contract));
         }
-        let id = ContractId::new(known.len());
+        let id = ContractId::new(known.contracts.len());
         if id.chunk >= CHUNKS {
             return None;
         }
-        let contract = Arc::new(KnownContract { id, text });
-        known.push(Arc::clone(&contract));
+        let functions = known.next_function.take(text.methods.len());
+        let contract = Arc::new(KnownContract { id, functions, text });
+        known.contracts.push(Arc::clone(&contract));
         Some(contract)
     }
 
@@ -97,7 +142,8 @@ impl ContractRegistry {
     ) -> Result<(), (&'t str, Incompatible)> {
         let known = lock(&self.0);
         for contract in served {
-            for caller in known.iter().filter(|known| known.text.name == contract.name) {
+            let callers = known.contracts.iter();
+            for caller in callers.filter(|known| known.text.name == contract.name) {
                 bind(&caller.text, contract).map_err(|error| (contract.name.as_str(), error))?;
             }
         }
@@ -107,7 +153,8 @@ impl ContractRegistry {
 
 impl fmt::Debug for ContractRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(lock(&self.0).iter().map(|contract| &contract.text.name)).finish()
+        let known = lock(&self.0);
+        f.debug_list().entries(known.contracts.iter().map(|contract| &contract.text.name)).finish()
     }
 }
 
@@ -122,5 +169,20 @@ mod tests {
         for index in 0..10_000 {
             assert_eq!(Some(ContractId::new(index)), expected.next());
         }
+    }
+
+    #[test]
+    fn functions_of_a_contract_are_in_one_table() {
+        let mut next = NextFunction::default();
+        let at = |table, first| Some(FunctionRange { table, first });
+        assert_eq!(next.take(60), at(0, 0));
+        assert_eq!(next.take(TABLE_LEN + 1), None);
+        assert_eq!(next.take(4), at(0, 60));
+        assert_eq!(next.take(1), at(1, 0));
+        assert_eq!(next.take(TABLE_LEN), at(2, 0));
+        for table in 3..TABLES {
+            assert_eq!(next.take(TABLE_LEN), at(table, 0));
+        }
+        assert_eq!(next.take(1), None);
     }
 }

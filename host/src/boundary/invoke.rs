@@ -10,7 +10,8 @@ use hotbay_plugin::abi::{
 };
 use hotbay_plugin::contract::Format;
 use hotbay_plugin::contract::internal::{
-    DirectFn, MethodCall, RawCompletion, RawTask, SerializedFn, StartFn, code as contract_code,
+    DirectFn, Invocation, Method, MethodCall, RawCompletion, RawTask, SerializedFn, StartFn,
+    TypedCall, TypedResult, code as contract_code,
 };
 use hotbay_plugin::{Output, Plugin, Snapshot};
 
@@ -124,27 +125,50 @@ impl Instance {
         Err(fail(unsafe { failure(code, fault) }))
     }
 
-    /// Calls a method with arguments as they are. A failure goes through `fail`.
+    /// Calls a method with arguments as they are, without a deadline, cancellation and trace. A failure
+    /// goes through `fail`.
     #[inline(always)]
-    pub(crate) fn call_method<E>(
+    pub(crate) fn call_typed<M: Method, E>(
+        &self,
+        function: DirectFn,
+        call: &TypedCall<'_, '_, M>,
+        fail: impl FnOnce(Failure) -> E,
+    ) -> Result<TypedResult<M>, E> {
+        let mut fault = MaybeUninit::uninit();
+        let invocation = self.invocation(function, None, &mut fault);
+        // SAFETY: B4, B5, K1, K2.
+        match unsafe { call.invoke(invocation) } {
+            Ok(result) => Ok(result),
+            // SAFETY: B5.
+            Err(code) => Err(fail(unsafe { method_failure(code, fault) })),
+        }
+    }
+
+    /// Calls a method with arguments as they are.
+    pub(crate) fn call_method(
         &self,
         function: DirectFn,
         context: &RawContext<'_>,
         call: &MethodCall<'_>,
-        fail: impl FnOnce(Failure) -> E,
-    ) -> Result<(), E> {
+    ) -> Result<(), Failure> {
         let mut fault = MaybeUninit::uninit();
-        let run = |arguments, result| {
-            // SAFETY: B4, B5, K1, K2.
-            unsafe { function(self.raw, context, arguments, result, fault.as_mut_ptr()) }
-        };
-        // SAFETY: K2.
-        let code = unsafe { call.run(run) };
-        if code == code::OK {
-            return Ok(());
+        let invocation = self.invocation(function, Some(context), &mut fault);
+        // SAFETY: B4, B5, K1, K2.
+        match unsafe { call.invoke(invocation) } {
+            code::OK => Ok(()),
+            // SAFETY: B5.
+            code => Err(unsafe { method_failure(code, fault) }),
         }
-        // SAFETY: B5.
-        Err(fail(unsafe { method_failure(code, fault) }))
+    }
+
+    #[inline(always)]
+    fn invocation<'a>(
+        &self,
+        function: DirectFn,
+        context: Option<&'a RawContext<'a>>,
+        fault: &mut MaybeUninit<RawFault>,
+    ) -> Invocation<'a> {
+        Invocation { function, instance: self.raw, context, fault: fault.as_mut_ptr() }
     }
 
     /// Calls a method with serialized arguments.

@@ -8,7 +8,9 @@ use hotbay_plugin::contract::Format;
 use hotbay_plugin::contract::internal::{DirectFn, SerializedFn, StartFn};
 
 use crate::boundary::{BindError, BoundMethod, MethodFunctions};
-use crate::contracts::{CHUNKS, ContractId, FIRST_CHUNK, KnownContract};
+use crate::contracts::{
+    CHUNKS, ContractId, FIRST_CHUNK, FunctionRange, KnownContract, TABLE_LEN, TABLES,
+};
 
 /// How a generation serves one method of a contract.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +35,17 @@ type Bound = Result<Box<[MethodBinding]>, BindError>;
 #[derive(Default)]
 pub(super) struct Bindings {
     chunks: [OnceLock<Box<[OnceLock<Bound>]>>; CHUNKS],
+    /// The functions of methods with the caller's signature, for the brief path.
+    functions: [OnceLock<Box<[OnceLock<DirectFn>; TABLE_LEN]>>; TABLES],
 }
 
 impl Bindings {
-    /// Returns the binding of a method, if its contract was bound and is served.
+    /// Returns the function of a method that has the caller's signature, if its contract was bound.
     #[inline(always)]
-    pub(super) fn get(&self, id: ContractId, method: usize) -> Option<&MethodBinding> {
-        self.chunks.get(id.chunk)?.get()?.get(id.at)?.get()?.as_ref().ok()?.get(method)
+    pub(super) fn function(&self, range: FunctionRange, method: usize) -> Option<DirectFn> {
+        let table = self.functions.get(range.table)?.get()?;
+        // It is less: the compiler does not see that.
+        table[(range.first + method) % TABLE_LEN].get().copied()
     }
 
     /// Returns the methods of a contract, which `bind` finds at the first call.
@@ -53,7 +59,25 @@ impl Bindings {
         let places = places.get_or_init(|| {
             std::iter::repeat_with(OnceLock::new).take(FIRST_CHUNK << chunk).collect()
         });
-        Some(places.get(at)?.get_or_init(bind))
+        let place = places.get(at)?;
+        if place.get().is_none() {
+            let bound = place.get_or_init(bind);
+            if let (Some(range), Ok(methods)) = (contract.functions, bound) {
+                self.set_functions(range, methods);
+            }
+        }
+        place.get()
+    }
+
+    fn set_functions(&self, range: FunctionRange, methods: &[MethodBinding]) {
+        let Some(table) = self.functions.get(range.table) else { return };
+        let table = table.get_or_init(|| Box::new([const { OnceLock::new() }; TABLE_LEN]));
+        for (place, method) in table[range.first..].iter().zip(methods) {
+            if let MethodBinding::Direct(function, _) = method {
+                // Another thread may have set it, to the same.
+                let _ = place.set(*function);
+            }
+        }
     }
 }
 

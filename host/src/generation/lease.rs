@@ -13,7 +13,9 @@ use futures_util::future::{Either, select};
 use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use hotbay_plugin::contract::Format;
-use hotbay_plugin::contract::internal::{DirectFn, MethodCall, StartFn};
+use hotbay_plugin::contract::internal::{
+    DirectFn, Method, MethodCall, StartFn, TypedCall, TypedResult,
+};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +26,7 @@ use crate::boundary::task::RunningTask;
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
 use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
-use crate::contracts::{ContractId, KnownContract};
+use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::GenerationId;
 use crate::sync::{ReturnSlot, block_on};
@@ -226,25 +228,31 @@ impl InstanceRef {
     /// Calls a method of a contract with arguments as they are and without options. Returns `None` if
     /// that is not possible, or not known yet.
     #[inline(always)]
-    pub(crate) fn call_method_brief(
+    pub(crate) fn call_method_brief<M: Method>(
         &self,
-        contract: ContractId,
-        method: usize,
-        call: &MethodCall<'_>,
-        call_id: u64,
-    ) -> Option<Result<(), Error>> {
+        functions: FunctionRange,
+        call: &TypedCall<'_, '_, M>,
+    ) -> Option<Result<TypedResult<M>, Error>> {
         let Some(Backend::InProcess(instance)) = &self.backend else { return None };
-        let Some(MethodBinding::Direct(function, _)) = self.bindings.get(contract, method) else {
-            return None;
-        };
-        if call.byte_len() as u64 > self.limits.max_input_bytes {
-            return Some(Err(self.generation.input_too_large(call.byte_len())));
+        let function = self.bindings.function(functions, M::INDEX)?;
+        let len = call.byte_len();
+        if len as u64 > self.limits.max_input_bytes {
+            return Some(Err(self.generation.input_too_large(len)));
         }
-        Some(self.execute_method(instance, *function, &RawContext::new(call_id), call, None))
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
+        let fail = |failure| self.generation.error_from_by(None, failure);
+        let answer = instance.call_typed(function, call, fail);
+        DEPTH.set(depth);
+        match &answer {
+            Ok(result) if result.byte_len() as u64 > self.limits.max_output_bytes => {
+                Some(Err(self.generation.output_too_large(result.byte_len())))
+            }
+            _ => Some(answer),
+        }
     }
 
     /// Runs a call of a method in this process.
-    #[inline(always)]
     fn execute_method(
         &self,
         instance: &Instance,
@@ -255,14 +263,13 @@ impl InstanceRef {
     ) -> Result<(), Error> {
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);
-        let fail = |failure| self.generation.error_from_by(deadline, failure);
-        let answer = instance.call_method(function, context, call, fail);
+        let answer = instance.call_method(function, context, call);
         DEPTH.set(depth);
-        answer?;
-        if call.owns_result() && call.result_len() as u64 > self.limits.max_output_bytes {
-            let found = call.result_len();
+        answer.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
+        let len = call.result_len();
+        if len as u64 > self.limits.max_output_bytes {
             call.drop_result();
-            return Err(self.generation.output_too_large(found));
+            return Err(self.generation.output_too_large(len));
         }
         Ok(())
     }

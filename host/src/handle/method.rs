@@ -10,14 +10,15 @@ use futures_util::future::{Either, select};
 use hotbay_plugin::ContentType;
 use hotbay_plugin::TraceContext;
 use hotbay_plugin::contract::internal::{
-    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, call_method, decode_result,
+    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, TypedResult,
+    decode_result,
 };
 use hotbay_plugin::contract::{CallError, Contract, Format, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::{Execute, Inner};
 use crate::call::{CallState, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
-use crate::contracts::KnownContract;
+use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::Error;
 use crate::generation::{InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
@@ -51,6 +52,8 @@ pub struct PooledTransport(Target);
 struct Target {
     inner: Arc<Inner>,
     contract: Arc<KnownContract>,
+    /// A copy of the contract's.
+    functions: Option<FunctionRange>,
     options: Option<Arc<CallOptions>>,
 }
 
@@ -71,33 +74,55 @@ impl AsRef<[u8]> for Serialized {
     }
 }
 
-type Answer = Result<Option<(Format, Serialized)>, CallError>;
-
 impl Target {
     /// Calls a method on this thread.
+    ///
+    /// Always inlined, so that arguments and result are in the caller's registers and frame.
     #[inline(always)]
-    fn call<M: Method>(&self, call: &MethodCall<'_>, pin: Option<&InstanceRef>) -> Answer {
-        if self.options.is_none() && M::SHAPE.permission.is_none() {
-            match self.call_brief(M::INDEX, call, pin) {
-                Ok(None) => Ok(None),
-                Ok(Some(reply)) => Ok(Some(serialized(reply))),
-                Err(error) => Err(error.into()),
-            }
-        } else {
-            self.call_with_options(M::INDEX, call, pin)
+    fn call<M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+        pin: Option<&InstanceRef>,
+    ) -> Result<M::Output, CallError> {
+        let call = TypedCall::<M>::new(arguments)?;
+        let call_id = next_call_id();
+        if self.options.is_some() || M::SHAPE.permission.is_some() {
+            return self.call_in_full(&call, pin, call_id);
+        }
+        match self.call_brief(&call, pin, call_id) {
+            Some(Ok(result)) => result.into_output(),
+            Some(Err(error)) => self.record_failure(&call, pin, call_id, error),
+            None => self.call_in_full(&call, pin, call_id),
         }
     }
 
-    #[inline(never)]
-    fn call_with_options(
+    /// Makes a call without options that needs no middleware; see `brief.rs`. Returns `None` if it
+    /// is another one.
+    #[inline(always)]
+    fn call_brief<M: Method>(
         &self,
-        method: usize,
-        call: &MethodCall<'_>,
+        call: &TypedCall<'_, '_, M>,
         pin: Option<&InstanceRef>,
-    ) -> Answer {
-        let request = self.request(method, MethodArguments::Borrowed(call));
-        let reply = self.call_in_full(&request, pin, next_call_id(), call)?;
-        Ok(reply.map(serialized))
+        call_id: u64,
+    ) -> Option<Result<TypedResult<M>, Error>> {
+        let functions = self.functions?;
+        if !self.inner.is_brief(call_id) {
+            return None;
+        }
+        let shard = shard();
+        // The few threads that share a shard take the other path.
+        if !shard.is_owned() {
+            return None;
+        }
+        let outcome = match pin {
+            Some(instance) if instance.generation().is_current() => {
+                instance.call_method_brief(functions, call)
+            }
+            Some(_) => None,
+            None => self.inner.slot.current_by(shard)?.call_method_brief(functions, call),
+        }?;
+        self.inner.slot.count_call(shard);
+        Some(outcome)
     }
 
     /// Returns the request of a call.
@@ -131,87 +156,56 @@ impl Target {
         self
     }
 
-    /// Calls a method; returns the reply if the result was not written.
-    #[inline(never)]
-    fn call_brief(
-        &self,
-        method: usize,
-        call: &MethodCall<'_>,
-        pin: Option<&InstanceRef>,
-    ) -> Result<Option<Reply>, Error> {
-        let call_id = next_call_id();
-        if !self.inner.is_brief(call_id) {
-            return self.call_unusual(method, call, pin, call_id);
-        }
-        let shard = shard();
-        let id = self.contract.id;
-        let outcome = match pin {
-            // The few threads that share a shard take the other path.
-            _ if !shard.is_owned() => None,
-            Some(instance) if !instance.generation().is_current() => None,
-            Some(instance) => instance.call_method_brief(id, method, call, call_id),
-            None => match self.inner.slot.current_by(shard) {
-                Some(instance) => instance.call_method_brief(id, method, call, call_id),
-                None => None,
-            },
-        };
-        let Some(outcome) = outcome else {
-            return self.call_unusual(method, call, pin, call_id);
-        };
-        self.inner.slot.count_call(shard);
-        match outcome {
-            Ok(()) => Ok(None),
-            Err(error) => self.record_failure(method, call, pin, call_id, error),
-        }
-    }
-
+    /// Calls a method through the middleware.
     #[cold]
     #[inline(never)]
-    fn call_unusual(
+    fn call_in_full<M: Method>(
+        &self,
+        call: &TypedCall<'_, '_, M>,
+        pin: Option<&InstanceRef>,
+        call_id: u64,
+    ) -> Result<M::Output, CallError> {
+        call.erased(|call| self.call_erased(M::INDEX, call, pin, call_id))
+    }
+
+    /// Calls a method through the middleware; returns the reply if the result was not written.
+    fn call_erased(
         &self,
         method: usize,
         call: &MethodCall<'_>,
         pin: Option<&InstanceRef>,
         call_id: u64,
-    ) -> Result<Option<Reply>, Error> {
+    ) -> Answer {
         let request = self.request(method, MethodArguments::Borrowed(call));
-        self.call_in_full(&request, pin, call_id, call)
-    }
-
-    /// Calls a method through the middleware.
-    fn call_in_full(
-        &self,
-        request: &Request<'_>,
-        pin: Option<&InstanceRef>,
-        call_id: u64,
-        call: &MethodCall<'_>,
-    ) -> Result<Option<Reply>, Error> {
         let mut reply = ReplySlot::new();
-        self.inner.call_in_full(request, pin, call_id, &mut reply)?;
+        self.inner.call_in_full(&request, pin, call_id, &mut reply)?;
         if call.is_written() && reply.as_bytes().is_empty() {
             return Ok(None);
         }
-        Ok(Some(reply.take()))
+        Ok(Some(serialized(reply.take())))
     }
 
     #[cold]
     #[inline(never)]
-    fn record_failure(
+    fn record_failure<M: Method>(
         &self,
-        method: usize,
-        call: &MethodCall<'_>,
+        call: &TypedCall<'_, '_, M>,
         pin: Option<&InstanceRef>,
         call_id: u64,
         error: Error,
-    ) -> Result<Option<Reply>, Error> {
-        let request = self.request(method, MethodArguments::Borrowed(call));
-        let scope = CallScope::inline(&request, pin, call_id);
-        self.inner.slot.counters.count_error(&scope, &error);
-        let outcome = Err(error);
-        self.inner.slot.record_outcome(Admission::Normal, &scope, &outcome);
-        outcome.map(|()| None)
+    ) -> Result<M::Output, CallError> {
+        call.erased(|call| {
+            let request = self.request(M::INDEX, MethodArguments::Borrowed(call));
+            let scope = CallScope::inline(&request, pin, call_id);
+            self.inner.slot.counters.count_error(&scope, &error);
+            let outcome = Err(error);
+            self.inner.slot.record_outcome(Admission::Normal, &scope, &outcome);
+            outcome.map_or_else(|error| Err(error.into()), |()| Answer::Ok(None))
+        })
     }
 }
+
+type Answer = Result<Option<(Format, Serialized)>, CallError>;
 
 /// Returns a reply with the format of its bytes.
 #[cold]
@@ -227,7 +221,7 @@ impl Transport for DirectTransport {
         &self,
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
-        call_method::<M, _>(arguments, |call| self.0.call::<M>(call, None))
+        self.0.call::<M>(arguments, None)
     }
 
     async fn call_async<C: Contract + ?Sized, M: Method>(
@@ -336,7 +330,7 @@ impl Transport for PinnedTransport {
         &self,
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
-        call_method::<M, _>(arguments, |call| self.target.call::<M>(call, Some(&self.instance)))
+        self.target.call::<M>(arguments, Some(&self.instance))
     }
 
     async fn call_async<C: Contract + ?Sized, M: Method>(
@@ -399,7 +393,8 @@ impl HostTransport for DirectTransport {
 
 impl DirectTransport {
     pub(super) fn new(inner: &Arc<Inner>, contract: Arc<KnownContract>) -> Self {
-        Self(Target { inner: Arc::clone(inner), contract, options: None })
+        let functions = contract.functions;
+        Self(Target { inner: Arc::clone(inner), contract, functions, options: None })
     }
 
     /// Returns the plugin's name.

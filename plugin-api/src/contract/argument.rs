@@ -266,8 +266,6 @@ pub trait Arguments: 'static {
     type Types<'a>: Serialize + Send + Sync;
     /// What the caller keeps until the call returns.
     type Store;
-    /// The arguments as they cross.
-    type Raw;
     /// Space for arguments that are deserialized.
     type Space: Default + Send;
     /// The arguments without borrows.
@@ -282,25 +280,8 @@ pub trait Arguments: 'static {
     /// If one cannot be serialized.
     fn prepare(values: &Self::Types<'_>) -> Result<Self::Store, CodecError>;
 
-    /// Returns the arguments as they cross, which borrow from both.
-    fn lower(values: &Self::Types<'_>, store: &Self::Store) -> Self::Raw;
-
     /// Returns the number of bytes behind their pointers.
-    fn byte_len(raw: &Self::Raw) -> usize;
-
-    /// Reads the arguments.
-    ///
-    /// # Errors
-    ///
-    /// If one cannot be deserialized.
-    ///
-    /// # Safety
-    ///
-    /// F1 and F2 of `form.rs`.
-    unsafe fn lift<'a>(
-        raw: &'a Self::Raw,
-        space: &'a mut Self::Space,
-    ) -> Result<Self::Types<'a>, CodecError>;
+    fn byte_len(values: &Self::Types<'_>, store: &Self::Store) -> usize;
 
     /// Writes the arguments into a map.
     ///
@@ -331,7 +312,6 @@ pub trait Arguments: 'static {
 impl Arguments for () {
     type Types<'a> = ();
     type Store = ();
-    type Raw = ();
     type Space = ();
     type Owned = ();
     const SHAPES: ShapeList = ShapeList::End;
@@ -342,16 +322,8 @@ impl Arguments for () {
     }
 
     #[inline(always)]
-    fn lower((): &(), (): &()) {}
-
-    #[inline(always)]
-    fn byte_len((): &()) -> usize {
+    fn byte_len((): &(), (): &()) -> usize {
         0
-    }
-
-    #[inline(always)]
-    unsafe fn lift<'a>((): &'a (), (): &'a mut ()) -> Result<(), CodecError> {
-        Ok(())
     }
 
     fn write<M: SerializeMap>((): &(), _: &[&str], _: &mut M) -> Result<(), M::Error> {
@@ -369,18 +341,9 @@ impl Arguments for () {
     }
 }
 
-/// Two values side by side, as they cross.
-#[repr(C)]
-#[derive(Debug)]
-pub struct RawPair<A, B> {
-    first: A,
-    rest: B,
-}
-
 impl<A: Argument, B: Arguments> Arguments for (A, B) {
     type Types<'a> = (A::Type<'a>, B::Types<'a>);
     type Store = (A::Store, B::Store);
-    type Raw = RawPair<A::Raw, B::Raw>;
     type Space = (Option<A::Owned>, B::Space);
     type Owned = (A::Owned, B::Owned);
     const SHAPES: ShapeList = ShapeList::Next(A::SHAPE, &B::SHAPES);
@@ -391,24 +354,8 @@ impl<A: Argument, B: Arguments> Arguments for (A, B) {
     }
 
     #[inline(always)]
-    fn lower((first, rest): &Self::Types<'_>, store: &Self::Store) -> Self::Raw {
-        RawPair { first: A::lower(first, &store.0), rest: B::lower(rest, &store.1) }
-    }
-
-    #[inline(always)]
-    fn byte_len(raw: &Self::Raw) -> usize {
-        A::byte_len(&raw.first).saturating_add(B::byte_len(&raw.rest))
-    }
-
-    #[inline(always)]
-    unsafe fn lift<'a>(
-        raw: &'a Self::Raw,
-        space: &'a mut Self::Space,
-    ) -> Result<Self::Types<'a>, CodecError> {
-        // SAFETY: this function's contract.
-        let first = unsafe { A::lift(&raw.first, &mut space.0) }?;
-        // SAFETY: this function's contract.
-        Ok((first, unsafe { B::lift(&raw.rest, &mut space.1) }?))
+    fn byte_len((first, rest): &Self::Types<'_>, store: &Self::Store) -> usize {
+        A::byte_len(&A::lower(first, &store.0)).saturating_add(B::byte_len(rest, &store.1))
     }
 
     fn write<M: SerializeMap>(

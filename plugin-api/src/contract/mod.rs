@@ -70,6 +70,8 @@
 
 #[allow(unsafe_code, reason = "reads arguments that cross as they are")]
 mod argument;
+#[allow(unsafe_code, reason = "calls the C functions of a contract")]
+mod call;
 mod changes;
 mod codec;
 mod compatibility;
@@ -77,6 +79,8 @@ mod data;
 mod error;
 #[allow(unsafe_code, reason = "values that cross between libraries as they are")]
 mod form;
+#[allow(unsafe_code, reason = "the C functions of a contract")]
+mod function;
 mod golden;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod method;
@@ -104,12 +108,15 @@ pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodTex
 #[doc(hidden)]
 pub mod internal {
     pub use super::argument::{Argument, Arguments, ByRef, ByValue, Maybe, Slice, Str};
+    pub use super::call::{
+        MethodCall, OwnedArguments, TypedCall, TypedResult, decode_result, encode_arguments,
+    };
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
+    pub use super::function::{Invocation, Passed, PassedTo};
     pub use super::method::{
-        ArgumentTypes, Failed, Method, MethodCall, MethodError, OwnedArguments, SerializedCall,
-        ServedMethod, Serves, ServesAsync, call_method, decode_result, encode_arguments, entry,
-        served,
+        ArgumentTypes, Failed, Method, MethodError, SerializedCall, ServedMethod, Serves,
+        ServesAsync, entry, served,
     };
     pub use super::method_async::{entry_async, served_async};
     pub use super::proxy::{HostTransport, ServedBy, is_not_provided};

@@ -1,8 +1,6 @@
 //! The tables of a library's contracts: plain C structs that the root module's `contracts` returns.
 //! They rest on nothing of abi_stable.
 
-use std::ffi::c_void;
-
 use crate::context::RawContext;
 use crate::payload::{Output, RawBuffer, RawPayload};
 use crate::root::{ContractTables, RawFault, RawInstance};
@@ -17,15 +15,16 @@ pub mod code {
     pub const CANCELLED: i32 = 5;
 }
 
-/// Calls a method with arguments as they are. The pointers are to the `Raw` of its arguments and to
-/// space for the `RawResult` of its output, which is written only if it returns zero.
-pub type DirectFn = unsafe extern "C" fn(
-    RawInstance,
-    *const RawContext<'_>,
-    *const c_void,
-    *mut c_void,
-    *mut RawFault,
-) -> i32;
+/// Calls a method with arguments as they are, with its type removed: each method has the type
+///
+/// ```text
+/// unsafe extern "C" fn(RawInstance, *const RawContext, ARGUMENTS…, *mut RESULT, *mut RawFault) -> i32
+/// ```
+///
+/// The arguments are the `Raw` of their kinds, one by one. The context is null for a call without a
+/// deadline, cancellation and trace. The result, a `RawResult` of the method's output, is written
+/// only if the function returns zero.
+pub type DirectFn = unsafe extern "C" fn();
 
 /// Calls a method with serialized arguments in the given [`Format`](super::Format); writes the
 /// serialized output only if it returns zero.
