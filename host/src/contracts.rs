@@ -3,6 +3,7 @@
 //! rejected.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use hotbay_plugin::contract::internal::Description;
@@ -45,8 +46,24 @@ impl ContractId {
 /// of the first method in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FunctionRange {
-    pub(crate) table: usize,
-    pub(crate) first: usize,
+    /// The index of the table plus one.
+    table: NonZeroUsize,
+    first: usize,
+}
+
+impl FunctionRange {
+    /// Returns the index of the table.
+    #[inline(always)]
+    pub(crate) fn table(self) -> usize {
+        // It is less: the compiler does not see that.
+        (self.table.get() - 1) % TABLES
+    }
+
+    /// Returns the place of a method in the table.
+    #[inline(always)]
+    pub(crate) fn place(self, method: usize) -> usize {
+        (self.first + method) % TABLE_LEN
+    }
 }
 
 /// Number of functions in a table.
@@ -70,9 +87,10 @@ impl NextFunction {
         if self.at + count > TABLE_LEN {
             (self.table, self.at) = (self.table + 1, 0);
         }
-        let range = FunctionRange { table: self.table, first: self.at };
+        let first = self.at;
         self.at += count;
-        (range.table < TABLES).then_some(range)
+        let table = NonZeroUsize::new(self.table + 1).filter(|_| self.table < TABLES)?;
+        Some(FunctionRange { table, first })
     }
 }
 
@@ -174,7 +192,9 @@ mod tests {
     #[test]
     fn functions_of_a_contract_are_in_one_table() {
         let mut next = NextFunction::default();
-        let at = |table, first| Some(FunctionRange { table, first });
+        let at = |table: usize, first| {
+            Some(FunctionRange { table: NonZeroUsize::MIN.saturating_add(table), first })
+        };
         assert_eq!(next.take(60), at(0, 0));
         assert_eq!(next.take(TABLE_LEN + 1), None);
         assert_eq!(next.take(4), at(0, 60));

@@ -62,7 +62,7 @@ struct Queue {
 #[derive(Default)]
 struct QueueInner {
     commands: Vec<Command>,
-    /// Whether a byte is in the pipe, or about to be.
+    /// Whether a byte is in the pipe or about to be, or the commands are taken again without one.
     is_signaled: bool,
     is_closed: bool,
 }
@@ -230,6 +230,16 @@ impl Lifecycle {
 }
 
 impl Queue {
+    /// Takes the commands; if there are none, the next one will be signaled.
+    fn take_commands(&self) -> Option<Vec<Command>> {
+        let mut inner = lock(&self.inner);
+        if inner.commands.is_empty() {
+            inner.is_signaled = false;
+            return None;
+        }
+        Some(std::mem::take(&mut inner.commands))
+    }
+
     fn push(&self, command: Command) {
         let mut inner = lock(&self.inner);
         if inner.is_closed {
@@ -251,30 +261,35 @@ impl Queue {
 async fn dispatch(queue: Arc<Queue>, reader: Receiver) {
     let mut byte = [0];
     loop {
+        while let Some(commands) = queue.take_commands() {
+            for command in commands {
+                command.execute();
+            }
+            // Threads that push meanwhile need no system call.
+            tokio::task::yield_now().await;
+        }
         if reader.readable().await.is_err() {
             return;
         }
         match reader.try_read(&mut byte) {
             Ok(0) => return,
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return,
         }
-        let commands = {
-            let mut inner = lock(&queue.inner);
-            inner.is_signaled = false;
-            std::mem::take(&mut inner.commands)
-        };
-        for command in commands {
-            match command {
-                Command::Run(future, task) => {
-                    let handle = tokio::spawn(future).abort_handle();
-                    *lock(&task.running) = Some(handle);
-                }
-                Command::Cancel(task) => {
-                    if let Some(handle) = lock(&task.running).take() {
-                        handle.abort();
-                    }
+    }
+}
+
+impl Command {
+    fn execute(self) {
+        match self {
+            Self::Run(future, task) => {
+                let handle = tokio::spawn(future).abort_handle();
+                *lock(&task.running) = Some(handle);
+            }
+            Self::Cancel(task) => {
+                if let Some(handle) = lock(&task.running).take() {
+                    handle.abort();
                 }
             }
         }

@@ -10,8 +10,8 @@ use hotbay_plugin::abi::{
 };
 use hotbay_plugin::contract::Format;
 use hotbay_plugin::contract::internal::{
-    DirectFn, Invocation, Method, MethodCall, RawCompletion, RawTask, SerializedFn, StartFn,
-    TypedCall, TypedResult, code as contract_code,
+    DirectFn, Invocation, LoweredCall, Method, MethodCall, RawCompletion, RawTask, SerializedFn,
+    StartFn, TypedResult, code as contract_code,
 };
 use hotbay_plugin::{Output, Plugin, Snapshot};
 
@@ -125,23 +125,19 @@ impl Instance {
         Err(fail(unsafe { failure(code, fault) }))
     }
 
-    /// Calls a method with arguments as they are, without a deadline, cancellation and trace. A failure
-    /// goes through `fail`.
+    /// Calls a method with arguments as they are, without a deadline, cancellation and trace. Does not
+    /// unwind, so a lease around it needs no memory.
     #[inline(always)]
-    pub(crate) fn call_typed<M: Method, E>(
+    pub(crate) fn call_typed<M: Method>(
         &self,
         function: DirectFn,
-        call: &TypedCall<'_, '_, M>,
-        fail: impl FnOnce(Failure) -> E,
-    ) -> Result<TypedResult<M>, E> {
+        call: LoweredCall<'_, M>,
+    ) -> Result<TypedResult<M>, MethodFault> {
         let mut fault = MaybeUninit::uninit();
         let invocation = self.invocation(function, None, &mut fault);
         // SAFETY: B4, B5, K1, K2.
-        match unsafe { call.invoke(invocation) } {
-            Ok(result) => Ok(result),
-            // SAFETY: B5.
-            Err(code) => Err(fail(unsafe { method_failure(code, fault) })),
-        }
+        let result = unsafe { call.invoke(invocation) };
+        result.map_err(|code| MethodFault { code, fault })
     }
 
     /// Calls a method with arguments as they are.
@@ -275,6 +271,22 @@ impl Instance {
     /// Returns the image; leaks the instance if it was not stopped.
     pub(crate) fn into_image(self) -> Arc<Image> {
         self.image
+    }
+}
+
+/// The failure of a method, not decoded yet.
+///
+/// Invariant: the code was returned by a function of a plugin that received the fault to write to.
+pub(crate) struct MethodFault {
+    code: i32,
+    fault: MaybeUninit<RawFault>,
+}
+
+impl MethodFault {
+    /// Decodes it. The plugin's library is still mapped: the caller holds the lease of the call.
+    pub(crate) fn decode(self) -> Failure {
+        // SAFETY: the invariant of this type.
+        unsafe { method_failure(self.code, self.fault) }
     }
 }
 

@@ -32,6 +32,6 @@ mod traces;
 
 pub(crate) use contract::{BindError, BoundMethod, Contracts, MethodFunctions};
 pub(crate) use image::{Close, Image};
-pub(crate) use invoke::Instance;
+pub(crate) use invoke::{Instance, MethodFault};
 pub(crate) use root::Root;
 pub(crate) use traces::Variables;

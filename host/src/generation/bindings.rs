@@ -43,9 +43,7 @@ impl Bindings {
     /// Returns the function of a method that has the caller's signature, if its contract was bound.
     #[inline(always)]
     pub(super) fn function(&self, range: FunctionRange, method: usize) -> Option<DirectFn> {
-        let table = self.functions.get(range.table)?.get()?;
-        // It is less: the compiler does not see that.
-        table[(range.first + method) % TABLE_LEN].get().copied()
+        self.functions[range.table()].get()?[range.place(method)].get().copied()
     }
 
     /// Returns the methods of a contract, which `bind` finds at the first call.
@@ -69,13 +67,27 @@ impl Bindings {
         place.get()
     }
 
+    /// Returns the function that starts an async method, if its contract was bound.
+    pub(super) fn task(
+        &self,
+        contract: &KnownContract,
+        method: usize,
+    ) -> Option<(StartFn, Format)> {
+        let ContractId { chunk, at } = contract.id;
+        let bound = self.chunks.get(chunk)?.get()?.get(at)?.get()?.as_ref().ok()?;
+        match bound.get(method)? {
+            MethodBinding::Async(start, format) => Some((*start, *format)),
+            _ => None,
+        }
+    }
+
     fn set_functions(&self, range: FunctionRange, methods: &[MethodBinding]) {
-        let Some(table) = self.functions.get(range.table) else { return };
-        let table = table.get_or_init(|| Box::new([const { OnceLock::new() }; TABLE_LEN]));
-        for (place, method) in table[range.first..].iter().zip(methods) {
-            if let MethodBinding::Direct(function, _) = method {
+        let table = self.functions[range.table()]
+            .get_or_init(|| Box::new([const { OnceLock::new() }; TABLE_LEN]));
+        for (method, binding) in methods.iter().enumerate() {
+            if let MethodBinding::Direct(function, _) = binding {
                 // Another thread may have set it, to the same.
-                let _ = place.set(*function);
+                let _ = table[range.place(method)].set(*function);
             }
         }
     }

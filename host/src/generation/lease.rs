@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
-use hotbay_plugin::contract::Format;
 use hotbay_plugin::contract::internal::{
-    DirectFn, Method, MethodCall, StartFn, TypedCall, TypedResult,
+    DirectFn, LoweredCall, Method, MethodCall, StartFn, TypedResult,
 };
+use hotbay_plugin::contract::{CallError, Format};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::bindings::{Bindings, MethodBinding};
 use super::{Backend, Generation, IoLimits, Parts, State};
-use crate::boundary::Instance;
 use crate::boundary::task::RunningTask;
+use crate::boundary::{Instance, MethodFault};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
 use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
@@ -225,30 +225,49 @@ impl InstanceRef {
         })
     }
 
-    /// Calls a method of a contract with arguments as they are and without options. Returns `None` if
-    /// that is not possible, or not known yet.
+    /// Returns the function of a method of a contract, if its arguments cross as they are, and that is
+    /// known.
+    #[inline(always)]
+    pub(crate) fn function(
+        &self,
+        functions: FunctionRange,
+        method: usize,
+    ) -> Option<(&Instance, DirectFn)> {
+        let Some(Backend::InProcess(instance)) = &self.backend else { return None };
+        Some((instance, self.bindings.function(functions, method)?))
+    }
+
+    /// Calls a method without options. Does not unwind, so a lease around it needs no memory.
     #[inline(always)]
     pub(crate) fn call_method_brief<M: Method>(
         &self,
-        functions: FunctionRange,
-        call: &TypedCall<'_, '_, M>,
-    ) -> Option<Result<TypedResult<M>, Error>> {
-        let Some(Backend::InProcess(instance)) = &self.backend else { return None };
-        let function = self.bindings.function(functions, M::INDEX)?;
+        (instance, function): (&Instance, DirectFn),
+        call: LoweredCall<'_, M>,
+    ) -> Result<TypedResult<M>, BriefFailure> {
         let len = call.byte_len();
         if len as u64 > self.limits.max_input_bytes {
-            return Some(Err(self.generation.input_too_large(len)));
+            return Err(BriefFailure::InputTooLarge(len));
         }
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);
-        let fail = |failure| self.generation.error_from_by(None, failure);
-        let answer = instance.call_typed(function, call, fail);
+        let answer = instance.call_typed(function, call);
         DEPTH.set(depth);
-        match &answer {
+        match answer {
             Ok(result) if result.byte_len() as u64 > self.limits.max_output_bytes => {
-                Some(Err(self.generation.output_too_large(result.byte_len())))
+                Err(BriefFailure::OutputTooLarge(result.byte_len()))
             }
-            _ => Some(answer),
+            Ok(result) => Ok(result),
+            Err(fault) => Err(BriefFailure::Fault(fault)),
+        }
+    }
+
+    /// Returns the error of a failed call.
+    #[cold]
+    pub(crate) fn error_of(&self, failure: BriefFailure) -> Error {
+        match failure {
+            BriefFailure::InputTooLarge(len) => self.generation.input_too_large(len),
+            BriefFailure::OutputTooLarge(len) => self.generation.output_too_large(len),
+            BriefFailure::Fault(fault) => self.generation.error_from(fault.decode()),
         }
     }
 
@@ -482,6 +501,71 @@ impl InstanceRef {
     /// Returns the backend; `None` would be a bug.
     pub(super) fn backend(&self) -> Option<&Backend> {
         self.backend.as_ref()
+    }
+}
+
+/// The reason that a call of a method failed, to be converted under the lease of the call.
+pub(crate) enum BriefFailure {
+    InputTooLarge(usize),
+    OutputTooLarge(usize),
+    Fault(MethodFault),
+}
+
+/// The task of a call of an async method without options. Dropping it cancels the call.
+pub(crate) struct BriefTask {
+    /// Dropped before the instance, whose library it belongs to.
+    running: RunningTask,
+    format: Format,
+    instance: Arc<InstanceRef>,
+}
+
+impl BriefTask {
+    /// Starts an async method of a plugin in this process. Returns `None` if it is another method, or
+    /// that is not known yet.
+    pub(crate) fn start(
+        instance: Arc<InstanceRef>,
+        contract: &KnownContract,
+        method: usize,
+        call_id: u64,
+        encode: impl FnOnce(Format) -> Result<Vec<u8>, CallError>,
+    ) -> Option<Result<Self, Error>> {
+        let (start, format) = instance.bindings.task(contract, method)?;
+        let Some(Backend::InProcess(plugin)) = &instance.backend else { return None };
+        let generation = &instance.generation;
+        let bytes = match encode(format) {
+            Ok(bytes) if bytes.len() as u64 > instance.limits.max_input_bytes => {
+                return Some(Err(generation.input_too_large(bytes.len())));
+            }
+            Ok(bytes) => bytes,
+            Err(error) => return Some(Err(generation.not_encoded(error))),
+        };
+        let (context, guard) = (RawContext::new(call_id), generation.tasks.start());
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
+        let started = plugin.start_method(start, &context, format, bytes, guard);
+        DEPTH.set(depth);
+        Some(match started {
+            Ok(running) => Ok(Self { running, format, instance }),
+            Err(failure) => Err(generation.error_from(failure)),
+        })
+    }
+
+    /// Returns the format of the output.
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Waits for the output.
+    pub(crate) async fn output(&mut self) -> Result<ReplySlot, Error> {
+        let output = (&mut self.running).await;
+        let output = output.map_err(|failure| self.instance.generation.error_from(failure))?;
+        let Some(Backend::InProcess(plugin)) = &self.instance.backend else {
+            return Err(bug!("a task runs in a process"));
+        };
+        let mut reply = ReplySlot::new();
+        reply.output_mut().set(output);
+        self.instance.check_reply(plugin, &mut reply)?;
+        Ok(reply)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::generation::{InstanceRef, next_call_id};
 use crate::middleware::is_sampled;
 use crate::slot::{Admission, CallScope, SyncService as _};
-use crate::sync::{has_passed, shard};
+use crate::sync::{has_passed, owned_shard};
 
 impl Inner {
     /// Makes a call, under the lease `pin` if there is one.
@@ -89,13 +89,14 @@ impl Inner {
         if !self.is_brief(call_id) || deadline.is_some_and(has_passed) {
             return self.call_unusual(input, deadline, pin, call_id, reply);
         }
-        let shard = shard();
+        // The few threads that share a shard take the other path; so does the first call of a thread.
+        let Some(shard) = owned_shard() else {
+            return self.call_unusual(input, deadline, pin, call_id, reply);
+        };
         let outcome = match pin {
-            // The few threads that share a shard take the other path.
-            _ if !shard.is_owned() => None,
             Some(instance) if !instance.generation().is_current() => None,
             Some(instance) => instance.call_brief(call_id, input, deadline, reply),
-            None => match self.slot.current_by(shard) {
+            None => match self.slot.try_current(shard) {
                 Some(instance) => instance.call_brief(call_id, input, deadline, reply),
                 None => None,
             },

@@ -10,8 +10,8 @@ use futures_util::future::{Either, select};
 use hotbay_plugin::ContentType;
 use hotbay_plugin::TraceContext;
 use hotbay_plugin::contract::internal::{
-    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, TypedResult,
-    decode_result,
+    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, decode_result,
+    encode_arguments,
 };
 use hotbay_plugin::contract::{CallError, Contract, Format, Transport};
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,10 @@ use super::{Execute, Inner};
 use crate::call::{CallState, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::Error;
-use crate::generation::{InstanceRef, next_call_id};
+use crate::generation::{BriefFailure, BriefTask, InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
-use crate::slot::{Admission, CallScope, Slot};
-use crate::sync::{block_on, deadline_in, shard};
+use crate::slot::{Admission, CallScope, InstanceLease, Slot};
+use crate::sync::{block_on, deadline_in, owned_shard, shard};
 use crate::worker::TimerEntry;
 
 /// Calls the current generation of a plugin on the caller's thread.
@@ -52,7 +52,7 @@ pub struct PooledTransport(Target);
 struct Target {
     inner: Arc<Inner>,
     contract: Arc<KnownContract>,
-    /// A copy of the contract's.
+    /// A copy of the contract's; `None` if there are options.
     functions: Option<FunctionRange>,
     options: Option<Arc<CallOptions>>,
 }
@@ -75,7 +75,8 @@ impl AsRef<[u8]> for Serialized {
 }
 
 impl Target {
-    /// Calls a method on this thread.
+    /// Calls a method on this thread. A call without options that needs no middleware takes the brief
+    /// path; see `brief.rs`.
     ///
     /// Always inlined, so that arguments and result are in the caller's registers and frame.
     #[inline(always)]
@@ -85,44 +86,44 @@ impl Target {
         pin: Option<&InstanceRef>,
     ) -> Result<M::Output, CallError> {
         let call = TypedCall::<M>::new(arguments)?;
+        let lowered = call.lower();
         let call_id = next_call_id();
-        if self.options.is_some() || M::SHAPE.permission.is_some() {
-            return self.call_in_full(&call, pin, call_id);
-        }
-        match self.call_brief(&call, pin, call_id) {
-            Some(Ok(result)) => result.into_output(),
-            Some(Err(error)) => self.record_failure(&call, pin, call_id, error),
-            None => self.call_in_full(&call, pin, call_id),
-        }
-    }
-
-    /// Makes a call without options that needs no middleware; see `brief.rs`. Returns `None` if it
-    /// is another one.
-    #[inline(always)]
-    fn call_brief<M: Method>(
-        &self,
-        call: &TypedCall<'_, '_, M>,
-        pin: Option<&InstanceRef>,
-        call_id: u64,
-    ) -> Option<Result<TypedResult<M>, Error>> {
-        let functions = self.functions?;
-        if !self.inner.is_brief(call_id) {
-            return None;
-        }
-        let shard = shard();
-        // The few threads that share a shard take the other path.
-        if !shard.is_owned() {
-            return None;
-        }
-        let outcome = match pin {
-            Some(instance) if instance.generation().is_current() => {
-                instance.call_method_brief(functions, call)
+        if M::SHAPE.permission.is_none()
+            && let Some(functions) = self.functions
+            && self.inner.is_brief(call_id)
+            // The few threads that share a shard take the other path; so does the first call of a thread.
+            && let Some(shard) = owned_shard()
+        {
+            if let Some(pin) = pin {
+                if pin.generation().is_current()
+                    && let Some(function) = pin.function(functions, M::INDEX)
+                {
+                    let answer = pin.call_method_brief(function, lowered);
+                    self.inner.slot.count_call(shard);
+                    return match answer {
+                        Ok(result) => result.into_output(),
+                        Err(failure) => self.fail(&call, Some(pin), pin.error_of(failure)),
+                    };
+                }
+            } else if let Some(lease) = self.inner.slot.try_current(shard)
+                && let Some(function) = lease.function(functions, M::INDEX)
+            {
+                let answer = lease.call_method_brief(function, lowered);
+                return match answer {
+                    Ok(result) => {
+                        drop(lease);
+                        self.inner.slot.count_call(shard);
+                        result.into_output()
+                    }
+                    Err(failure) => self.fail_leased(&call, lease, failure),
+                };
             }
-            Some(_) => None,
-            None => self.inner.slot.current_by(shard)?.call_method_brief(functions, call),
-        }?;
-        self.inner.slot.count_call(shard);
-        Some(outcome)
+        }
+        // Not returned as it is, so that the result of the brief path needs no memory.
+        match self.call_in_full(&call, pin, call_id) {
+            Ok(output) => Ok(output),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the request of a call.
@@ -153,6 +154,7 @@ impl Target {
 
     fn with_options(mut self, set: impl FnOnce(&mut CallOptions)) -> Self {
         set(Arc::make_mut(self.options.get_or_insert_default()));
+        self.functions = None;
         self
     }
 
@@ -185,18 +187,33 @@ impl Target {
         Ok(Some(serialized(reply.take())))
     }
 
+    /// Counts a call that failed, and returns its error.
     #[cold]
     #[inline(never)]
-    fn record_failure<M: Method>(
+    fn fail_leased<M: Method>(
+        &self,
+        call: &TypedCall<'_, '_, M>,
+        lease: InstanceLease<'_>,
+        failure: BriefFailure,
+    ) -> Result<M::Output, CallError> {
+        let error = lease.error_of(failure);
+        drop(lease);
+        self.inner.slot.count_call(shard());
+        self.fail(call, None, error)
+    }
+
+    /// Records the failure of a call.
+    #[cold]
+    #[inline(never)]
+    fn fail<M: Method>(
         &self,
         call: &TypedCall<'_, '_, M>,
         pin: Option<&InstanceRef>,
-        call_id: u64,
         error: Error,
     ) -> Result<M::Output, CallError> {
         call.erased(|call| {
             let request = self.request(M::INDEX, MethodArguments::Borrowed(call));
-            let scope = CallScope::inline(&request, pin, call_id);
+            let scope = CallScope::inline(&request, pin, next_call_id());
             self.inner.slot.counters.count_error(&scope, &error);
             let outcome = Err(error);
             self.inner.slot.record_outcome(Admission::Normal, &scope, &outcome);
@@ -228,12 +245,63 @@ impl Transport for DirectTransport {
         &self,
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
-        let request = self.0.owned_request::<M>(arguments)?;
-        result_of::<M>(self.0.call_async(request, None).await?)
+        self.0.call_method_async::<M>(arguments, None).await
     }
 }
 
 impl Target {
+    /// Calls an async method. A call without options that needs no middleware only waits for its task.
+    async fn call_method_async<M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+        pin: Option<&Arc<InstanceRef>>,
+    ) -> Result<M::Output, CallError> {
+        let call_id = next_call_id();
+        let slot = &self.inner.slot;
+        let Some(started) = self.start_brief::<M>(arguments, pin, call_id) else {
+            let request = self.owned_request::<M>(arguments)?;
+            return result_of::<M>(self.call_async(request, pin).await?);
+        };
+        let outcome = match started {
+            Ok(mut task) => {
+                let mut counted = CountOnDrop(Some(slot));
+                let outcome = task.output().await;
+                counted.0 = None;
+                outcome.map(|reply| (task.format(), reply))
+            }
+            Err(error) => Err(error),
+        };
+        slot.count_call(shard());
+        match outcome {
+            Ok((format, reply)) => decode_result::<M>(format, reply.as_bytes()),
+            Err(error) => self.fail(&TypedCall::<M>::new(arguments)?, pin.map(Arc::as_ref), error),
+        }
+    }
+
+    /// Starts the task of a call without options. Returns `None` if it is another call.
+    fn start_brief<M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+        pin: Option<&Arc<InstanceRef>>,
+        call_id: u64,
+    ) -> Option<Result<BriefTask, Error>> {
+        let slot = &self.inner.slot;
+        let is_brief = M::SHAPE.permission.is_none()
+            && self.options.is_none()
+            && self.inner.is_brief(call_id)
+            && slot.supports_async();
+        if !is_brief {
+            return None;
+        }
+        let instance = match pin {
+            Some(pin) if pin.generation().is_current() => Arc::clone(pin),
+            Some(_) => return None,
+            None => slot.try_pin().ok()?,
+        };
+        let encode = |format| encode_arguments::<M>(format, arguments);
+        BriefTask::start(instance, &self.contract, M::INDEX, call_id, encode)
+    }
+
     /// Calls an async method: as a task of the plugin, which this future waits for; or else on a
     /// worker.
     async fn call_async(
@@ -337,8 +405,7 @@ impl Transport for PinnedTransport {
         &self,
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
-        let request = self.target.owned_request::<M>(arguments)?;
-        result_of::<M>(self.target.call_async(request, Some(&self.instance)).await?)
+        self.target.call_method_async::<M>(arguments, Some(&self.instance)).await
     }
 }
 

@@ -28,6 +28,9 @@ use health::{CallOrigin, SlotFlag, is_unanswered};
 pub use scope::Method;
 pub(crate) use scope::{AsyncService, BatchCollector, BatchedCall, CallScope, SyncService};
 
+/// A lease of the current instance of a slot.
+pub(crate) type InstanceLease<'s> = Lease<'s, InstanceRef, ProcessFences>;
+
 /// The slot of one plugin.
 pub(crate) struct Slot {
     current: LeaseCell<InstanceRef, ProcessFences>,
@@ -230,15 +233,16 @@ impl Slot {
         }
     }
 
-    /// Leases the current instance, if any, for the thread that has this shard.
+    /// Leases the current instance for the thread that has this shard, unless there is none or it is
+    /// replaced at this moment.
     #[inline(always)]
-    pub(crate) fn current_by(&self, shard: Shard) -> Option<Lease<'_, InstanceRef, ProcessFences>> {
-        self.current.lease_by(shard)
+    pub(crate) fn try_current(&self, shard: Shard) -> Option<InstanceLease<'_>> {
+        self.current.try_lease_by(shard)
     }
 
     /// Leases the current instance, if there is one.
     #[inline]
-    pub(crate) fn current(&self) -> Option<Lease<'_, InstanceRef, ProcessFences>> {
+    pub(crate) fn current(&self) -> Option<InstanceLease<'_>> {
         self.current.lease()
     }
 

@@ -167,19 +167,36 @@ impl<T, F: Fences> LeaseCell<T, F> {
     }
 
     /// Leases the current value for the thread that has this shard.
-    #[inline(always)]
-    pub(crate) fn lease_by(&self, shard: Shard) -> Option<Lease<'_, T, F>> {
+    #[inline]
+    fn lease_by(&self, shard: Shard) -> Option<Lease<'_, T, F>> {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
-            let (value, lane) = split(word);
-            let value = NonNull::new(value)?;
-            let counted = Counted::enter(self, shard, lane);
-            let now = self.word.load(Ordering::Acquire);
-            if now == word {
-                return Some(Lease { _counted: counted, value });
+            match self.lease_word(word, shard) {
+                Ok(lease) => return lease,
+                Err(now) => word = now,
             }
-            word = now;
         }
+    }
+
+    /// Leases the current value for the thread that has this shard, unless there is none or it is
+    /// replaced at this moment. Without a loop, the lease of an inlined call stays in registers.
+    #[inline(always)]
+    pub(crate) fn try_lease_by(&self, shard: Shard) -> Option<Lease<'_, T, F>> {
+        self.lease_word(self.word.load(Ordering::Relaxed), shard).ok()?
+    }
+
+    /// Leases the value of a word; fails with the current word if that is another one.
+    #[inline(always)]
+    fn lease_word(&self, word: *mut T, shard: Shard) -> Result<Option<Lease<'_, T, F>>, *mut T> {
+        let (value, lane) = split(word);
+        let Some(value) = NonNull::new(value) else { return Ok(None) };
+        let counted = Counted::enter(self, shard, lane);
+        let now = self.word.load(Ordering::Acquire);
+        if now != word {
+            end_early(counted);
+            return Err(now);
+        }
+        Ok(Some(Lease { _counted: counted, value }))
     }
 
     /// Adds one to the count of this thread.
@@ -352,7 +369,7 @@ impl<T, F: Fences> Drop for Counted<'_, T, F> {
             if now == self.before.wrapping_add(1) {
                 self.count.store(self.before, Ordering::Release);
             } else {
-                self.count.store(now.wrapping_sub(1), Ordering::Release);
+                subtract_one(self.count, now);
             }
         } else {
             self.count.fetch_sub(1, Ordering::Release);
@@ -362,6 +379,21 @@ impl<T, F: Fences> Drop for Counted<'_, T, F> {
             self.cell.reclaim_after_lease();
         }
     }
+}
+
+/// Ends a lease that was counted in the lane of a value that is not current.
+#[cold]
+#[inline(never)]
+fn end_early<T, F: Fences>(counted: Counted<'_, T, F>) {
+    drop(counted);
+}
+
+/// Subtracts one from a counter that only this thread writes to. A function, so that the compiler does
+/// not replace the branch to it by a wait for `now`.
+#[cold]
+#[inline(never)]
+fn subtract_one(count: &AtomicU32, now: u32) {
+    count.store(now.wrapping_sub(1), Ordering::Release);
 }
 
 impl<T, F: Fences> Drop for LeaseCell<T, F> {

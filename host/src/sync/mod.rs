@@ -29,7 +29,7 @@ pub(crate) use clock::has_passed;
 pub(crate) use fences::ProcessFences;
 pub(crate) use fork::{ProcessEpoch, SameProcess};
 pub(crate) use lease_cell::{Lease, LeaseCell};
-pub(crate) use sharded_counter::{Shard, ShardedCounter, shard};
+pub(crate) use sharded_counter::{Shard, ShardedCounter, owned_shard, shard};
 
 /// Locks a mutex whose data is valid even if a thread panicked while it held the lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

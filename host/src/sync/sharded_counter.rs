@@ -116,6 +116,13 @@ pub(crate) fn shard() -> Shard {
     Shard(if cell == NONE { take() } else { cell }, PhantomData)
 }
 
+/// Returns the shard of this thread if it was taken before and is not shared.
+#[inline(always)]
+pub(crate) fn owned_shard() -> Option<Shard> {
+    let cell = SHARD.get();
+    (cell < OWNERS).then_some(Shard(cell, PhantomData))
+}
+
 #[cold]
 fn take() -> usize {
     // Without its destructor a shard would leak, so one is only taken while that can run.

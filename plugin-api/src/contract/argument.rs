@@ -266,6 +266,8 @@ pub trait Arguments: 'static {
     type Types<'a>: Serialize + Send + Sync;
     /// What the caller keeps until the call returns.
     type Store;
+    /// The arguments as they cross, as a list of pairs.
+    type Raw;
     /// Space for arguments that are deserialized.
     type Space: Default + Send;
     /// The arguments without borrows.
@@ -280,8 +282,11 @@ pub trait Arguments: 'static {
     /// If one cannot be serialized.
     fn prepare(values: &Self::Types<'_>) -> Result<Self::Store, CodecError>;
 
+    /// Returns the arguments as they cross, which borrow from both.
+    fn lower(values: &Self::Types<'_>, store: &Self::Store) -> Self::Raw;
+
     /// Returns the number of bytes behind their pointers.
-    fn byte_len(values: &Self::Types<'_>, store: &Self::Store) -> usize;
+    fn byte_len(raw: &Self::Raw) -> usize;
 
     /// Writes the arguments into a map.
     ///
@@ -312,6 +317,7 @@ pub trait Arguments: 'static {
 impl Arguments for () {
     type Types<'a> = ();
     type Store = ();
+    type Raw = ();
     type Space = ();
     type Owned = ();
     const SHAPES: ShapeList = ShapeList::End;
@@ -322,7 +328,10 @@ impl Arguments for () {
     }
 
     #[inline(always)]
-    fn byte_len((): &(), (): &()) -> usize {
+    fn lower((): &(), (): &()) {}
+
+    #[inline(always)]
+    fn byte_len((): &()) -> usize {
         0
     }
 
@@ -344,6 +353,7 @@ impl Arguments for () {
 impl<A: Argument, B: Arguments> Arguments for (A, B) {
     type Types<'a> = (A::Type<'a>, B::Types<'a>);
     type Store = (A::Store, B::Store);
+    type Raw = (A::Raw, B::Raw);
     type Space = (Option<A::Owned>, B::Space);
     type Owned = (A::Owned, B::Owned);
     const SHAPES: ShapeList = ShapeList::Next(A::SHAPE, &B::SHAPES);
@@ -354,8 +364,13 @@ impl<A: Argument, B: Arguments> Arguments for (A, B) {
     }
 
     #[inline(always)]
-    fn byte_len((first, rest): &Self::Types<'_>, store: &Self::Store) -> usize {
-        A::byte_len(&A::lower(first, &store.0)).saturating_add(B::byte_len(rest, &store.1))
+    fn lower((first, rest): &Self::Types<'_>, store: &Self::Store) -> Self::Raw {
+        (A::lower(first, &store.0), B::lower(rest, &store.1))
+    }
+
+    #[inline(always)]
+    fn byte_len((first, rest): &Self::Raw) -> usize {
+        A::byte_len(first).saturating_add(B::byte_len(rest))
     }
 
     fn write<M: SerializeMap>(

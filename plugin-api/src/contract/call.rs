@@ -41,31 +41,10 @@ impl<'v, 'a, M: Method> TypedCall<'v, 'a, M> {
         }
     }
 
-    /// Returns the number of bytes of the arguments.
+    /// Returns the arguments as they cross.
     #[inline(always)]
-    pub fn byte_len(&self) -> usize {
-        M::Arguments::byte_len(self.values, &self.store)
-    }
-
-    /// Calls a function with the arguments as they are; fails with its code.
-    ///
-    /// # Errors
-    ///
-    /// The code of the function, if it is not zero.
-    ///
-    /// # Safety
-    ///
-    /// The function serves this method, and the pointers are valid for it: M1 and M2 of `method.rs`.
-    #[inline(always)]
-    pub unsafe fn invoke(&self, call: Invocation<'_>) -> Result<TypedResult<M>, i32> {
-        let mut result = MaybeUninit::<RawResult<M>>::uninit();
-        let space = result.as_mut_ptr().cast();
-        // SAFETY: this function's contract; the result has the method's type.
-        match unsafe { M::Arguments::pass(call, self.values, &self.store, space) } {
-            // SAFETY: the function has written it.
-            root::code::OK => Ok(TypedResult(unsafe { result.assume_init() })),
-            code => Err(code),
-        }
+    pub fn lower(&self) -> LoweredCall<'_, M> {
+        LoweredCall { raw: M::Arguments::lower(self.values, &self.store), lifetime: PhantomData }
     }
 
     /// Passes the call to `run`, which may serialize it. That returns the serialized result with its
@@ -107,6 +86,41 @@ impl<'v, 'a, M: Method> TypedCall<'v, 'a, M> {
     }
 }
 
+/// The arguments of a [`TypedCall`] as they cross.
+pub struct LoweredCall<'c, M: Method> {
+    raw: <M::Arguments as Arguments>::Raw,
+    /// Of what it borrows from.
+    lifetime: PhantomData<&'c ()>,
+}
+
+impl<M: Method> LoweredCall<'_, M> {
+    /// Returns the number of bytes of the arguments.
+    #[inline(always)]
+    pub fn byte_len(&self) -> usize {
+        M::Arguments::byte_len(&self.raw)
+    }
+
+    /// Calls a function; fails with its code.
+    ///
+    /// # Errors
+    ///
+    /// The code of the function, if it is not zero.
+    ///
+    /// # Safety
+    ///
+    /// The function serves this method, and the pointers are valid for it: M1 and M2 of `method.rs`.
+    #[inline(always)]
+    pub unsafe fn invoke(self, call: Invocation<'_>) -> Result<TypedResult<M>, i32> {
+        let mut result = MaybeUninit::<RawResult<M>>::uninit();
+        // SAFETY: this function's contract; the result has the method's type.
+        match unsafe { M::Arguments::pass(call, self.raw, result.as_mut_ptr().cast()) } {
+            // SAFETY: the function has written it.
+            root::code::OK => Ok(TypedResult(unsafe { result.assume_init() })),
+            code => Err(code),
+        }
+    }
+}
+
 impl<M: Method> TypedResult<M> {
     /// Returns the number of bytes that the result owns.
     #[inline(always)]
@@ -132,6 +146,12 @@ impl<M: Method> TypedResult<M> {
 impl<M: Method> fmt::Debug for TypedCall<'_, '_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TypedCall").field("method", &M::SHAPE.name).finish_non_exhaustive()
+    }
+}
+
+impl<M: Method> fmt::Debug for LoweredCall<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoweredCall").field("method", &M::SHAPE.name).finish_non_exhaustive()
     }
 }
 
@@ -261,7 +281,7 @@ unsafe fn byte_len<M: Method>(values: *const c_void, store: *const c_void) -> us
     // SAFETY: the caller passes the arguments of this method, and what was prepared for them.
     let (values, store) =
         unsafe { (&*values.cast::<ArgumentTypes<'_, M>>(), &*store.cast::<Store<M>>()) };
-    M::Arguments::byte_len(values, store)
+    M::Arguments::byte_len(&M::Arguments::lower(values, store))
 }
 
 unsafe fn invoke<M: Method>(call: Invocation<'_>, to: &MethodCall<'_>) -> i32 {
@@ -270,7 +290,7 @@ unsafe fn invoke<M: Method>(call: Invocation<'_>, to: &MethodCall<'_>) -> i32 {
     // SAFETY: as above.
     let store = unsafe { &*to.store.cast::<Store<M>>() };
     // SAFETY: `MethodCall::invoke` requires it.
-    unsafe { M::Arguments::pass(call, values, store, to.result) }
+    unsafe { M::Arguments::pass(call, M::Arguments::lower(values, store), to.result) }
 }
 
 unsafe fn result_len<M: Method>(result: *const c_void) -> usize {

@@ -34,12 +34,7 @@ pub trait Passed: Arguments {
     ///
     /// The function serves a method with these types of arguments and with the type of `result`, and
     /// the pointers are valid for it: M1 and M2 of `method.rs`.
-    unsafe fn pass(
-        call: Invocation<'_>,
-        values: &Self::Types<'_>,
-        store: &Self::Store,
-        result: *mut c_void,
-    ) -> i32;
+    unsafe fn pass(call: Invocation<'_>, arguments: Self::Raw, result: *mut c_void) -> i32;
 }
 
 /// Arguments of the method `M` of the plugin type `T`. `LINKED` is `true` if that is compiled into the
@@ -70,21 +65,13 @@ macro_rules! passed {
     ($($kind:ident $raw:ident $value:ident $space:ident),*) => {
         impl<$($kind: Argument),*> Passed for list!($($kind)*) {
             #[inline(always)]
-            unsafe fn pass(
-                call: Invocation<'_>,
-                values: &Self::Types<'_>,
-                store: &Self::Store,
-                result: *mut c_void,
-            ) -> i32 {
-                let list!($($value)*) = values;
-                let list!($($space)*) = store;
+            unsafe fn pass(call: Invocation<'_>, arguments: Self::Raw, result: *mut c_void) -> i32 {
+                let list!($($raw)*) = arguments;
                 let Invocation { function, instance, context, fault } = call;
                 // SAFETY: the type that `FUNCTION` has for these arguments (M2).
                 let function = unsafe { mem::transmute::<DirectFn, function!($($kind),*)>(function) };
                 // SAFETY: M1, M2.
-                unsafe {
-                    function(instance, context, $($kind::lower($value, $space),)* result, fault)
-                }
+                unsafe { function(instance, context, $($raw,)* result, fault) }
             }
         }
 

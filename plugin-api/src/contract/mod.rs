@@ -109,7 +109,8 @@ pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodTex
 pub mod internal {
     pub use super::argument::{Argument, Arguments, ByRef, ByValue, Maybe, Slice, Str};
     pub use super::call::{
-        MethodCall, OwnedArguments, TypedCall, TypedResult, decode_result, encode_arguments,
+        LoweredCall, MethodCall, OwnedArguments, TypedCall, TypedResult, decode_result,
+        encode_arguments,
     };
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
