@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Execute, Inner};
 use crate::call::{CallState, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
-use crate::error::Error;
+use crate::error::{Error, bug};
 use crate::generation::{BriefFailure, BriefTask, InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
 use crate::slot::{Admission, CallScope, InstanceLease, Slot};
@@ -119,11 +119,10 @@ impl Target {
                 };
             }
         }
-        // Not returned as it is, so that the result of the brief path needs no memory.
-        match self.call_in_full(&call, pin, call_id) {
-            Ok(output) => Ok(output),
-            Err(error) => Err(error),
-        }
+        // Not returned, so that the result of the brief path needs no memory.
+        let mut output = None;
+        self.call_in_full(&call, pin, call_id, &mut output)?;
+        output.ok_or_else(no_output)
     }
 
     /// Returns the request of a call.
@@ -166,8 +165,10 @@ impl Target {
         call: &TypedCall<'_, '_, M>,
         pin: Option<&InstanceRef>,
         call_id: u64,
-    ) -> Result<M::Output, CallError> {
-        call.erased(|call| self.call_erased(M::INDEX, call, pin, call_id))
+        output: &mut Option<M::Output>,
+    ) -> Result<(), CallError> {
+        *output = Some(call.erased(|call| self.call_erased(M::INDEX, call, pin, call_id))?);
+        Ok(())
     }
 
     /// Calls a method through the middleware; returns the reply if the result was not written.
@@ -223,6 +224,11 @@ impl Target {
 }
 
 type Answer = Result<Option<(Format, Serialized)>, CallError>;
+
+#[cold]
+fn no_output() -> CallError {
+    bug!("a call succeeded without an output").into()
+}
 
 /// Returns a reply with the format of its bytes.
 #[cold]

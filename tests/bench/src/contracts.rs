@@ -1,5 +1,5 @@
-//! Typed calls of a contract, compared with a C function, with the trait object of abi_stable, with
-//! postcard in one program, and with a bare channel.
+//! Typed calls of a contract, compared with a C function, with abi_stable, stabby and savefile-abi,
+//! with postcard in one program, and with a bare channel.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use hotbay::Host;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fixtures::{self, Fixtures, Library, title};
+use crate::peers::Peers;
 use crate::raw::RawPlugin;
 use crate::sample::{Contender, Samples, interleaved, quantile};
 use crate::table::{Report, Table, none, ns, verdict};
@@ -30,6 +31,7 @@ const CALLERS: usize = 64;
 
 pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let raw = Arc::new(RawPlugin::load(&fixtures.raw)?);
+    let peers = Peers::load(&fixtures::library("bench-peers")?)?;
     let dir = fixtures::folder()?;
     let built = fixtures::library("bench-typed")?;
     let library = Library::copy("bench-typed", &built, dir.path())?;
@@ -49,6 +51,8 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
             score("abi_stable: trait object".to_owned(), is_dependent, |a, b| {
                 raw.object_score(a, b)
             }),
+            score("stabby: trait object".to_owned(), is_dependent, |a, b| peers.stabby_score(a, b)),
+            score("savefile-abi".to_owned(), is_dependent, |a, b| peers.savefile_score(a, b)),
             score(format!("handle: {kind}"), is_dependent, |a, b| {
                 bench.score(a, b).expect("it succeeds")
             }),
@@ -64,6 +68,8 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
     let text = "x".repeat(1024);
     let mut contenders = vec![
         length("C function".to_owned(), &text, |text| raw.c_length(text)),
+        length("stabby: trait object".to_owned(), &text, |text| peers.stabby_length(text)),
+        length("savefile-abi".to_owned(), &text, |text| peers.savefile_length(text)),
         length("handle".to_owned(), &text, |text| bench.length(text).expect("it succeeds")),
         length("pin".to_owned(), &text, |text| pin.length(text).expect("it succeeds")),
     ];
@@ -199,19 +205,28 @@ fn tasks(bench: &impl Bench, quick: bool) -> anyhow::Result<Table> {
     let callers = tokio::runtime::Builder::new_current_thread().build()?;
     let bare = Bare::start(&work);
     let (rounds, calls) = if quick { (1, 20) } else { (31, 500) };
-    let (mut own, mut other) = (Vec::new(), Vec::new());
+    let spawn = async |a, b| {
+        let (sender, receiver) = oneshot::channel();
+        work.spawn(async move { sender.send(a + b) });
+        receiver.await.expect("the task replies")
+    };
+    let (mut bares, mut spawns, mut owns) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        other.push(round(&callers, calls, async |a, b| bare.add(a, b).await));
-        own.push(round(&callers, calls, async |a, b| bench.add(a, b).await.expect("it succeeds")));
+        bares.push(round(&callers, calls, async |a, b| bare.add(a, b).await));
+        spawns.push(round(&callers, calls, spawn));
+        owns.push(round(&callers, calls, async |a, b| bench.add(a, b).await.expect("it succeeds")));
     }
-    let ratios = own.iter().zip(&other).map(|(own, other)| own / other).collect();
-    let ratio = quantile(ratios, 0.5);
+    let ratio =
+        |of: &[f64]| quantile(of.iter().zip(&bares).map(|(one, bare)| one / bare).collect(), 0.5);
+    let (spawn_ratio, own_ratio) = (ratio(&spawns), ratio(&owns));
     let head = ["what", "calls/s, median", "cost, ratio", "goal", ""];
     let mut table = Table::new(title("Typed calls: an async method, 64 callers"), head);
     let rate = |nanoseconds: Vec<f64>| format!("{:.0}", 1e9 / quantile(nanoseconds, 0.5));
-    table.row(["channel and oneshot".to_owned(), rate(other), none(), none(), none()]);
-    let (goal, met) = (format!("≤ {ASYNC_GOAL}"), verdict(ratio <= ASYNC_GOAL));
-    table.row(["async method".to_owned(), rate(own), format!("{ratio:.2}"), goal, met]);
+    table.row(["channel and oneshot".to_owned(), rate(bares), none(), none(), none()]);
+    let spawned = "a spawned task and oneshot".to_owned();
+    table.row([spawned, rate(spawns), format!("{spawn_ratio:.2}"), none(), none()]);
+    let (goal, met) = (format!("≤ {ASYNC_GOAL}"), verdict(own_ratio <= ASYNC_GOAL));
+    table.row(["async method".to_owned(), rate(owns), format!("{own_ratio:.2}"), goal, met]);
     table.note("The callers are tasks of one thread; the work is done on another runtime.");
     Ok(table)
 }

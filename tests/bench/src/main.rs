@@ -13,6 +13,7 @@ mod lines;
 mod loads;
 mod many;
 mod panics;
+mod peers;
 mod pooled;
 mod process;
 mod processes;
