@@ -87,7 +87,8 @@ pub struct RawStr {
 }
 
 impl RawStr {
-    pub(super) const fn new(text: &'static str) -> Self {
+    /// Creates one.
+    pub const fn new(text: &'static str) -> Self {
         Self { ptr: text.as_ptr(), len: text.len() }
     }
 

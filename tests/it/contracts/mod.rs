@@ -1,5 +1,7 @@
 //! Typed contracts.
 
+#[cfg(unix)]
+mod bad_tasks;
 mod calls;
 mod mistakes;
 #[cfg(unix)]
