@@ -279,8 +279,9 @@ impl<M: Method> FunctionsOf<M> {
 
 unsafe fn byte_len<M: Method>(values: *const c_void, store: *const c_void) -> usize {
     // SAFETY: the caller passes the arguments of this method, and what was prepared for them.
-    let (values, store) =
-        unsafe { (&*values.cast::<ArgumentTypes<'_, M>>(), &*store.cast::<Store<M>>()) };
+    let values = unsafe { &*values.cast::<ArgumentTypes<'_, M>>() };
+    // SAFETY: as above.
+    let store = unsafe { &*store.cast::<Store<M>>() };
     M::Arguments::byte_len(&M::Arguments::lower(values, store))
 }
 
