@@ -13,16 +13,17 @@ use futures_util::future::{Either, select};
 use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use hotbay_plugin::contract::internal::{
-    DirectFn, LoweredCall, Method, MethodCall, StartFn, TypedResult,
+    DirectFn, LoweredCall, Method, MethodCall, OpenFn, StartFn, TypedResult,
 };
 use hotbay_plugin::contract::{CallError, Format};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::bindings::{Bindings, MethodBinding};
+use super::streams::{OpenStreams, Opened, StreamSource};
 use super::{Backend, Generation, IoLimits, Parts, State};
 use crate::boundary::task::RunningTask;
-use crate::boundary::{Instance, MethodFault};
+use crate::boundary::{Instance, MethodFault, OpenStream};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
 use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
@@ -64,6 +65,7 @@ impl InstanceRef {
             state: State::Serving.into(),
             returned: ReturnSlot::new(),
             tasks: Arc::default(),
+            streams: OpenStreams::default(),
             services: parts.services.into(),
         };
         Self::resumed(Arc::new(generation), backend)
@@ -209,6 +211,9 @@ impl InstanceRef {
             (MethodBinding::Direct(_, function), _) => (*function, Format::Postcard),
             (MethodBinding::Converted(function), _) => (*function, Format::Json),
             (MethodBinding::Async(..), _) => return self.wait_for_task(method, args, reply),
+            (MethodBinding::Stream(open, format), _) => {
+                return self.open_stream(instance, (*open, *format), method, args);
+            }
             (MethodBinding::Missing, _) => return Err(self.generation.method_missing(method)),
             (MethodBinding::Remote(_), _) => return Err(bug!("a function was bound to a process")),
         };
@@ -766,4 +771,32 @@ impl InstanceRef {
 #[cold]
 fn missing() -> Error {
     crate::error::bug!("a batch has fewer results than calls")
+}
+
+impl InstanceRef {
+    /// Opens the stream of a method of a plugin in this process, for the slot of the request.
+    #[cold]
+    fn open_stream(
+        &self,
+        instance: &Instance,
+        (open, format): (OpenFn, Format),
+        method: &MethodRequest<'_>,
+        args: CallArgs<'_>,
+    ) -> Result<(), Error> {
+        let Some(slot) = &method.stream else { return Err(bug!("a stream has no slot")) };
+        let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
+        let input = RawPayload::new(Payload::bytes(&bytes));
+        let guard = self.generation.streams.start();
+        self.run_in_process(args, |context| {
+            let depth = DEPTH.get();
+            DEPTH.set(depth + 1);
+            let stream = OpenStream::open(instance, open, context, format, &input);
+            DEPTH.set(depth);
+            let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
+            let source = StreamSource::InProcess(stream.map_err(fail)?);
+            let generation = Arc::clone(&self.generation);
+            slot.put(Opened { source, format, generation, _guard: guard });
+            Ok(())
+        })
+    }
 }

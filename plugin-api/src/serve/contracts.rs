@@ -12,11 +12,11 @@ use super::call::{CallError, CallHeaders, call};
 use super::connections::Connection;
 use super::instance::Instance;
 use super::responses;
-use crate::Plugin;
 use crate::contract::Format;
 pub(super) use crate::contract::internal::ServedMethod;
-use crate::contract::internal::{Description, Failed, ServedBy};
+use crate::contract::internal::{Description, Failed, ServedBy, ServedCall};
 use crate::export::Failure;
+use crate::{Plugin, PluginError};
 
 static CONTRACT_HASH: HeaderName = HeaderName::from_static(header::CONTRACT_HASH);
 
@@ -88,7 +88,10 @@ pub(super) fn respond<T: Plugin>(
     };
     let mut failed = Failed::Method;
     let outcome = call(instance, connection, call_headers, |plugin, context| {
-        (method.call)(plugin, context, format, arguments).map_err(|(part, error)| {
+        let ServedCall::Value(call) = method.call else {
+            return Err(PluginError::new(501, "programs serve no streams"));
+        };
+        call(plugin, context, format, arguments).map_err(|(part, error)| {
             failed = part;
             error
         })

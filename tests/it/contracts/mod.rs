@@ -4,5 +4,6 @@ mod calls;
 mod mistakes;
 #[cfg(unix)]
 mod processes;
+mod streams;
 mod tasks;
 mod versions;
