@@ -11,6 +11,7 @@ use crate::connection::{Async, Connection, Keep, Pools, Transport};
 use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind};
 use crate::location::Location;
 use crate::sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
+use crate::stream::OpenResponse;
 
 /// The client of one child.
 pub struct Client {
@@ -104,6 +105,27 @@ impl Client {
         drop(waiting);
         self.put::<W>(fresh);
         Ok(response)
+    }
+
+    /// Sends a request on a new connection, and returns its response before its body.
+    pub(crate) async fn open_response(
+        &self,
+        http_request: &HttpRequest,
+    ) -> Result<OpenResponse, RequestError> {
+        if self.sharing.is_full() {
+            self.close_idle();
+        }
+        let request = http_request.to_message(self.token.as_ref())?;
+        let waiting = self.sharing.wait();
+        let mut fresh = self.connect::<Async>().await?;
+        let response = {
+            let sending = pin!(fresh.send(request));
+            self.exchange_with_priority::<Async, _>(sending).await?
+        };
+        drop(waiting);
+        let (parts, body) = response.into_parts();
+        let body = fresh.into_body(body);
+        Ok(OpenResponse { status: parts.status, headers: parts.headers, body })
     }
 
     /// Waits for an exchange on a new connection. Closes other connections if they may prevent the

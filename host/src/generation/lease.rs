@@ -26,6 +26,8 @@ use crate::boundary::task::RunningTask;
 use crate::boundary::{Instance, MethodFault, OpenStream};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
+#[cfg(all(unix, feature = "process"))]
+use crate::call::StreamSlot;
 use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
@@ -467,6 +469,9 @@ impl InstanceRef {
         args: CallArgs<'_>,
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
+        if let Some(slot) = request_of_stream(args.request) {
+            return self.wait_for_stream(process, slot, args);
+        }
         let CallArgs { request, state, call_id } = args;
         let message = self.message(request)?;
         let call = request.to_process_call(call_id, message.as_ref());
@@ -669,6 +674,9 @@ impl InstanceRef {
             let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
             generation.check_input(request)?;
+            if let Some(slot) = request_of_stream(request) {
+                return self.open_remote_stream(process, slot, args).await;
+            }
             let message = self.message(request)?;
             let call = request.to_process_call(call_id, message.as_ref());
             if let Some(state) = state
@@ -793,10 +801,81 @@ impl InstanceRef {
             let stream = OpenStream::open(instance, open, context, format, &input);
             DEPTH.set(depth);
             let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
-            let source = StreamSource::InProcess(stream.map_err(fail)?);
+            let source = StreamSource::from(stream.map_err(fail)?);
             let generation = Arc::clone(&self.generation);
             slot.put(Opened { source, format, generation, _guard: guard });
             Ok(())
         })
+    }
+}
+
+/// Returns where the stream goes that a call opens, if it opens one.
+#[cfg(all(unix, feature = "process"))]
+fn request_of_stream<'r>(request: &'r Request<'_>) -> Option<&'r StreamSlot> {
+    request.method_request()?.stream.as_ref()
+}
+
+#[cfg(all(unix, feature = "process"))]
+impl InstanceRef {
+    /// Opens the stream of a method of a process; dropping the future cancels the call.
+    async fn open_remote_stream(
+        &self,
+        process: &hotbay_process::Process,
+        slot: &StreamSlot,
+        args: CallArgs<'_>,
+    ) -> Result<(), Error> {
+        let CallArgs { request, state, call_id } = args;
+        let message = self.message(request)?;
+        let call = request.to_process_call(call_id, message.as_ref());
+        if let Some(state) = state
+            && !state.enter_plugin(self.generation.id.get())
+        {
+            return Err(self.generation.ended_before_start(state));
+        }
+        let guard = self.generation.streams.start();
+        let opened = process.open_stream(&call).await;
+        if let Some(state) = state {
+            state.leave_plugin();
+        }
+        let fail = |failure: hotbay_process::Failure| {
+            self.generation.error_from_by(request.deadline(), failure.into())
+        };
+        let source = StreamSource::Remote(Box::new(opened.map_err(fail)?));
+        let generation = Arc::clone(&self.generation);
+        slot.put(Opened { source, format: Format::Json, generation, _guard: guard });
+        Ok(())
+    }
+
+    /// Opens a stream like [`open_remote_stream`](Self::open_remote_stream), and waits on this
+    /// thread.
+    fn wait_for_stream(
+        &self,
+        process: &hotbay_process::Process,
+        slot: &StreamSlot,
+        args: CallArgs<'_>,
+    ) -> Result<(), Error> {
+        let ended = async {
+            match args.state {
+                Some(state) => state.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let cancelled = async {
+            match args.request.cancellation_token() {
+                Some(token) => {
+                    let _ = select(pin!(ended), pin!(token.cancelled())).await;
+                }
+                None => ended.await,
+            }
+        };
+        let opening = pin!(self.open_remote_stream(process, slot, args));
+        match block_on(pin!(select(opening, pin!(cancelled)))) {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => {
+                let message = "was called, but the caller cancelled the call";
+                let error = Error::new(ErrorKind::Cancelled, message).of(&self.generation.name);
+                Err(error.in_generation(self.id))
+            }
+        }
     }
 }

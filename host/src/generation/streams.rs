@@ -25,8 +25,19 @@ pub(crate) struct Opened {
 /// Where the items of a stream come from.
 #[derive(Debug)]
 pub(crate) enum StreamSource {
-    /// Code of this process.
-    InProcess(OpenStream),
+    /// An iterator of code in this process, which may block.
+    Blocking(OpenStream),
+    /// The async runtime of code in this process.
+    Polled(OpenStream),
+    /// A program.
+    #[cfg(all(unix, feature = "process"))]
+    Remote(Box<hotbay_process::ItemLines>),
+}
+
+impl From<OpenStream> for StreamSource {
+    fn from(stream: OpenStream) -> Self {
+        if stream.is_polled() { Self::Polled(stream) } else { Self::Blocking(stream) }
+    }
 }
 
 /// A stream that can be ended.

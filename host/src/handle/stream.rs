@@ -9,11 +9,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+#[cfg(all(unix, feature = "process"))]
+use futures_util::future::{Either, select};
 use hotbay_plugin::TraceContext;
 use hotbay_plugin::abi::{Bounds, RawContext};
 use hotbay_plugin::contract::internal::{ItemSource, batch};
@@ -56,8 +57,8 @@ struct Core {
     trace: Option<TraceContext>,
     deadline: Option<Instant>,
     token: Option<CancellationToken>,
-    /// Whether the caller wants no more items.
-    is_ended: AtomicBool,
+    /// Cancelled when the caller wants no more items.
+    ended: CancellationToken,
     state: Mutex<State>,
 }
 
@@ -120,7 +121,7 @@ pub(super) fn open_stream(
         trace,
         deadline,
         token,
-        is_ended: AtomicBool::new(false),
+        ended: CancellationToken::new(),
         state: Mutex::new(state),
     });
     let ends: Arc<dyn EndStream> = Arc::<Core>::clone(&core);
@@ -190,7 +191,7 @@ impl Core {
     /// Ends the stream, unless its last item was made. Items that were made are dropped; `error`
     /// follows instead.
     fn end(&self, error: Option<Error>, release: Release) {
-        self.is_ended.store(true, Ordering::Relaxed);
+        self.ended.cancel();
         let (producer, waker, items) = {
             let mut state = self.lock();
             let items = match (&state.end, error) {
@@ -237,7 +238,7 @@ impl Core {
         let mut opened = {
             let mut state = self.lock();
             match (&state.producer, state.items.is_empty()) {
-                (Producer::Idle(opened), true) if !opened.is_polled() => {}
+                (Producer::Idle(Opened { source: StreamSource::Blocking(_), .. }), true) => {}
                 _ => return None,
             }
             match std::mem::replace(&mut state.producer, Producer::Busy) {
@@ -276,7 +277,7 @@ impl Core {
 
     /// Makes an item of an iterator on this thread; returns whether there was one.
     fn make(&self, opened: &mut Opened, item: &mut Vec<u8>) -> Result<bool, Error> {
-        let StreamSource::InProcess(stream) = &mut opened.source;
+        let StreamSource::Blocking(stream) = &mut opened.source else { return Ok(false) };
         let context = RawContext::new(self.call_id).with_trace(self.trace.as_ref());
         let context = context.with_bounds(self);
         let made = stream.next(&context, item).map_err(|failure| self.error_of(failure))?;
@@ -306,7 +307,7 @@ impl Core {
 
     fn record_error(&self, error: &Error) {
         // A caller that stopped the plugin caused the error itself.
-        if self.is_ended.load(Ordering::Relaxed) && error.kind() != ErrorKind::Panicked {
+        if self.ended.is_cancelled() && error.kind() != ErrorKind::Panicked {
             return;
         }
         let slot = &self.inner.slot;
@@ -394,8 +395,13 @@ impl Core {
             other => return state.producer = other,
         };
         drop(state);
-        let StreamSource::InProcess(stream) = &mut opened.source;
-        if stream.is_polled() {
+        #[cfg(all(unix, feature = "process"))]
+        if let StreamSource::Remote(lines) = &opened.source {
+            let runtime = lines.runtime().clone();
+            drop(runtime.spawn(Arc::clone(this).read_program(opened)));
+            return;
+        }
+        if let StreamSource::Polled(stream) = &mut opened.source {
             let requested = stream.request(credits, this.generation.begin_stream_request());
             let mut state = this.lock();
             if state.end.is_none() {
@@ -429,26 +435,64 @@ impl Core {
             }
             let mut item = Vec::new();
             let made = self.make(&mut opened, &mut item);
-            let is_last = !matches!(made, Ok(true));
-            let waker = {
-                let mut state = self.lock();
-                if state.end.is_none() {
-                    match made {
-                        Ok(true) => state.items.push_back((opened.format, item)),
-                        Ok(false) => state.end = Some(End::Finished),
-                        Err(error) => state.end = Some(End::Failed(error.into())),
-                    }
-                }
-                state.waker.take()
-            };
-            wake(waker);
-            if is_last {
+            if self.add(opened.format, made.map(|made| made.then_some(item))).is_last() {
                 break;
             }
         }
-        // First, so that the caller does not see a generation without a stream that is in use.
         drop(opened);
         self.lock().producer = Producer::Gone;
+    }
+
+    /// Reads items of a program until the window is full.
+    #[cfg(all(unix, feature = "process"))]
+    async fn read_program(self: Arc<Self>, mut opened: Opened) {
+        loop {
+            {
+                let mut state = self.lock();
+                if state.end.is_some() {
+                    break;
+                }
+                if state.credits() == 0 {
+                    return state.producer = Producer::Idle(opened);
+                }
+            }
+            let StreamSource::Remote(lines) = &mut opened.source else { break };
+            let read = {
+                let (read, ended) = (pin!(lines.next()), pin!(self.ended.cancelled()));
+                match select(read, ended).await {
+                    Either::Left((read, _)) => read,
+                    Either::Right(_) => break,
+                }
+            };
+            let item = read.map_err(|failure| self.error_of(failure.into()));
+            let item = item.and_then(|item| match item {
+                Some(item) => self.check_item(&item).map(|()| Some(item)),
+                None => Ok(None),
+            });
+            if self.add(opened.format, item).is_last() {
+                break;
+            }
+        }
+        drop(opened);
+        self.lock().producer = Producer::Gone;
+    }
+
+    /// Adds an item, or the end of the stream, and wakes the caller.
+    fn add(&self, format: Format, item: Result<Option<Vec<u8>>, Error>) -> Added {
+        let added = if matches!(item, Ok(Some(_))) { Added::Item } else { Added::End };
+        let waker = {
+            let mut state = self.lock();
+            if state.end.is_none() {
+                match item {
+                    Ok(Some(item)) => state.items.push_back((format, item)),
+                    Ok(None) => state.end = Some(End::Finished),
+                    Err(error) => state.end = Some(End::Failed(error.into())),
+                }
+            }
+            state.waker.take()
+        };
+        wake(waker);
+        added
     }
 
     /// Takes the answer to a request.
@@ -510,10 +554,16 @@ impl State {
     }
 }
 
-impl Opened {
-    fn is_polled(&self) -> bool {
-        let StreamSource::InProcess(stream) = &self.source;
-        stream.is_polled()
+/// What was added to the buffer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Added {
+    Item,
+    End,
+}
+
+impl Added {
+    fn is_last(self) -> bool {
+        self == Self::End
     }
 }
 
@@ -548,7 +598,7 @@ impl TimerEntry for Core {
 /// The deadline and the cancellation, as the plugin's iterator can query them.
 impl Bounds for Core {
     fn is_cancelled(&self) -> bool {
-        self.is_ended.load(Ordering::Relaxed) || self.check_bounds().is_err()
+        self.ended.is_cancelled() || self.check_bounds().is_err()
     }
 
     fn remaining(&self) -> Option<Duration> {

@@ -8,8 +8,12 @@ use std::task::{Context, Poll};
 use super::codec::Format;
 use super::data::Data;
 use super::error::{CallError, CallErrorKind};
+#[cfg(all(unix, feature = "serve"))]
+use super::method::in_context;
 use super::method::{Failed, result_of};
 use crate::PluginError;
+#[cfg(all(unix, feature = "serve"))]
+use crate::context::RawContext;
 use crate::payload::Output;
 
 /// The items that a method of a contract returns one after another.
@@ -323,6 +327,34 @@ pub(super) type BlockingItems = Box<dyn FnMut() -> Option<ItemResult> + Send>;
 /// Polls for the next item.
 #[cfg(all(unix, feature = "tokio"))]
 pub(super) type PolledItems = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<ItemResult>> + Send>;
+
+#[cfg(all(unix, feature = "serve"))]
+impl Items {
+    /// Makes the next item on this thread, or polls for it in the plugin's runtime; for a program,
+    /// whose threads may use tokio.
+    pub(crate) fn poll_next(
+        &mut self,
+        context: &RawContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<ItemResult>> {
+        #[cfg(not(feature = "tokio"))]
+        let _ = cx;
+        in_context(context, || match self {
+            Self::Blocking(next) => Poll::Ready(next()),
+            #[cfg(feature = "tokio")]
+            Self::Polled(poll_next) => match crate::runtime::handle() {
+                Ok(runtime) => {
+                    let _inside = runtime.enter();
+                    poll_next(cx)
+                }
+                Err(cause) => {
+                    let message = format!("cannot start the plugin's async runtime: {cause}");
+                    Poll::Ready(Some(Err((Failed::Method, PluginError::new(503, message)))))
+                }
+            },
+        })
+    }
+}
 
 impl fmt::Debug for Items {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

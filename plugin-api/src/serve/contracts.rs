@@ -2,6 +2,7 @@
 //! postcard if the host names the hash of the signature.
 
 use std::fmt;
+use std::sync::Arc;
 
 use hotbay_protocol::{ContractBody, endpoint, header};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
@@ -10,13 +11,13 @@ use hyper::{Response, StatusCode};
 use super::body::OutgoingBody;
 use super::call::{CallError, CallHeaders, call};
 use super::connections::Connection;
-use super::instance::Instance;
-use super::responses;
+use super::server::Server;
+use super::{responses, streams};
+use crate::Plugin;
 use crate::contract::Format;
 pub(super) use crate::contract::internal::ServedMethod;
 use crate::contract::internal::{Description, Failed, ServedBy, ServedCall};
 use crate::export::Failure;
-use crate::{Plugin, PluginError};
 
 static CONTRACT_HASH: HeaderName = HeaderName::from_static(header::CONTRACT_HASH);
 
@@ -75,9 +76,9 @@ impl<T> fmt::Debug for Contracts<T> {
 
 /// Responds to a call of a method.
 pub(super) fn respond<T: Plugin>(
-    instance: &Instance<T>,
-    connection: &Connection,
-    call_headers: &CallHeaders,
+    server: &Arc<Server<T>>,
+    connection: &Arc<Connection>,
+    call_headers: CallHeaders,
     headers: HeaderMap,
     arguments: &[u8],
     method: &ServedMethod<T>,
@@ -87,19 +88,27 @@ pub(super) fn respond<T: Plugin>(
         Err((status, message)) => return responses::rejected(status, &message),
     };
     let mut failed = Failed::Method;
-    let outcome = call(instance, connection, call_headers, |plugin, context| {
-        let ServedCall::Value(call) = method.call else {
-            return Err(PluginError::new(501, "programs serve no streams"));
-        };
-        call(plugin, context, format, arguments).map_err(|(part, error)| {
-            failed = part;
-            error
+    let mut fail = |(part, error)| {
+        failed = part;
+        error
+    };
+    let instance = &server.instance;
+    let outcome = match method.call {
+        ServedCall::Value(run) => call(instance, connection, &call_headers, |plugin, context| {
+            run(plugin, context, format, arguments).map_err(&mut fail)
         })
-    });
-    let failure = match outcome {
-        Ok(output) => {
-            return responses::output(output.with_content_type(format.content_type()), headers);
+        .map(|output| responses::output(output.with_content_type(format.content_type()), headers)),
+        ServedCall::Stream(_) if format != Format::Json => {
+            let message = "wrong Content-Type: a stream has arguments as application/json";
+            return responses::rejected(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
         }
+        ServedCall::Stream(open) => call(instance, connection, &call_headers, |plugin, context| {
+            open(plugin, context, format, arguments).map_err(&mut fail)
+        })
+        .map(|items| streams::respond(server, connection, call_headers, items)),
+    };
+    let failure = match outcome {
+        Ok(response) => return response,
         Err(CallError::Rejected(error)) => return responses::not_possible(error),
         Err(CallError::Failed(failure)) => failure,
     };

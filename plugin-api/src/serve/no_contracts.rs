@@ -1,6 +1,7 @@
 //! Stands in for the contracts of a program without the feature `contracts`: there are none.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use hotbay_protocol::ContractBody;
 use hyper::Response;
@@ -9,7 +10,7 @@ use hyper::header::HeaderMap;
 use super::body::OutgoingBody;
 use super::call::CallHeaders;
 use super::connections::Connection;
-use super::instance::Instance;
+use super::server::Server;
 
 /// No contracts.
 #[derive(Debug)]
@@ -36,9 +37,9 @@ impl<T> Default for Contracts<T> {
 }
 
 pub(super) fn respond<T>(
-    _: &Instance<T>,
-    _: &Connection,
-    _: &CallHeaders,
+    _: &Arc<Server<T>>,
+    _: &Arc<Connection>,
+    _: CallHeaders,
     _: HeaderMap,
     _: &[u8],
     method: &ServedMethod<T>,

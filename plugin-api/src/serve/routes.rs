@@ -83,8 +83,8 @@ impl Drop for RunningRequest<'_> {
 
 /// Handles a request.
 async fn handle<T: Plugin>(
-    server: &Server<T>,
-    connection: &Connection,
+    server: &Arc<Server<T>>,
+    connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<OutgoingBody>, Infallible> {
     if let Some(token) = &server.token {
@@ -113,8 +113,8 @@ fn endpoint_of(path: &str) -> Option<&str> {
 }
 
 async fn route<T: Plugin>(
-    server: &Server<T>,
-    connection: &Connection,
+    server: &Arc<Server<T>>,
+    connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<OutgoingBody> {
     let (parts, body) = request.into_parts();
@@ -150,14 +150,9 @@ async fn route<T: Plugin>(
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
         Route::Method(method) => match CallHeaders::parse(&parts.headers) {
-            Ok(call_headers) => contracts::respond(
-                &server.instance,
-                connection,
-                &call_headers,
-                parts.headers,
-                &bytes,
-                method,
-            ),
+            Ok(call_headers) => {
+                contracts::respond(server, connection, call_headers, parts.headers, &bytes, method)
+            }
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
         Route::Batch => match CallHeaders::parse(&parts.headers) {

@@ -22,7 +22,7 @@ fn reader(plugins: &Plugins) -> (Host, Handle<dyn Tables>) {
 }
 
 /// Reads all items before the end or the error.
-fn read<T: hotbay::contract::Data>(stream: Stream<T>) -> (Vec<T>, Option<CallError>) {
+pub(super) fn read<T: hotbay::contract::Data>(stream: Stream<T>) -> (Vec<T>, Option<CallError>) {
     let (mut items, mut error) = (Vec::new(), None);
     for item in stream {
         assert!(error.is_none(), "an item follows an error");
@@ -35,7 +35,9 @@ fn read<T: hotbay::contract::Data>(stream: Stream<T>) -> (Vec<T>, Option<CallErr
 }
 
 /// Reads like [`read`], as a future.
-fn read_async<T: hotbay::contract::Data>(mut stream: Stream<T>) -> (Vec<T>, Option<CallError>) {
+pub(super) fn read_async<T: hotbay::contract::Data>(
+    mut stream: Stream<T>,
+) -> (Vec<T>, Option<CallError>) {
     let mut items = Vec::new();
     block_on(async {
         loop {
