@@ -8,10 +8,11 @@ use hyper::header::HeaderValue;
 use tokio::runtime::Handle;
 
 use crate::connection::{Async, Connection, Keep, Pools, Transport};
+use crate::error::{Error, ErrorKind, Failure};
 use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind};
 use crate::location::Location;
 use crate::sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
-use crate::stream::OpenResponse;
+use crate::stream::{ItemLines, OpenResponse};
 
 /// The client of one child.
 pub struct Client {
@@ -65,6 +66,19 @@ impl Client {
     /// States whether the request may have run.
     pub async fn request(&self, http_request: &HttpRequest) -> Result<HttpResponse, RequestError> {
         self.send::<Async>(http_request).await
+    }
+
+    /// Sends a request for a stream of items, of which each has at most `max_response_bytes`. Must be
+    /// polled in the host's runtime.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the program that answers with another response, or of the connection.
+    pub async fn open_stream(&self, http_request: &HttpRequest) -> Result<ItemLines, Failure> {
+        let response = self.open_response(http_request).await;
+        let response =
+            response.map_err(|error| Error::new(ErrorKind::Disconnected, error.message))?;
+        response.into_items(http_request.max_response_bytes, self.timers.clone()).await
     }
 
     /// Opens a connection that is not kept.

@@ -34,6 +34,12 @@ use crate::worker::TimerEntry;
 /// Number of items that a plugin makes in advance.
 const DEFAULT_WINDOW: u32 = 32;
 
+/// The largest window.
+const MAX_WINDOW: u32 = 1 << 16;
+
+/// Bytes of items from which a plugin makes no more, though the window is not full.
+const MAX_BUFFERED_BYTES: usize = 1 << 20;
+
 /// The thread on which a caller that blocks lets an iterator of the plugin run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RunsOn {
@@ -64,6 +70,8 @@ struct Core {
 
 struct State {
     items: VecDeque<(Format, Vec<u8>)>,
+    /// Total bytes of the items.
+    bytes: usize,
     /// What follows the items; `None` while more may be made.
     end: Option<End>,
     producer: Producer,
@@ -109,6 +117,7 @@ pub(super) fn open_stream(
     let cancelled = token.clone().map(|token| Box::pin(token.cancelled_owned()));
     let state = State {
         items: VecDeque::new(),
+        bytes: 0,
         end: None,
         producer: Producer::Idle(opened),
         waker: None,
@@ -158,7 +167,7 @@ impl ItemSource for PluginStream {
     }
 
     fn set_window(&mut self, items: u32) {
-        self.core.lock().window = items;
+        self.core.lock().window = items.min(MAX_WINDOW);
     }
 }
 
@@ -200,6 +209,7 @@ impl Core {
                 (_, error) => {
                     state.end =
                         Some(error.map_or(End::Finished, |error| End::Failed(error.into())));
+                    state.bytes = 0;
                     std::mem::take(&mut state.items)
                 }
             };
@@ -353,6 +363,7 @@ impl Core {
         loop {
             let mut state = this.lock();
             if let Some((format, bytes)) = state.items.pop_front() {
+                state.bytes -= bytes.len();
                 Self::refill(this, state);
                 *item = bytes;
                 return Poll::Ready(Some(Ok(format)));
@@ -484,7 +495,7 @@ impl Core {
             let mut state = self.lock();
             if state.end.is_none() {
                 match item {
-                    Ok(Some(item)) => state.items.push_back((format, item)),
+                    Ok(Some(item)) => state.push(format, item),
                     Ok(None) => state.end = Some(End::Finished),
                     Err(error) => state.end = Some(End::Failed(error.into())),
                 }
@@ -530,7 +541,7 @@ impl Core {
         };
         let mut state = self.lock();
         if state.end.is_none() {
-            state.items.extend(items);
+            items.into_iter().for_each(|(format, item)| state.push(format, item));
             if is_last {
                 let end = error.map_or(End::Finished, |error| End::Failed(error.into()));
                 state.end = Some(end);
@@ -547,8 +558,16 @@ impl Core {
 }
 
 impl State {
+    fn push(&mut self, format: Format, item: Vec<u8>) {
+        self.bytes += item.len();
+        self.items.push_back((format, item));
+    }
+
     /// Returns the number of items that the plugin may make now.
     fn credits(&self) -> u32 {
+        if self.bytes >= MAX_BUFFERED_BYTES {
+            return 0;
+        }
         let made = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
         self.window.saturating_sub(made)
     }

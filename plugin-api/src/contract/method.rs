@@ -21,7 +21,7 @@ use crate::root::{self, RawFault, RawInstance};
 pub trait Method: 'static {
     /// Its arguments, as a list of pairs.
     type Arguments: Passed;
-    /// Its result.
+    /// Its result, or an item of its stream.
     type Output: Data;
     /// Its error.
     type Error: MethodError;

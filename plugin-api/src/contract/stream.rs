@@ -43,6 +43,9 @@ use crate::payload::Output;
 /// # Ok::<(), CallError>(())
 /// ```
 ///
+/// `Iterator` and `StreamExt` of `futures` both have a method `next`. In async code, use `try_next` of
+/// `TryStreamExt`.
+///
 /// # How many items the plugin makes
 ///
 /// The plugin makes an item only after the caller has granted it. If the caller iterates on its own
@@ -164,9 +167,10 @@ impl<T: 'static> Stream<T> {
         Self { source: Source::Polled(Box::pin(Converted(Box::pin(stream)))) }
     }
 
-    /// Returns a stream whose plugin makes at most `items` items that the caller has not read. The
-    /// default is 32, and the least is 1. For a stream that this thread iterates, and one that was
-    /// made here, it changes nothing.
+    /// Returns a stream whose plugin makes at most `items` items that the caller has not read: at least
+    /// 1, at most 65,536, and 32 by default. Once a host holds 1 MiB of them, it requests no more. For
+    /// a stream whose iterator runs on the caller's thread, and one that was made here, this changes
+    /// nothing.
     pub fn with_window(mut self, items: u32) -> Self {
         if let Source::Plugin(source) = &mut self.source {
             source.set_window(items.max(1));
