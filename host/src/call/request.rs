@@ -265,6 +265,12 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// Returns where the stream goes that the call opens, if it opens one.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn stream_slot(&self) -> Option<&StreamSlot> {
+        self.method_request()?.stream.as_ref()
+    }
+
     fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }

@@ -13,21 +13,18 @@ use futures_util::future::{Either, select};
 use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use hotbay_plugin::contract::internal::{
-    DirectFn, LoweredCall, Method, MethodCall, OpenFn, StartFn, TypedResult,
+    DirectFn, LoweredCall, Method, MethodCall, StartFn, TypedResult,
 };
 use hotbay_plugin::contract::{CallError, Format};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::bindings::{Bindings, MethodBinding};
-use super::streams::{OpenStreams, Opened, StreamSource};
 use super::{Backend, Generation, IoLimits, Parts, State};
 use crate::boundary::task::RunningTask;
-use crate::boundary::{Instance, MethodFault, OpenStream};
+use crate::boundary::{Instance, MethodFault};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
-#[cfg(all(unix, feature = "process"))]
-use crate::call::StreamSlot;
 use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
@@ -67,7 +64,7 @@ impl InstanceRef {
             state: State::Serving.into(),
             returned: ReturnSlot::new(),
             tasks: Arc::default(),
-            streams: OpenStreams::default(),
+            streams: Default::default(),
             services: parts.services.into(),
         };
         Self::resumed(Arc::new(generation), backend)
@@ -173,7 +170,7 @@ impl InstanceRef {
 
     /// Runs `call` of a plugin in this process with the context of the call.
     #[inline(always)]
-    fn run_in_process(
+    pub(super) fn run_in_process(
         &self,
         args: CallArgs<'_>,
         call: impl FnOnce(&RawContext<'_>) -> Result<(), Error>,
@@ -451,7 +448,7 @@ impl InstanceRef {
 #[cfg(all(unix, feature = "process"))]
 impl InstanceRef {
     /// Returns the call of a process's method as it is sent; `None` if it is another call.
-    fn message(&self, request: &Request<'_>) -> Result<Option<MethodMessage>, Error> {
+    pub(super) fn message(&self, request: &Request<'_>) -> Result<Option<MethodMessage>, Error> {
         let Some(method) = request.method_request() else { return Ok(None) };
         let format = match self.bind_method(method)? {
             MethodBinding::Remote(format) => *format,
@@ -469,7 +466,7 @@ impl InstanceRef {
         args: CallArgs<'_>,
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
-        if let Some(slot) = request_of_stream(args.request) {
+        if let Some(slot) = args.request.stream_slot() {
             return self.wait_for_stream(process, slot, args);
         }
         let CallArgs { request, state, call_id } = args;
@@ -625,6 +622,15 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Runs `call`, and marks this thread as in a plugin call meanwhile.
+pub(super) fn in_plugin_call<T>(call: impl FnOnce() -> T) -> T {
+    let depth = DEPTH.get();
+    DEPTH.set(depth + 1);
+    let result = call();
+    DEPTH.set(depth);
+    result
+}
+
 /// Returns whether this thread is in a plugin call, and so holds a lease.
 pub(crate) fn is_in_plugin_call() -> bool {
     DEPTH.get() > 0
@@ -674,7 +680,7 @@ impl InstanceRef {
             let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
             generation.check_input(request)?;
-            if let Some(slot) = request_of_stream(request) {
+            if let Some(slot) = request.stream_slot() {
                 return self.open_remote_stream(process, slot, args).await;
             }
             let message = self.message(request)?;
@@ -779,103 +785,4 @@ impl InstanceRef {
 #[cold]
 fn missing() -> Error {
     crate::error::bug!("a batch has fewer results than calls")
-}
-
-impl InstanceRef {
-    /// Opens the stream of a method of a plugin in this process, for the slot of the request.
-    #[cold]
-    fn open_stream(
-        &self,
-        instance: &Instance,
-        (open, format): (OpenFn, Format),
-        method: &MethodRequest<'_>,
-        args: CallArgs<'_>,
-    ) -> Result<(), Error> {
-        let Some(slot) = &method.stream else { return Err(bug!("a stream has no slot")) };
-        let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
-        let input = RawPayload::new(Payload::bytes(&bytes));
-        let guard = self.generation.streams.start();
-        self.run_in_process(args, |context| {
-            let depth = DEPTH.get();
-            DEPTH.set(depth + 1);
-            let stream = OpenStream::open(instance, open, context, format, &input);
-            DEPTH.set(depth);
-            let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
-            let source = StreamSource::from(stream.map_err(fail)?);
-            let generation = Arc::clone(&self.generation);
-            slot.put(Opened { source, format, generation, _guard: guard });
-            Ok(())
-        })
-    }
-}
-
-/// Returns where the stream goes that a call opens, if it opens one.
-#[cfg(all(unix, feature = "process"))]
-fn request_of_stream<'r>(request: &'r Request<'_>) -> Option<&'r StreamSlot> {
-    request.method_request()?.stream.as_ref()
-}
-
-#[cfg(all(unix, feature = "process"))]
-impl InstanceRef {
-    /// Opens the stream of a method of a process; dropping the future cancels the call.
-    async fn open_remote_stream(
-        &self,
-        process: &hotbay_process::Process,
-        slot: &StreamSlot,
-        args: CallArgs<'_>,
-    ) -> Result<(), Error> {
-        let CallArgs { request, state, call_id } = args;
-        let message = self.message(request)?;
-        let call = request.to_process_call(call_id, message.as_ref());
-        if let Some(state) = state
-            && !state.enter_plugin(self.generation.id.get())
-        {
-            return Err(self.generation.ended_before_start(state));
-        }
-        let guard = self.generation.streams.start();
-        let opened = process.open_stream(&call).await;
-        if let Some(state) = state {
-            state.leave_plugin();
-        }
-        let fail = |failure: hotbay_process::Failure| {
-            self.generation.error_from_by(request.deadline(), failure.into())
-        };
-        let source = StreamSource::Remote(Box::new(opened.map_err(fail)?));
-        let generation = Arc::clone(&self.generation);
-        slot.put(Opened { source, format: Format::Json, generation, _guard: guard });
-        Ok(())
-    }
-
-    /// Opens a stream like [`open_remote_stream`](Self::open_remote_stream), and waits on this
-    /// thread.
-    fn wait_for_stream(
-        &self,
-        process: &hotbay_process::Process,
-        slot: &StreamSlot,
-        args: CallArgs<'_>,
-    ) -> Result<(), Error> {
-        let ended = async {
-            match args.state {
-                Some(state) => state.ended().await,
-                None => std::future::pending().await,
-            }
-        };
-        let cancelled = async {
-            match args.request.cancellation_token() {
-                Some(token) => {
-                    let _ = select(pin!(ended), pin!(token.cancelled())).await;
-                }
-                None => ended.await,
-            }
-        };
-        let opening = pin!(self.open_remote_stream(process, slot, args));
-        match block_on(pin!(select(opening, pin!(cancelled)))) {
-            Either::Left((outcome, _)) => outcome,
-            Either::Right(_) => {
-                let message = "was called, but the caller cancelled the call";
-                let error = Error::new(ErrorKind::Cancelled, message).of(&self.generation.name);
-                Err(error.in_generation(self.id))
-            }
-        }
-    }
 }

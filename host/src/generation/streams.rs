@@ -1,14 +1,30 @@
-//! The open streams of a generation. Each keeps it loaded; an unload waits for them, and then ends
-//! them.
+//! The streams of a generation: opens them, and keeps those that are open. Each keeps the generation
+//! loaded; an unload waits for them, and then ends them.
 
 use std::fmt;
+#[cfg(all(unix, feature = "process"))]
+use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
+#[cfg(all(unix, feature = "process"))]
+use futures_util::future::{Either, select};
+use hotbay_plugin::Payload;
+use hotbay_plugin::abi::RawPayload;
 use hotbay_plugin::contract::Format;
+use hotbay_plugin::contract::internal::OpenFn;
 
 use super::Generation;
-use crate::boundary::OpenStream;
+use super::lease::{CallArgs, InstanceRef, in_plugin_call};
+use crate::boundary::{Instance, OpenStream};
+use crate::call::MethodRequest;
+#[cfg(all(unix, feature = "process"))]
+use crate::call::StreamSlot;
+#[cfg(all(unix, feature = "process"))]
+use crate::error::ErrorKind;
+use crate::error::{Error, bug};
+#[cfg(all(unix, feature = "process"))]
+use crate::sync::block_on;
 use crate::sync::{WaitGroup, WaitGuard, lock};
 
 /// A stream that a call opened.
@@ -107,6 +123,97 @@ impl Generation {
     /// Counts a request of a stream's items until the plugin has answered it.
     pub(crate) fn begin_stream_request(&self) -> WaitGuard {
         self.streams.start()
+    }
+}
+
+impl InstanceRef {
+    /// Opens the stream of a method of a plugin in this process, for the slot of the request.
+    #[cold]
+    pub(super) fn open_stream(
+        &self,
+        instance: &Instance,
+        (open, format): (OpenFn, Format),
+        method: &MethodRequest<'_>,
+        args: CallArgs<'_>,
+    ) -> Result<(), Error> {
+        let Some(slot) = &method.stream else { return Err(bug!("a stream has no slot")) };
+        let bytes = method.encode(format).map_err(|error| self.generation().not_encoded(error))?;
+        let input = RawPayload::new(Payload::bytes(&bytes));
+        let guard = self.generation().streams.start();
+        self.run_in_process(args, |context| {
+            let stream =
+                in_plugin_call(|| OpenStream::open(instance, open, context, format, &input));
+            let fail = |failure| self.generation().error_from_by(args.request.deadline(), failure);
+            let source = StreamSource::from(stream.map_err(fail)?);
+            let generation = Arc::clone(self.generation());
+            slot.put(Opened { source, format, generation, _guard: guard });
+            Ok(())
+        })
+    }
+}
+
+#[cfg(all(unix, feature = "process"))]
+impl InstanceRef {
+    /// Opens the stream of a method of a process; dropping the future cancels the call.
+    pub(super) async fn open_remote_stream(
+        &self,
+        process: &hotbay_process::Process,
+        slot: &StreamSlot,
+        args: CallArgs<'_>,
+    ) -> Result<(), Error> {
+        let CallArgs { request, state, call_id } = args;
+        let message = self.message(request)?;
+        let call = request.to_process_call(call_id, message.as_ref());
+        if let Some(state) = state
+            && !state.enter_plugin(self.generation().id.get())
+        {
+            return Err(self.generation().ended_before_start(state));
+        }
+        let guard = self.generation().streams.start();
+        let opened = process.open_stream(&call).await;
+        if let Some(state) = state {
+            state.leave_plugin();
+        }
+        let fail = |failure: hotbay_process::Failure| {
+            self.generation().error_from_by(request.deadline(), failure.into())
+        };
+        let source = StreamSource::Remote(Box::new(opened.map_err(fail)?));
+        let generation = Arc::clone(self.generation());
+        slot.put(Opened { source, format: Format::Json, generation, _guard: guard });
+        Ok(())
+    }
+
+    /// Opens a stream like [`open_remote_stream`](Self::open_remote_stream), and waits on this
+    /// thread.
+    pub(super) fn wait_for_stream(
+        &self,
+        process: &hotbay_process::Process,
+        slot: &StreamSlot,
+        args: CallArgs<'_>,
+    ) -> Result<(), Error> {
+        let ended = async {
+            match args.state {
+                Some(state) => state.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let cancelled = async {
+            match args.request.cancellation_token() {
+                Some(token) => {
+                    let _ = select(pin!(ended), pin!(token.cancelled())).await;
+                }
+                None => ended.await,
+            }
+        };
+        let opening = pin!(self.open_remote_stream(process, slot, args));
+        match block_on(pin!(select(opening, pin!(cancelled)))) {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => {
+                let message = "was called, but the caller cancelled the call";
+                let error = Error::new(ErrorKind::Cancelled, message).of(&self.generation().name);
+                Err(error.in_generation(self.generation().id))
+            }
+        }
     }
 }
 

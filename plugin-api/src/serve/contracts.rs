@@ -11,7 +11,7 @@ use hyper::{Response, StatusCode};
 use super::body::OutgoingBody;
 use super::call::{CallError, CallHeaders, call};
 use super::connections::Connection;
-use super::server::Server;
+use super::instance::Instance;
 use super::{responses, streams};
 use crate::Plugin;
 use crate::contract::Format;
@@ -74,9 +74,10 @@ impl<T> fmt::Debug for Contracts<T> {
     }
 }
 
-/// Responds to a call of a method.
-pub(super) fn respond<T: Plugin>(
-    server: &Arc<Server<T>>,
+/// Responds to a call of a method. A stream holds what `begin` returns.
+pub(super) fn respond<T: Plugin, A: Send + 'static>(
+    instance: &Instance<T>,
+    begin: impl FnOnce() -> A,
     connection: &Arc<Connection>,
     call_headers: CallHeaders,
     headers: HeaderMap,
@@ -92,7 +93,6 @@ pub(super) fn respond<T: Plugin>(
         failed = part;
         error
     };
-    let instance = &server.instance;
     let outcome = match method.call {
         ServedCall::Value(run) => call(instance, connection, &call_headers, |plugin, context| {
             run(plugin, context, format, arguments).map_err(&mut fail)
@@ -105,7 +105,7 @@ pub(super) fn respond<T: Plugin>(
         ServedCall::Stream(open) => call(instance, connection, &call_headers, |plugin, context| {
             open(plugin, context, format, arguments).map_err(&mut fail)
         })
-        .map(|items| streams::respond(server, connection, call_headers, items)),
+        .map(|items| streams::respond(connection, call_headers, items, begin())),
     };
     let failure = match outcome {
         Ok(response) => return response,

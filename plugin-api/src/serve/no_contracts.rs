@@ -10,7 +10,7 @@ use hyper::header::HeaderMap;
 use super::body::OutgoingBody;
 use super::call::CallHeaders;
 use super::connections::Connection;
-use super::server::Server;
+use super::instance::Instance;
 
 /// No contracts.
 #[derive(Debug)]
@@ -36,8 +36,9 @@ impl<T> Default for Contracts<T> {
     }
 }
 
-pub(super) fn respond<T>(
-    _: &Arc<Server<T>>,
+pub(super) fn respond<T, A>(
+    _: &Instance<T>,
+    _: impl FnOnce() -> A,
     _: &Arc<Connection>,
     _: CallHeaders,
     _: HeaderMap,

@@ -81,6 +81,22 @@ impl Drop for RunningRequest<'_> {
     }
 }
 
+/// An open stream, which delays the idle timeout until it is dropped.
+struct StreamActivity<T: 'static>(Arc<Server<T>>);
+
+impl<T> StreamActivity<T> {
+    fn begin(server: &Arc<Server<T>>) -> Self {
+        server.activity.begin_call();
+        Self(Arc::clone(server))
+    }
+}
+
+impl<T> Drop for StreamActivity<T> {
+    fn drop(&mut self) {
+        let _ = self.0.activity.end_call(Instant::now());
+    }
+}
+
 /// Handles a request.
 async fn handle<T: Plugin>(
     server: &Arc<Server<T>>,
@@ -150,9 +166,15 @@ async fn route<T: Plugin>(
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
         Route::Method(method) => match CallHeaders::parse(&parts.headers) {
-            Ok(call_headers) => {
-                contracts::respond(server, connection, call_headers, parts.headers, &bytes, method)
-            }
+            Ok(call_headers) => contracts::respond(
+                &server.instance,
+                || StreamActivity::begin(server),
+                connection,
+                call_headers,
+                parts.headers,
+                &bytes,
+                method,
+            ),
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
         Route::Batch => match CallHeaders::parse(&parts.headers) {

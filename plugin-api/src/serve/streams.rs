@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use hotbay_protocol::{ErrorBody, STREAM_CONTENT_TYPE, StreamLine};
 use hyper::Response;
@@ -12,21 +11,21 @@ use super::body::{Lines, OutgoingBody};
 use super::call::{CallBounds, CallHeaders, run_plugin};
 use super::connections::Connection;
 use super::responses;
-use super::server::Server;
 use crate::contract::internal::{Failed, Items};
 use crate::export::Failure;
 
 /// Returns the response with the items of a stream.
-pub(super) fn respond<T: Send + Sync + 'static>(
-    server: &Arc<Server<T>>,
+///
+/// `activity` is dropped after the last line was written.
+pub(super) fn respond(
     connection: &Arc<Connection>,
     call_headers: CallHeaders,
     items: Items,
+    activity: impl Send + 'static,
 ) -> Response<OutgoingBody> {
-    server.activity.begin_call();
     let lines = StreamLines {
         items: Some(items),
-        server: Arc::clone(server),
+        _activity: activity,
         connection: Arc::clone(connection),
         call_headers,
         is_flushing: false,
@@ -34,18 +33,18 @@ pub(super) fn respond<T: Send + Sync + 'static>(
     responses::body(OutgoingBody::of_lines(lines), STREAM_CONTENT_TYPE)
 }
 
-/// The lines of a stream. The program is not idle until it is dropped.
-struct StreamLines<T: 'static> {
+/// The lines of a stream.
+struct StreamLines<A> {
     /// `None` after the last line.
     items: Option<Items>,
-    server: Arc<Server<T>>,
+    _activity: A,
     connection: Arc<Connection>,
     call_headers: CallHeaders,
     /// Whether the last line may still be in the buffer of the connection.
     is_flushing: bool,
 }
 
-impl<T: Send + Sync> Lines for StreamLines<T> {
+impl<A: Send> Lines for StreamLines<A> {
     fn poll_line(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
         // An iterator may block, so the connection writes each line before the next is made.
         if std::mem::take(&mut self.is_flushing) {
@@ -88,7 +87,7 @@ impl<T: Send + Sync> Lines for StreamLines<T> {
     }
 }
 
-impl<T> StreamLines<T> {
+impl<A> StreamLines<A> {
     fn drop_items(&mut self) {
         let items = self.items.take();
         // A panic changes nothing: its caller has all items.
@@ -99,14 +98,13 @@ impl<T> StreamLines<T> {
     }
 }
 
-impl<T> Drop for StreamLines<T> {
+impl<A> Drop for StreamLines<A> {
     fn drop(&mut self) {
         self.drop_items();
-        let _ = self.server.activity.end_call(Instant::now());
     }
 }
 
-impl<T> fmt::Debug for StreamLines<T> {
+impl<A> fmt::Debug for StreamLines<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamLines").field("items", &self.items).finish_non_exhaustive()
     }
