@@ -92,7 +92,8 @@ fn programs_that_serve_contracts_pass_that_step() {
     let script = include_str!("../it/contracts/analyst.py");
     let python = ProgramFolder::new(plugins.dir(), "program").bytes(script).install();
     let script = include_str!("../it/contracts/tables.py");
-    let streams = ProgramFolder::new(plugins.dir(), "reader").built("table-reader", "table-reader");
+    let streams = ProgramFolder::new(plugins.dir(), "table-reader");
+    let streams = streams.built("table-reader", "table-reader");
     let python_streams = ProgramFolder::new(plugins.dir(), "tables").bytes(script).install();
     for (folder, is_python) in
         [(rust, false), (python, true), (streams.install(), false), (python_streams, true)]
