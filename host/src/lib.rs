@@ -122,8 +122,8 @@ pub mod manifest {
 pub mod contract {
     pub use hotbay_plugin::contract::{
         Binding, CallError, CallErrorKind, Changes, Contract, ContractText, ContractVersion, Data,
-        Impact, Incompatible, InvalidText, Json, MethodChange, MethodText, Proxy, Transport, bind,
-        compare,
+        Impact, Incompatible, InvalidText, Json, MethodChange, MethodText, Proxy, Stream,
+        Transport, bind, compare,
     };
 
     pub use crate::handle::{DirectTransport, PinnedTransport, PooledTransport};

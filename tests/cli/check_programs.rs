@@ -91,7 +91,13 @@ fn programs_that_serve_contracts_pass_that_step() {
     let rust = ProgramFolder::new(plugins.dir(), "analyst").built("analyst", "analyst").install();
     let script = include_str!("../it/contracts/analyst.py");
     let python = ProgramFolder::new(plugins.dir(), "program").bytes(script).install();
-    for (folder, is_python) in [(rust, false), (python, true)] {
+    let script = include_str!("../it/contracts/tables.py");
+    let streams = ProgramFolder::new(plugins.dir(), "table-reader");
+    let streams = streams.built("table-reader", "table-reader");
+    let python_streams = ProgramFolder::new(plugins.dir(), "tables").bytes(script).install();
+    for (folder, is_python) in
+        [(rust, false), (python, true), (streams.install(), false), (python_streams, true)]
+    {
         let failed = failed(&folder, &[]);
         // The script leaves out other parts of the protocol.
         let mut failed = failed.iter().filter(|(name, _)| !is_python || name == "contracts");
@@ -126,6 +132,38 @@ fn violated_contract_fails_that_step() {
         json!([rejected]),
         str![[r#"
 `POST /contract/a/f` with {"n":1}: it returned 400 with `{"message":"no","statusCode":400}`; expected a result, or an error with 422
+"#]],
+    );
+}
+
+#[test]
+fn violated_stream_of_a_contract_fails_that_step() {
+    let text = "contract a 1.0\nstream fn f(n: u8) -> string\n";
+    let rejected = json!({ "status": 400, "body": { "message": "no", "statusCode": 400 } });
+    let lines = |lines: &str| json!({ "type": "application/x-ndjson", "body": lines });
+    let check = |answer: Value, message| {
+        let behavior = json!({
+            "capabilities": { "hotbay": { "contracts": [{ "text": text }] } },
+            "serve": { "contract/a/f": [rejected, rejected, answer] },
+        });
+        check(behavior, &[], "contracts", message);
+    };
+    check(
+        json!({ "body": "a" }),
+        str![[r#"
+`POST /contract/a/f` with {"n":1}: it returned a stream of the type `application/json`; expected `application/x-ndjson`
+"#]],
+    );
+    check(
+        lines("{\"item\":\"a\"}\n{\"item\":7}\n{\"end\":true}\n"),
+        str![[r#"
+`POST /contract/a/f` with {"n":1}: `7`: 7 is not of type "string"; expected a result of the type `string`
+"#]],
+    );
+    check(
+        lines("{\"item\":\"a\"}\n"),
+        str![[r#"
+`POST /contract/a/f` with {"n":1}: it was called, but its stream ended without a last line
 "#]],
     );
 }

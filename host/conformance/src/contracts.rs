@@ -4,18 +4,23 @@
 use std::time::{Duration, Instant};
 
 use hotbay_manifest::Checker;
+use hotbay_plugin::contract::internal::MethodKind;
 use hotbay_plugin::contract::{FieldTypes, MethodText, Type};
 use hotbay_process::unsupervised::HttpResponse;
-use hotbay_process::{ServedContract, method_endpoint};
+use hotbay_process::{ErrorParts, Failure, ServedContract, method_endpoint};
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 
-use crate::kit::{ParsedReply, RawRequest, Sample, TestKit, parse_reply, shown};
+use crate::kit::{ParsedReply, RESPONSE_TIMEOUT, RawRequest, Sample, TestKit, parse_reply, shown};
 use crate::raw_requests::is_refusal;
 use crate::report::{Outcome, StepFailure, failed, skipped};
 
 /// Deadline of each call: some methods wait until they are cancelled.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Number of items of a stream that are checked.
+const MAX_ITEMS: usize = 16;
 
 /// The name of a method that no contract has.
 const UNKNOWN: &str = "hotbay-check";
@@ -44,7 +49,11 @@ async fn check(kit: &TestKit, contract: &ServedContract) -> Result<String, StepF
         }
         // It may change something that needs a permission.
         if method.permission.is_none() {
-            errors += usize::from(call(kit, &endpoint, method).await?);
+            let has_failed = match method.kind {
+                MethodKind::Stream => read(kit, &endpoint, method).await?,
+                MethodKind::Sync | MethodKind::Async => call(kit, &endpoint, method).await?,
+            };
+            errors += usize::from(has_failed);
         }
     }
     let endpoint = method_endpoint(&text.name, UNKNOWN);
@@ -91,6 +100,42 @@ async fn call(kit: &TestKit, endpoint: &str, method: &MethodText) -> Result<bool
             Ok(false)
         }
     }
+}
+
+/// Opens a stream with arguments of its types, and reads its first items; returns whether it, or the
+/// method, failed.
+async fn read(kit: &TestKit, endpoint: &str, method: &MethodText) -> Result<bool, StepFailure> {
+    let arguments = object(method.arguments.iter().map(|(name, found)| (name, found)));
+    let context = |problem: String| format!("`POST /{endpoint}` with {arguments}: {problem}");
+    let mut request = RawRequest::post(endpoint, Sample::json(arguments.to_string()));
+    request.deadline = Some(Instant::now() + DEADLINE);
+    let client = kit.live()?.client();
+    let opened = timeout(RESPONSE_TIMEOUT, client.open_stream(&request.into_http())).await;
+    let Ok(opened) = opened else {
+        let waited = RESPONSE_TIMEOUT.as_secs();
+        return failed(context(format!("no response within {waited} s")));
+    };
+    let mut next = match opened {
+        Ok(lines) => lines,
+        Err(failure) => return is_own(failure, context),
+    };
+    for _ in 0..MAX_ITEMS {
+        match timeout(DEADLINE, next.next()).await {
+            // A stream may wait for something, or have no end.
+            Err(_) | Ok(Ok(None)) => return Ok(false),
+            Ok(Ok(Some(item))) => check_result(method, &item).map_err(context)?,
+            Ok(Err(failure)) => return is_own(failure, context),
+        }
+    }
+    Ok(false)
+}
+
+/// Returns `true` for a failure of the plugin itself.
+fn is_own(failure: Failure, context: impl Fn(String) -> String) -> Result<bool, StepFailure> {
+    let Failure::Other(error) = failure else { return Ok(true) };
+    let ErrorParts { message, cause, .. } = error.into_parts();
+    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    failed(context(format!("it {message}{cause}")))
 }
 
 /// Checks a result against the schema of its type.

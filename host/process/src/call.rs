@@ -233,7 +233,7 @@ pub(crate) fn output(response: HttpResponse) -> Result<Output, Failure> {
 /// Returns the result of a contract's method, which was called with this content type.
 fn method_result(response: HttpResponse, expected: &str) -> Result<Output, Failure> {
     if response.status != StatusCode::OK {
-        return Err(rejected_method(&response).unwrap_or_else(|| failure(&response)));
+        return Err(method_failure(&response));
     }
     let found = response.content_type();
     let media_type = found.split(';').next().unwrap_or_default().trim();
@@ -244,6 +244,24 @@ fn method_result(response: HttpResponse, expected: &str) -> Result<Output, Failu
         return Err(Error::new(ErrorKind::InvalidOutput, message).into());
     }
     Ok(Output::bytes(response.body).with_content_type(content_type(expected)))
+}
+
+/// Returns the failure of a method whose response has another status than 200.
+#[cold]
+pub(crate) fn method_failure(response: &HttpResponse) -> Failure {
+    rejected_method(response).unwrap_or_else(|| failure(response))
+}
+
+/// Returns the failure that ends a stream.
+#[cold]
+pub(crate) fn failure_of_stream(body: ErrorBody<'_>) -> Failure {
+    if body.code.is_some() || body.fault.is_some() {
+        return failure_of(body, 500);
+    }
+    let message =
+        text::cut(&body.message.unwrap_or_default(), text::MAX_MESSAGE_BYTES).into_owned();
+    let error = Error::new(ErrorKind::InvalidOutput, "could not return an item of a stream");
+    if message.is_empty() { error.into() } else { error.caused_by(message).into() }
 }
 
 /// Returns why a call did not reach the method, or its result was not sent; `None` if the response

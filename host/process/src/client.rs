@@ -8,9 +8,11 @@ use hyper::header::HeaderValue;
 use tokio::runtime::Handle;
 
 use crate::connection::{Async, Connection, Keep, Pools, Transport};
+use crate::error::{Error, ErrorKind, Failure};
 use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind};
 use crate::location::Location;
 use crate::sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
+use crate::stream::{ItemLines, OpenResponse};
 
 /// The client of one child.
 pub struct Client {
@@ -66,6 +68,19 @@ impl Client {
         self.send::<Async>(http_request).await
     }
 
+    /// Sends a request for a stream of items, of which each has at most `max_response_bytes`. Must be
+    /// polled in the host's runtime.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the program that answers with another response, or of the connection.
+    pub async fn open_stream(&self, http_request: &HttpRequest) -> Result<ItemLines, Failure> {
+        let response = self.open_response(http_request).await;
+        let response =
+            response.map_err(|error| Error::new(ErrorKind::Disconnected, error.message))?;
+        response.into_items(http_request.max_response_bytes, self.timers.clone()).await
+    }
+
     /// Opens a connection that is not kept.
     ///
     /// # Errors
@@ -104,6 +119,27 @@ impl Client {
         drop(waiting);
         self.put::<W>(fresh);
         Ok(response)
+    }
+
+    /// Sends a request on a new connection, and returns its response before its body.
+    pub(crate) async fn open_response(
+        &self,
+        http_request: &HttpRequest,
+    ) -> Result<OpenResponse, RequestError> {
+        if self.sharing.is_full() {
+            self.close_idle();
+        }
+        let request = http_request.to_message(self.token.as_ref())?;
+        let waiting = self.sharing.wait();
+        let mut fresh = self.connect::<Async>().await?;
+        let response = {
+            let sending = pin!(fresh.send(request));
+            self.exchange_with_priority::<Async, _>(sending).await?
+        };
+        drop(waiting);
+        let (parts, body) = response.into_parts();
+        let body = fresh.into_body(body);
+        Ok(OpenResponse { status: parts.status, headers: parts.headers, body })
     }
 
     /// Waits for an exchange on a new connection. Closes other connections if they may prevent the

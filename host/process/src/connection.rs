@@ -263,14 +263,29 @@ where
         request: Request,
         max_bytes: u64,
     ) -> Result<HttpResponse, RequestError> {
-        let Self { open, sender, driver, keep } = self;
+        let (parts, body) = self.send(request).await?.into_parts();
+        let Self { open, driver, keep, .. } = self;
+        let body = driver.drive(u64::MAX, collect(body, max_bytes)).await;
+        // Without a limit it ends with the body.
+        let body = body.unwrap_or_else(|| Err(RequestError::too_large(max_bytes)))?;
+        open.served();
+        *keep = Keep::of(parts.version, &parts.headers, Instant::now);
+        Ok(HttpResponse { status: parts.status, headers: parts.headers, body })
+    }
+
+    /// Sends a request and waits for the head of the response.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request,
+    ) -> Result<hyper::Response<Incoming>, RequestError> {
+        let Self { sender, driver, .. } = self;
         let counts = driver.counts.clone();
         let (written, read) = (counts.written(), counts.read());
         let has_response = || counts.read() > read;
         let sent = sender.try_send_request(request);
-        let response = match driver.drive(MAX_HEADS_BYTES, sent).await {
-            Some(Ok(response)) => response,
-            None => return Err(RequestError::endless_heads(MAX_HEADS_BYTES)),
+        match driver.drive(MAX_HEADS_BYTES, sent).await {
+            Some(Ok(response)) => Ok(response),
+            None => Err(RequestError::endless_heads(MAX_HEADS_BYTES)),
             Some(Err(mut failed)) => {
                 // A child that is exiting may have closed its end just now.
                 let was_sent = failed.take_message().is_none() && counts.written() > written;
@@ -278,19 +293,53 @@ where
                 if !was_sent {
                     return Err(RequestError::unsent(error));
                 }
-                return Err(RequestError {
-                    has_response: has_response(),
-                    ..RequestError::of(&error)
-                });
+                Err(RequestError { has_response: has_response(), ..RequestError::of(&error) })
             }
-        };
-        let (parts, body) = response.into_parts();
-        let body = driver.drive(u64::MAX, collect(body, max_bytes)).await;
-        // Without a limit it ends with the body.
-        let body = body.unwrap_or_else(|| Err(RequestError::too_large(max_bytes)))?;
-        open.served();
-        *keep = Keep::of(parts.version, &parts.headers, Instant::now);
-        Ok(HttpResponse { status: parts.status, headers: parts.headers, body })
+        }
+    }
+
+    /// Returns the body of a response to read it in parts. The connection is not kept.
+    pub(crate) fn into_body(mut self, body: Incoming) -> ResponseBody<I> {
+        self.open.served();
+        ResponseBody { body, connection: self }
+    }
+}
+
+/// The body of a response, read in parts. Dropping it closes the connection.
+pub(crate) struct ResponseBody<I: Read + Write + Unpin> {
+    body: Incoming,
+    connection: Connection<I>,
+}
+
+impl<I> ResponseBody<I>
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    /// Reads the next part; `None` at the end.
+    pub(crate) async fn next_part(&mut self) -> Result<Option<Bytes>, RequestError> {
+        let Self { body, connection } = self;
+        loop {
+            let frame = poll_fn(|context| next_frame(body, context));
+            // Without a limit it ends with the frame.
+            let Some(Some(frame)) = connection.driver.drive(u64::MAX, frame).await else {
+                return Ok(None);
+            };
+            if let Ok(data) = frame.map_err(|error| RequestError::of(&error))?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// Reads the rest.
+    pub(crate) async fn collect(&mut self, max_bytes: u64) -> Result<Vec<u8>, RequestError> {
+        let mut bytes = Vec::new();
+        while let Some(part) = self.next_part().await? {
+            if (bytes.len() + part.len()) as u64 > max_bytes {
+                return Err(RequestError::too_large(max_bytes));
+            }
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes)
     }
 }
 

@@ -44,6 +44,7 @@ mod sharing;
 mod socket;
 mod start;
 mod state;
+mod stream;
 mod sync;
 mod watch;
 
@@ -69,4 +70,5 @@ pub use process::Process;
 pub use program::{ProcessLimits, Program, ProgramCopy};
 pub use runtime::{Processes, caller_runtime};
 pub use start::{Prepared, prepare};
+pub use stream::ItemLines;
 pub use watch::{supervise, supervise_expecting};

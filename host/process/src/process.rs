@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::{Output, Snapshot, wire};
@@ -12,9 +14,11 @@ use hotbay_protocol::{MAX_BATCH, endpoint};
 use hyper::Method;
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::call::{self, Call};
 use crate::capabilities::ServedContract;
+use crate::client::Client;
 use crate::config;
 use crate::connection::{Async, Blocking, Transport};
 use crate::error::{Diagnosis, Error, ErrorKind, Failure};
@@ -24,6 +28,7 @@ use crate::http::{
 use crate::program::Program;
 use crate::restart::ExitCause;
 use crate::state::{Command, Live, Phase, Running, Shared};
+use crate::stream::{ItemLines, OpenResponse};
 
 /// Timeout of control calls: `/healthz`, `/snapshot`, `/restore`.
 const CONTROL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,7 +56,8 @@ impl Process {
             self.shared.program.limits.max_response_bytes,
         )?;
         let deadline = http_request.deadline;
-        let sending = self.shared.send_until::<Blocking>(http_request, call.may_run_twice());
+        let sending =
+            self.shared.send_until::<Blocking, HttpResponse>(http_request, call.may_run_twice());
         let sending = async {
             tokio::select! {
                 biased;
@@ -79,13 +85,41 @@ impl Process {
         call.outcome(response)
     }
 
+    /// Calls a method that returns a stream; a future for any executor. Dropping it cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the plugin, or of the call. Later failures are those of the items.
+    pub async fn open_stream(&self, call: &Call<'_>) -> Result<ItemLines, Failure> {
+        let max_item_bytes = self.shared.program.limits.max_response_bytes;
+        let http_request = call.http_request(&self.shared.capabilities, max_item_bytes)?;
+        let (deadline, is_idempotent) = (http_request.deadline, call.may_run_twice());
+        let shared = Arc::clone(&self.shared);
+        // In a task of the host's runtime, since the socket outlives the runtime of this caller.
+        let opening = async move {
+            let sending = async {
+                let response: OpenResponse =
+                    shared.send_until::<Async, _>(http_request, is_idempotent).await?;
+                response.into_items(max_item_bytes, shared.timers.clone()).await
+            };
+            match deadline {
+                None => sending.await,
+                Some(deadline) => Async::timeout_at(&shared.timers, deadline, sending)
+                    .await
+                    .unwrap_or_else(|| Err(deadline_error().into())),
+            }
+        };
+        let task = AbortOnDrop(self.shared.timers.spawn(opening));
+        task.await.unwrap_or_else(|_| Err(stopped_error().into()))
+    }
+
     async fn send_async(
         &self,
         http_request: HttpRequest,
         is_idempotent: bool,
     ) -> Result<HttpResponse, Failure> {
         let deadline = http_request.deadline;
-        let sending = self.shared.send_until::<Async>(http_request, is_idempotent);
+        let sending = self.shared.send_until::<Async, HttpResponse>(http_request, is_idempotent);
         let response = match deadline {
             None => sending.await,
             Some(deadline) => match Async::timeout_at(&self.shared.timers, deadline, sending).await
@@ -173,7 +207,7 @@ impl Process {
 
     fn run_control_call(&self, http_request: HttpRequest) -> Result<HttpResponse, Failure> {
         let what = http_request.endpoint.clone();
-        let sending = self.shared.send_until::<Blocking>(http_request, true);
+        let sending = self.shared.send_until::<Blocking, HttpResponse>(http_request, true);
         let until = Instant::now() + CONTROL_CALL_TIMEOUT;
         let Some(response) = wire::block_on(Some(until), sending) else {
             if Instant::now() < until {
@@ -285,6 +319,46 @@ impl fmt::Debug for Process {
     }
 }
 
+/// What is received of a response.
+trait Response<W: Transport>: Sized + Send {
+    /// Sends a request and waits for its response.
+    fn receive(
+        client: &Client,
+        http_request: &HttpRequest,
+    ) -> impl Future<Output = Result<Self, RequestError>> + Send;
+}
+
+/// All of it.
+impl<W: Transport> Response<W> for HttpResponse {
+    async fn receive(client: &Client, http_request: &HttpRequest) -> Result<Self, RequestError> {
+        client.send::<W>(http_request).await
+    }
+}
+
+/// Its head; the body is read later.
+impl Response<Async> for OpenResponse {
+    async fn receive(client: &Client, http_request: &HttpRequest) -> Result<Self, RequestError> {
+        client.open_response(http_request).await
+    }
+}
+
+/// A task that is aborted when its caller drops it.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The maximum number of attempts per call.
 const MAX_SENDS: u32 = 5;
 
@@ -311,11 +385,11 @@ impl Shared {
 
     /// Sends a request to the current process, or to the next one. Retries if the request
     /// definitely did not run, or is idempotent.
-    async fn send_until<W: Transport>(
+    async fn send_until<W: Transport, R: Response<W>>(
         &self,
         http_request: HttpRequest,
         is_idempotent: bool,
-    ) -> Result<HttpResponse, Error> {
+    ) -> Result<R, Error> {
         let mut sending = Sending {
             shared: self,
             deadline: http_request.deadline,
@@ -328,7 +402,7 @@ impl Shared {
             let live = self.live(http_request.deadline).await?;
             let sent_at = Instant::now();
             sending.unanswered_by = Some(live.pid);
-            let outcome = live.client.send::<W>(&http_request).await;
+            let outcome = R::receive(&live.client, &http_request).await;
             sending.unanswered_by = None;
             let error = match outcome {
                 Ok(response) => {

@@ -11,7 +11,7 @@
 use std::fmt;
 
 use hotbay_plugin::contract::internal::{
-    Description, DirectFn, MethodKind, RawContract, SerializedFn, StartFn,
+    Description, DirectFn, MethodKind, OpenFn, RawContract, SerializedFn, StartFn,
 };
 use hotbay_plugin::contract::{Binding, ContractText, Incompatible, bind};
 
@@ -33,6 +33,8 @@ pub(crate) enum MethodFunctions {
     Sync { direct: DirectFn, serialized: SerializedFn },
     /// It starts a task.
     Async { start: StartFn },
+    /// It returns a stream.
+    Stream { open: OpenFn },
 }
 
 /// A method of a caller's contract in a plugin of this process.
@@ -133,13 +135,16 @@ impl Served {
                 let expected = &expected.signature;
                 return Err(differs(format!("found the method `{found}`, expected `{expected}`")));
             }
-            methods.push(match (expected.kind, method.direct, method.serialized, method.start) {
-                (MethodKind::Sync, Some(direct), Some(serialized), _) => {
-                    MethodFunctions::Sync { direct, serialized }
-                }
-                (MethodKind::Async, .., Some(start)) => MethodFunctions::Async { start },
-                _ => return Err(differs(format!("the method `{found}` lacks a function"))),
-            });
+            let functions = match expected.kind {
+                MethodKind::Sync => method
+                    .direct
+                    .zip(method.serialized)
+                    .map(|(direct, serialized)| MethodFunctions::Sync { direct, serialized }),
+                MethodKind::Async => method.start.map(|start| MethodFunctions::Async { start }),
+                MethodKind::Stream => method.open.map(|open| MethodFunctions::Stream { open }),
+            };
+            let lacks = || differs(format!("the method `{found}` lacks a function"));
+            methods.push(functions.ok_or_else(lacks)?);
         }
         Ok(Self { text, methods })
     }

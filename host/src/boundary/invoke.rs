@@ -10,8 +10,8 @@ use hotbay_plugin::abi::{
 };
 use hotbay_plugin::contract::Format;
 use hotbay_plugin::contract::internal::{
-    DirectFn, Invocation, LoweredCall, Method, MethodCall, RawCompletion, RawTask, SerializedFn,
-    StartFn, TypedResult, code as contract_code,
+    DirectFn, Invocation, LoweredCall, Method, MethodCall, OpenFn, RawCompletion, RawStream,
+    RawTask, SerializedFn, StartFn, TypedResult, code as contract_code,
 };
 use hotbay_plugin::{Output, Plugin, Snapshot};
 
@@ -228,6 +228,20 @@ impl Instance {
         Err(unsafe { method_failure(code, fault) })
     }
 
+    /// Opens a stream, for `stream.rs`, and returns the code. It writes the stream or the fault.
+    pub(super) fn call_open(
+        &self,
+        open: OpenFn,
+        context: &RawContext<'_>,
+        format: Format,
+        arguments: &RawPayload<'_>,
+        (stream, fault): (&mut MaybeUninit<RawStream>, &mut MaybeUninit<RawFault>),
+    ) -> i32 {
+        let (stream, fault) = (stream.as_mut_ptr(), fault.as_mut_ptr());
+        // SAFETY: B4, B5, K1.
+        unsafe { open(self.raw, context, format.code(), arguments, stream, fault) }
+    }
+
     /// Checks the health of the plugin.
     pub(crate) fn health(&self) -> Result<(), Failure> {
         let health = self.root.module().health();
@@ -320,7 +334,7 @@ unsafe fn failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
 ///
 /// As for `failure`.
 #[cold]
-unsafe fn method_failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
+pub(super) unsafe fn method_failure(code: i32, fault: MaybeUninit<RawFault>) -> Failure {
     match code {
         code::ERROR | code::PANIC | contract_code::BAD_ARGUMENTS | contract_code::BAD_RESULT => {
             // SAFETY: B5 (these codes say that it was written).

@@ -27,6 +27,7 @@ mod mappings;
 pub(crate) mod probe;
 pub(crate) mod root;
 pub(crate) mod services;
+pub(crate) mod stream;
 pub(crate) mod task;
 mod traces;
 
@@ -34,4 +35,5 @@ pub(crate) use contract::{BindError, BoundMethod, Contracts, MethodFunctions};
 pub(crate) use image::{Close, Image};
 pub(crate) use invoke::{Instance, MethodFault};
 pub(crate) use root::Root;
+pub(crate) use stream::OpenStream;
 pub(crate) use traces::Variables;

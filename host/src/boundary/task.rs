@@ -63,15 +63,12 @@ impl Instance {
         arguments: Vec<u8>,
         guard: WaitGuard,
     ) -> Result<RunningTask, Failure> {
-        let (sender, receiver) = oneshot::channel();
-        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
-        lock(shard(token)).insert(token, PendingCall { sender, _guard: guard });
-        let completion = RawCompletion { token, complete };
+        let (completion, receiver) = await_completion(guard);
         let started = self.start_task(start, context, format, arguments.into(), completion);
         match started {
             Ok(raw) => Ok(RunningTask { receiver, raw, is_finished: false }),
             Err(failure) => {
-                lock(shard(token)).remove(&token);
+                lock(shard(completion.token)).remove(&completion.token);
                 Err(failure)
             }
         }
@@ -126,4 +123,15 @@ impl fmt::Debug for RunningTask {
             .field("is_finished", &self.is_finished)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns a completion for the plugin, and the receiver of what it is called with. `guard` is held
+/// until then.
+pub(super) fn await_completion(
+    guard: WaitGuard,
+) -> (RawCompletion, oneshot::Receiver<Result<Output, Failure>>) {
+    let (sender, receiver) = oneshot::channel();
+    let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
+    lock(shard(token)).insert(token, PendingCall { sender, _guard: guard });
+    (RawCompletion { token, complete }, receiver)
 }

@@ -1,11 +1,14 @@
 //! A call of a contract's method as a request: which method, and its arguments.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, Mutex};
 
 use hotbay_plugin::contract::internal::{MethodCall, OwnedArguments};
 use hotbay_plugin::contract::{CallError, Format, MethodText};
 
 use crate::contracts::KnownContract;
+use crate::sync::lock;
 
 /// A call of a method.
 #[derive(Clone, Debug)]
@@ -14,6 +17,33 @@ pub(crate) struct MethodRequest<'a> {
     /// The position of the method in the contract.
     pub(crate) index: usize,
     pub(crate) arguments: MethodArguments<'a>,
+    /// Where the stream goes that the call opens.
+    pub(crate) stream: Option<StreamSlot>,
+}
+
+/// Takes the stream that a call opens, since a reply is bytes. Erased: this module knows no streams.
+#[derive(Clone, Default)]
+pub(crate) struct StreamSlot(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+
+impl StreamSlot {
+    /// Stores an open stream, and drops an earlier one.
+    pub(crate) fn put(&self, stream: impl Any + Send) {
+        let before = lock(&self.0).replace(Box::new(stream));
+        // Not under the lock: dropping a stream runs code of its plugin.
+        drop(before);
+    }
+
+    /// Takes the stream, if the call opened one.
+    pub(crate) fn take<T: Any>(&self) -> Option<T> {
+        let stream = lock(&self.0).take()?;
+        stream.downcast().ok().map(|stream| *stream)
+    }
+}
+
+impl fmt::Debug for StreamSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamSlot").finish_non_exhaustive()
+    }
 }
 
 /// The arguments of a method.
@@ -78,7 +108,7 @@ impl MethodRequest<'_> {
 
     /// Serializes arguments that are on the caller's stack.
     pub(super) fn into_owned(self) -> MethodRequest<'static> {
-        let Self { contract, index, arguments } = self;
+        let Self { contract, index, arguments, stream } = self;
         let arguments = match arguments {
             MethodArguments::Borrowed(call) => match call.to_owned() {
                 Ok(arguments) => MethodArguments::Owned(arguments),
@@ -87,6 +117,6 @@ impl MethodRequest<'_> {
             MethodArguments::Owned(arguments) => MethodArguments::Owned(arguments),
             MethodArguments::Invalid(error) => MethodArguments::Invalid(error),
         };
-        MethodRequest { contract, index, arguments }
+        MethodRequest { contract, index, arguments, stream }
     }
 }

@@ -8,7 +8,7 @@ mod state;
 
 #[cfg(all(unix, feature = "process"))]
 pub(crate) use method::MethodMessage;
-pub(crate) use method::{MethodArguments, MethodRequest};
+pub(crate) use method::{MethodArguments, MethodRequest, StreamSlot};
 pub(crate) use reply::Failure;
 pub use reply::Reply;
 pub(crate) use reply::ReplySlot;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Reply;
 #[cfg(all(unix, feature = "process"))]
 use super::method::MethodMessage;
-use super::method::MethodRequest;
+use super::method::{MethodRequest, StreamSlot};
 use crate::error::{Error, ErrorKind};
 use crate::sync::deadline_in;
 
@@ -256,6 +256,19 @@ impl<'a> Request<'a> {
 
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
+    }
+
+    /// Sets where the stream goes that the call of a method opens.
+    pub(crate) fn set_stream_slot(&mut self, slot: StreamSlot) {
+        if let Data::Method(method) = &mut self.data {
+            method.stream = Some(slot);
+        }
+    }
+
+    /// Returns where the stream goes that the call opens, if it opens one.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn stream_slot(&self) -> Option<&StreamSlot> {
+        self.method_request()?.stream.as_ref()
     }
 
     fn more(&mut self) -> &mut More {

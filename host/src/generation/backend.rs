@@ -7,6 +7,8 @@ use std::time::Duration;
 use hotbay_plugin::Snapshot;
 use hotbay_plugin::contract::ContractText;
 #[cfg(all(unix, feature = "process"))]
+use hotbay_plugin::contract::internal::MethodKind;
+#[cfg(all(unix, feature = "process"))]
 use hotbay_plugin::contract::{Binding, Format, bind};
 #[cfg(all(unix, feature = "process"))]
 use hotbay_process::{Process, Program};
@@ -28,8 +30,12 @@ fn bind_process(
     let served = served.find(|served| served.text.name == caller.name);
     let served = served.ok_or(BindError::NotServed)?;
     let bindings = bind(caller, &served.text).map_err(BindError::Incompatible)?;
+    let is_stream = |at: usize| served.text.methods[at].kind == MethodKind::Stream;
     let bound = bindings.into_iter().map(|binding| match binding {
-        Binding::Same(_) if served.accepts_postcard => MethodBinding::Remote(Format::Postcard),
+        // The items of a stream are JSON.
+        Binding::Same(at) if served.accepts_postcard && !is_stream(at) => {
+            MethodBinding::Remote(Format::Postcard)
+        }
         Binding::Same(_) | Binding::Converted(_) => MethodBinding::Remote(Format::Json),
         Binding::Missing => MethodBinding::Missing,
     });

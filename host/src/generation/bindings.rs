@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use hotbay_plugin::contract::Format;
-use hotbay_plugin::contract::internal::{DirectFn, SerializedFn, StartFn};
+use hotbay_plugin::contract::internal::{DirectFn, OpenFn, SerializedFn, StartFn};
 
 use crate::boundary::{BindError, BoundMethod, MethodFunctions};
 use crate::contracts::{
@@ -21,6 +21,8 @@ pub(crate) enum MethodBinding {
     Converted(SerializedFn),
     /// By a task, which accepts the arguments in this format.
     Async(StartFn, Format),
+    /// By a stream, which accepts the arguments in this format, and has its items in it.
+    Stream(OpenFn, Format),
     /// By a process, which accepts the arguments in this format.
     #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     Remote(Format),
@@ -95,10 +97,12 @@ impl Bindings {
 
 impl From<BoundMethod> for MethodBinding {
     fn from(method: BoundMethod) -> Self {
-        use MethodFunctions::{Async, Sync};
+        use MethodFunctions::{Async, Stream, Sync};
         match method {
             BoundMethod::Same(Sync { direct, serialized }) => Self::Direct(direct, serialized),
             BoundMethod::Same(Async { start }) => Self::Async(start, Format::Postcard),
+            BoundMethod::Same(Stream { open }) => Self::Stream(open, Format::Postcard),
+            BoundMethod::Converted(Stream { open }) => Self::Stream(open, Format::Json),
             BoundMethod::Converted(Sync { serialized, .. }) => Self::Converted(serialized),
             BoundMethod::Converted(Async { start }) => Self::Async(start, Format::Json),
             BoundMethod::Missing => Self::Missing,

@@ -64,6 +64,7 @@ impl InstanceRef {
             state: State::Serving.into(),
             returned: ReturnSlot::new(),
             tasks: Arc::default(),
+            streams: Default::default(),
             services: parts.services.into(),
         };
         Self::resumed(Arc::new(generation), backend)
@@ -169,7 +170,7 @@ impl InstanceRef {
 
     /// Runs `call` of a plugin in this process with the context of the call.
     #[inline(always)]
-    fn run_in_process(
+    pub(super) fn run_in_process(
         &self,
         args: CallArgs<'_>,
         call: impl FnOnce(&RawContext<'_>) -> Result<(), Error>,
@@ -209,6 +210,9 @@ impl InstanceRef {
             (MethodBinding::Direct(_, function), _) => (*function, Format::Postcard),
             (MethodBinding::Converted(function), _) => (*function, Format::Json),
             (MethodBinding::Async(..), _) => return self.wait_for_task(method, args, reply),
+            (MethodBinding::Stream(open, format), _) => {
+                return self.open_stream(instance, (*open, *format), method, args);
+            }
             (MethodBinding::Missing, _) => return Err(self.generation.method_missing(method)),
             (MethodBinding::Remote(_), _) => return Err(bug!("a function was bound to a process")),
         };
@@ -444,7 +448,7 @@ impl InstanceRef {
 #[cfg(all(unix, feature = "process"))]
 impl InstanceRef {
     /// Returns the call of a process's method as it is sent; `None` if it is another call.
-    fn message(&self, request: &Request<'_>) -> Result<Option<MethodMessage>, Error> {
+    pub(super) fn message(&self, request: &Request<'_>) -> Result<Option<MethodMessage>, Error> {
         let Some(method) = request.method_request() else { return Ok(None) };
         let format = match self.bind_method(method)? {
             MethodBinding::Remote(format) => *format,
@@ -462,6 +466,9 @@ impl InstanceRef {
         args: CallArgs<'_>,
         reply: &mut ReplySlot,
     ) -> Result<(), Error> {
+        if let Some(slot) = args.request.stream_slot() {
+            return self.wait_for_stream(process, slot, args);
+        }
         let CallArgs { request, state, call_id } = args;
         let message = self.message(request)?;
         let call = request.to_process_call(call_id, message.as_ref());
@@ -615,6 +622,15 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Runs `call`, and marks this thread as in a plugin call meanwhile.
+pub(super) fn in_plugin_call<T>(call: impl FnOnce() -> T) -> T {
+    let depth = DEPTH.get();
+    DEPTH.set(depth + 1);
+    let result = call();
+    DEPTH.set(depth);
+    result
+}
+
 /// Returns whether this thread is in a plugin call, and so holds a lease.
 pub(crate) fn is_in_plugin_call() -> bool {
     DEPTH.get() > 0
@@ -664,6 +680,9 @@ impl InstanceRef {
             let CallArgs { request, state, call_id } = args;
             let generation = self.generation();
             generation.check_input(request)?;
+            if let Some(slot) = request.stream_slot() {
+                return self.open_remote_stream(process, slot, args).await;
+            }
             let message = self.message(request)?;
             let call = request.to_process_call(call_id, message.as_ref());
             if let Some(state) = state

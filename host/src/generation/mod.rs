@@ -6,6 +6,7 @@ mod bindings;
 mod lease;
 mod policy;
 pub(crate) mod recovery;
+mod streams;
 pub(crate) mod unload;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +39,7 @@ pub(crate) use lease::{
     BriefFailure, BriefTask, CallArgs, InstanceRef, is_in_plugin_call, next_call_id,
 };
 pub(crate) use policy::CallPolicy;
+pub(crate) use streams::{EndStream, OpenStreams, Opened, StreamSource};
 pub(crate) use unload::{DeferredUnloads, RetainReason, RetainedEntry};
 
 /// Time in which calls that run as tasks must end after they were aborted.
@@ -65,6 +67,8 @@ pub(crate) struct Generation {
     returned: ReturnSlot<Backend>,
     /// Calls of async methods that were not completed yet.
     tasks: Arc<WaitGroup>,
+    /// Streams that callers have not read to their end.
+    streams: OpenStreams,
     /// Serves the plugin's calls to the host until it is stopped.
     services: Mutex<Option<Registration>>,
 }
@@ -124,9 +128,10 @@ impl Generation {
         self.abort.cancel();
     }
 
-    /// Returns the backend once the last lease is released. Aborts calls that run as tasks after
-    /// `drain_timeout`; those in a library cannot be aborted.
+    /// Returns the backend once the last lease is released and no stream is open. Aborts calls that
+    /// run as tasks, and ends streams, after `drain_timeout`; calls in a library cannot be aborted.
     fn drained(&self, drain_timeout: Duration) -> Option<Backend> {
+        let deadline = deadline_in(drain_timeout);
         let backend = self.returned.take(drain_timeout);
         let backend = match backend {
             None if self.runtime.is_some() || !self.tasks.is_idle() => {
@@ -135,8 +140,12 @@ impl Generation {
             }
             backend => backend?,
         };
+        if !self.streams.wait_idle(deadline) {
+            self.streams.end_all();
+        }
         // Tasks use the plugin until they are dropped, even if their callers are gone.
-        if self.tasks.wait_idle(deadline_in(ABORT_TIMEOUT)) {
+        let is_idle = self.streams.wait_idle(deadline_in(ABORT_TIMEOUT));
+        if is_idle && self.tasks.wait_idle(deadline_in(ABORT_TIMEOUT)) {
             return Some(backend);
         }
         self.returned.put(backend);
@@ -153,9 +162,9 @@ impl Generation {
         self.current.store(current, Ordering::Relaxed);
     }
 
-    /// Returns whether the last lease is released.
+    /// Returns whether the last lease is released, and no stream is open.
     pub(crate) fn has_drained(&self) -> bool {
-        self.returned.is_filled()
+        self.returned.is_filled() && self.streams.is_idle()
     }
 
     /// Waits for the last lease, at most `timeout`, and takes the backend.
@@ -189,7 +198,7 @@ impl Generation {
     /// error returned after the deadline, such as for a call that the plugin cancelled, counts as a
     /// timeout.
     #[cold]
-    fn error_from_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {
+    pub(crate) fn error_from_by(&self, deadline: Option<Instant>, failure: Failure) -> Error {
         match failure {
             Failure::Error(own) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                 let message = "did not answer before the deadline, and then returned an error";
@@ -316,7 +325,7 @@ impl Generation {
     }
 
     #[cold]
-    fn output_too_large(&self, found: usize) -> Error {
+    pub(crate) fn output_too_large(&self, found: usize) -> Error {
         let max = self.limits.max_output_bytes;
         let message =
             format!("returned an output of {found} bytes; its `limits.output_bytes` is {max}");

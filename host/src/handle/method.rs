@@ -13,9 +13,10 @@ use hotbay_plugin::contract::internal::{
     ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, decode_result,
     encode_arguments,
 };
-use hotbay_plugin::contract::{CallError, Contract, Format, Transport};
+use hotbay_plugin::contract::{CallError, Contract, Format, Stream, Transport};
 use tokio_util::sync::CancellationToken;
 
+use super::stream::{RunsOn, open_stream};
 use super::{Execute, Inner};
 use crate::call::{CallState, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
@@ -128,7 +129,8 @@ impl Target {
     /// Returns the request of a call.
     fn request<'a>(&self, method: usize, arguments: MethodArguments<'a>) -> Request<'a> {
         let contract = Arc::clone(&self.contract);
-        let mut request = Request::of_method(MethodRequest { contract, index: method, arguments });
+        let method = MethodRequest { contract, index: method, arguments, stream: None };
+        let mut request = Request::of_method(method);
         let Some(options) = &self.options else { return request };
         if let Some(timeout) = options.timeout {
             request = request.with_deadline(deadline_in(timeout));
@@ -252,6 +254,13 @@ impl Transport for DirectTransport {
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
         self.0.call_method_async::<M>(arguments, None).await
+    }
+
+    fn call_stream<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<Stream<M::Output>, CallError> {
+        self.0.call_stream::<M>(arguments, None)
     }
 }
 
@@ -413,6 +422,13 @@ impl Transport for PinnedTransport {
     ) -> Result<M::Output, CallError> {
         self.target.call_method_async::<M>(arguments, Some(&self.instance)).await
     }
+
+    fn call_stream<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<Stream<M::Output>, CallError> {
+        self.target.call_stream::<M>(arguments, Some(&self.instance))
+    }
 }
 
 impl Transport for PooledTransport {
@@ -430,6 +446,16 @@ impl Transport for PooledTransport {
     ) -> Result<M::Output, CallError> {
         let request = self.0.owned_request::<M>(arguments)?;
         result_of::<M>(Execute::new(&self.0.inner, request).await?)
+    }
+
+    fn call_stream<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<Stream<M::Output>, CallError> {
+        let (request, inner) = (self.0.owned_request::<M>(arguments)?, &self.0.inner);
+        let call = |request| block_on(pin!(Execute::new(inner, request))).map(drop);
+        let stream = open_stream(inner, request, RunsOn::Workers, call)?;
+        Ok(Stream::of_source(Box::new(stream)))
     }
 }
 
@@ -473,6 +499,23 @@ impl DirectTransport {
     /// Returns the plugin's name.
     pub fn plugin(&self) -> &PluginName {
         &self.0.inner.slot.name
+    }
+}
+
+impl Target {
+    /// Opens the stream of a method on this thread.
+    fn call_stream<M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+        pin: Option<&InstanceRef>,
+    ) -> Result<Stream<M::Output>, CallError> {
+        let (request, inner) = (self.owned_request::<M>(arguments)?, &self.inner);
+        let call = |request| {
+            let mut reply = ReplySlot::new();
+            inner.call_in_full(&request, pin, next_call_id(), &mut reply)
+        };
+        let stream = open_stream(inner, request, RunsOn::CallersThread, call)?;
+        Ok(Stream::of_source(Box::new(stream)))
     }
 }
 

@@ -4,6 +4,7 @@ mod batch;
 mod brief;
 mod method;
 mod pooled;
+mod stream;
 #[cfg(test)]
 mod task_tests;
 

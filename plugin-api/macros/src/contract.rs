@@ -39,14 +39,34 @@ struct Method {
     /// The type that stands for it.
     marker: Ident,
     arguments: Vec<Argument>,
+    /// Its result, or an item of the stream that it returns.
     output: Type,
     error: Type,
     since: Option<LitStr>,
     permission: Option<String>,
     has_default: bool,
-    is_async: bool,
+    kind: Kind,
     /// The method as declared, without a body and the macro's attributes.
     declared: TraitItemFn,
+}
+
+/// How a method answers.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Sync,
+    Async,
+    Stream,
+}
+
+impl Kind {
+    /// Returns the functions that create the entries of a table and of a program.
+    fn functions(self, internal: &TokenStream) -> (TokenStream, TokenStream) {
+        match self {
+            Self::Sync => (quote!(#internal::entry), quote!(#internal::served)),
+            Self::Async => (quote!(#internal::entry_async), quote!(#internal::served_async)),
+            Self::Stream => (quote!(#internal::entry_stream), quote!(#internal::served_stream)),
+        }
+    }
 }
 
 struct Argument {
@@ -112,14 +132,8 @@ fn expand_trait(arguments: TokenStream, item: &mut ItemTrait) -> Result<TokenStr
         .iter()
         .filter(|method| method.has_default)
         .map(|method| method.without_default(trait_name, &methods));
-    let entries = methods.iter().map(|method| match method.is_async {
-        true => quote!(entry_async),
-        false => quote!(entry),
-    });
-    let served = methods.iter().map(|method| match method.is_async {
-        true => quote!(served_async),
-        false => quote!(served),
-    });
+    let (entries, served): (Vec<_>, Vec<_>) =
+        methods.iter().map(|method| method.kind.functions(&internal)).unzip();
     let markers: Vec<_> = methods.iter().map(|method| &method.marker).collect();
     let predicates: Vec<_> =
         methods.iter().flat_map(|method| method.predicates(&internal)).collect();
@@ -151,9 +165,9 @@ fn expand_trait(arguments: TokenStream, item: &mut ItemTrait) -> Result<TokenStr
                 #(#predicates,)*
             {
                 const METHODS: &'static [#internal::RawMethod] =
-                    &[#(#internal::#entries::<__T, #markers, LINKED>()),*];
+                    &[#(#entries::<__T, #markers, LINKED>()),*];
                 const SERVED: &'static [#internal::ServedMethod<__T>] =
-                    &[#(#internal::#served::<__T, #markers>()),*];
+                    &[#(#served::<__T, #markers>()),*];
             }
 
             impl<__T: #krate::contract::Transport> #trait_name
@@ -280,9 +294,18 @@ impl Method {
             arguments.push(Argument { name: pattern.ident.clone(), kind, data });
         }
         let (output, error) = result_types(&signature.output, &name)?;
+        let (kind, output) = match (item_of_stream(&output), signature.asyncness) {
+            (None, None) => (Kind::Sync, output),
+            (None, Some(_)) => (Kind::Async, output),
+            (Some(item), None) => (Kind::Stream, item.clone()),
+            (Some(_), Some(token)) => {
+                return invalid(&token, "a method that returns a stream cannot be `async`");
+            }
+        };
+        check_type(&output, Position::Result)?;
+        check_type(&error, Position::Result)?;
         let marker = format_ident!("Method_{}", name.to_string().trim_start_matches("r#"));
         let has_default = function.default.is_some();
-        let is_async = function.sig.asyncness.is_some();
         let declared = function.clone();
         Ok(Self {
             name,
@@ -293,7 +316,7 @@ impl Method {
             since,
             permission,
             has_default,
-            is_async,
+            kind,
             declared,
         })
     }
@@ -306,7 +329,7 @@ impl Method {
             _ => None,
         });
         for function in functions {
-            if self.is_async {
+            if self.kind == Kind::Async {
                 return_future(function);
             }
             self.declared = function.clone();
@@ -352,7 +375,7 @@ impl Method {
 
     /// Returns the type that stands for the method.
     fn types(&self, trait_name: &Ident, internal: &TokenStream, at: usize) -> TokenStream {
-        let Self { name, marker, output, error, has_default, is_async, .. } = self;
+        let Self { name, marker, output, error, has_default, .. } = self;
         let kinds = self.arguments.iter().rev().fold(quote!(()), |rest, argument| {
             let kind = &argument.kind;
             quote!((#kind, #rest))
@@ -363,38 +386,58 @@ impl Method {
         let since = optional(self.since.as_ref());
         let permission = optional(self.permission.as_ref());
         let (pairs, names) = (self.pairs(), self.names());
-        let kind = if *is_async { quote!(Async) } else { quote!(Sync) };
-        let serves = if *is_async {
-            quote! {
-                impl<__T: #trait_name> #internal::ServesAsync<__T> for #marker
-                where
-                    #(#predicates,)*
-                {
-                    fn call<'__a>(
-                        target: &'__a __T,
-                        #pairs: #internal::ArgumentTypes<'__a, Self>,
-                    ) -> impl ::core::future::Future<
-                        Output = ::core::result::Result<Self::Output, Self::Error>,
-                    > + ::core::marker::Send + '__a {
-                        <__T as #trait_name>::#name(target, #(#names),*)
+        let (kind, serves) = match self.kind {
+            Kind::Async => (
+                quote!(Async),
+                quote! {
+                    impl<__T: #trait_name> #internal::ServesAsync<__T> for #marker
+                    where
+                        #(#predicates,)*
+                    {
+                        fn call<'__a>(
+                            target: &'__a __T,
+                            #pairs: #internal::ArgumentTypes<'__a, Self>,
+                        ) -> impl ::core::future::Future<
+                            Output = ::core::result::Result<Self::Output, Self::Error>,
+                        > + ::core::marker::Send + '__a {
+                            <__T as #trait_name>::#name(target, #(#names),*)
+                        }
                     }
-                }
-            }
-        } else {
-            quote! {
-                impl<__T: #trait_name + ?Sized> #internal::Serves<__T> for #marker
-                where
-                    #(#predicates,)*
-                {
-                    #[inline]
-                    fn call(
-                        target: &__T,
-                        #pairs: #internal::ArgumentTypes<'_, Self>,
-                    ) -> ::core::result::Result<Self::Output, Self::Error> {
-                        <__T as #trait_name>::#name(target, #(#names),*)
+                },
+            ),
+            Kind::Stream => (
+                quote!(Stream),
+                quote! {
+                    impl<__T: #trait_name + ?Sized> #internal::ServesStream<__T> for #marker
+                    where
+                        #(#predicates,)*
+                    {
+                        fn call(
+                            target: &__T,
+                            #pairs: #internal::ArgumentTypes<'_, Self>,
+                        ) -> ::core::result::Result<#internal::Stream<Self::Output>, Self::Error> {
+                            <__T as #trait_name>::#name(target, #(#names),*)
+                        }
                     }
-                }
-            }
+                },
+            ),
+            Kind::Sync => (
+                quote!(Sync),
+                quote! {
+                    impl<__T: #trait_name + ?Sized> #internal::Serves<__T> for #marker
+                    where
+                        #(#predicates,)*
+                    {
+                        #[inline]
+                        fn call(
+                            target: &__T,
+                            #pairs: #internal::ArgumentTypes<'_, Self>,
+                        ) -> ::core::result::Result<Self::Output, Self::Error> {
+                            <__T as #trait_name>::#name(target, #(#names),*)
+                        }
+                    }
+                },
+            ),
         };
         quote! {
             struct #marker;
@@ -427,9 +470,10 @@ impl Method {
     fn proxy(&self, trait_name: &Ident, internal: &TokenStream) -> TokenStream {
         let Self { name, marker, .. } = self;
         let (pairs, names, signature) = (self.pairs(), self.names(), &self.declared.sig);
-        let (call, awaited) = match self.is_async {
-            true => (quote!(__call_async), Some(quote!(.await))),
-            false => (quote!(__call), None),
+        let (call, awaited) = match self.kind {
+            Kind::Sync => (quote!(__call), None),
+            Kind::Async => (quote!(__call_async), Some(quote!(.await))),
+            Kind::Stream => (quote!(__call_stream), None),
         };
         let otherwise = self.has_default.then(|| {
             let default = default_name(name);
@@ -450,7 +494,7 @@ impl Method {
                     }
                 }
         };
-        if self.is_async {
+        if self.kind == Kind::Async {
             return quote!(#signature { async move { #body } });
         }
         quote! {
@@ -577,9 +621,22 @@ fn result_types(output: &ReturnType, method: &Ident) -> Result<(Type, Type)> {
     let [GenericArgument::Type(output), GenericArgument::Type(error)] = types.as_slice() else {
         return Err(Error::new_spanned(found, MESSAGE));
     };
-    check_type(output, Position::Result)?;
-    check_type(error, Position::Result)?;
     Ok((output.clone(), error.clone()))
+}
+
+/// Returns `T` of `Stream<T>`.
+fn item_of_stream(found: &Type) -> Option<&Type> {
+    let Type::Path(TypePath { qself: None, path, .. }) = found else { return None };
+    item_of_stream_path(path)
+}
+
+fn item_of_stream_path(path: &syn::Path) -> Option<&Type> {
+    let last = path.segments.last().filter(|last| last.ident == "Stream")?;
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::Type(item) => Some(item),
+        _ => None,
+    })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -630,6 +687,13 @@ fn check_type(found: &Type, position: Position) -> Result<()> {
         fn visit_path(&mut self, path: &'ast syn::Path) {
             if path.segments.first().is_some_and(|segment| segment.ident == "Self") {
                 self.fail(path, "`Self` cannot cross a contract");
+            }
+            if item_of_stream_path(path).is_some() {
+                let message = match self.0 {
+                    Position::Argument => "a stream cannot be an argument",
+                    Position::Result => "a stream is the whole result: `Result<Stream<T>, E>`",
+                };
+                self.fail(path, message);
             }
             visit::visit_path(self, path);
         }

@@ -5,6 +5,7 @@
 
 mod batch;
 mod bodies;
+mod stream;
 mod traceparent;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ pub use bodies::{
     Capabilities, ConfigEntry, ContractBody, ErrorBody, FaultBody, LogRecord, OwnCapabilities,
     SocketKind, StartConfig, ThreadPanic,
 };
+pub use stream::{InvalidLine, MAX_LINE_OVERHEAD_BYTES, STREAM_CONTENT_TYPE, StreamLine};
 pub use traceparent::{Hex, format_traceparent, parse_traceparent};
 
 /// The version of the protocol.

@@ -21,7 +21,7 @@ use crate::root::{self, RawFault, RawInstance};
 pub trait Method: 'static {
     /// Its arguments, as a list of pairs.
     type Arguments: Passed;
-    /// Its result.
+    /// Its result, or an item of its stream.
     type Output: Data;
     /// Its error.
     type Error: MethodError;
@@ -95,27 +95,8 @@ where
         direct: Some(<M::Arguments as PassedTo<T, M, LINKED>>::FUNCTION),
         serialized: Some(serialized::<T, M, LINKED>),
         start: None,
+        open: None,
     }
-}
-
-/// A method that a program serves with values of the type `T`.
-#[derive(Debug)]
-pub struct ServedMethod<T> {
-    /// Its name.
-    pub name: &'static str,
-    /// The hash of its signature.
-    pub hash: u64,
-    /// Calls it with serialized arguments; does not catch panics.
-    pub call: SerializedCall<T>,
-}
-
-/// Calls a method with serialized arguments, and returns its serialized result.
-pub type SerializedCall<T> =
-    fn(&T, &RawContext<'_>, Format, &[u8]) -> Result<Output, (Failed, PluginError)>;
-
-/// Returns a method that the plugin type `T` serves in a program.
-pub const fn served<T: 'static, M: Serves<T>>() -> ServedMethod<T> {
-    ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call: call_serialized::<T, M> }
 }
 
 // Invariants of the functions of methods, kept by the host (`boundary/contract.rs`):
@@ -173,7 +154,7 @@ pub(super) unsafe fn run_guarded<const LINKED: bool>(
 }
 
 /// Calls a method with serialized arguments.
-fn call_serialized<T, M: Serves<T>>(
+pub(super) fn call_serialized<T, M: Serves<T>>(
     target: &T,
     context: &RawContext<'_>,
     format: Format,

@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use super::argument::{self, Arguments};
 use super::codec::{CodecError, Format};
-use super::method::{
-    Failed, Method, MethodError, ServedMethod, ServesAsync, bad, in_context, result_of,
-};
+use super::method::{Failed, Method, MethodError, ServesAsync, bad, in_context, result_of};
+use super::served::{ServedCall, ServedMethod};
 use super::table::{RawCompletion, RawMethod, RawStr, RawTask, code};
 use crate::PluginError;
 use crate::context::{Bounds, CallContext, RawContext, TraceContext};
@@ -37,13 +36,15 @@ pub const fn entry_async<T: Sync + 'static, M: ServesAsync<T>, const LINKED: boo
         direct: None,
         serialized: None,
         start: Some(start::<T, M>),
+        open: None,
     }
 }
 
 /// Returns an async method that the plugin type `T` serves in a program: it runs on the calling
 /// thread, in the plugin's runtime.
 pub const fn served_async<T: Sync + 'static, M: ServesAsync<T>>() -> ServedMethod<T> {
-    ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call: call_and_wait::<T, M> }
+    let call = ServedCall::Value(call_and_wait::<T, M>);
+    ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call }
 }
 
 /// Fails: only programs call methods so.
@@ -123,7 +124,7 @@ unsafe extern "C" fn start<T: Sync + 'static, M: ServesAsync<T>>(
     let future = Guarded {
         limits: Arc::clone(&limits),
         future: Box::pin(call.run()),
-        completion: Completion(Some(completion)),
+        completion: Completion::new(completion),
     };
     match Task::spawn(future) {
         Ok(spawned) => {
@@ -213,10 +214,14 @@ impl<F: Future<Output = Answer> + ?Sized> Future for Guarded<F> {
 }
 
 /// Calls the host's completion once.
-struct Completion(Option<RawCompletion>);
+pub(super) struct Completion(Option<RawCompletion>);
 
 impl Completion {
-    fn complete(&mut self, code: i32, output: Output, fault: RawFault) {
+    pub(super) fn new(completion: RawCompletion) -> Self {
+        Self(Some(completion))
+    }
+
+    pub(super) fn complete(&mut self, code: i32, output: Output, fault: RawFault) {
         let Some(completion) = self.0.take() else { return };
         // SAFETY: the function takes both values, and the token is that of this call.
         unsafe { (completion.complete)(completion.token, code, output, fault) };
@@ -230,15 +235,15 @@ impl Drop for Completion {
 }
 
 /// The limits of a call, as its task queries them.
-struct CallLimits {
+pub(super) struct CallLimits {
     call_id: u64,
     trace: Option<TraceContext>,
     deadline: Option<Instant>,
-    is_cancelled: AtomicBool,
+    pub(super) is_cancelled: AtomicBool,
 }
 
 impl CallLimits {
-    fn of(context: &CallContext<'_>) -> Self {
+    pub(super) fn of(context: &CallContext<'_>) -> Self {
         // An instant that cannot be represented is never reached.
         let deadline = context.remaining().and_then(|left| Instant::now().checked_add(left));
         Self {
@@ -249,7 +254,7 @@ impl CallLimits {
         }
     }
 
-    fn context(&self) -> RawContext<'_> {
+    pub(super) fn context(&self) -> RawContext<'_> {
         RawContext::new(self.call_id).with_trace(self.trace.as_ref()).with_bounds(self)
     }
 }

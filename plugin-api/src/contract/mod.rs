@@ -48,7 +48,7 @@
 //! # What may cross
 //!
 //! - Arguments: data, and `&str`, `&[T]`, `&T` and options of these. At most twelve.
-//! - Results: `Result<T, E>`, where `T` is data, and `E` implements `From<CallError>` and
+//! - Results: `Result<T, E>`, where `T` is data or a [`Stream`] of data, and `E` implements `From<CallError>` and
 //!   `Into<PluginError>`. [`CallError`] and [`PluginError`](crate::PluginError) do.
 //! - [`Data`]: numbers, `bool`, `char`, `String`, options, lists, sets, maps and tuples, types with
 //!   `#[hotbay_plugin::data]`, and [`Json`].
@@ -87,9 +87,16 @@ mod method;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 #[cfg_attr(not(all(unix, feature = "tokio")), path = "no_async.rs")]
 mod method_async;
+#[allow(unsafe_code, reason = "the C functions of a stream")]
+mod method_stream;
 mod proxy;
 mod schema;
+mod served;
 mod shape;
+mod stream;
+#[allow(unsafe_code, reason = "the C functions of a stream")]
+#[cfg(all(unix, feature = "tokio"))]
+mod stream_async;
 #[allow(unsafe_code, reason = "the C structs of a contract")]
 mod table;
 mod text;
@@ -102,6 +109,7 @@ pub use error::{CallError, CallErrorKind};
 pub use golden::check_golden;
 pub use method::with_context;
 pub use proxy::{Contract, Proxy, Transport};
+pub use stream::Stream;
 pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
 
 /// For the expansion of the macros, and for the host.
@@ -116,18 +124,20 @@ pub mod internal {
     pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
     pub use super::function::{Invocation, Passed, PassedTo};
     pub use super::method::{
-        ArgumentTypes, Failed, Method, MethodError, SerializedCall, ServedMethod, Serves,
-        ServesAsync, entry, served,
+        ArgumentTypes, Failed, Method, MethodError, Serves, ServesAsync, entry,
     };
     pub use super::method_async::{entry_async, served_async};
+    pub use super::method_stream::{ServesStream, entry_stream, served_stream};
     pub use super::proxy::{HostTransport, ServedBy, is_not_provided};
+    pub use super::served::{OpenCall, SerializedCall, ServedCall, ServedMethod, served};
     pub use super::shape::{
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,
         ShapeList, Variant, export_length, export_text,
     };
+    pub use super::stream::{ItemResult, ItemSource, Items, Stream};
     pub use super::table::{
-        DirectFn, RawCompletion, RawContract, RawMethod, RawStr, RawTask, SerializedFn, StartFn,
-        code, tables,
+        DirectFn, OpenFn, RawCompletion, RawContract, RawMethod, RawStr, RawStream, RawTask,
+        SerializedFn, StartFn, batch, code, tables,
     };
     pub use serde;
 }

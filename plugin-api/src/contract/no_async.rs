@@ -1,6 +1,7 @@
 //! Async methods without the feature `tokio`: a plugin cannot serve them.
 
-use super::method::{Failed, ServedMethod, ServesAsync};
+use super::method::{Failed, ServesAsync};
+use super::served::{ServedCall, ServedMethod};
 use super::table::{RawCompletion, RawMethod, RawStr, RawTask};
 use crate::PluginError;
 use crate::context::RawContext;
@@ -16,16 +17,15 @@ pub const fn entry_async<T: Sync + 'static, M: ServesAsync<T>, const LINKED: boo
         direct: None,
         serialized: None,
         start: Some(start),
+        open: None,
     }
 }
 
 /// Returns a method of a program that fails.
 pub const fn served_async<T: Sync + 'static, M: ServesAsync<T>>() -> ServedMethod<T> {
-    ServedMethod {
-        name: M::SHAPE.name,
-        hash: M::SHAPE.hash(),
-        call: |_, _, _, _| Err((Failed::Method, PluginError::new(501, NEEDS_TOKIO))),
-    }
+    let call =
+        ServedCall::Value(|_, _, _, _| Err((Failed::Method, PluginError::new(501, NEEDS_TOKIO))));
+    ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call }
 }
 
 const NEEDS_TOKIO: &str = "async methods need the feature `tokio` of `hotbay-plugin`, and Unix";

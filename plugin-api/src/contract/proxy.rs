@@ -6,8 +6,10 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::error::{CallError, CallErrorKind};
-use super::method::{ArgumentTypes, Method, ServedMethod};
+use super::method::{ArgumentTypes, Method};
+use super::served::ServedMethod;
 use super::shape::Description;
+use super::stream::Stream;
 use super::table::{RawContract, RawMethod};
 use crate::TraceContext;
 
@@ -54,6 +56,16 @@ pub trait Transport: Send + Sync + 'static {
         &self,
         arguments: &ArgumentTypes<'_, M>,
     ) -> impl Future<Output = Result<M::Output, CallError>> + Send;
+
+    /// Calls a method of the contract `C` that returns a stream of items of the type `M::Output`.
+    ///
+    /// # Errors
+    ///
+    /// The same as [`call`](Self::call). Failures after that are items of the stream.
+    fn call_stream<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<Stream<M::Output>, CallError>;
 }
 
 /// A value that implements the trait of the contract `C` by calls through `T`.
@@ -102,6 +114,19 @@ impl<C: Contract + ?Sized, T: Transport> Proxy<C, T> {
         arguments: &ArgumentTypes<'_, M>,
     ) -> impl Future<Output = Result<M::Output, CallError>> + Send {
         self.transport.call_async::<C, M>(arguments)
+    }
+
+    /// Calls a method that returns a stream.
+    ///
+    /// # Errors
+    ///
+    /// See [`Transport::call_stream`].
+    #[doc(hidden)]
+    pub fn __call_stream<M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<Stream<M::Output>, CallError> {
+        self.transport.call_stream::<C, M>(arguments)
     }
 }
 

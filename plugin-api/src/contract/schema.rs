@@ -32,7 +32,7 @@ impl MethodText {
         object(self.arguments.iter().map(|(name, found)| (name, found, false)))
     }
 
-    /// Returns a JSON Schema of its result.
+    /// Returns a JSON Schema of its result, or of an item of its stream.
     pub fn output_schema(&self) -> Value {
         self.output.json_schema()
     }

@@ -86,7 +86,7 @@ pub struct MethodShape {
     pub names: &'static [&'static str],
     /// Shapes of the arguments.
     pub arguments: ShapeList,
-    /// Shape of the result.
+    /// Shape of the result, or of an item of the stream.
     pub output: Shape,
 }
 
@@ -97,7 +97,7 @@ pub enum MethodKind {
     Sync,
     /// It returns a future of its result.
     Async,
-    /// It returns a stream of results.
+    /// It returns a stream of items.
     Stream,
 }
 

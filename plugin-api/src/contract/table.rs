@@ -1,6 +1,8 @@
 //! The tables of a library's contracts: plain C structs that the root module's `contracts` returns.
 //! They rest on nothing of abi_stable.
 
+use std::mem::{MaybeUninit, offset_of};
+
 use crate::context::RawContext;
 use crate::payload::{Output, RawBuffer, RawPayload};
 use crate::root::{ContractTables, RawFault, RawInstance};
@@ -13,6 +15,8 @@ pub mod code {
     pub const BAD_RESULT: i32 = 4;
     /// The task of an async method was dropped before it was finished.
     pub const CANCELLED: i32 = 5;
+    /// The stream has no more items.
+    pub const FINISHED: i32 = 6;
 }
 
 /// Calls a method with arguments as they are, with its type removed: each method has the type
@@ -49,6 +53,80 @@ pub type StartFn = unsafe extern "C" fn(
     *mut RawTask,
     *mut RawFault,
 ) -> i32;
+
+/// Opens the stream of a method with serialized arguments; writes it only if it returns zero.
+pub type OpenFn = unsafe extern "C" fn(
+    RawInstance,
+    *const RawContext<'_>,
+    u32,
+    *const RawPayload<'_>,
+    *mut RawStream,
+    *mut RawFault,
+) -> i32;
+
+/// A stream of a method. Its items are serialized in the format that it was opened with. Nothing
+/// follows a failure.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawStream {
+    /// Identifies the stream.
+    pub data: *const (),
+    /// Makes the next item on this thread, and writes it if it returns zero; the last code is
+    /// [`code::FINISHED`]. `None` if the plugin's runtime makes the items.
+    pub next: Option<
+        unsafe extern "C" fn(*const (), *const RawContext<'_>, *mut Output, *mut RawFault) -> i32,
+    >,
+    /// Requests up to this number of items, which the completion takes as a [`batch`] as soon as the
+    /// plugin would have to wait. At most one request at a time; `None` if there is `next`.
+    pub request: Option<unsafe extern "C" fn(*const (), u32, RawCompletion)>,
+    /// Ends what makes an item, as far as the plugin queries it. May be called during any other
+    /// function.
+    pub cancel: unsafe extern "C" fn(*const ()),
+    /// Drops the stream. Called once; may panic, which the code says.
+    pub release: unsafe extern "C" fn(*const (), *mut RawFault) -> i32,
+}
+
+// SAFETY: the functions may be called on any thread.
+unsafe impl Send for RawStream {}
+// SAFETY: as above.
+unsafe impl Sync for RawStream {}
+
+/// Several items in one output: a byte that says whether more follow, and each item after its length
+/// (`u32`, little endian).
+pub mod batch {
+    /// More items may follow.
+    pub const MORE: u8 = 0;
+    /// The stream ends with this batch.
+    pub const LAST: u8 = 1;
+
+    /// Adds an item.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the item has 4 GiB or more.
+    pub fn push(batch: &mut Vec<u8>, item: &[u8]) {
+        let length = u32::try_from(item.len()).expect("an item is smaller than 4 GiB");
+        batch.extend_from_slice(&length.to_le_bytes());
+        batch.extend_from_slice(item);
+    }
+
+    /// Returns whether the batch is the last one, and its items. `None` if it is invalid.
+    pub fn parse(batch: &[u8]) -> Option<(bool, Vec<&[u8]>)> {
+        let (is_last, mut rest) = match batch.split_first()? {
+            (&MORE, rest) => (false, rest),
+            (&LAST, rest) => (true, rest),
+            _ => return None,
+        };
+        let mut items = Vec::new();
+        while let Some((length, after)) = rest.split_first_chunk() {
+            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+            let (item, after) = after.split_at_checked(length)?;
+            items.push(item);
+            rest = after;
+        }
+        rest.is_empty().then_some((is_last, items))
+    }
+}
 
 /// The function of the host that an async method calls when it is finished. It takes the output if
 /// the code is zero, and the fault otherwise.
@@ -118,7 +196,12 @@ pub struct RawMethod {
     pub serialized: Option<SerializedFn>,
     /// Starts it; `None` if it is not async.
     pub start: Option<StartFn>,
+    /// Opens its stream; `None` if it returns none.
+    pub open: Option<OpenFn>,
 }
+
+/// The size of a method without the fields that were added later.
+const MIN_METHOD_BYTES: usize = offset_of!(RawMethod, open);
 
 /// A contract that a library serves.
 #[repr(C)]
@@ -130,7 +213,7 @@ pub struct RawContract {
     pub methods: *const RawMethod,
     /// The number of methods.
     pub method_count: usize,
-    /// The size of a method in bytes: larger if the library's SDK is newer.
+    /// The size of a method in bytes: larger if the library's SDK is newer, smaller if it is older.
     pub method_size: usize,
 }
 
@@ -156,17 +239,82 @@ impl RawContract {
     ///
     /// The library that owns the table is mapped.
     pub unsafe fn method(&self, at: usize) -> Option<RawMethod> {
-        if at >= self.method_count || self.method_size < size_of::<RawMethod>() {
+        if at >= self.method_count || self.method_size < MIN_METHOD_BYTES {
             return None;
         }
         // SAFETY: the methods are an array of `method_count` values of `method_size` bytes.
         let method = unsafe { self.methods.byte_add(at.checked_mul(self.method_size)?) };
-        // SAFETY: as above; each begins with the fields of this version.
-        Some(unsafe { *method })
+        // Functions that an older library does not have are zero, which is `None`.
+        let mut found = MaybeUninit::<RawMethod>::zeroed();
+        let size = self.method_size.min(size_of::<RawMethod>());
+        // SAFETY: as above; each begins with fields of this version.
+        unsafe { found.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(method.cast(), size) };
+        // SAFETY: the fields before `open` were copied, and `open` was copied or is zero.
+        Some(unsafe { found.assume_init() })
     }
 }
 
 /// Returns the address and number of tables, for the root module.
 pub const fn tables(contracts: &'static [RawContract]) -> ContractTables {
     ContractTables { first: contracts.as_ptr().cast(), count: contracts.len() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn methods_of_older_tables_lack_later_functions() {
+        #[repr(C)]
+        struct Older {
+            name: RawStr,
+            hash: u64,
+            functions: [usize; 3],
+        }
+        static OLDER: [Older; 2] = [
+            Older { name: RawStr::new("a"), hash: 1, functions: [0; 3] },
+            Older { name: RawStr::new("b"), hash: 2, functions: [0; 3] },
+        ];
+        // SAFETY: its text is static.
+        unsafe impl Sync for Older {}
+        let mut table = RawContract {
+            name: RawStr::new("older"),
+            methods: OLDER.as_ptr().cast(),
+            method_count: OLDER.len(),
+            method_size: size_of::<Older>(),
+        };
+        // SAFETY: the table is in this program.
+        let method = |table: &RawContract, at| unsafe { table.method(at) };
+        let second = method(&table, 1).expect("a method");
+        // SAFETY: as above.
+        assert_eq!((unsafe { second.name.get() }, second.hash), ("b", 2));
+        assert!(second.open.is_none());
+        assert!(method(&table, 2).is_none());
+        table.method_size -= 1;
+        assert!(method(&table, 1).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn items_of_a_batch_are_those_pushed(
+            items in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
+            is_last in any::<bool>(),
+        ) {
+            let mut bytes = vec![if is_last { batch::LAST } else { batch::MORE }];
+            items.iter().for_each(|item| batch::push(&mut bytes, item));
+            let (found, parsed) = batch::parse(&bytes).expect("valid");
+            prop_assert_eq!(found, is_last);
+            prop_assert_eq!(parsed, items);
+        }
+
+        #[test]
+        fn any_bytes_are_a_batch_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            if let Some((_, items)) = batch::parse(&bytes) {
+                let found: usize = items.iter().map(|item| item.len() + 4).sum();
+                prop_assert_eq!(found + 1, bytes.len());
+            }
+        }
+    }
 }

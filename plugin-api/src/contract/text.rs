@@ -43,7 +43,7 @@ pub struct MethodText {
     pub kind: MethodKind,
     /// Names and types of its arguments.
     pub arguments: Vec<(String, Type)>,
-    /// Type of its result.
+    /// Type of its result, or of an item of its stream.
     pub output: Type,
     /// The text of name, arguments and result.
     pub signature: String,

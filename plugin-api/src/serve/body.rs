@@ -59,25 +59,50 @@ pub(super) async fn next_part(body: &mut Incoming) -> Result<Option<Bytes>, Body
 
 /// The body of a response, or of a request to the host.
 #[derive(Debug)]
-pub(super) struct OutgoingBody(Option<Remaining>);
+pub(super) struct OutgoingBody(Content);
+
+#[derive(Debug)]
+enum Content {
+    /// `None` once it was written.
+    Whole(Option<Remaining>),
+    /// Made while it is written.
+    #[cfg(feature = "contracts")]
+    Lines(Box<dyn Lines>),
+}
+
+/// Makes the lines of a body.
+#[cfg(feature = "contracts")]
+pub(super) trait Lines: std::fmt::Debug + Send {
+    /// Polls for the next line; `None` after the last one.
+    fn poll_line(&mut self, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>>;
+}
 
 impl OutgoingBody {
     pub(super) fn empty() -> Self {
-        Self(None)
+        Self(Content::Whole(None))
+    }
+
+    /// Returns a body whose lines are made when the connection accepts them.
+    #[cfg(feature = "contracts")]
+    pub(super) fn of_lines(lines: impl Lines + 'static) -> Self {
+        Self(Content::Lines(Box::new(lines)))
+    }
+
+    fn of(bytes: Source) -> Self {
+        let remaining = Remaining { bytes, written: 0 };
+        Self(Content::Whole((remaining.remaining() > 0).then_some(remaining)))
     }
 }
 
 impl From<Output> for OutgoingBody {
     fn from(output: Output) -> Self {
-        Self(
-            (!output.is_empty()).then_some(Remaining { bytes: Source::Output(output), written: 0 }),
-        )
+        Self::of(Source::Output(output))
     }
 }
 
 impl From<Vec<u8>> for OutgoingBody {
     fn from(bytes: Vec<u8>) -> Self {
-        Self((!bytes.is_empty()).then_some(Remaining { bytes: Source::Bytes(bytes), written: 0 }))
+        Self::of(Source::Bytes(bytes))
     }
 }
 
@@ -118,16 +143,33 @@ impl Body for OutgoingBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        #[cfg_attr(not(feature = "contracts"), allow(unused_variables, reason = "for lines"))]
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Remaining>, Infallible>>> {
-        Poll::Ready(self.0.take().map(|remaining| Ok(Frame::data(remaining))))
+        let part = match &mut self.0 {
+            Content::Whole(remaining) => remaining.take(),
+            #[cfg(feature = "contracts")]
+            Content::Lines(lines) => match lines.poll_line(context) {
+                Poll::Ready(line) => {
+                    line.map(|line| Remaining { bytes: Source::Bytes(line), written: 0 })
+                }
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        Poll::Ready(part.map(|part| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_none()
+        matches!(self.0, Content::Whole(None))
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_ref().map_or(0, Remaining::remaining) as u64)
+        match &self.0 {
+            Content::Whole(remaining) => {
+                SizeHint::with_exact(remaining.as_ref().map_or(0, Remaining::remaining) as u64)
+            }
+            #[cfg(feature = "contracts")]
+            Content::Lines(_) => SizeHint::default(),
+        }
     }
 }

@@ -26,16 +26,15 @@ pub(super) enum CallError {
 }
 
 /// Runs one call on the current thread.
-pub(super) fn call<T: Plugin>(
+pub(super) fn call<T: Plugin, A>(
     instance: &Instance<T>,
     connection: &Connection,
     call_headers: &CallHeaders,
-    run: impl FnOnce(&T, &RawContext<'_>) -> Result<Output, PluginError>,
-) -> Result<Output, CallError> {
+    run: impl FnOnce(&T, &RawContext<'_>) -> Result<A, PluginError>,
+) -> Result<A, CallError> {
     let plugin = instance.for_call().map_err(CallError::Rejected)?;
     let bounds = CallBounds { connection, deadline: call_headers.deadline };
-    let context = RawContext::new(call_headers.call_id).with_trace(call_headers.trace.as_ref());
-    let context = context.with_bounds(&bounds);
+    let context = call_headers.context().with_bounds(&bounds);
     run_plugin(|| run(plugin, &context)).map_err(CallError::Failed)
 }
 
@@ -76,6 +75,11 @@ impl CallHeaders {
             None => None,
         };
         Ok(Self { call_id, trace: text(&TRACEPARENT).and_then(parse_trace), deadline })
+    }
+
+    /// Returns the context of the call, without bounds.
+    pub(super) fn context(&self) -> RawContext<'_> {
+        RawContext::new(self.call_id).with_trace(self.trace.as_ref())
     }
 }
 

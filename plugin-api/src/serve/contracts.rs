@@ -2,6 +2,7 @@
 //! postcard if the host names the hash of the signature.
 
 use std::fmt;
+use std::sync::Arc;
 
 use hotbay_protocol::{ContractBody, endpoint, header};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
@@ -11,11 +12,11 @@ use super::body::OutgoingBody;
 use super::call::{CallError, CallHeaders, call};
 use super::connections::Connection;
 use super::instance::Instance;
-use super::responses;
+use super::{responses, streams};
 use crate::Plugin;
 use crate::contract::Format;
 pub(super) use crate::contract::internal::ServedMethod;
-use crate::contract::internal::{Description, Failed, ServedBy};
+use crate::contract::internal::{Description, Failed, ServedBy, ServedCall};
 use crate::export::Failure;
 
 static CONTRACT_HASH: HeaderName = HeaderName::from_static(header::CONTRACT_HASH);
@@ -73,11 +74,12 @@ impl<T> fmt::Debug for Contracts<T> {
     }
 }
 
-/// Responds to a call of a method.
-pub(super) fn respond<T: Plugin>(
+/// Responds to a call of a method. A stream holds what `begin` returns.
+pub(super) fn respond<T: Plugin, A: Send + 'static>(
     instance: &Instance<T>,
-    connection: &Connection,
-    call_headers: &CallHeaders,
+    begin: impl FnOnce() -> A,
+    connection: &Arc<Connection>,
+    call_headers: CallHeaders,
     headers: HeaderMap,
     arguments: &[u8],
     method: &ServedMethod<T>,
@@ -87,16 +89,26 @@ pub(super) fn respond<T: Plugin>(
         Err((status, message)) => return responses::rejected(status, &message),
     };
     let mut failed = Failed::Method;
-    let outcome = call(instance, connection, call_headers, |plugin, context| {
-        (method.call)(plugin, context, format, arguments).map_err(|(part, error)| {
-            failed = part;
-            error
+    let mut fail = |(part, error)| {
+        failed = part;
+        error
+    };
+    let outcome = match method.call {
+        ServedCall::Value(run) => call(instance, connection, &call_headers, |plugin, context| {
+            run(plugin, context, format, arguments).map_err(&mut fail)
         })
-    });
-    let failure = match outcome {
-        Ok(output) => {
-            return responses::output(output.with_content_type(format.content_type()), headers);
+        .map(|output| responses::output(output.with_content_type(format.content_type()), headers)),
+        ServedCall::Stream(_) if format != Format::Json => {
+            let message = "wrong Content-Type: a stream has arguments as application/json";
+            return responses::rejected(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
         }
+        ServedCall::Stream(open) => call(instance, connection, &call_headers, |plugin, context| {
+            open(plugin, context, format, arguments).map_err(&mut fail)
+        })
+        .map(|items| streams::respond(connection, call_headers, items, begin())),
+    };
+    let failure = match outcome {
+        Ok(response) => return response,
         Err(CallError::Rejected(error)) => return responses::not_possible(error),
         Err(CallError::Failed(failure)) => failure,
     };

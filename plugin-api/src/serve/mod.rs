@@ -46,6 +46,8 @@ mod settings;
 mod socket;
 #[cfg(all(unix, feature = "serve"))]
 mod stop;
+#[cfg(all(unix, feature = "serve", feature = "contracts"))]
+mod streams;
 
 #[cfg(all(unix, feature = "serve"))]
 pub use call::Endpoint;

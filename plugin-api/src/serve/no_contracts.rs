@@ -1,6 +1,7 @@
 //! Stands in for the contracts of a program without the feature `contracts`: there are none.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use hotbay_protocol::ContractBody;
 use hyper::Response;
@@ -35,10 +36,11 @@ impl<T> Default for Contracts<T> {
     }
 }
 
-pub(super) fn respond<T>(
+pub(super) fn respond<T, A>(
     _: &Instance<T>,
-    _: &Connection,
-    _: &CallHeaders,
+    _: impl FnOnce() -> A,
+    _: &Arc<Connection>,
+    _: CallHeaders,
     _: HeaderMap,
     _: &[u8],
     method: &ServedMethod<T>,

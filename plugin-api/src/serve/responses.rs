@@ -30,6 +30,12 @@ pub(super) fn bytes(bytes: Vec<u8>, content_type: &'static str) -> Response<Outg
     response(StatusCode::OK, Some(HeaderValue::from_static(content_type)), bytes.into())
 }
 
+/// Returns a response with this body.
+#[cfg(feature = "contracts")]
+pub(super) fn body(body: OutgoingBody, content_type: &'static str) -> Response<OutgoingBody> {
+    response(StatusCode::OK, Some(HeaderValue::from_static(content_type)), body)
+}
+
 /// Returns a response for a call that failed.
 pub(super) fn failed(failure: &Failure) -> Response<OutgoingBody> {
     let status = match failure {

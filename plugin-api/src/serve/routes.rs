@@ -81,10 +81,26 @@ impl Drop for RunningRequest<'_> {
     }
 }
 
+/// An open stream, which delays the idle timeout until it is dropped.
+struct StreamActivity<T: 'static>(Arc<Server<T>>);
+
+impl<T> StreamActivity<T> {
+    fn begin(server: &Arc<Server<T>>) -> Self {
+        server.activity.begin_call();
+        Self(Arc::clone(server))
+    }
+}
+
+impl<T> Drop for StreamActivity<T> {
+    fn drop(&mut self) {
+        let _ = self.0.activity.end_call(Instant::now());
+    }
+}
+
 /// Handles a request.
 async fn handle<T: Plugin>(
-    server: &Server<T>,
-    connection: &Connection,
+    server: &Arc<Server<T>>,
+    connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<OutgoingBody>, Infallible> {
     if let Some(token) = &server.token {
@@ -113,8 +129,8 @@ fn endpoint_of(path: &str) -> Option<&str> {
 }
 
 async fn route<T: Plugin>(
-    server: &Server<T>,
-    connection: &Connection,
+    server: &Arc<Server<T>>,
+    connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<OutgoingBody> {
     let (parts, body) = request.into_parts();
@@ -152,8 +168,9 @@ async fn route<T: Plugin>(
         Route::Method(method) => match CallHeaders::parse(&parts.headers) {
             Ok(call_headers) => contracts::respond(
                 &server.instance,
+                || StreamActivity::begin(server),
                 connection,
-                &call_headers,
+                call_headers,
                 parts.headers,
                 &bytes,
                 method,

@@ -7,7 +7,7 @@ use hotbay_plugin::contract::internal::{
     ArgumentTypes, Method, decode_result, encode_arguments, is_repr_c,
 };
 use hotbay_plugin::contract::{
-    CallError, CallErrorKind, Contract, ContractText, Format, Json, Proxy, Transport,
+    CallError, CallErrorKind, Contract, ContractText, Format, Json, Proxy, Stream, Transport,
 };
 
 #[hotbay_plugin::data]
@@ -132,6 +132,13 @@ impl Transport for Echo {
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
         self.call::<C, M>(arguments)
+    }
+
+    fn call_stream<C: Contract + ?Sized, M: Method>(
+        &self,
+        arguments: &ArgumentTypes<'_, M>,
+    ) -> Result<Stream<M::Output>, CallError> {
+        self.call::<C, M>(arguments).map(|item| Stream::from_items([item]))
     }
 }
 

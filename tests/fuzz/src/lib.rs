@@ -8,7 +8,7 @@ use std::path::Path;
 
 use hotbay::contract::{Binding, ContractText, bind, compare};
 use hotbay_manifest::Manifest;
-use hotbay_protocol::{BatchReplies, BatchReply, BatchRequests, parse_traceparent};
+use hotbay_protocol::{BatchReplies, BatchReply, BatchRequests, StreamLine, parse_traceparent};
 
 pub use mutation::{DAMAGES, Mutation};
 pub use replay::{Replayed, replay};
@@ -30,6 +30,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("log_lines", hotbay_process::fuzz::log_lines),
     ("manifest", manifest),
     ("probe", hotbay::fuzz::probe),
+    ("stream_line", stream_line),
     ("traceparent", traceparent),
 ];
 
@@ -49,6 +50,15 @@ fn batch(bytes: &[u8]) {
     if let Ok(batch) = serde_json::from_slice::<BatchReplies<'_>>(bytes) {
         let _ = batch.replies.iter().filter_map(BatchReply::body).count();
     }
+}
+
+/// Parses a line of a stream. What is printed is parsed as the same.
+fn stream_line(bytes: &[u8]) {
+    let Ok(Some(line)) = StreamLine::parse(bytes) else { return };
+    let printed = line.to_bytes();
+    // A line may have spaces and members that are not printed.
+    let line = StreamLine::parse(&printed).expect("printed").expect("not empty");
+    assert_eq!(line.to_bytes(), printed);
 }
 
 /// Parses the text of contracts. Each is equal to itself, and printed as text that can be parsed.

@@ -6,5 +6,8 @@ mod calls;
 mod mistakes;
 #[cfg(unix)]
 mod processes;
+#[cfg(unix)]
+mod program_streams;
+mod streams;
 mod tasks;
 mod versions;

@@ -33,12 +33,15 @@ fn rust(plugins: &Plugins) -> ProgramFolder {
     program.built("analyst", "analyst").set("package", "analyst")
 }
 
+pub(super) fn has_python() -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()))
+}
+
 /// The program in Python; `None` if Python is not installed.
 fn python(plugins: &Plugins) -> Option<ProgramFolder> {
-    let has_python = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
     let program = ProgramFolder::new(plugins.dir(), "analyst").bytes(include_str!("analyst.py"));
-    has_python.then_some(program.set("package", "program"))
+    has_python().then_some(program.set("package", "program"))
 }
 
 /// The program in Rust, which states that it accepts only JSON.
@@ -73,7 +76,7 @@ fn analyst(plugins: &Plugins, program: ProgramFolder) -> (Host, Handle<dyn TextA
 }
 
 /// Returns the scripted program with this contract.
-fn scripted(plugins: &Plugins, contracts: Value, serve: Value) -> ProgramFolder {
+pub(super) fn scripted(plugins: &Plugins, contracts: Value, serve: Value) -> ProgramFolder {
     let program = ProgramFolder::new(plugins.dir(), "lines").set("package", "program");
     program.behavior(behavior(contracts, serve))
 }

@@ -4,7 +4,7 @@ mod caller_runtimes;
 mod calls;
 mod connections;
 mod dialects;
-mod fixture;
+pub(crate) mod fixture;
 mod idle_and_hung;
 mod lifecycle;
 mod logs;
