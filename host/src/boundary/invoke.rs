@@ -128,6 +128,7 @@ impl Instance {
     /// Calls a method with arguments as they are, without a deadline, cancellation and trace. Does not
     /// unwind, so a lease around it needs no memory.
     #[inline(always)]
+    #[allow(clippy::result_large_err, reason = "inlined, so only a failed call moves it")]
     pub(crate) fn call_typed<M: Method>(
         &self,
         function: DirectFn,

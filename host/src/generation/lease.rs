@@ -243,6 +243,7 @@ impl InstanceRef {
 
     /// Calls a method without options. Does not unwind, so a lease around it needs no memory.
     #[inline(always)]
+    #[allow(clippy::result_large_err, reason = "inlined, so only a failed call moves it")]
     pub(crate) fn call_method_brief<M: Method>(
         &self,
         (instance, function): (&Instance, DirectFn),

@@ -1,14 +1,10 @@
-//! The C function that serves a method. Its arguments are passed one by one, so numbers and pointers
+//! Calls of the C function of a method. Its arguments are passed one by one, so numbers and pointers
 //! are in registers.
 
 use std::ffi::c_void;
 use std::mem;
 
 use super::argument::{Argument, Arguments};
-use super::form::Form;
-use super::method::{
-    Failed, MethodError, OutputForm, RawResult, Serves, in_optional_context, run_guarded,
-};
 use super::table::DirectFn;
 use crate::context::RawContext;
 use crate::root::{RawFault, RawInstance};
@@ -37,13 +33,6 @@ pub trait Passed: Arguments {
     unsafe fn pass(call: Invocation<'_>, arguments: Self::Raw, result: *mut c_void) -> i32;
 }
 
-/// Arguments of the method `M` of the plugin type `T`. `LINKED` is `true` if that is compiled into the
-/// host.
-pub trait PassedTo<T, M, const LINKED: bool>: Passed {
-    /// The function that serves the method.
-    const FUNCTION: DirectFn;
-}
-
 macro_rules! list {
     () => { () };
     ($first:ident $($rest:ident)*) => { ($first, list!($($rest)*)) };
@@ -62,78 +51,48 @@ macro_rules! function {
 }
 
 macro_rules! passed {
-    ($($kind:ident $raw:ident $value:ident $space:ident),*) => {
+    ($($kind:ident $raw:ident $value:ident $space:ident,)*) => {
         impl<$($kind: Argument),*> Passed for list!($($kind)*) {
             #[inline(always)]
             unsafe fn pass(call: Invocation<'_>, arguments: Self::Raw, result: *mut c_void) -> i32 {
                 let list!($($raw)*) = arguments;
                 let Invocation { function, instance, context, fault } = call;
-                // SAFETY: the type that `FUNCTION` has for these arguments (M2).
+                // SAFETY: M2 (the type that the function was made of, in `method_direct.rs`).
                 let function = unsafe { mem::transmute::<DirectFn, function!($($kind),*)>(function) };
                 // SAFETY: M1, M2.
                 unsafe { function(instance, context, $($raw,)* result, fault) }
             }
         }
-
-        impl<T, M, const LINKED: bool, $($kind: Argument),*> PassedTo<T, M, LINKED>
-            for list!($($kind)*)
-        where
-            T: 'static,
-            M: Serves<T, Arguments = Self>,
-        {
-            const FUNCTION: DirectFn = {
-                #[allow(clippy::too_many_arguments, reason = "up to 12 of the method")]
-                unsafe extern "C" fn serve<T, M, const LINKED: bool, $($kind: Argument),*>(
-                    instance: RawInstance,
-                    context: Option<&RawContext<'_>>,
-                    $($raw: $kind::Raw,)*
-                    result: *mut c_void,
-                    fault: *mut RawFault,
-                ) -> i32
-                where
-                    M: Serves<T, Arguments = list!($($kind)*)>,
-                {
-                    #[allow(unused_variables, reason = "without arguments, nothing fails before")]
-                    let serve = |failed: &mut Failed| {
-                        // SAFETY: M1.
-                        let target = unsafe { &*instance.cast::<T>() };
-                        $(let mut $space = None;)*
-                        $(
-                            // SAFETY: M2 (F1 and F2 of `form.rs`).
-                            let $value = unsafe { $kind::lift(&$raw, &mut $space) };
-                            let $value =
-                                $value.map_err(|error| failed.with(Failed::Arguments, &error))?;
-                        )*
-                        let arguments = list!($($value)*);
-                        let output = in_optional_context(context, || M::call(target, arguments))
-                            .map_err(M::Error::into_plugin_error)?;
-                        let raw = OutputForm::<M>::lower_result(output);
-                        let raw = raw.map_err(|error| failed.with(Failed::Result, &error))?;
-                        // SAFETY: M2.
-                        unsafe { result.cast::<RawResult<M>>().write(raw) };
-                        Ok(())
-                    };
-                    // SAFETY: M2.
-                    unsafe { run_guarded::<LINKED>(serve, fault) }
-                }
-                let function: function!($($kind),*) = serve::<T, M, LINKED, $($kind),*>;
-                // SAFETY: only `pass` calls it, which gives it this type again.
-                unsafe { mem::transmute::<function!($($kind),*), DirectFn>(function) }
-            };
-        }
     };
 }
 
-passed!();
-passed!(A a a_value a_space);
-passed!(A a a_value a_space, B b b_value b_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space, E e e_value e_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space, E e e_value e_space, F f f_value f_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space, E e e_value e_space, F f f_value f_space, G g g_value g_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space, E e e_value e_space, F f f_value f_space, G g g_value g_space, H h h_value h_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space, E e e_value e_space, F f f_value f_space, G g g_value g_space, H h h_value h_space, I i i_value i_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space, E e e_value e_space, F f f_value f_space, G g g_value g_space, H h h_value h_space, I i i_value i_space, J j j_value j_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space, E e e_value e_space, F f f_value f_space, G g g_value g_space, H h h_value h_space, I i i_value i_space, J j j_value j_space, K k k_value k_space);
-passed!(A a a_value a_space, B b b_value b_space, C c c_value c_space, D d d_value d_space, E e e_value e_space, F f f_value f_space, G g g_value g_space, H h h_value h_space, I i i_value i_space, J j j_value j_space, K k k_value k_space, L l l_value l_space);
+/// Expands a macro for each number of arguments that a method may have. For each argument, it gets the
+/// names of its kind, of the argument as it crosses, of its value, and of the space for that.
+macro_rules! for_each_arity {
+    ($with:ident) => {
+        for_each_arity! {
+            $with []
+            [A a a_value a_space]
+            [B b b_value b_space]
+            [C c c_value c_space]
+            [D d d_value d_space]
+            [E e e_value e_space]
+            [F f f_value f_space]
+            [G g g_value g_space]
+            [H h h_value h_space]
+            [I i i_value i_space]
+            [J j j_value j_space]
+            [K k k_value k_space]
+            [L l l_value l_space]
+        }
+    };
+    ($with:ident [$($done:tt)*]) => { $with!($($done)*); };
+    ($with:ident [$($done:tt)*] [$($next:ident)*] $($rest:tt)*) => {
+        $with!($($done)*);
+        for_each_arity! { $with [$($done)* $($next)*,] $($rest)* }
+    };
+}
+
+for_each_arity!(passed);
+
+pub(super) use {for_each_arity, function, list};

@@ -8,9 +8,9 @@ use super::codec::{CodecError, Format};
 use super::data::Data;
 use super::error::CallError;
 use super::form::Form;
-use super::function::{Passed, PassedTo};
+use super::function::Passed;
 use super::shape::MethodShape;
-use super::table::{RawMethod, RawStr, code};
+use super::table::code;
 use crate::PluginError;
 use crate::context::{CallContext, RawContext};
 use crate::export::{Failure, guard, report_failure};
@@ -83,28 +83,12 @@ pub trait ServesAsync<T: ?Sized>: Method {
     ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send + 'a;
 }
 
-/// Returns the entry of a method that the plugin type `T` serves. `LINKED` is `true` if it is
-/// compiled into the host.
-pub const fn entry<T: 'static, M: Serves<T>, const LINKED: bool>() -> RawMethod
-where
-    M::Arguments: PassedTo<T, M, LINKED>,
-{
-    RawMethod {
-        name: RawStr::new(M::SHAPE.name),
-        hash: M::SHAPE.hash(),
-        direct: Some(<M::Arguments as PassedTo<T, M, LINKED>>::FUNCTION),
-        serialized: Some(serialized::<T, M, LINKED>),
-        start: None,
-        open: None,
-    }
-}
-
 // Invariants of the functions of methods, kept by the host (`boundary/contract.rs`):
 // M1: the instance was started by the library that owns the table, and was not stopped.
 // M2: the pointers are valid until the function returns, and have the types of the method's
 //     signature, whose text and hash both sides compared.
 
-unsafe extern "C" fn serialized<T, M: Serves<T>, const LINKED: bool>(
+pub(super) unsafe extern "C" fn serialized<T, M: Serves<T>, const LINKED: bool>(
     instance: RawInstance,
     context: *const RawContext<'_>,
     format: u32,

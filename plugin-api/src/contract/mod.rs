@@ -79,7 +79,7 @@ mod data;
 mod error;
 #[allow(unsafe_code, reason = "values that cross between libraries as they are")]
 mod form;
-#[allow(unsafe_code, reason = "the C functions of a contract")]
+#[allow(unsafe_code, reason = "calls the C functions of a contract")]
 mod function;
 mod golden;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
@@ -87,6 +87,8 @@ mod method;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 #[cfg_attr(not(all(unix, feature = "tokio")), path = "no_async.rs")]
 mod method_async;
+#[allow(unsafe_code, reason = "the C functions of a contract")]
+mod method_direct;
 #[allow(unsafe_code, reason = "the C functions of a stream")]
 mod method_stream;
 mod proxy;
@@ -122,11 +124,10 @@ pub mod internal {
     };
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
-    pub use super::function::{Invocation, Passed, PassedTo};
-    pub use super::method::{
-        ArgumentTypes, Failed, Method, MethodError, Serves, ServesAsync, entry,
-    };
+    pub use super::function::{Invocation, Passed};
+    pub use super::method::{ArgumentTypes, Failed, Method, MethodError, Serves, ServesAsync};
     pub use super::method_async::{entry_async, served_async};
+    pub use super::method_direct::{PassedTo, entry};
     pub use super::method_stream::{ServesStream, entry_stream, served_stream};
     pub use super::proxy::{HostTransport, ServedBy, is_not_provided};
     pub use super::served::{OpenCall, SerializedCall, ServedCall, ServedMethod, served};
