@@ -52,6 +52,12 @@ impl<'a> CallContext<'a> {
         Self { raw }
     }
 
+    /// Returns the context as it crosses.
+    #[cfg(feature = "contracts")]
+    pub(crate) fn raw(&self) -> &'a RawContext<'a> {
+        self.raw
+    }
+
     /// Returns the id of the call, unique in the host's process.
     #[inline]
     pub fn call_id(&self) -> u64 {
@@ -112,6 +118,9 @@ pub struct RawContext<'a> {
     host_data: *const (),
     lifetime: PhantomData<&'a ()>,
 }
+
+// SAFETY: C1 (`with_bounds` takes a `Sync` value, and the trace is plain data).
+unsafe impl Sync for RawContext<'_> {}
 
 impl<'a> RawContext<'a> {
     /// Creates the context of a call without a trace, deadline or cancellation.

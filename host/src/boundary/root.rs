@@ -20,6 +20,7 @@ use hotbay_plugin::abi::{Exports, PluginRootRef, RawCensus};
 use hotbay_plugin::contract::internal::RawContract;
 
 use super::Image;
+use super::services::contract_functions;
 use crate::error::boundary::BoundaryError;
 
 /// The functions of a plugin. Valid while their image is mapped: B1.
@@ -75,6 +76,15 @@ impl Root {
         }
         // SAFETY: B3 (the function returns the address of so many tables), B1.
         unsafe { std::slice::from_raw_parts(first.cast(), count) }
+    }
+
+    /// Passes the functions by which the plugin calls contracts; ignored by libraries that were built
+    /// before API 1.2.
+    pub(crate) fn connect(self) {
+        if let Some(connect) = self.module.connect() {
+            // SAFETY: B3, B5.
+            unsafe { connect(contract_functions()) };
+        }
     }
 
     /// Deletes the library's thread keys, right before it is closed.

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
-use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use hotbay_plugin::contract::internal::{
     DirectFn, LoweredCall, Method, MethodCall, StartFn, TypedResult,
 };
-use hotbay_plugin::contract::{CallError, Format};
+use hotbay_plugin::contract::{CallError, ContractText, Format};
+use hotbay_plugin::{CallContext, Payload};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,9 @@ use crate::boundary::task::RunningTask;
 use crate::boundary::{Instance, MethodFault};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
-use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::call::{
+    CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request, RunningChain,
+};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::GenerationId;
@@ -137,12 +139,13 @@ impl InstanceRef {
     /// Makes a call on this thread and fills `reply`.
     #[inline]
     pub(crate) fn call(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
-        let CallArgs { request, .. } = args;
+        let CallArgs { request, call_id, .. } = args;
         let generation = &*self.generation;
         let Some(backend) = &self.backend else {
             return Err(bug!("the instance of `{}` lost its backend", generation.name));
         };
         generation.check_input(request)?;
+        let _chain = self.enter_chain(request, call_id);
         #[cfg_attr(
             not(all(unix, feature = "process")),
             allow(
@@ -176,7 +179,9 @@ impl InstanceRef {
     ) -> Result<(), Error> {
         let CallArgs { request, state, call_id } = args;
         let (deadline, token) = (request.deadline(), request.cancellation_token());
-        let bounds = CallBounds { deadline, token, state };
+        let outer = request.method_request().and_then(|method| method.arguments.outer());
+        let is_chained = request.chain().is_some();
+        let bounds = CallBounds { deadline, token, state, outer, is_chained };
         let context = bounds.context(call_id).with_trace(request.trace());
         if let Some(state) = state
             && !state.enter_plugin(self.generation.id.get())
@@ -206,7 +211,9 @@ impl InstanceRef {
                     self.execute_method(instance, *function, context, call, deadline)
                 });
             }
-            (MethodBinding::Direct(_, function), _) => (*function, Format::Postcard),
+            (MethodBinding::Direct(_, function), arguments) => {
+                (*function, arguments.passed_as(Format::Postcard))
+            }
             (MethodBinding::Converted(function), _) => (*function, Format::Json),
             (MethodBinding::Async(..), _) => return self.wait_for_task(method, args, reply),
             (MethodBinding::Missing, _) => return Err(self.generation.method_missing(method)),
@@ -329,6 +336,7 @@ impl InstanceRef {
         let MethodBinding::Async(start, format) = *self.bind_method(method)? else {
             return Err(bug!("a method was bound to another kind"));
         };
+        let format = method.arguments.passed_as(format);
         let task = self.start_method(instance, (start, format), method, args)?;
         let output = task.await;
         let deadline = args.request.deadline();
@@ -387,6 +395,44 @@ impl InstanceRef {
         }
     }
 
+    /// Records which plugins wait for a call that is about to run.
+    #[inline]
+    fn enter_chain(&self, request: &Request<'_>, call_id: u64) -> Option<RunningChain> {
+        match (request.chain(), &self.backend) {
+            (Some(chain), _) => Some(RunningChain::enter(call_id, chain)),
+            (None, Some(Backend::InProcess(_)) | None) => None,
+            // A process only knows the id of the call.
+            #[cfg(all(unix, feature = "process"))]
+            (None, Some(Backend::OutOfProcess(_))) => {
+                crate::call::Chain::current(None).map(|chain| RunningChain::enter(call_id, &chain))
+            }
+        }
+    }
+
+    /// Returns how a method of a contract is served.
+    pub(crate) fn served_method(
+        &self,
+        contract: &KnownContract,
+        index: usize,
+    ) -> Result<ServedMethod, Error> {
+        self.check_contract(contract)?;
+        let binding = self.bindings.get(contract.id, index);
+        let needs_json = matches!(
+            binding,
+            Some(
+                MethodBinding::Converted(_)
+                    | MethodBinding::Async(_, Format::Json)
+                    | MethodBinding::Remote(Format::Json)
+            )
+        );
+        Ok(ServedMethod { needs_json, is_task: matches!(binding, Some(MethodBinding::Async(..))) })
+    }
+
+    /// Returns the text of a contract that the plugin serves.
+    pub(crate) fn contract_text(&self, name: &str) -> Option<ContractText> {
+        self.backend.as_ref()?.contract_text(name)
+    }
+
     /// Makes a call like [`call`](Self::call), with no options but a deadline. Returns `None` if the
     /// plugin is a process, or inputs are validated against a schema.
     #[inline(always)]
@@ -404,7 +450,8 @@ impl InstanceRef {
         if input.byte_len() as u64 > self.limits.max_input_bytes {
             return Some(Err(self.generation.input_too_large(input.byte_len())));
         }
-        let bounds = CallBounds { deadline, token: None, state: None };
+        let bounds =
+            CallBounds { deadline, token: None, state: None, outer: None, is_chained: false };
         Some(self.execute(instance, &bounds.context(call_id), input, deadline, reply))
     }
 
@@ -569,6 +616,15 @@ impl BriefTask {
     }
 }
 
+/// How a method of a contract is served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServedMethod {
+    /// Whether arguments are needed as JSON.
+    pub(crate) needs_json: bool,
+    /// Whether it runs as a task of a plugin in this process.
+    pub(crate) is_task: bool,
+}
+
 /// The arguments of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallArgs<'v> {
@@ -583,6 +639,11 @@ struct CallBounds<'v> {
     deadline: Option<Instant>,
     token: Option<&'v CancellationToken>,
     state: Option<&'v CallState>,
+    /// The call that the calling plugin serves on this thread.
+    outer: Option<CallContext<'v>>,
+    /// Whether a plugin makes the call. Then the plugin called gets these bounds in any case: it
+    /// passes their context on when it calls others.
+    is_chained: bool,
 }
 
 impl CallBounds<'_> {
@@ -590,7 +651,8 @@ impl CallBounds<'_> {
     #[inline(always)]
     fn context(&self, call_id: u64) -> RawContext<'_> {
         let context = RawContext::new(call_id);
-        if self.deadline.is_none() && self.token.is_none() && self.state.is_none() {
+        let is_unbounded = self.deadline.is_none() && self.token.is_none() && self.state.is_none();
+        if is_unbounded && !self.is_chained {
             return context;
         }
         context.with_bounds(self)
@@ -601,6 +663,7 @@ impl Bounds for CallBounds<'_> {
     fn is_cancelled(&self) -> bool {
         self.state.is_some_and(|state| !state.is_active())
             || self.token.is_some_and(CancellationToken::is_cancelled)
+            || self.outer.is_some_and(|outer| outer.is_cancelled())
             || self.remaining().is_some_and(|left| left.is_zero())
     }
 
@@ -671,6 +734,7 @@ impl InstanceRef {
             {
                 return Err(generation.ended_before_start(state));
             }
+            let _chain = self.enter_chain(request, call_id);
             let answer = process.call_async(&call).await;
             if let Some(state) = state {
                 state.leave_plugin();
@@ -680,6 +744,7 @@ impl InstanceRef {
         match args.request.method_request() {
             Some(method) if self.is_task(method) => {
                 self.generation.check_input(args.request)?;
+                let _chain = self.enter_chain(args.request, args.call_id);
                 self.run_task(method, args, reply).await
             }
             _ => self.call(args, reply),

@@ -316,6 +316,8 @@ impl Target {
         pin: Option<&Arc<InstanceRef>>,
     ) -> Result<Reply, Error> {
         let (inner, slot) = (&self.inner, &self.inner.slot);
+        let mut request = request;
+        request.join_chain();
         inner.check_process()?;
         let instance = match pin {
             Some(pin) if !pin.generation().is_current() => return Err(inner.not_current(pin)),
@@ -339,7 +341,6 @@ impl Target {
                     false => request.deadline(),
                 }
             });
-        let mut request = request;
         request.set_deadline(deadline);
         if let Some(deadline) = deadline {
             let entry: Arc<dyn TimerEntry> = Arc::<AsyncCall>::clone(&call);
@@ -507,5 +508,12 @@ impl fmt::Debug for PinnedTransport {
 impl fmt::Debug for PooledTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("PooledTransport").field(&self.0).finish()
+    }
+}
+
+impl DirectTransport {
+    /// Makes a call of an async method that a plugin requests.
+    pub(crate) async fn call_request(&self, request: Request<'static>) -> Result<Reply, Error> {
+        self.0.call_async(request, None).await
     }
 }

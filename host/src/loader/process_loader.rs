@@ -147,9 +147,9 @@ pub(super) fn start_staged(
         candidate.failed(LoadStep::Launch, ErrorKind::StartFailed).caused_by(error)
     })?;
     let timeout = context.limits.start_timeout.saturating_add(EXTRA_TIMEOUT);
-    let max_lines_per_second = context.limits.max_log_lines_per_second;
+    let services = PluginServices::new(context, candidate, parts.id, slot);
     let observer: ObserverRef =
-        Arc::new(PluginProcessObserver::new(candidate, parts.id, slot, max_lines_per_second));
+        Arc::new(PluginProcessObserver::new(services, candidate, parts.id, slot));
     let policy = Arc::clone(&parts.policy);
     let expected = context.processes.expected_capabilities(&program).filter(|expected| {
         check_identity(candidate, expected).is_ok()
@@ -365,13 +365,13 @@ pub(super) struct PluginProcessObserver {
 
 impl PluginProcessObserver {
     pub(super) fn new(
+        services: PluginServices,
         candidate: &Candidate,
         generation: GenerationId,
         slot: &Arc<Slot>,
-        max_lines_per_second: u32,
     ) -> Self {
         Self {
-            services: PluginServices::new(candidate, generation, slot, max_lines_per_second),
+            services,
             name: candidate.manifest.name().clone(),
             generation,
             slot: Arc::downgrade(slot),

@@ -253,14 +253,14 @@ unsafe fn report(failure: Failure, failed: Failed, fault: *mut RawFault) -> i32 
 }
 
 thread_local! {
-    /// The context of the current call of a method, if it has a deadline, a token or a trace. Without
+    /// The context of the current call, if it has a deadline, a token or a trace. Without
     /// a destructor, which would keep the library mapped.
     static CONTEXT: Cell<*const RawContext<'static>> = const { Cell::new(ptr::null()) };
 }
 
 /// Runs `call` with `context` as the current one.
 #[inline(always)]
-pub(super) fn in_context<R>(context: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
+pub(crate) fn in_context<R>(context: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
     if !context.has_more_than_an_id() {
         return call();
     }
@@ -290,8 +290,8 @@ impl Drop for CurrentContext {
     }
 }
 
-/// Passes the context of the current call of a method to `run`: its deadline, cancellation and
-/// trace.
+/// Passes the context of the current call of a method or of
+/// [`Plugin::execute`](crate::Plugin::execute) to `run`: its deadline, cancellation and trace.
 ///
 /// `None` outside of such a call, on other threads, and for a call without any of them.
 ///

@@ -81,6 +81,8 @@ mod error;
 mod form;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod function;
+#[allow(unsafe_code, reason = "functions of the host")]
+mod functions;
 mod golden;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod method;
@@ -89,6 +91,7 @@ mod method;
 mod method_async;
 mod proxy;
 mod schema;
+mod services;
 mod shape;
 #[allow(unsafe_code, reason = "the C structs of a contract")]
 mod table;
@@ -100,6 +103,9 @@ pub use compatibility::{Binding, Incompatible, bind};
 pub use data::{Data, Json};
 pub use error::{CallError, CallErrorKind};
 pub use golden::check_golden;
+pub(crate) use functions::connect;
+pub use services::ServiceTransport;
+pub(crate) use method::in_context;
 pub use method::with_context;
 pub use proxy::{Contract, Proxy, Transport};
 pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
@@ -124,6 +130,9 @@ pub mod internal {
     pub use super::shape::{
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,
         ShapeList, Variant, export_length, export_text,
+    };
+    pub use super::functions::{
+        CallFailure, CancelCall, Completer, ContractHost, OutgoingCall, RawHostFunctions,
     };
     pub use super::table::{
         DirectFn, RawCompletion, RawContract, RawMethod, RawStr, RawTask, SerializedFn, StartFn,

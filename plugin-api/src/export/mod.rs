@@ -48,6 +48,7 @@ impl<T: Plugin, const LINKED: bool, C: ContractSet> Exports<T, LINKED, C> {
         census: take_census,
         release_keys,
         contracts: contracts::<C>,
+        connect,
     });
 
     /// The module of these functions.
@@ -115,10 +116,10 @@ unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
         // SAFETY: E2.
         let plugin = unsafe { &*instance.cast::<T>() };
         // SAFETY: E1.
-        let context = CallContext::new(unsafe { &*context });
+        let context = unsafe { &*context };
         // SAFETY: E1.
         let input = unsafe { &*input }.get();
-        let reply = plugin.execute(&context, input)?;
+        let reply = in_context(context, || plugin.execute(&CallContext::new(context), input))?;
         // SAFETY: E1.
         unsafe { reply.store(output) };
         Ok(())
@@ -223,6 +224,26 @@ unsafe extern "C" fn contracts<C: ContractSet>(count: *mut usize) -> *const () {
     // SAFETY: E1.
     unsafe { count.write(C::TABLES.count) };
     C::TABLES.first
+}
+
+unsafe extern "C" fn connect(functions: *const ()) {
+    #[cfg(feature = "contracts")]
+    // SAFETY: E1 (the host passes its functions).
+    unsafe {
+        crate::contract::connect(functions.cast());
+    }
+    #[cfg(not(feature = "contracts"))]
+    let _ = functions;
+}
+
+#[cfg(feature = "contracts")]
+use crate::contract::in_context;
+
+/// Runs `call`: without contracts, nothing needs its context.
+#[cfg(not(feature = "contracts"))]
+#[inline(always)]
+pub(crate) fn in_context<R>(_: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
+    call()
 }
 
 fn config_of(text: &str) -> Result<Config, PluginError> {

@@ -47,6 +47,12 @@ impl HostServices {
         Self { raw }
     }
 
+    /// Returns the token of the plugin's start.
+    #[cfg(feature = "contracts")]
+    pub(crate) fn token(&self) -> u64 {
+        self.raw.token()
+    }
+
     /// Returns the services of the latest start in this library, for code that receives none, such
     /// as the logging bridges. Takes no lock.
     pub(crate) fn current() -> Option<Self> {
