@@ -107,7 +107,8 @@ impl Chain {
 
     /// Fails if the plugin is one of those that wait.
     pub(crate) fn check(&self, callee: &PluginName) -> Result<(), Error> {
-        let is_callee = |link: &Self| matches!(&link.name, LinkName::Plugin(name) if name == callee);
+        let is_callee =
+            |link: &Self| matches!(&link.name, LinkName::Plugin(name) if name == callee);
         if !self.links().any(is_callee) {
             return Ok(());
         }

@@ -48,8 +48,7 @@ impl Caller {
 }
 
 /// The result of a call that was started.
-pub(crate) type OutgoingFuture =
-    Pin<Box<dyn Future<Output = Result<Output, CallFailure>> + Send>>;
+pub(crate) type OutgoingFuture = Pin<Box<dyn Future<Output = Result<Output, CallFailure>> + Send>>;
 
 /// What plugins may call.
 pub(crate) trait ContractCalls: fmt::Debug + Send + Sync {

@@ -151,9 +151,7 @@ impl ContractCalls for HostContracts {
         caller.check_contract(&contract.name)?;
         let callee = match (plugin, self.services.get(&contract.name)) {
             (Some(plugin), _) => Callee::Plugin(plugin.to_owned()),
-            (None, Some(service)) => {
-                Callee::Service(Arc::clone(service), service.bind(&contract)?)
-            }
+            (None, Some(service)) => Callee::Service(Arc::clone(service), service.bind(&contract)?),
             (None, None) => Callee::Provider(self.providers(&contract.name)?),
         };
         let host = self.host()?;

@@ -13,8 +13,8 @@ use std::time::Duration;
 use hotbay_plugin::ServiceError;
 use hotbay_plugin::abi::Record;
 use hotbay_process::{
-    Capabilities, Diagnosis, ObserverRef, Prepared, Process, ProcessLimits, ProcessObserver,
-    Program, ProgramCopy, Step, allowed,
+    Capabilities, ContractCall, ContractFuture, Diagnosis, ObserverRef, Prepared, Process,
+    ProcessLimits, ProcessObserver, Program, ProgramCopy, Step, allowed,
 };
 use tokio::runtime::Handle;
 
@@ -395,6 +395,10 @@ impl ProcessObserver for PluginProcessObserver {
 
     fn thread_panicked(&self, message: &str, location: &str) {
         self.services.thread_panicked(message, location);
+    }
+
+    fn call_contract(&self, call: ContractCall) -> ContractFuture {
+        self.services.contracts.call_of_program(call)
     }
 
     fn exited(&self, pid: u32, Diagnosis { message: reason, hint }: Diagnosis) {

@@ -140,8 +140,8 @@ impl Services for PluginServices {
 /// The contracts that a plugin may call, and those that it has asked for.
 #[derive(Debug)]
 pub(super) struct CallableContracts {
-    caller: Arc<Caller>,
-    calls: Arc<dyn ContractCalls>,
+    pub(super) caller: Arc<Caller>,
+    pub(super) calls: Arc<dyn ContractCalls>,
     bound: Mutex<Vec<Bound>>,
 }
 
@@ -196,7 +196,7 @@ impl CallableContracts {
 }
 
 /// Parses the text of one contract.
-fn parse_one(text: &str) -> Result<ContractText, CallError> {
+pub(super) fn parse_one(text: &str) -> Result<ContractText, CallError> {
     let invalid = |reason: String| {
         let message = format!("invalid text of a contract: {reason}");
         CallError::new(CallErrorKind::InvalidInput, message)

@@ -162,8 +162,7 @@ impl<'a> RawOutgoing<'a> {
 }
 
 type BindFn = unsafe extern "C" fn(u64, RawText, *const RawText, *mut u64, *mut RawFault) -> i32;
-type CallFn =
-    unsafe extern "C" fn(u64, *const RawOutgoing<'_>, *mut Output, *mut RawFault) -> i32;
+type CallFn = unsafe extern "C" fn(u64, *const RawOutgoing<'_>, *mut Output, *mut RawFault) -> i32;
 type StartCallFn = unsafe extern "C" fn(u64, *const RawOutgoing<'_>, RawCompletion) -> RawTask;
 
 /// The host's functions for calls of contracts. New fields go at the end.
@@ -235,8 +234,7 @@ impl RawHostFunctions {
         let raw = RawOutgoing::new(call);
         let (mut output, mut fault) = (Output::default(), RawFault::empty());
         // SAFETY: H1, H2.
-        let code =
-            unsafe { (self.call)(token, &raw const raw, &raw mut output, &raw mut fault) };
+        let code = unsafe { (self.call)(token, &raw const raw, &raw mut output, &raw mut fault) };
         result_of(code, output, &fault)
     }
 

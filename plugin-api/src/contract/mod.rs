@@ -102,12 +102,12 @@ pub use codec::{CodecError, Format};
 pub use compatibility::{Binding, Incompatible, bind};
 pub use data::{Data, Json};
 pub use error::{CallError, CallErrorKind};
-pub use golden::check_golden;
 pub(crate) use functions::connect;
-pub use services::ServiceTransport;
+pub use golden::check_golden;
 pub(crate) use method::in_context;
 pub use method::with_context;
 pub use proxy::{Contract, Proxy, Transport};
+pub use services::ServiceTransport;
 pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
 
 /// For the expansion of the macros, and for the host.
@@ -121,6 +121,9 @@ pub mod internal {
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
     pub use super::function::{Invocation, Passed, PassedTo};
+    pub use super::functions::{
+        CallFailure, CancelCall, Completer, ContractHost, OutgoingCall, RawHostFunctions,
+    };
     pub use super::method::{
         ArgumentTypes, Failed, Method, MethodError, SerializedCall, ServedMethod, Serves,
         ServesAsync, entry, served,
@@ -130,9 +133,6 @@ pub mod internal {
     pub use super::shape::{
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,
         ShapeList, Variant, export_length, export_text,
-    };
-    pub use super::functions::{
-        CallFailure, CancelCall, Completer, ContractHost, OutgoingCall, RawHostFunctions,
     };
     pub use super::table::{
         DirectFn, RawCompletion, RawContract, RawMethod, RawStr, RawTask, SerializedFn, StartFn,

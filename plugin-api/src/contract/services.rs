@@ -197,8 +197,6 @@ fn error_of(failure: CallFailure) -> CallError {
 
 impl fmt::Debug for ServiceTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceTransport")
-            .field("plugin", &self.0.plugin)
-            .finish_non_exhaustive()
+        f.debug_struct("ServiceTransport").field("plugin", &self.0.plugin).finish_non_exhaustive()
     }
 }

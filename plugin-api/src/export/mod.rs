@@ -12,6 +12,8 @@ use std::marker::PhantomData;
 use abi_stable::prefix_type::WithMetadata;
 
 use crate::context::{CallContext, RawContext};
+#[cfg(feature = "contracts")]
+pub(crate) use crate::contract::in_context;
 use crate::payload::{Output, RawPayload};
 use crate::root::{
     ContractSet, NoContracts, PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance,
@@ -235,9 +237,6 @@ unsafe extern "C" fn connect(functions: *const ()) {
     #[cfg(not(feature = "contracts"))]
     let _ = functions;
 }
-
-#[cfg(feature = "contracts")]
-use crate::contract::in_context;
 
 /// Runs `call`: without contracts, nothing needs its context.
 #[cfg(not(feature = "contracts"))]

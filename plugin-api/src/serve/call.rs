@@ -9,6 +9,7 @@ use hyper::header::{HeaderMap, HeaderName};
 use super::connections::Connection;
 use super::instance::{AccessError, Instance};
 use crate::context::{Bounds, CallContext, RawContext};
+use crate::export::in_context;
 use crate::export::panics::{Failure, guard};
 use crate::{Output, Payload, Plugin, PluginError, TraceContext};
 
@@ -36,7 +37,7 @@ pub(super) fn call<T: Plugin>(
     let bounds = CallBounds { connection, deadline: call_headers.deadline };
     let context = RawContext::new(call_headers.call_id).with_trace(call_headers.trace.as_ref());
     let context = context.with_bounds(&bounds);
-    run_plugin(|| run(plugin, &context)).map_err(CallError::Failed)
+    run_plugin(|| in_context(&context, || run(plugin, &context))).map_err(CallError::Failed)
 }
 
 /// Runs code of the plugin; converts a panic into a failure.

@@ -6,5 +6,6 @@ mod calls;
 mod mistakes;
 #[cfg(unix)]
 mod processes;
+mod services;
 mod tasks;
 mod versions;
