@@ -36,11 +36,12 @@ enum LinkName {
 
 /// The chains of running calls, in shards, so that threads seldom wait for each other. One table for
 /// all hosts, since the ids of calls are unique in this process.
-static RUNNING: LazyLock<[Mutex<HashMap<u64, Arc<Chain>>>; SHARDS as usize]> =
-    LazyLock::new(Default::default);
+static RUNNING: LazyLock<[Mutex<Running>; SHARDS as usize]> = LazyLock::new(Default::default);
 const SHARDS: u64 = 16;
 
-fn shard(call_id: u64) -> &'static Mutex<HashMap<u64, Arc<Chain>>> {
+type Running = HashMap<u64, Arc<Chain>>;
+
+fn shard(call_id: u64) -> &'static Mutex<Running> {
     &RUNNING[(call_id % SHARDS) as usize]
 }
 

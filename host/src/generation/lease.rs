@@ -527,12 +527,14 @@ impl InstanceRef {
                 std::future::pending().await
             }
         };
+        let outer = request.method_request().and_then(|method| method.arguments.outer());
         let cancelled = async {
-            match request.cancellation_token() {
-                Some(token) => {
+            match (request.cancellation_token(), outer) {
+                (Some(token), _) => {
                     let _ = select(pin!(ended), pin!(token.cancelled())).await;
                 }
-                None => ended.await,
+                (None, Some(outer)) => outer_cancelled(outer).await,
+                (None, None) => ended.await,
             }
         };
         let answer = process.call(&call, cancelled, self.generation.calls_aborted());
@@ -541,6 +543,19 @@ impl InstanceRef {
             state.leave_plugin();
         }
         self.generation.fill_reply(request, answer.map_err(Failure::from), reply)
+    }
+}
+
+/// Interval at which a call of a process checks whether the call that its plugin serves is cancelled.
+#[cfg(all(unix, feature = "process"))]
+const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Waits until a call that the plugin serves on this thread is cancelled. At its deadline, the wait
+/// for the process ends by itself.
+#[cfg(all(unix, feature = "process"))]
+async fn outer_cancelled(outer: CallContext<'_>) {
+    while !outer.is_cancelled() || outer.remaining().is_some_and(|left| left.is_zero()) {
+        hotbay_plugin::wire::sleep_until(Instant::now() + CANCEL_INTERVAL).await;
     }
 }
 

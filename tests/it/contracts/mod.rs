@@ -6,6 +6,8 @@ mod calls;
 mod mistakes;
 #[cfg(unix)]
 mod processes;
+#[cfg(unix)]
+mod program_services;
 mod services;
 mod tasks;
 mod versions;
