@@ -152,12 +152,7 @@ impl ContractRegistry {
         self.add(text, false, MAX_OF_PLUGINS)
     }
 
-    fn add(
-        &self,
-        text: ContractText,
-        is_required: bool,
-        max: usize,
-    ) -> Option<Arc<KnownContract>> {
+    fn add(&self, text: ContractText, is_required: bool, max: usize) -> Option<Arc<KnownContract>> {
         let mut known = lock(&self.0);
         let is_same =
             |known: &&Arc<KnownContract>| known.is_required == is_required && known.text == text;

@@ -213,7 +213,7 @@ pub struct PluginRoot {
     #[sabi(missing_field(option))]
     pub contracts: unsafe extern "C" fn(*mut usize) -> *const (),
     /// Takes the host's functions for calls of contracts, before `start`. Since API 1.2. They are not
-    /// part of this module's layout: see `contract/functions.rs`.
+    /// part of this module's layout: see `contract/host_functions.rs`.
     #[sabi(missing_field(option))]
     pub connect: unsafe extern "C" fn(*const ()),
 }

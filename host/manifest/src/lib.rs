@@ -324,8 +324,8 @@ impl Manifest {
     }
 
     /// Returns the requested permissions: services of the host (`log`, `metrics`, `call:NAME`,
-    /// `contract:NAME`), and
-    /// operations of requests (`read`, `write`, `exec`, and those that the application defines).
+    /// `contract:NAME`), and operations of requests (`read`, `write`, `exec`, and those that the
+    /// application defines).
     pub fn permissions(&self) -> &BTreeSet<String> {
         &self.permissions
     }

@@ -415,8 +415,14 @@ impl InstanceRef {
         contract: &KnownContract,
         index: usize,
     ) -> Result<ServedMethod, Error> {
-        self.check_contract(contract)?;
-        let binding = self.bindings.get(contract.id, index);
+        let Some(backend) = &self.backend else {
+            return Err(bug!("the instance of `{}` lost its backend", self.generation.name));
+        };
+        let binding = match self.bindings.bound(contract, || backend.bind(&contract.text)) {
+            Some(Ok(methods)) => methods.get(index),
+            Some(Err(error)) => return Err(self.generation.not_bound(contract, error)),
+            None => None,
+        };
         let needs_json = matches!(
             binding,
             Some(

@@ -10,7 +10,7 @@ use hotbay_plugin::contract::internal::{Description, RawContract, ServedBy};
 use hotbay_plugin::{CallContext, Config, HostServices, Output, Payload, Plugin, PluginError};
 
 use super::registry::nearest;
-use super::services::Service;
+use super::service::Service;
 use crate::boundary::{Contracts, Instance};
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;

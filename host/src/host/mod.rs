@@ -12,6 +12,7 @@ mod providers;
 mod registry;
 mod reload;
 mod reload_request;
+mod service;
 mod services;
 mod watching;
 

@@ -77,7 +77,7 @@ fn run(
         }
         ContractRequest::Method { contract, method, arguments } => (contract, method, arguments),
     };
-    // The program's arguments are JSON by name, so it needs no text of its own.
+    // The program's arguments are JSON by name, so it needs no text.
     let text = calls.text_of(caller, &contract, plugin).map_err(crossing)?;
     let mut methods = text.methods.iter().enumerate();
     let found = methods.find(|(_, found)| found.name == method);

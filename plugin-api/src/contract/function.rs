@@ -6,11 +6,9 @@ use std::mem;
 
 use super::argument::{Argument, Arguments};
 use super::form::Form;
-use super::method::{
-    Failed, MethodError, OutputForm, RawResult, Serves, in_optional_context, run_guarded,
-};
+use super::method::{Failed, MethodError, OutputForm, RawResult, Serves, run_guarded};
 use super::table::DirectFn;
-use crate::context::RawContext;
+use crate::context::{RawContext, in_optional_context};
 use crate::root::{RawFault, RawInstance};
 
 /// A call of a C function: everything but its arguments.

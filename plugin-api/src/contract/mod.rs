@@ -81,9 +81,9 @@ mod error;
 mod form;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod function;
-#[allow(unsafe_code, reason = "functions of the host")]
-mod functions;
 mod golden;
+#[allow(unsafe_code, reason = "functions of the host")]
+mod host_functions;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod method;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
@@ -97,15 +97,13 @@ mod shape;
 mod table;
 mod text;
 
+pub use crate::context::with_context;
 pub use changes::{Changes, Impact, MethodChange, compare};
 pub use codec::{CodecError, Format};
 pub use compatibility::{Binding, Incompatible, bind};
 pub use data::{Data, Json};
 pub use error::{CallError, CallErrorKind};
-pub(crate) use functions::connect;
 pub use golden::check_golden;
-pub(crate) use method::in_context;
-pub use method::with_context;
 pub use proxy::{Contract, Proxy, Transport};
 pub use services::ServiceTransport;
 pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
@@ -121,7 +119,7 @@ pub mod internal {
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
     pub use super::function::{Invocation, Passed, PassedTo};
-    pub use super::functions::{
+    pub use super::host_functions::{
         CallFailure, CancelCall, Completer, ContractHost, OutgoingCall, RawHostFunctions,
     };
     pub use super::method::{

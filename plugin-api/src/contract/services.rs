@@ -4,11 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::call::{decode_result, encode_arguments};
 use super::codec::Format;
 use super::error::{CallError, CallErrorKind};
-use super::functions::{self, CallFailure, OutgoingCall, RawHostFunctions};
-use super::method::{ArgumentTypes, Method, decode_result, encode_arguments, with_context};
+use super::host_functions::{self, CallFailure, OutgoingCall, RawHostFunctions};
+use super::method::{ArgumentTypes, Method};
 use super::proxy::{Contract, Proxy, Transport};
+use crate::context::with_context;
 use crate::{ContentType, HostServices, Output};
 
 /// Calls a contract of the host or of another plugin.
@@ -37,7 +39,7 @@ impl HostServices {
     /// or replaced at any time. The plugin itself is never its own provider.
     ///
     /// A call runs on this thread. It has the deadline, the cancellation and the trace of the call
-    /// that the plugin serves meanwhile, or none on a thread of its own. The value may be kept and
+    /// that the plugin serves meanwhile, or none on a thread that the plugin started. The value may be kept and
     /// called on any thread.
     ///
     /// Requires the permission `contract:NAME` with the name of the contract, and methods of a
@@ -67,9 +69,10 @@ impl HostServices {
     ///
     /// # Errors
     ///
-    /// `NotProvided` if neither the host nor a plugin serves the contract, `InvalidInput` if only an
-    /// incompatible version, `PermissionDenied`, and `Unavailable` if the plugin was stopped, or
-    /// the host is too old to offer contracts.
+    /// `Unavailable` if neither the host nor a plugin serves the contract, if the plugin was stopped,
+    /// or if the host is too old to offer contracts; `NotProvided` if a plugin provides a contract of
+    /// this name that is not typed; `Other` if the version that is served is incompatible;
+    /// `PermissionDenied`.
     ///
     /// Calls fail with these too, and with `Circular` if the plugin called waits for this call.
     pub fn contract<C: Contract + ?Sized>(&self) -> Result<Proxy<C, ServiceTransport>, CallError> {
@@ -93,7 +96,7 @@ impl HostServices {
         &self,
         plugin: Option<&str>,
     ) -> Result<Proxy<C, ServiceTransport>, CallError> {
-        let functions = functions::connected().ok_or_else(not_offered)?;
+        let functions = host_functions::connected().ok_or_else(not_offered)?;
         let token = self.token();
         let id = functions.bind(token, &C::DESCRIPTION.text(), plugin)?;
         let (needs_json, plugin) = (AtomicU64::new(0), plugin.map(Into::into));

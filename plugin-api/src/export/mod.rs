@@ -11,15 +11,13 @@ use std::marker::PhantomData;
 
 use abi_stable::prefix_type::WithMetadata;
 
-use crate::context::{CallContext, RawContext};
-#[cfg(feature = "contracts")]
-pub(crate) use crate::contract::in_context;
+use crate::context::{CallContext, RawContext, in_context};
 use crate::payload::{Output, RawPayload};
 use crate::root::{
     ContractSet, NoContracts, PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance,
     RawSnapshot, RawStart, code,
 };
-use crate::services::{HostServices, RawText};
+use crate::services::{self, HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
 pub use panics::PanicRecords;
 #[cfg(all(unix, feature = "tokio"))]
@@ -229,20 +227,7 @@ unsafe extern "C" fn contracts<C: ContractSet>(count: *mut usize) -> *const () {
 }
 
 unsafe extern "C" fn connect(functions: *const ()) {
-    #[cfg(feature = "contracts")]
-    // SAFETY: E1 (the host passes its functions).
-    unsafe {
-        crate::contract::connect(functions.cast());
-    }
-    #[cfg(not(feature = "contracts"))]
-    let _ = functions;
-}
-
-/// Runs `call`: without contracts, nothing needs its context.
-#[cfg(not(feature = "contracts"))]
-#[inline(always)]
-pub(crate) fn in_context<R>(_: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
-    call()
+    services::connect(functions);
 }
 
 fn config_of(text: &str) -> Result<Config, PluginError> {

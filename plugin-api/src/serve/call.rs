@@ -8,8 +8,7 @@ use hyper::header::{HeaderMap, HeaderName};
 
 use super::connections::Connection;
 use super::instance::{AccessError, Instance};
-use crate::context::{Bounds, CallContext, RawContext};
-use crate::export::in_context;
+use crate::context::{Bounds, CallContext, RawContext, in_context};
 use crate::export::panics::{Failure, guard};
 use crate::{Output, Payload, Plugin, PluginError, TraceContext};
 

@@ -19,6 +19,7 @@ use crate::contract::internal::{
     CallFailure, CancelCall, Completer, ContractHost, OutgoingCall, RawHostFunctions,
 };
 use crate::contract::{CallError, CallErrorKind, ContractText, Format};
+use crate::services;
 use crate::wire::{block_on, sleep_until};
 use crate::{CallContext, ContentType, Output, PluginError, TraceContext};
 
@@ -46,9 +47,11 @@ struct Bound {
     plugin: Option<String>,
 }
 
+static FUNCTIONS: RawHostFunctions = RawHostFunctions::of::<ProgramCalls>();
+
 /// Makes these the calls of contracts of this program.
 pub(super) fn connect() {
-    RawHostFunctions::of::<ProgramCalls>().connect_program();
+    services::connect((&raw const FUNCTIONS).cast());
 }
 
 struct ProgramCalls;

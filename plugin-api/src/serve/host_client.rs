@@ -55,8 +55,7 @@ pub(super) fn services(address: Option<&str>, token: Option<&str>) -> Result<Hos
         let slot = Mutex::new(Slot::Free(None));
         let _ = HOST_CLIENT.set(HostClient { address, token, slot, is_free: Condvar::new() });
     }
-    #[cfg(feature = "contracts")]
-    super::contract_client::connect();
+
     Ok(HostServices::new(RawServices::of::<Services>(0)))
 }
 

@@ -12,7 +12,7 @@
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::{fmt, ptr};
 
@@ -23,7 +23,7 @@ use crate::context::{CallContext, RawContext};
 use crate::panic::drop_panic;
 use crate::payload::{Output, Payload, RawPayload};
 use crate::root::RawFault;
-use crate::services::RawText;
+use crate::services::{self, RawText};
 use crate::{PluginError, text};
 
 /// The code of success.
@@ -179,37 +179,22 @@ pub struct RawHostFunctions {
     start: StartCallFn,
 }
 
-static CONNECTED: OnceLock<RawHostFunctions> = OnceLock::new();
-
-/// Takes the host's functions. A mapped library belongs to one host, so they never change.
-///
-/// # Safety
-///
-/// `functions` points to functions of a host, of this version or a later one.
-pub(crate) unsafe fn connect(functions: *const RawHostFunctions) {
-    // SAFETY: this function's contract; every version begins with the size.
-    let size = unsafe { functions.cast::<usize>().read() };
-    if size >= size_of::<RawHostFunctions>() {
-        // SAFETY: this function's contract, and it is large enough.
-        let _ = CONNECTED.set(unsafe { *functions });
-    }
-}
-
-/// Returns the host's functions, if it offers them.
+/// Returns the host's functions, if it offers those of this version.
 pub(super) fn connected() -> Option<&'static RawHostFunctions> {
-    CONNECTED.get()
+    let functions = services::contract_functions();
+    if functions.is_null() {
+        return None;
+    }
+    // SAFETY: H1 (the host passed its functions; every version of them begins with the size).
+    let size = unsafe { functions.cast::<usize>().read() };
+    // SAFETY: H1, and they are as many.
+    (size >= size_of::<RawHostFunctions>()).then(|| unsafe { &*functions.cast() })
 }
 
 impl RawHostFunctions {
     /// Creates the functions of `H`, whose code must never be unmapped.
     pub const fn of<H: ContractHost>() -> Self {
         Self { size: size_of::<Self>(), bind: bind::<H>, call: call::<H>, start: start::<H> }
-    }
-
-    /// Makes these the functions of this program.
-    #[cfg(all(unix, feature = "serve"))]
-    pub(crate) fn connect_program(self) {
-        let _ = CONNECTED.set(self);
     }
 
     /// Finds who serves a contract.
