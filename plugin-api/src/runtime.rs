@@ -21,7 +21,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
 
-use crate::panic::catch_panic;
+use crate::panic::{catch_panic, drop_panic};
 
 /// Maximum number of worker threads.
 const MAX_THREADS: usize = 4;
@@ -299,7 +299,8 @@ impl Command {
                 let handle = tokio::spawn(future).abort_handle();
                 *lock(&task.running) = Some(handle);
             }
-            Self::Wake(waker) => waker.wake(),
+            // A waker of another executor may panic.
+            Self::Wake(waker) => _ = drop_panic(|| waker.wake()),
             Self::Cancel(task) => {
                 if let Some(handle) = lock(&task.running).take() {
                     handle.abort();

@@ -64,6 +64,11 @@ impl Chain {
         }
     }
 
+    /// Returns whether plugins may wait for the call that runs on this thread.
+    pub(crate) fn may_be_current() -> bool {
+        with_context(|context| context.is_some())
+    }
+
     /// Returns the chain of a call by `caller` of another plugin.
     pub(crate) fn to_plugin(
         before: Option<Arc<Self>>,

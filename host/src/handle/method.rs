@@ -17,7 +17,7 @@ use hotbay_plugin::contract::{CallError, Contract, Format, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::{Execute, Inner};
-use crate::call::{CallState, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::call::{CallState, Chain, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, bug};
 use crate::generation::{BriefFailure, BriefTask, InstanceRef, next_call_id};
@@ -295,7 +295,8 @@ impl Target {
         let is_brief = M::SHAPE.permission.is_none()
             && self.options.is_none()
             && self.inner.is_brief(call_id)
-            && slot.supports_async();
+            && slot.supports_async()
+            && !Chain::may_be_current();
         if !is_brief {
             return None;
         }
