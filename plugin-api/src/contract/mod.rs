@@ -45,6 +45,9 @@
 //!
 //! A host creates a [`Proxy`], which implements the trait: `host.contract::<dyn TextAnalysis>("my-plugin")`.
 //!
+//! A plugin calls contracts of the host and of other plugins with
+//! [`HostServices::contract`](crate::HostServices::contract).
+//!
 //! # What may cross
 //!
 //! - Arguments: data, and `&str`, `&[T]`, `&T` and options of these. At most twelve.
