@@ -12,7 +12,7 @@ use semver::{Version, VersionReq};
 
 use crate::sync::lock;
 
-/// A contract of the application.
+/// A contract of the application, or of a plugin that calls.
 #[derive(Debug)]
 pub(crate) struct KnownContract {
     pub(crate) id: ContractId,
@@ -20,6 +20,8 @@ pub(crate) struct KnownContract {
     /// application uses very many contracts.
     pub(crate) functions: Option<FunctionRange>,
     pub(crate) text: ContractText,
+    /// Whether the application uses it, so that incompatible builds are rejected.
+    is_required: bool,
 }
 
 /// Position of a contract in the tables of generations: a chunk, and a place in it. Chunk `n` has
@@ -123,7 +125,10 @@ impl Offer {
     }
 }
 
-/// The contracts that the application of a host uses.
+/// Maximum number of known contracts beyond which those of plugins that call are refused.
+const MAX_OF_PLUGINS: usize = 4096;
+
+/// The contracts that the application of a host uses, and those that plugins call.
 #[derive(Default)]
 pub(crate) struct ContractRegistry(Mutex<Known>);
 
@@ -138,16 +143,30 @@ impl ContractRegistry {
     /// is invalid, or too many are known.
     pub(crate) fn register(&self, description: &Description) -> Option<Arc<KnownContract>> {
         let text = ContractText::parse(&description.text()).ok()?.pop()?;
+        self.add(text, true, usize::MAX)
+    }
+
+    /// Returns the contract with this text, by which a plugin calls others. `None` if too many are
+    /// known.
+    pub(crate) fn of_plugin(&self, text: ContractText) -> Option<Arc<KnownContract>> {
+        self.add(text, false, MAX_OF_PLUGINS)
+    }
+
+    fn add(&self, text: ContractText, is_required: bool, max: usize) -> Option<Arc<KnownContract>> {
         let mut known = lock(&self.0);
-        if let Some(contract) = known.contracts.iter().find(|contract| contract.text == text) {
+        let is_same =
+            |known: &&Arc<KnownContract>| known.is_required == is_required && known.text == text;
+        if let Some(contract) = known.contracts.iter().find(is_same) {
             return Some(Arc::clone(contract));
         }
         let id = ContractId::new(known.contracts.len());
-        if id.chunk >= CHUNKS {
+        if id.chunk >= CHUNKS || known.contracts.len() >= max {
             return None;
         }
-        let functions = known.next_function.take(text.methods.len());
-        let contract = Arc::new(KnownContract { id, functions, text });
+        // Calls of plugins cross serialized.
+        let functions =
+            if is_required { known.next_function.take(text.methods.len()) } else { None };
+        let contract = Arc::new(KnownContract { id, functions, text, is_required });
         known.contracts.push(Arc::clone(&contract));
         Some(contract)
     }
@@ -160,7 +179,7 @@ impl ContractRegistry {
     ) -> Result<(), (&'t str, Incompatible)> {
         let known = lock(&self.0);
         for contract in served {
-            let callers = known.contracts.iter();
+            let callers = known.contracts.iter().filter(|known| known.is_required);
             for caller in callers.filter(|known| known.text.name == contract.name) {
                 bind(&caller.text, contract).map_err(|error| (contract.name.as_str(), error))?;
             }

@@ -1,6 +1,8 @@
 //! The context of a call: its id, trace, remaining time and cancellation. The host creates it on
 //! the stack, and evaluates it only when the plugin queries it.
 
+#[cfg(feature = "contracts")]
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::Duration;
 use std::{fmt, ptr};
@@ -50,6 +52,12 @@ impl<'a> CallContext<'a> {
     #[inline]
     pub fn new(raw: &'a RawContext<'a>) -> Self {
         Self { raw }
+    }
+
+    /// Returns the context as it crosses.
+    #[cfg(feature = "contracts")]
+    pub(crate) fn raw(&self) -> &'a RawContext<'a> {
+        self.raw
     }
 
     /// Returns the id of the call, unique in the host's process.
@@ -112,6 +120,9 @@ pub struct RawContext<'a> {
     host_data: *const (),
     lifetime: PhantomData<&'a ()>,
 }
+
+// SAFETY: C1 (`with_bounds` takes a `Sync` value, and the trace is plain data).
+unsafe impl Sync for RawContext<'_> {}
 
 impl<'a> RawContext<'a> {
     /// Creates the context of a call without a trace, deadline or cancellation.
@@ -179,4 +190,73 @@ unsafe extern "C" fn remaining_ns<B: Bounds>(host_data: *const ()) -> u64 {
     let remaining = unsafe { &*host_data.cast::<B>() }.remaining();
     let Some(remaining) = remaining else { return NO_DEADLINE };
     u64::try_from(remaining.as_nanos()).unwrap_or(u64::MAX).min(NO_DEADLINE - 1)
+}
+
+#[cfg(feature = "contracts")]
+thread_local! {
+    /// The context of the current call, if it has a deadline, a token or a trace. Without
+    /// a destructor, which would keep the library mapped.
+    static CONTEXT: Cell<*const RawContext<'static>> = const { Cell::new(ptr::null()) };
+}
+
+/// Runs `call` with `context` as the current one.
+#[cfg(feature = "contracts")]
+#[inline(always)]
+pub(crate) fn in_context<R>(context: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
+    if !context.has_more_than_an_id() {
+        return call();
+    }
+    let pointer = ptr::from_ref(context).cast::<RawContext<'static>>();
+    let _current = CurrentContext(CONTEXT.replace(pointer));
+    call()
+}
+
+/// Runs `call` like [`in_context`], if there is a context.
+#[cfg(feature = "contracts")]
+#[inline(always)]
+pub(crate) fn in_optional_context<R>(
+    context: Option<&RawContext<'_>>,
+    call: impl FnOnce() -> R,
+) -> R {
+    match context {
+        None => call(),
+        Some(context) => in_context(context, call),
+    }
+}
+
+/// Runs `call`: without contracts, nothing needs its context.
+#[cfg(not(feature = "contracts"))]
+#[inline(always)]
+pub(crate) fn in_context<R>(_: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
+    call()
+}
+
+/// Restores the previous context when it is dropped.
+#[cfg(feature = "contracts")]
+struct CurrentContext(*const RawContext<'static>);
+
+#[cfg(feature = "contracts")]
+impl Drop for CurrentContext {
+    fn drop(&mut self) {
+        CONTEXT.set(self.0);
+    }
+}
+
+/// Passes the context of the current call of a method or of
+/// [`Plugin::execute`](crate::Plugin::execute) to `run`: its deadline, cancellation and trace.
+///
+/// `None` outside of such a call, on other threads, and for a call without any of them.
+///
+/// ```
+/// use hotbay_plugin::contract::with_context;
+///
+/// let is_cancelled = with_context(|context| context.is_some_and(|call| call.is_cancelled()));
+/// assert!(!is_cancelled); // No call runs on this thread.
+/// ```
+#[cfg(feature = "contracts")]
+pub fn with_context<R>(run: impl FnOnce(Option<CallContext<'_>>) -> R) -> R {
+    let context = CONTEXT.get();
+    // SAFETY: `in_context` set it from a reference, and resets it before that ends.
+    let context = unsafe { context.as_ref() };
+    run(context.map(CallContext::new))
 }

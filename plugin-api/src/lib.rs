@@ -143,6 +143,7 @@ pub mod level {
     ///
     /// - 1.0: the initial version.
     /// - 1.1: typed contracts.
+    /// - 1.2: calls of contracts of the host and of other plugins.
     pub const API_VERSION: &str = env!("CARGO_PKG_VERSION");
 }
 

@@ -212,6 +212,10 @@ pub struct PluginRoot {
     /// Returns the address of the tables of its contracts, and writes their number. Since API 1.1.
     #[sabi(missing_field(option))]
     pub contracts: unsafe extern "C" fn(*mut usize) -> *const (),
+    /// Takes the host's functions for calls of contracts, before `start`. Since API 1.2. They are not
+    /// part of this module's layout: see `contract/host_functions.rs`.
+    #[sabi(missing_field(option))]
+    pub connect: unsafe extern "C" fn(*const ()),
 }
 
 impl RootModule for PluginRootRef {

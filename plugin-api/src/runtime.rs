@@ -12,6 +12,7 @@ use std::io::{self, PipeWriter, Write};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::thread::available_parallelism;
 use std::time::Duration;
 use std::{fmt, ptr};
@@ -20,7 +21,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
 
-use crate::panic::catch_panic;
+use crate::panic::{catch_panic, drop_panic};
 
 /// Maximum number of worker threads.
 const MAX_THREADS: usize = 4;
@@ -70,6 +71,7 @@ struct QueueInner {
 enum Command {
     Run(Pin<Box<dyn Future<Output = ()> + Send>>, Arc<Task>),
     Cancel(Arc<Task>),
+    Wake(Waker),
 }
 
 /// A task, which can be cancelled from any thread.
@@ -98,6 +100,16 @@ impl Task {
     pub(crate) fn cancel(self: Arc<Self>) {
         let queue = Arc::clone(&self.queue);
         queue.push(Command::Cancel(self));
+    }
+}
+
+/// Wakes a future of the plugin from a thread of the host: on the runtime, if there is one, since
+/// its wakers use tokio.
+pub(crate) fn wake(waker: Waker) {
+    let queue = lock(&CURRENT).as_ref().map(|current| Arc::clone(&current.queue));
+    match queue {
+        Some(queue) => queue.push(Command::Wake(waker)),
+        None => waker.wake(),
     }
 }
 
@@ -287,6 +299,8 @@ impl Command {
                 let handle = tokio::spawn(future).abort_handle();
                 *lock(&task.running) = Some(handle);
             }
+            // A waker of another executor may panic.
+            Self::Wake(waker) => _ = drop_panic(|| waker.wake()),
             Self::Cancel(task) => {
                 if let Some(handle) = lock(&task.running).take() {
                     handle.abort();

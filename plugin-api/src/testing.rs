@@ -69,7 +69,8 @@ struct Log {
 }
 
 static HOSTS: Mutex<Option<HashMap<u64, Arc<Log>>>> = Mutex::new(None);
-static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+/// Not a token of a host in the same process, whose functions would accept it.
+static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1 << 62);
 
 /// A host for tests, with services but without libraries.
 ///

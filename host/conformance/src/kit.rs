@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hotbay_plugin::ServiceError;
 use hotbay_plugin::abi::Record;
+use hotbay_plugin::contract::{CallError, CallErrorKind};
 use hotbay_process::unsupervised::{self, HttpRequest, HttpResponse, Started, config_channel};
-use hotbay_process::{Capabilities, Diagnosis, Error, ObserverRef, ProcessObserver, Program};
+use hotbay_process::{
+    Capabilities, ContractCall, ContractFuture, Diagnosis, Error, ObserverRef, ProcessObserver,
+    Program,
+};
 use hotbay_protocol::{CONFIG_ARGUMENT, endpoint};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
@@ -279,6 +283,12 @@ impl ProcessObserver for SilentObserver {
     }
 
     fn thread_panicked(&self, _: &str, _: &str) {}
+
+    fn call_contract(&self, _: ContractCall) -> ContractFuture {
+        let message = "the check of a program offers no contracts";
+        let error = CallError::new(CallErrorKind::Unavailable, message);
+        Box::pin(std::future::ready(Err(error)))
+    }
 
     fn exited(&self, _: u32, _: Diagnosis) {}
 

@@ -190,7 +190,8 @@ pub(crate) const MANIFEST: &[Field] = &[
         Presence::Default("[]"),
         "`log`, `metrics`, `call:NAME`, `read`, `write`, `exec`, or a permission that the \
         application defines",
-        "Requested permissions: services of the host (`log`, `metrics`, `call:NAME`), and \
+        "Requested permissions: services of the host (`log`, `metrics`, `call:NAME`, and \
+        `contract:NAME` for calls of a typed contract of the host or of another plugin), and \
         operations of requests (`read`, `write`, `exec`, and those that the application defines). \
         The application may withhold any of them.",
     ),

@@ -323,8 +323,9 @@ impl Manifest {
         self.unload
     }
 
-    /// Returns the requested permissions: services of the host (`log`, `metrics`, `call:NAME`), and
-    /// operations of requests (`read`, `write`, `exec`, and those that the application defines).
+    /// Returns the requested permissions: services of the host (`log`, `metrics`, `call:NAME`,
+    /// `contract:NAME`), and operations of requests (`read`, `write`, `exec`, and those that the
+    /// application defines).
     pub fn permissions(&self) -> &BTreeSet<String> {
         &self.permissions
     }

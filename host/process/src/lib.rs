@@ -19,6 +19,7 @@ mod child_guard;
 mod client;
 mod config;
 mod connection;
+mod contract_calls;
 mod descendants;
 mod diagnose;
 mod error;
@@ -62,6 +63,7 @@ pub mod unsupervised {
 
 pub use call::Call;
 pub use capabilities::{Capabilities, Dialect, Offered, ServedContract};
+pub use contract_calls::{ContractCall, ContractFuture, ContractRequest};
 pub use error::{Diagnosis, Error, ErrorKind, ErrorParts, Failure, Step};
 pub use hotbay_protocol::endpoint::of_method as method_endpoint;
 pub use launch::{OwnFolder, SweepFolders, allowed};

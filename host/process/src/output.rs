@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::contract_calls::{ContractCall, ContractFuture};
 use crate::error::Diagnosis;
 use crate::sync::lock;
 
@@ -34,6 +35,8 @@ pub trait ProcessObserver: Send + Sync {
     fn log_level(&self) -> u32;
     /// Handles a panic on a thread of the program.
     fn thread_panicked(&self, message: &str, location: &str);
+    /// Serves a call of a contract that the program makes. Must not block.
+    fn call_contract(&self, call: ContractCall) -> ContractFuture;
     /// Handles an unexpected exit of the process.
     fn exited(&self, pid: u32, reason: Diagnosis);
     /// Handles a listener on an address that other machines may reach.

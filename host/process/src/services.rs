@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hotbay_plugin::abi::{MAX_LINE_BYTES, Record};
-use hotbay_plugin::{Level, ServiceError};
+use hotbay_plugin::{ContentType, Level, ServiceError};
 use hotbay_protocol::{ErrorBody, LogRecord, ThreadPanic, header, service};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -22,11 +22,12 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::contract_calls::{self, ContractCall, MAX_ARGUMENT_BYTES, MAX_CALLS, too_many};
 use crate::http::TOKEN;
 use crate::output::ObserverRef;
 
-/// Concurrent connections per child.
-const MAX_CONNECTIONS: usize = 16;
+/// Concurrent connections per child: those of calls of contracts, and some for the log.
+const MAX_CONNECTIONS: usize = MAX_CALLS + 16;
 
 /// Limit of one request: a message and fields, with the overhead of JSON.
 const MAX_BODY_BYTES: usize = 8 * MAX_LINE_BYTES;
@@ -53,6 +54,7 @@ pub(crate) fn serve(path: &Path, token: &str, observer: ObserverRef) -> io::Resu
     let token: Arc<str> = token.into();
     Ok(HostSocket(tokio::spawn(async move {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let calls = Arc::new(Semaphore::new(MAX_CALLS));
         // All of them are aborted with this task.
         let mut connections = tokio::task::JoinSet::new();
         loop {
@@ -67,10 +69,14 @@ pub(crate) fn serve(path: &Path, token: &str, observer: ObserverRef) -> io::Resu
                 }
             };
             let (token, observer) = (Arc::clone(&token), Arc::clone(&observer));
+            let calls = Arc::clone(&calls);
             connections.spawn(async move {
                 let respond = service_fn(|request| {
                     let (token, observer) = (Arc::clone(&token), Arc::clone(&observer));
-                    async move { Ok::<_, Infallible>(respond(request, &token, &observer).await) }
+                    let calls = Arc::clone(&calls);
+                    async move {
+                        Ok::<_, Infallible>(respond(request, &token, &observer, &calls).await)
+                    }
                 });
                 let mut server = http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -86,25 +92,44 @@ async fn respond(
     request: Request<Incoming>,
     token: &str,
     observer: &ObserverRef,
+    calls: &Semaphore,
 ) -> Response<Full<Bytes>> {
     let given = request.headers().get(TOKEN).map(HeaderValue::as_bytes).unwrap_or_default();
     let is_authorized = same(given, token.as_bytes());
     let (parts, body) = request.into_parts();
     // The body is read in any case: a child that is still writing would not read the response.
-    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
+    let is_call = parts.uri.path().starts_with(service::CONTRACT);
+    let max_bytes = if is_call && is_authorized { MAX_ARGUMENT_BYTES } else { MAX_BODY_BYTES };
+    let body = Limited::new(body, max_bytes).collect().await.map(|body| body.to_bytes());
+    if let (true, Ok(body)) = (is_authorized, &body)
+        && let Some(call) = ContractCall::parse(parts.uri.path(), &parts.headers, body)
+    {
+        let result = match (call, calls.try_acquire()) {
+            (Ok(call), Ok(_permit)) => observer.call_contract(call).await,
+            (Ok(_), Err(_)) => Err(too_many()),
+            (Err(error), _) => Err(error),
+        };
+        let (status, body) = contract_calls::response(result);
+        return response(status, body, observer);
+    }
     let (status, message) = match body {
         _ if !is_authorized => (
             StatusCode::UNAUTHORIZED,
             "invalid `Hotbay-Token`: it differs from the token of this launch",
         ),
-        Ok(body) => dispatch(parts.uri.path(), &body.to_bytes(), observer),
+        Ok(body) => dispatch(parts.uri.path(), &body, observer),
         Err(_) => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or incomplete"),
     };
     let code = status.as_u16();
     let body = serde_json::to_vec(&ErrorBody::rejected(code, message)).unwrap_or_default();
+    response(status, body, observer)
+}
+
+fn response(status: StatusCode, body: Vec<u8>, observer: &ObserverRef) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(LOG_LEVEL, HeaderValue::from(observer.log_level()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(ContentType::JSON));
     response
 }
 
@@ -129,7 +154,10 @@ fn dispatch(path: &str, body: &[u8], observer: &ObserverRef) -> (StatusCode, &'s
             }
             Err(_) => (StatusCode::BAD_REQUEST, "invalid body: expected `message`"),
         },
-        _ => (StatusCode::NOT_FOUND, "not found; this socket serves `/log` and `/thread-panicked`"),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "not found; this socket serves `/log`, `/thread-panicked` and `/contract`",
+        ),
     }
 }
 

@@ -24,6 +24,7 @@ mod mappings;
 #[cfg(not(unix))]
 #[path = "no_mappings.rs"]
 mod mappings;
+mod outgoing;
 pub(crate) mod probe;
 pub(crate) mod root;
 pub(crate) mod services;

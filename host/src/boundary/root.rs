@@ -20,6 +20,7 @@ use hotbay_plugin::abi::{Exports, PluginRootRef, RawCensus};
 use hotbay_plugin::contract::internal::RawContract;
 
 use super::Image;
+use super::services::contract_functions;
 use crate::error::boundary::BoundaryError;
 
 /// The functions of a plugin. Valid while their image is mapped: B1.
@@ -77,6 +78,15 @@ impl Root {
         unsafe { std::slice::from_raw_parts(first.cast(), count) }
     }
 
+    /// Passes the functions by which the plugin calls contracts; ignored by libraries that were built
+    /// before API 1.2.
+    pub(crate) fn connect(self) {
+        if let Some(connect) = self.module.connect() {
+            // SAFETY: B3, B5.
+            unsafe { connect(contract_functions()) };
+        }
+    }
+
     /// Deletes the library's thread keys, right before it is closed.
     pub(crate) fn release_keys(self) {
         // SAFETY: B3.
@@ -101,8 +111,15 @@ fn check_layout(header: &LibHeader) -> Result<(), BoundaryError> {
         });
     };
     let expected = <PluginRootRef as StableAbi>::LAYOUT;
-    let checker = CheckingGlobals::new();
-    check_layout_compatibility_with_globals(expected, found, &checker).map_err(|errors| {
+    let check =
+        |one, other| check_layout_compatibility_with_globals(one, other, &CheckingGlobals::new());
+    // An older library has fewer functions at the end: then the host's layout extends that of the
+    // library. The module states how many it has, and a missing one is `None`.
+    let checked = match check(expected, found) {
+        Err(errors) if check(found, expected).is_err() => Err(errors),
+        _ => Ok(()),
+    };
+    checked.map_err(|errors| {
         // Formatted here, since the errors point into the library.
         BoundaryError::Layout { summary: summary_of(&errors), report: errors.to_string() }
     })

@@ -9,8 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use hotbay_plugin::abi::{RawServices, Record, ServiceHost};
-use hotbay_plugin::{Level, ServiceError};
+use hotbay_plugin::contract::CallError;
+use hotbay_plugin::contract::internal::{
+    CallFailure, CancelCall, Completer, ContractHost, OutgoingCall, RawHostFunctions,
+};
+use hotbay_plugin::{Level, Output, ServiceError};
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
+
+use super::outgoing::{StartedCalls, closed};
+use crate::call::BoundContract;
 
 /// The services for one generation of one plugin.
 pub(crate) trait Services: Send + Sync {
@@ -20,9 +27,20 @@ pub(crate) trait Services: Send + Sync {
     fn log(&self, record: &Record<'_>) -> Result<(), ServiceError>;
     /// Reports a panic on a thread that the plugin started.
     fn thread_panicked(&self, message: &str, location: &str);
+    /// Finds who serves a contract, and returns a number for the calls.
+    fn bind_contract(&self, contract: &str, plugin: Option<&str>) -> Result<u64, CallError>;
+    /// Returns the contract with this number.
+    fn bound_contract(&self, number: u64) -> Result<Arc<dyn BoundContract>, CallError>;
 }
 
-type ServiceTable = HashMap<u64, Arc<dyn Services>>;
+/// What a plugin may use, and its calls that are not completed.
+#[derive(Clone)]
+struct Registered {
+    services: Arc<dyn Services>,
+    started: Arc<StartedCalls>,
+}
+
+type ServiceTable = HashMap<u64, Registered>;
 
 /// Services by token. One table for all hosts, since a plugin is identified only by its token.
 static TABLE: LazyLock<RwLock<ServiceTable>> = LazyLock::new(RwLock::default);
@@ -41,7 +59,8 @@ impl Registration {
     pub(crate) fn new(services: Arc<dyn Services>) -> Self {
         let flag = if services.may_log() { 0 } else { SILENT };
         let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed) | flag;
-        TABLE.write().unwrap_or_else(PoisonError::into_inner).insert(token, services);
+        let registered = Registered { services, started: Arc::default() };
+        TABLE.write().unwrap_or_else(PoisonError::into_inner).insert(token, registered);
         Self { token }
     }
 
@@ -56,7 +75,9 @@ impl Drop for Registration {
         let removed = TABLE.write().unwrap_or_else(PoisonError::into_inner).remove(&self.token);
         // Not under the lock: services log when they are dropped, and a subscriber may call a
         // plugin.
-        drop(removed);
+        if let Some(removed) = removed {
+            removed.started.close();
+        }
     }
 }
 
@@ -70,7 +91,7 @@ struct ByToken;
 
 impl ServiceHost for ByToken {
     fn log(token: u64, record: &Record<'_>) -> Result<(), ServiceError> {
-        services(token)?.log(record)
+        find(token)?.services.log(record)
     }
 
     fn log_level(token: u64) -> u32 {
@@ -81,13 +102,49 @@ impl ServiceHost for ByToken {
     }
 
     fn thread_panicked(token: u64, message: &str, location: &str) -> Result<(), ServiceError> {
-        services(token)?.thread_panicked(message, location);
+        find(token)?.services.thread_panicked(message, location);
         Ok(())
     }
 }
 
+/// The functions by which plugins in this process call contracts.
+static CONTRACT_FUNCTIONS: RawHostFunctions = RawHostFunctions::of::<ByToken>();
+
+/// Returns the address of the functions by which plugins call contracts, for `Root::connect`.
+pub(super) fn contract_functions() -> *const () {
+    (&raw const CONTRACT_FUNCTIONS).cast()
+}
+
+impl ContractHost for ByToken {
+    fn bind(token: u64, contract: &str, plugin: Option<&str>) -> Result<u64, CallError> {
+        let registered = find(token).map_err(|_| closed())?;
+        registered.services.bind_contract(contract, plugin)
+    }
+
+    fn call(token: u64, call: &OutgoingCall<'_>) -> Result<Output, CallFailure> {
+        let registered = find(token).map_err(|_| closed())?;
+        registered.services.bound_contract(call.target)?.call(call)
+    }
+
+    fn start(token: u64, call: &OutgoingCall<'_>, completer: Completer) -> Box<dyn CancelCall> {
+        let Ok(Registered { services, started }) = find(token) else {
+            completer.complete(Err(closed().into()));
+            return Box::new(Completed);
+        };
+        let start = || services.bound_contract(call.target)?.start(call);
+        Box::new(started.start(completer, start))
+    }
+}
+
+/// A call that was completed when it was started.
+struct Completed;
+
+impl CancelCall for Completed {
+    fn cancel(&self) {}
+}
+
 /// Returns a clone, so that no lock is held while the service runs.
-fn services(token: u64) -> Result<Arc<dyn Services>, ServiceError> {
+fn find(token: u64) -> Result<Registered, ServiceError> {
     let table = TABLE.read().unwrap_or_else(PoisonError::into_inner);
     table.get(&token).cloned().ok_or(ServiceError::Closed)
 }

@@ -1,11 +1,14 @@
 //! A call of a contract's method as a request: which method, and its arguments.
 
 use std::any::Any;
+use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use hotbay_plugin::CallContext;
 use hotbay_plugin::contract::internal::{MethodCall, OwnedArguments};
-use hotbay_plugin::contract::{CallError, Format, MethodText};
+use hotbay_plugin::contract::{CallError, CallErrorKind, Format, MethodText};
 
 use crate::contracts::KnownContract;
 use crate::sync::lock;
@@ -53,8 +56,49 @@ pub(crate) enum MethodArguments<'a> {
     Borrowed(&'a MethodCall<'a>),
     /// Serialized.
     Owned(OwnedArguments),
+    /// Serialized by a plugin that calls.
+    Encoded(EncodedArguments<'a>),
     /// Not serializable.
     Invalid(CallError),
+}
+
+/// The arguments of a plugin that calls, and the call that it serves meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct EncodedArguments<'a> {
+    pub(crate) format: Format,
+    pub(crate) bytes: Cow<'a, [u8]>,
+    pub(crate) outer: Option<CallContext<'a>>,
+}
+
+/// The reason arguments cannot be converted: only their plugin can serialize them as JSON.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NeedsJson;
+
+impl fmt::Display for NeedsJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the arguments are needed as JSON")
+    }
+}
+
+impl Error for NeedsJson {}
+
+impl<'a> MethodArguments<'a> {
+    /// Returns the format in which they are passed to a function that accepts `accepted`: JSON is
+    /// always accepted.
+    pub(crate) fn passed_as(&self, accepted: Format) -> Format {
+        match self {
+            Self::Encoded(arguments) if arguments.format == Format::Json => Format::Json,
+            _ => accepted,
+        }
+    }
+
+    /// Returns the call that the calling plugin serves on this thread, if it does.
+    pub(crate) fn outer(&self) -> Option<CallContext<'a>> {
+        match self {
+            Self::Encoded(arguments) => arguments.outer,
+            _ => None,
+        }
+    }
 }
 
 /// A call of a method as it is sent to a process.
@@ -77,6 +121,7 @@ impl MethodRequest<'_> {
             None => ("", 0),
         };
         let endpoint = hotbay_process::method_endpoint(&self.contract.text.name, name);
+        let format = self.arguments.passed_as(format);
         Ok(MethodMessage { endpoint, format, arguments: self.encode(format)?, signature })
     }
 
@@ -90,6 +135,7 @@ impl MethodRequest<'_> {
         match &self.arguments {
             MethodArguments::Borrowed(call) => call.byte_len(),
             MethodArguments::Owned(arguments) => arguments.as_postcard().len(),
+            MethodArguments::Encoded(arguments) => arguments.bytes.len(),
             MethodArguments::Invalid(_) => 0,
         }
     }
@@ -102,6 +148,13 @@ impl MethodRequest<'_> {
                 Ok(arguments.as_postcard().to_vec())
             }
             (MethodArguments::Owned(arguments), Format::Json) => arguments.to_json(),
+            (MethodArguments::Encoded(arguments), format) if arguments.format == format => {
+                Ok(arguments.bytes.to_vec())
+            }
+            (MethodArguments::Encoded(_), _) => {
+                let message = "the signatures differ";
+                Err(CallError::new(CallErrorKind::InvalidInput, message).with_source(NeedsJson))
+            }
             (MethodArguments::Invalid(error), _) => Err(error.clone()),
         }
     }
@@ -115,6 +168,10 @@ impl MethodRequest<'_> {
                 Err(error) => MethodArguments::Invalid(error),
             },
             MethodArguments::Owned(arguments) => MethodArguments::Owned(arguments),
+            MethodArguments::Encoded(EncodedArguments { format, bytes, .. }) => {
+                let bytes = Cow::Owned(bytes.into_owned());
+                MethodArguments::Encoded(EncodedArguments { format, bytes, outer: None })
+            }
             MethodArguments::Invalid(error) => MethodArguments::Invalid(error),
         };
         MethodRequest { contract, index, arguments, stream }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::{Media, RawPayload};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::Reply;
+use super::chain::Chain;
 #[cfg(all(unix, feature = "process"))]
 use super::method::MethodMessage;
 use super::method::{MethodRequest, StreamSlot};
@@ -51,6 +53,8 @@ struct More {
     http: Option<Box<Http>>,
     is_idempotent: bool,
     space_timeout: Option<Duration>,
+    /// The plugins that wait for the call.
+    chain: Option<Arc<Chain>>,
     extensions: http::Extensions,
 }
 
@@ -252,6 +256,27 @@ impl<'a> Request<'a> {
     /// Returns the attached value of this type, if there is one.
     pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
         self.more.as_ref()?.extensions.get()
+    }
+
+    /// Sets the plugins that wait for the call.
+    pub(crate) fn set_chain(&mut self, chain: Arc<Chain>) {
+        self.more().chain = Some(chain);
+    }
+
+    /// Sets the plugins that wait for the call that a service or a compiled-in plugin serves on this
+    /// thread, if they are not set.
+    pub(crate) fn join_chain(&mut self) {
+        if self.chain().is_none()
+            && let Some(chain) = Chain::current(None)
+        {
+            self.set_chain(chain);
+        }
+    }
+
+    /// Returns the plugins that wait for the call, if a plugin makes it.
+    #[inline]
+    pub(crate) fn chain(&self) -> Option<&Arc<Chain>> {
+        self.more.as_ref()?.chain.as_ref()
     }
 
     pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {

@@ -18,6 +18,7 @@ impl From<Error> for CallError {
             ErrorKind::DeadlineExceeded => CallErrorKind::DeadlineExceeded,
             ErrorKind::Cancelled => CallErrorKind::Cancelled,
             ErrorKind::Overloaded => CallErrorKind::Overloaded,
+            ErrorKind::Circular => CallErrorKind::Circular,
             ErrorKind::NotFound
             | ErrorKind::Quarantined
             | ErrorKind::Retired
@@ -54,6 +55,7 @@ impl From<CallError> for Error {
             CallErrorKind::DeadlineExceeded => ErrorKind::DeadlineExceeded,
             CallErrorKind::Cancelled => ErrorKind::Cancelled,
             CallErrorKind::Overloaded => ErrorKind::Overloaded,
+            CallErrorKind::Circular => ErrorKind::Circular,
             CallErrorKind::Unavailable => ErrorKind::Retired,
             _ => ErrorKind::Internal,
         };

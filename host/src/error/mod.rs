@@ -118,6 +118,9 @@ pub enum ErrorKind {
     /// A limit is reached, such as that of the plugin's queue. Retry later, or make fewer
     /// concurrent calls.
     Overloaded,
+    /// The plugin waits for this call, or too many calls wait for each other. The message shows the
+    /// chain of plugins.
+    Circular,
     /// The plugin failed too often. The host probes it again after a while.
     Quarantined,
     /// The plugin was unloaded.
@@ -162,6 +165,7 @@ impl ErrorKind {
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Cancelled => "cancelled",
             Self::Overloaded => "overloaded",
+            Self::Circular => "circular",
             Self::Quarantined => "quarantined",
             Self::Retired => "retired",
             Self::PermissionDenied => "permission_denied",

@@ -168,6 +168,21 @@ impl Backend {
         }
     }
 
+    /// Returns the text of a contract that it serves.
+    pub(super) fn contract_text(&self, name: &str) -> Option<ContractText> {
+        let is_named = |text: &&ContractText| text.name == name;
+        match self {
+            Self::InProcess(instance) => {
+                instance.image().contracts()?.texts().find(is_named).cloned()
+            }
+            #[cfg(all(unix, feature = "process"))]
+            Self::OutOfProcess(process) => {
+                let mut served = process.served_contracts().iter().map(|served| &served.text);
+                served.find(is_named).cloned()
+            }
+        }
+    }
+
     /// Returns the contracts that it declares besides its manifest.
     pub(crate) fn offers(&self) -> Vec<Offer> {
         match self {

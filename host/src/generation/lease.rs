@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
-use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use hotbay_plugin::contract::internal::{
     DirectFn, LoweredCall, Method, MethodCall, StartFn, TypedResult,
 };
-use hotbay_plugin::contract::{CallError, Format};
+use hotbay_plugin::contract::{CallError, ContractText, Format};
+use hotbay_plugin::{CallContext, Payload};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,9 @@ use crate::boundary::task::RunningTask;
 use crate::boundary::{Instance, MethodFault};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
-use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::call::{
+    CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request, RunningChain,
+};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::GenerationId;
@@ -138,12 +140,13 @@ impl InstanceRef {
     /// Makes a call on this thread and fills `reply`.
     #[inline]
     pub(crate) fn call(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
-        let CallArgs { request, .. } = args;
+        let CallArgs { request, call_id, .. } = args;
         let generation = &*self.generation;
         let Some(backend) = &self.backend else {
             return Err(bug!("the instance of `{}` lost its backend", generation.name));
         };
         generation.check_input(request)?;
+        let _chain = self.enter_chain(request, call_id);
         #[cfg_attr(
             not(all(unix, feature = "process")),
             allow(
@@ -177,7 +180,9 @@ impl InstanceRef {
     ) -> Result<(), Error> {
         let CallArgs { request, state, call_id } = args;
         let (deadline, token) = (request.deadline(), request.cancellation_token());
-        let bounds = CallBounds { deadline, token, state };
+        let outer = request.method_request().and_then(|method| method.arguments.outer());
+        let is_chained = request.chain().is_some();
+        let bounds = CallBounds { deadline, token, state, outer, is_chained };
         let context = bounds.context(call_id).with_trace(request.trace());
         if let Some(state) = state
             && !state.enter_plugin(self.generation.id.get())
@@ -207,7 +212,9 @@ impl InstanceRef {
                     self.execute_method(instance, *function, context, call, deadline)
                 });
             }
-            (MethodBinding::Direct(_, function), _) => (*function, Format::Postcard),
+            (MethodBinding::Direct(_, function), arguments) => {
+                (*function, arguments.passed_as(Format::Postcard))
+            }
             (MethodBinding::Converted(function), _) => (*function, Format::Json),
             (MethodBinding::Async(..), _) => return self.wait_for_task(method, args, reply),
             (MethodBinding::Stream(open, format), _) => {
@@ -334,6 +341,7 @@ impl InstanceRef {
         let MethodBinding::Async(start, format) = *self.bind_method(method)? else {
             return Err(bug!("a method was bound to another kind"));
         };
+        let format = method.arguments.passed_as(format);
         let task = self.start_method(instance, (start, format), method, args)?;
         let output = task.await;
         let deadline = args.request.deadline();
@@ -392,6 +400,50 @@ impl InstanceRef {
         }
     }
 
+    /// Records which plugins wait for a call that is about to run.
+    #[inline]
+    fn enter_chain(&self, request: &Request<'_>, call_id: u64) -> Option<RunningChain> {
+        match (request.chain(), &self.backend) {
+            (Some(chain), _) => Some(RunningChain::enter(call_id, chain)),
+            (None, Some(Backend::InProcess(_)) | None) => None,
+            // A process only knows the id of the call.
+            #[cfg(all(unix, feature = "process"))]
+            (None, Some(Backend::OutOfProcess(_))) => {
+                crate::call::Chain::current(None).map(|chain| RunningChain::enter(call_id, &chain))
+            }
+        }
+    }
+
+    /// Returns how a method of a contract is served.
+    pub(crate) fn served_method(
+        &self,
+        contract: &KnownContract,
+        index: usize,
+    ) -> Result<ServedMethod, Error> {
+        let Some(backend) = &self.backend else {
+            return Err(bug!("the instance of `{}` lost its backend", self.generation.name));
+        };
+        let binding = match self.bindings.bound(contract, || backend.bind(&contract.text)) {
+            Some(Ok(methods)) => methods.get(index),
+            Some(Err(error)) => return Err(self.generation.not_bound(contract, error)),
+            None => None,
+        };
+        let needs_json = matches!(
+            binding,
+            Some(
+                MethodBinding::Converted(_)
+                    | MethodBinding::Async(_, Format::Json)
+                    | MethodBinding::Remote(Format::Json)
+            )
+        );
+        Ok(ServedMethod { needs_json, is_task: matches!(binding, Some(MethodBinding::Async(..))) })
+    }
+
+    /// Returns the text of a contract that the plugin serves.
+    pub(crate) fn contract_text(&self, name: &str) -> Option<ContractText> {
+        self.backend.as_ref()?.contract_text(name)
+    }
+
     /// Makes a call like [`call`](Self::call), with no options but a deadline. Returns `None` if the
     /// plugin is a process, or inputs are validated against a schema.
     #[inline(always)]
@@ -409,7 +461,8 @@ impl InstanceRef {
         if input.byte_len() as u64 > self.limits.max_input_bytes {
             return Some(Err(self.generation.input_too_large(input.byte_len())));
         }
-        let bounds = CallBounds { deadline, token: None, state: None };
+        let bounds =
+            CallBounds { deadline, token: None, state: None, outer: None, is_chained: false };
         Some(self.execute(instance, &bounds.context(call_id), input, deadline, reply))
     }
 
@@ -488,12 +541,14 @@ impl InstanceRef {
                 std::future::pending().await
             }
         };
+        let outer = request.method_request().and_then(|method| method.arguments.outer());
         let cancelled = async {
-            match request.cancellation_token() {
-                Some(token) => {
+            match (request.cancellation_token(), outer) {
+                (Some(token), _) => {
                     let _ = select(pin!(ended), pin!(token.cancelled())).await;
                 }
-                None => ended.await,
+                (None, Some(outer)) => outer_cancelled(outer).await,
+                (None, None) => ended.await,
             }
         };
         let answer = process.call(&call, cancelled, self.generation.calls_aborted());
@@ -502,6 +557,19 @@ impl InstanceRef {
             state.leave_plugin();
         }
         self.generation.fill_reply(request, answer.map_err(Failure::from), reply)
+    }
+}
+
+/// Interval at which a call of a process checks whether the call that its plugin serves is cancelled.
+#[cfg(all(unix, feature = "process"))]
+const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Waits until a call that the plugin serves on this thread is cancelled. At its deadline, the wait
+/// for the process ends by itself.
+#[cfg(all(unix, feature = "process"))]
+async fn outer_cancelled(outer: CallContext<'_>) {
+    while !outer.is_cancelled() || outer.remaining().is_some_and(|left| left.is_zero()) {
+        hotbay_plugin::wire::sleep_until(Instant::now() + CANCEL_INTERVAL).await;
     }
 }
 
@@ -577,6 +645,15 @@ impl BriefTask {
     }
 }
 
+/// How a method of a contract is served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServedMethod {
+    /// Whether arguments are needed as JSON.
+    pub(crate) needs_json: bool,
+    /// Whether it runs as a task of a plugin in this process.
+    pub(crate) is_task: bool,
+}
+
 /// The arguments of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallArgs<'v> {
@@ -591,6 +668,11 @@ struct CallBounds<'v> {
     deadline: Option<Instant>,
     token: Option<&'v CancellationToken>,
     state: Option<&'v CallState>,
+    /// The call that the calling plugin serves on this thread.
+    outer: Option<CallContext<'v>>,
+    /// Whether a plugin makes the call. Then the plugin called gets these bounds in any case: it
+    /// passes their context on when it calls others.
+    is_chained: bool,
 }
 
 impl CallBounds<'_> {
@@ -598,7 +680,8 @@ impl CallBounds<'_> {
     #[inline(always)]
     fn context(&self, call_id: u64) -> RawContext<'_> {
         let context = RawContext::new(call_id);
-        if self.deadline.is_none() && self.token.is_none() && self.state.is_none() {
+        let is_unbounded = self.deadline.is_none() && self.token.is_none() && self.state.is_none();
+        if is_unbounded && !self.is_chained {
             return context;
         }
         context.with_bounds(self)
@@ -609,6 +692,7 @@ impl Bounds for CallBounds<'_> {
     fn is_cancelled(&self) -> bool {
         self.state.is_some_and(|state| !state.is_active())
             || self.token.is_some_and(CancellationToken::is_cancelled)
+            || self.outer.is_some_and(|outer| outer.is_cancelled())
             || self.remaining().is_some_and(|left| left.is_zero())
     }
 
@@ -691,6 +775,7 @@ impl InstanceRef {
             {
                 return Err(generation.ended_before_start(state));
             }
+            let _chain = self.enter_chain(request, call_id);
             let answer = process.call_async(&call).await;
             if let Some(state) = state {
                 state.leave_plugin();
@@ -700,6 +785,7 @@ impl InstanceRef {
         match args.request.method_request() {
             Some(method) if self.is_task(method) => {
                 self.generation.check_input(args.request)?;
+                let _chain = self.enter_chain(args.request, args.call_id);
                 self.run_task(method, args, reply).await
             }
             _ => self.call(args, reply),

@@ -36,7 +36,7 @@ use crate::sync::{ReturnSlot, WaitGroup, deadline_in, lock};
 use crate::worker::{Epoch, Job, WorkSource, WorkerThreads, spawn_async_worker};
 pub(crate) use backend::{Backend, UnloadLeftovers, caller_runtime};
 pub(crate) use lease::{
-    BriefFailure, BriefTask, CallArgs, InstanceRef, is_in_plugin_call, next_call_id,
+    BriefFailure, BriefTask, CallArgs, InstanceRef, ServedMethod, is_in_plugin_call, next_call_id,
 };
 pub(crate) use policy::CallPolicy;
 pub(crate) use streams::{EndStream, OpenStreams, Opened, StreamSource};

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::{RunsOn, open_stream};
 use super::{Execute, Inner};
-use crate::call::{CallState, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::call::{CallState, Chain, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, bug};
 use crate::generation::{BriefFailure, BriefTask, InstanceRef, next_call_id};
@@ -304,7 +304,8 @@ impl Target {
         let is_brief = M::SHAPE.permission.is_none()
             && self.options.is_none()
             && self.inner.is_brief(call_id)
-            && slot.supports_async();
+            && slot.supports_async()
+            && !Chain::may_be_current();
         if !is_brief {
             return None;
         }
@@ -325,6 +326,8 @@ impl Target {
         pin: Option<&Arc<InstanceRef>>,
     ) -> Result<Reply, Error> {
         let (inner, slot) = (&self.inner, &self.inner.slot);
+        let mut request = request;
+        request.join_chain();
         inner.check_process()?;
         let instance = match pin {
             Some(pin) if !pin.generation().is_current() => return Err(inner.not_current(pin)),
@@ -348,7 +351,6 @@ impl Target {
                     false => request.deadline(),
                 }
             });
-        let mut request = request;
         request.set_deadline(deadline);
         if let Some(deadline) = deadline {
             let entry: Arc<dyn TimerEntry> = Arc::<AsyncCall>::clone(&call);
@@ -550,5 +552,12 @@ impl fmt::Debug for PinnedTransport {
 impl fmt::Debug for PooledTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("PooledTransport").field(&self.0).finish()
+    }
+}
+
+impl DirectTransport {
+    /// Makes a call of an async method that a plugin requests.
+    pub(crate) async fn call_request(&self, request: Request<'static>) -> Result<Reply, Error> {
+        self.0.call_async(request, None).await
     }
 }

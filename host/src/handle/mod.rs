@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hotbay_plugin::Snapshot;
+use hotbay_plugin::contract::ContractText;
 use tokio::sync::oneshot;
 #[cfg(feature = "tower")]
 use tower_service::Service;
@@ -21,7 +22,7 @@ use tower_service::Service;
 use crate::call::{Reply, ReplySlot, Request};
 use crate::contracts::KnownContract;
 use crate::error::{Error, ErrorKind};
-use crate::generation::InstanceRef;
+use crate::generation::{InstanceRef, ServedMethod};
 use crate::id::{GenerationId, PluginName};
 use crate::middleware::{PluginLayers, Stack, stack};
 use crate::slot::{AsyncService as _, CallScope, Slot, SyncService as _};
@@ -182,6 +183,20 @@ impl PluginHandle {
         self.inner.check_process()?;
         self.inner.slot.pin()?.check_contract(&contract)?;
         Ok(DirectTransport::new(&self.inner, contract))
+    }
+
+    /// Returns how the current generation serves a method; fails while the plugin is paused.
+    pub(crate) fn served_method(
+        &self,
+        contract: &KnownContract,
+        index: usize,
+    ) -> Result<ServedMethod, Error> {
+        self.inner.slot.try_pin()?.served_method(contract, index)
+    }
+
+    /// Returns the text of a contract that the current generation serves.
+    pub(crate) fn contract_text(&self, contract: &str) -> Result<Option<ContractText>, Error> {
+        Ok(self.inner.slot.pin()?.contract_text(contract))
     }
 
     /// Pins the current generation, for many calls without a lookup for each.

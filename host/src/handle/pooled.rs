@@ -196,6 +196,11 @@ impl WaitingCall {
         let slot = &inner.slot;
         inner.check_process()?;
         let mut request = request.into_owned();
+        request.join_chain();
+        // Its workers may all wait for this call.
+        if let Some(chain) = request.chain() {
+            chain.check(&slot.name).inspect_err(|_| slot.count_rejected())?;
+        }
         let admitted = slot.check_admission().and_then(|()| limit_wait(inner, &mut request));
         let wait_limits = admitted.inspect_err(|_| slot.count_rejected())?;
         if request.is_cancelled() {

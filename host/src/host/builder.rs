@@ -7,22 +7,23 @@ use std::time::Duration;
 
 use hotbay_manifest::{Manifest, StartCandidate, start_order};
 use hotbay_plugin::contract::Contract;
-use hotbay_plugin::contract::internal::Description;
+use hotbay_plugin::contract::internal::{Description, ServedBy};
 use hotbay_plugin::{CallContext, Config, Output, Payload, Plugin, PluginError};
 use tokio_util::sync::CancellationToken;
 
 use super::discovery::{DirectoryWalk, Discovery};
 use super::factories::{
-    Factories, Serves, function_source, invalid_contract, manifest_of, served_source,
+    Factories, Serves, function_source, invalid_contract, manifest_of, served_source, service_of,
 };
 use super::host::Host;
 use super::inner::{Inner, absolute, shut_down_with};
 use super::registry::Registry;
+use super::services::HostContracts;
 use super::watching::watch;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::boundary::{Contracts, Instance, Root};
-use crate::call::Request;
+use crate::call::{ContractCalls, Request};
 use crate::config::{HostLimits, Quarantine};
 use crate::contracts::ContractRegistry;
 use crate::error::{Error, ErrorKind};
@@ -73,6 +74,7 @@ pub struct HostBuilder {
     pub(crate) environment: Vec<String>,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
     contracts: Vec<&'static Description>,
+    services: HostContracts,
     factories: Factories,
     discovery: Option<Box<dyn Discovery>>,
     cancellation: Option<CancellationToken>,
@@ -105,6 +107,7 @@ impl HostBuilder {
             environment: Vec::new(),
             compiled_in: Vec::new(),
             contracts: Vec::new(),
+            services: HostContracts::default(),
             factories: Factories::default(),
             discovery: None,
             cancellation: None,
@@ -421,6 +424,76 @@ impl HostBuilder {
         self
     }
 
+    /// Offers a contract to plugins: `value` serves those that call
+    /// [`HostServices::contract`](hotbay_plugin::HostServices::contract), and have the permission
+    /// `contract:NAME` with the contract's name in their manifests.
+    ///
+    /// A method is called on the thread of the plugin, for a program on a new thread, and must not
+    /// block for long. It may call plugins, also the one that calls it; more than 64 calls that
+    /// wait for each other are refused. If it panics, the plugin gets an error of kind `Panicked`,
+    /// and an error is logged. A method with `#[permission]` requires that permission of the calling
+    /// plugin, too. Async methods run on a runtime that all compiled-in plugins share (feature
+    /// `tokio` of `hotbay-plugin`).
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use hotbay::contract::CallError;
+    /// use hotbay::hotbay_plugin::{Config, HostServices};
+    /// use hotbay::{CallContext, Host, Manifest, Output, Payload, Plugin, PluginError, Request};
+    ///
+    /// #[hotbay_plugin::contract(name = "key-value", version = "1.0")]
+    /// trait KeyValue {
+    ///     fn get(&self, key: &str) -> Result<Option<String>, CallError>;
+    /// }
+    ///
+    /// struct Settings(HashMap<String, String>);
+    ///
+    /// impl KeyValue for Settings {
+    ///     fn get(&self, key: &str) -> Result<Option<String>, CallError> {
+    ///         Ok(self.0.get(key).cloned())
+    ///     }
+    /// }
+    ///
+    /// /// A plugin that calls it.
+    /// struct Greet(HostServices);
+    ///
+    /// impl Plugin for Greet {
+    ///     fn init(_: &Config, host: HostServices) -> Result<Self, PluginError> {
+    ///         Ok(Self(host))
+    ///     }
+    ///     fn execute(&self, _: &CallContext<'_>, name: Payload<'_>) -> Result<Output, PluginError> {
+    ///         let greeting = self.0.contract::<dyn KeyValue>()?.get("greeting")?;
+    ///         Ok(Output::text(format!("{} {}", greeting.unwrap_or_default(), name.as_text()?)))
+    ///     }
+    /// }
+    ///
+    /// let settings = Settings(HashMap::from([("greeting".to_owned(), "Hello".to_owned())]));
+    /// let manifest = Manifest::new("greet", "1.0.0")
+    ///     .and_then(|manifest| manifest.with_permission("contract:key-value"))
+    ///     .expect("a manifest");
+    /// let host = Host::builder()
+    ///     .service::<dyn KeyValue, _>(settings)
+    ///     .register::<Greet>(manifest)
+    ///     .build()?;
+    /// assert_eq!(host.plugin("greet")?.call(Request::text("Ada"))?.as_text()?, "Hello Ada");
+    /// # Ok::<(), hotbay::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`build`](Self::build) fails with `Duplicate` if two values serve one contract.
+    pub fn service<C, T>(mut self, value: T) -> Self
+    where
+        C: ServedBy<T, true> + ?Sized,
+        T: Send + Sync + 'static,
+    {
+        let added = service_of::<C, T>(value).and_then(|service| self.services.add(service));
+        if let Err(error) = added {
+            self.invalid.get_or_insert(error);
+        }
+        self
+    }
+
     /// Uses a contract: a plugin that serves an incompatible version of it is rejected before its
     /// library is opened. [`Host::contract`] does the same for plugins that are loaded afterward.
     pub fn contract<C: Contract + ?Sized>(mut self) -> Self {
@@ -517,6 +590,8 @@ impl HostBuilder {
         let discovery = self.discovery.unwrap_or_else(|| {
             Box::new(DirectoryWalk { dirs: dirs.clone(), rules: self.rules.clone() })
         });
+        let services = Arc::new(self.services);
+        let contract_calls: Arc<dyn ContractCalls> = Arc::<HostContracts>::clone(&services);
         let (events_owner, events) = EventBus::new();
         let inner = Arc::new(Inner {
             context: Arc::new(LoaderContext {
@@ -533,6 +608,7 @@ impl HostBuilder {
                 abandoned_checks: AbandonedChecks::default(),
                 checked_schemas: CheckedSchemas::default(),
                 contracts,
+                contract_calls,
                 #[cfg(all(unix, feature = "process"))]
                 processes: hotbay_process::Processes::default(),
                 inherit_env: self.environment,
@@ -551,6 +627,7 @@ impl HostBuilder {
             reload_queue: CoalescingQueue::new(),
             watch: Mutex::default(),
         });
+        services.set_host(Arc::downgrade(&inner));
         let host = Host { inner: SameProcess::new(inner) };
         for (candidate, source) in in_order(self.compiled_in)? {
             host.inner.load(&candidate, source, None)?;

@@ -10,6 +10,7 @@ use hotbay_plugin::contract::internal::{Description, RawContract, ServedBy};
 use hotbay_plugin::{CallContext, Config, HostServices, Output, Payload, Plugin, PluginError};
 
 use super::registry::nearest;
+use super::service::Service;
 use crate::boundary::{Contracts, Instance};
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
@@ -128,6 +129,18 @@ pub(super) fn invalid_contract(name: &str) -> Error {
 pub(super) fn served_source<T: Send + Sync + 'static>(value: T, contracts: Contracts) -> Source {
     let construct = move |_: &Config| Ok(Instance::compiled_in(ContractsOnly(value), contracts));
     Source::Value(Constructor(Box::new(construct)))
+}
+
+/// Returns the service of a value that serves a contract to plugins.
+pub(super) fn service_of<C, T>(value: T) -> Result<Service, Error>
+where
+    C: ServedBy<T, true> + ?Sized,
+    T: Send + Sync + 'static,
+{
+    let name = C::DESCRIPTION.name;
+    let contracts = Contracts::compiled_in(&[(C::DESCRIPTION, C::TABLE)]);
+    let contracts = contracts.map_err(|error| invalid_contract(name).caused_by(error))?;
+    Ok(Service::new(name, Instance::compiled_in(ContractsOnly(value), contracts)))
 }
 
 /// A plugin that only serves contracts. Transparent, since the tables of the contracts take a `T`.

@@ -12,6 +12,8 @@ mod providers;
 mod registry;
 mod reload;
 mod reload_request;
+mod service;
+mod services;
 mod watching;
 
 pub use builder::HostBuilder;

@@ -10,6 +10,7 @@ use semver::Version;
 use super::schemas::CheckedSchemas;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
+use crate::call::ContractCalls;
 use crate::config::{HostLimits, Quarantine};
 use crate::contracts::ContractRegistry;
 use crate::event::EventBus;
@@ -46,6 +47,8 @@ pub(crate) struct LoaderContext {
     pub(crate) checked_schemas: CheckedSchemas,
     /// The contracts that the application uses.
     pub(crate) contracts: ContractRegistry,
+    /// What plugins may call.
+    pub(crate) contract_calls: Arc<dyn ContractCalls>,
     #[cfg(all(unix, feature = "process"))]
     pub(crate) processes: hotbay_process::Processes,
     /// Names of environment variables that processes inherit besides the usual ones.

@@ -164,12 +164,7 @@ pub(super) fn start(
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let services = Arc::new(PluginServices::new(
-        candidate,
-        parts.id,
-        slot,
-        context.limits.max_log_lines_per_second,
-    ));
+    let services = Arc::new(PluginServices::new(context, candidate, parts.id, slot));
     let registration = Registration::new(services);
     let raw = registration.raw();
     parts.services = Some(registration);
@@ -218,6 +213,7 @@ fn begin(
         move |failure| StartFailure { step, cause: FailureCause::Plugin(failure), leftovers }
     };
     validate_config(root, config).map_err(at(LoadStep::Config))?;
+    root.connect();
     let started =
         Instance::start(Arc::clone(&image), root, config, services, capture_panic_backtrace);
     // Checked now: another handler may replace it later, and still call it as the previous one.

@@ -18,6 +18,8 @@ mod plan;
 mod policy;
 #[cfg(all(unix, feature = "process"))]
 mod process_loader;
+#[cfg(all(unix, feature = "process"))]
+mod program_calls;
 mod schema_check;
 mod schemas;
 mod services;

@@ -13,8 +13,8 @@ use std::time::Duration;
 use hotbay_plugin::ServiceError;
 use hotbay_plugin::abi::Record;
 use hotbay_process::{
-    Capabilities, Diagnosis, ObserverRef, Prepared, Process, ProcessLimits, ProcessObserver,
-    Program, ProgramCopy, Step, allowed,
+    Capabilities, ContractCall, ContractFuture, Diagnosis, ObserverRef, Prepared, Process,
+    ProcessLimits, ProcessObserver, Program, ProgramCopy, Step, allowed,
 };
 use tokio::runtime::Handle;
 
@@ -147,9 +147,9 @@ pub(super) fn start_staged(
         candidate.failed(LoadStep::Launch, ErrorKind::StartFailed).caused_by(error)
     })?;
     let timeout = context.limits.start_timeout.saturating_add(EXTRA_TIMEOUT);
-    let max_lines_per_second = context.limits.max_log_lines_per_second;
+    let services = PluginServices::new(context, candidate, parts.id, slot);
     let observer: ObserverRef =
-        Arc::new(PluginProcessObserver::new(candidate, parts.id, slot, max_lines_per_second));
+        Arc::new(PluginProcessObserver::new(services, candidate, parts.id, slot));
     let policy = Arc::clone(&parts.policy);
     let expected = context.processes.expected_capabilities(&program).filter(|expected| {
         check_identity(candidate, expected).is_ok()
@@ -365,13 +365,13 @@ pub(super) struct PluginProcessObserver {
 
 impl PluginProcessObserver {
     pub(super) fn new(
+        services: PluginServices,
         candidate: &Candidate,
         generation: GenerationId,
         slot: &Arc<Slot>,
-        max_lines_per_second: u32,
     ) -> Self {
         Self {
-            services: PluginServices::new(candidate, generation, slot, max_lines_per_second),
+            services,
             name: candidate.manifest.name().clone(),
             generation,
             slot: Arc::downgrade(slot),
@@ -395,6 +395,10 @@ impl ProcessObserver for PluginProcessObserver {
 
     fn thread_panicked(&self, message: &str, location: &str) {
         self.services.thread_panicked(message, location);
+    }
+
+    fn call_contract(&self, call: ContractCall) -> ContractFuture {
+        self.services.contracts.call_of_program(call)
     }
 
     fn exited(&self, pid: u32, Diagnosis { message: reason, hint }: Diagnosis) {

@@ -1,19 +1,24 @@
 //! The host's services for one generation of a plugin: its log, and panics on its threads.
 
+use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use hotbay_plugin::abi::Record;
+use hotbay_plugin::contract::{CallError, CallErrorKind, ContractText};
 use hotbay_plugin::{Fault, ServiceError, text};
 
 use super::candidate::Candidate;
+use super::context::LoaderContext;
 use crate::boundary::services::Services;
+use crate::call::{BoundContract, Caller, ContractCalls, crossing};
 use crate::event::HostEvent;
 use crate::id::{GenerationId, PluginName};
 use crate::logs::{HOST_TARGET, Line, LineDecision, RateLimiter};
 use crate::slot::Slot;
+use crate::sync::lock;
 
 /// The permission to write to the host's log.
 const LOG: &str = "log";
@@ -21,6 +26,7 @@ const LOG: &str = "log";
 #[derive(Debug)]
 pub(super) struct PluginServices {
     name: PluginName,
+    pub(super) contracts: CallableContracts,
     generation: GenerationId,
     may_log: bool,
     limiter: Mutex<RateLimiter>,
@@ -30,15 +36,23 @@ pub(super) struct PluginServices {
 
 impl PluginServices {
     pub(super) fn new(
+        context: &LoaderContext,
         candidate: &Candidate,
         generation: GenerationId,
         slot: &Arc<Slot>,
-        max_lines_per_second: u32,
     ) -> Self {
+        let max_lines_per_second = context.limits.max_log_lines_per_second;
+        let (name, granted) = (candidate.manifest.name(), &candidate.granted);
+        let caller = Arc::new(Caller {
+            name: name.clone(),
+            granted: granted.clone(),
+            withheld: candidate.manifest.permissions().difference(granted).cloned().collect(),
+        });
         Self {
-            name: candidate.manifest.name().clone(),
+            name: name.clone(),
+            contracts: CallableContracts::new(caller, Arc::clone(&context.contract_calls)),
             generation,
-            may_log: candidate.granted.contains(LOG),
+            may_log: granted.contains(LOG),
             limiter: Mutex::new(RateLimiter::new(max_lines_per_second)),
             max_lines_per_second,
             slot: Arc::downgrade(slot),
@@ -96,6 +110,14 @@ impl Services for PluginServices {
         if self.may_log { self.write(record) } else { Err(ServiceError::Denied) }
     }
 
+    fn bind_contract(&self, contract: &str, plugin: Option<&str>) -> Result<u64, CallError> {
+        self.contracts.bind(contract, plugin)
+    }
+
+    fn bound_contract(&self, number: u64) -> Result<Arc<dyn BoundContract>, CallError> {
+        self.contracts.get(number)
+    }
+
     fn thread_panicked(&self, message: &str, location: &str) {
         let location = (!location.is_empty())
             .then(|| text::cut(location, text::MAX_LOCATION_BYTES).into_owned());
@@ -112,6 +134,83 @@ impl Services for PluginServices {
             fault,
             own_thread: true,
         });
+    }
+}
+
+/// The contracts that a plugin may call, and those that it has asked for.
+#[derive(Debug)]
+pub(super) struct CallableContracts {
+    pub(super) caller: Arc<Caller>,
+    pub(super) calls: Arc<dyn ContractCalls>,
+    bound: Mutex<Vec<Bound>>,
+}
+
+/// A contract that a plugin has asked for.
+struct Bound {
+    text: String,
+    plugin: Option<String>,
+    contract: Arc<dyn BoundContract>,
+}
+
+/// Maximum number of contracts that a plugin can have asked for.
+const MAX_BOUND: usize = 1024;
+
+impl CallableContracts {
+    fn new(caller: Arc<Caller>, calls: Arc<dyn ContractCalls>) -> Self {
+        Self { caller, calls, bound: Mutex::default() }
+    }
+
+    /// Finds who serves a contract, and returns a number for the calls.
+    fn bind(&self, text: &str, plugin: Option<&str>) -> Result<u64, CallError> {
+        let contract = parse_one(text)?;
+        let contract = self.calls.bind(&self.caller, contract, plugin).map_err(crossing)?;
+        let mut bound = lock(&self.bound);
+        let is_same = |one: &Bound| one.text == text && one.plugin.as_deref() == plugin;
+        let number = match bound.iter().position(is_same) {
+            Some(number) => {
+                bound[number].contract = contract;
+                number
+            }
+            None if bound.len() >= MAX_BOUND => {
+                let message = "the plugin has asked for too many contracts";
+                return Err(CallError::new(CallErrorKind::Overloaded, message));
+            }
+            None => {
+                let plugin = plugin.map(str::to_owned);
+                bound.push(Bound { text: text.to_owned(), plugin, contract });
+                bound.len() - 1
+            }
+        };
+        Ok(number as u64)
+    }
+
+    fn get(&self, number: u64) -> Result<Arc<dyn BoundContract>, CallError> {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        let bound = lock(&self.bound);
+        let contract = bound.get(number).map(|bound| Arc::clone(&bound.contract));
+        contract.ok_or_else(|| {
+            let message = "the plugin calls a contract that it has not asked for";
+            CallError::new(CallErrorKind::Other, message)
+        })
+    }
+}
+
+/// Parses the text of one contract.
+pub(super) fn parse_one(text: &str) -> Result<ContractText, CallError> {
+    let invalid = |reason: String| {
+        let message = format!("invalid text of a contract: {reason}");
+        CallError::new(CallErrorKind::InvalidInput, message)
+    };
+    let mut contracts = ContractText::parse(text).map_err(|error| invalid(error.to_string()))?;
+    match (contracts.pop(), contracts.len()) {
+        (Some(contract), 0) => Ok(contract),
+        _ => Err(invalid("expected one contract".to_owned())),
+    }
+}
+
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound").field("plugin", &self.plugin).finish_non_exhaustive()
     }
 }
 

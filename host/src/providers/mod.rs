@@ -208,6 +208,11 @@ impl Providers {
         }
     }
 
+    /// Returns the current providers, at least one.
+    pub(crate) fn in_order(&self) -> Result<Vec<PluginHandle>, Error> {
+        Ok(self.find()?.in_order.to_vec())
+    }
+
     /// Returns the current providers, at least one; looks them up if the host's plugins changed.
     fn find(&self) -> Result<Arc<Found>, Error> {
         let changes = self.changes.count();

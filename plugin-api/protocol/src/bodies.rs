@@ -48,6 +48,17 @@ pub struct ContractBody {
     pub text: String,
 }
 
+/// A program's request to check that a contract is served.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ContractCheck<'a> {
+    /// The plugin that is to serve it.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<Cow<'a, str>>,
+    /// The text of the contract, as the program knows it.
+    #[serde(borrow)]
+    pub text: Cow<'a, str>,
+}
+
 /// The configuration with which a host starts a program.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -100,6 +111,12 @@ pub struct ErrorBody<'a> {
     /// A panic or an uncaught exception.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<FaultBody<'a>>,
+    /// Advice, in responses of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<Cow<'a, str>>,
+    /// The class of an error, in responses of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Cow<'a, str>>,
     /// A message for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'a, str>>,

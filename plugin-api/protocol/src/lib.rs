@@ -16,8 +16,8 @@ pub use batch::{
     BatchCall, BatchReplies, BatchReply, BatchRequests, MAX_BATCH, batch_request, write_content,
 };
 pub use bodies::{
-    Capabilities, ConfigEntry, ContractBody, ErrorBody, FaultBody, LogRecord, OwnCapabilities,
-    SocketKind, StartConfig, ThreadPanic,
+    Capabilities, ConfigEntry, ContractBody, ContractCheck, ErrorBody, FaultBody, LogRecord,
+    OwnCapabilities, SocketKind, StartConfig, ThreadPanic,
 };
 pub use stream::{InvalidLine, MAX_LINE_OVERHEAD_BYTES, STREAM_CONTENT_TYPE, StreamLine};
 pub use traceparent::{Hex, format_traceparent, parse_traceparent};
@@ -77,6 +77,8 @@ pub mod endpoint {
 
 /// Paths of the host's services.
 pub mod service {
+    /// Checks that a contract is served; and the start of the paths of its methods.
+    pub const CONTRACT: &str = "/contract";
     /// Logs a record.
     pub const LOG: &str = "/log";
     /// Records a panic outside of calls.
@@ -93,6 +95,8 @@ pub mod header {
     pub const DEADLINE_MS: &str = "hotbay-deadline-ms";
     /// The most verbose level that the host logs, in responses of its services.
     pub const LOG_LEVEL: &str = "hotbay-log-level";
+    /// The plugin that is to serve a call of a program.
+    pub const PLUGIN: &str = "hotbay-plugin";
     /// The version of a state.
     pub const SNAPSHOT_VERSION: &str = "hotbay-snapshot-version";
     /// The token of a launch, in both directions.

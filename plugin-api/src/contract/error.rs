@@ -82,10 +82,52 @@ pub enum CallErrorKind {
     Cancelled,
     /// A limit is reached. Retry later.
     Overloaded,
+    /// The plugin called is one of those that wait for this call, or too many calls wait for each
+    /// other. The message shows the chain of plugins.
+    Circular,
     /// The plugin serves no calls: it is unloaded, quarantined, or its process exited.
     Unavailable,
     /// Something else; the source has the details.
     Other,
+}
+
+/// The kinds by the codes and names with which they cross.
+const CROSSING: [(i32, &str, CallErrorKind); 12] = [
+    (1, "other", CallErrorKind::Other),
+    (2, "plugin", CallErrorKind::Plugin),
+    (3, "panicked", CallErrorKind::Panicked),
+    (4, "not-provided", CallErrorKind::NotProvided),
+    (5, "invalid-input", CallErrorKind::InvalidInput),
+    (6, "invalid-output", CallErrorKind::InvalidOutput),
+    (7, "permission-denied", CallErrorKind::PermissionDenied),
+    (8, "deadline-exceeded", CallErrorKind::DeadlineExceeded),
+    (9, "cancelled", CallErrorKind::Cancelled),
+    (10, "overloaded", CallErrorKind::Overloaded),
+    (11, "circular", CallErrorKind::Circular),
+    (12, "unavailable", CallErrorKind::Unavailable),
+];
+
+#[doc(hidden)]
+impl CallErrorKind {
+    /// Returns the code with which it crosses the ABI: not zero.
+    pub fn code(self) -> i32 {
+        CROSSING.iter().find(|(.., kind)| *kind == self).map_or(1, |(code, ..)| *code)
+    }
+
+    /// Returns the kind with this code; `Other` if a newer host has one more.
+    pub fn of_code(code: i32) -> Self {
+        CROSSING.iter().find(|(known, ..)| *known == code).map_or(Self::Other, |(.., kind)| *kind)
+    }
+
+    /// Returns the name with which it crosses to programs.
+    pub fn name(self) -> &'static str {
+        CROSSING.iter().find(|(.., kind)| *kind == self).map_or("other", |(_, name, _)| *name)
+    }
+
+    /// Returns the kind with this name; `Other` if a newer host has one more.
+    pub fn of_name(name: &str) -> Self {
+        CROSSING.iter().find(|(_, known, _)| *known == name).map_or(Self::Other, |(.., kind)| *kind)
+    }
 }
 
 impl CallError {
@@ -190,6 +232,7 @@ impl From<CallError> for PluginError {
             CallErrorKind::DeadlineExceeded => 504,
             CallErrorKind::Overloaded | CallErrorKind::Unavailable => 503,
             CallErrorKind::InvalidOutput | CallErrorKind::Panicked => 502,
+            CallErrorKind::Circular => 508,
             CallErrorKind::Plugin | CallErrorKind::Other => 500,
         };
         let converted = Self::new(code, error.0.message.into_owned());

@@ -1,8 +1,5 @@
 //! Methods of a contract: what the macro generates for each, and the C functions that serve them.
 
-use std::cell::Cell;
-use std::ptr;
-
 use super::argument::{self, Arguments};
 use super::codec::{CodecError, Format};
 use super::data::Data;
@@ -12,7 +9,7 @@ use super::function::Passed;
 use super::shape::MethodShape;
 use super::table::code;
 use crate::PluginError;
-use crate::context::{CallContext, RawContext};
+use crate::context::{RawContext, in_context};
 use crate::export::{Failure, guard, report_failure};
 use crate::payload::{Output, RawPayload};
 use crate::root::{self, RawFault, RawInstance};
@@ -215,60 +212,4 @@ unsafe fn report(failure: Failure, failed: Failed, fault: *mut RawFault) -> i32 
     // SAFETY: this function's contract.
     let code = unsafe { report_failure(failure, fault) };
     if code == root::code::ERROR { failed.code() } else { code }
-}
-
-thread_local! {
-    /// The context of the current call of a method, if it has a deadline, a token or a trace. Without
-    /// a destructor, which would keep the library mapped.
-    static CONTEXT: Cell<*const RawContext<'static>> = const { Cell::new(ptr::null()) };
-}
-
-/// Runs `call` with `context` as the current one.
-#[inline(always)]
-pub(super) fn in_context<R>(context: &RawContext<'_>, call: impl FnOnce() -> R) -> R {
-    if !context.has_more_than_an_id() {
-        return call();
-    }
-    let pointer = ptr::from_ref(context).cast::<RawContext<'static>>();
-    let _current = CurrentContext(CONTEXT.replace(pointer));
-    call()
-}
-
-/// Runs `call` like [`in_context`], if there is a context.
-#[inline(always)]
-pub(super) fn in_optional_context<R>(
-    context: Option<&RawContext<'_>>,
-    call: impl FnOnce() -> R,
-) -> R {
-    match context {
-        None => call(),
-        Some(context) => in_context(context, call),
-    }
-}
-
-/// Restores the previous context when it is dropped.
-struct CurrentContext(*const RawContext<'static>);
-
-impl Drop for CurrentContext {
-    fn drop(&mut self) {
-        CONTEXT.set(self.0);
-    }
-}
-
-/// Passes the context of the current call of a method to `run`: its deadline, cancellation and
-/// trace.
-///
-/// `None` outside of such a call, on other threads, and for a call without any of them.
-///
-/// ```
-/// use hotbay_plugin::contract::with_context;
-///
-/// let is_cancelled = with_context(|context| context.is_some_and(|call| call.is_cancelled()));
-/// assert!(!is_cancelled); // No call runs on this thread.
-/// ```
-pub fn with_context<R>(run: impl FnOnce(Option<CallContext<'_>>) -> R) -> R {
-    let context = CONTEXT.get();
-    // SAFETY: `in_context` set it from a reference, and resets it before that ends.
-    let context = unsafe { context.as_ref() };
-    run(context.map(CallContext::new))
 }

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use super::argument::{self, Arguments};
 use super::codec::{CodecError, Format};
-use super::method::{Failed, Method, MethodError, ServesAsync, bad, in_context, result_of};
+use super::method::{Failed, Method, MethodError, ServesAsync, bad, result_of};
 use super::served::{ServedCall, ServedMethod};
 use super::table::{RawCompletion, RawMethod, RawStr, RawTask, code};
 use crate::PluginError;
-use crate::context::{Bounds, CallContext, RawContext, TraceContext};
+use crate::context::{Bounds, CallContext, RawContext, TraceContext, in_context};
 use crate::export::{Failure, catch_async, report_failure};
 use crate::payload::{Output, RawBuffer};
 use crate::root::{self, RawFault, RawInstance};

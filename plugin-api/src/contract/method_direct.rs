@@ -6,12 +6,9 @@ use std::mem;
 use super::argument::Argument;
 use super::form::Form;
 use super::function::{Passed, for_each_arity, function, list};
-use super::method::{
-    Failed, MethodError, OutputForm, RawResult, Serves, in_optional_context, run_guarded,
-    serialized,
-};
+use super::method::{Failed, MethodError, OutputForm, RawResult, Serves, run_guarded, serialized};
 use super::table::{DirectFn, RawMethod, RawStr};
-use crate::context::RawContext;
+use crate::context::{RawContext, in_optional_context};
 use crate::root::{RawFault, RawInstance};
 
 /// Returns the entry of a method that the plugin type `T` serves. `LINKED` is `true` if it is

@@ -4,14 +4,14 @@ use std::marker::PhantomData;
 
 use super::argument::{self, Arguments};
 use super::codec::{CodecError, Format};
-use super::method::{ArgumentTypes, Failed, Method, MethodError, bad, in_context, run_guarded};
+use super::method::{ArgumentTypes, Failed, Method, MethodError, bad, run_guarded};
 use super::served::{ServedCall, ServedMethod};
 use super::stream::{BlockingItems, Items, Stream};
 #[cfg(all(unix, feature = "tokio"))]
 use super::stream_async;
 use super::table::{RawMethod, RawStr, RawStream, code};
 use crate::PluginError;
-use crate::context::RawContext;
+use crate::context::{RawContext, in_context};
 use crate::payload::{Output, RawPayload};
 use crate::root::{self, RawFault, RawInstance};
 

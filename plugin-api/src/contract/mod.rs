@@ -45,6 +45,9 @@
 //!
 //! A host creates a [`Proxy`], which implements the trait: `host.contract::<dyn TextAnalysis>("my-plugin")`.
 //!
+//! A plugin calls contracts of the host and of other plugins with
+//! [`HostServices::contract`](crate::HostServices::contract).
+//!
 //! # What may cross
 //!
 //! - Arguments: data, and `&str`, `&[T]`, `&T` and options of these. At most twelve.
@@ -82,6 +85,8 @@ mod form;
 #[allow(unsafe_code, reason = "calls the C functions of a contract")]
 mod function;
 mod golden;
+#[allow(unsafe_code, reason = "functions of the host")]
+mod host_functions;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
 mod method;
 #[allow(unsafe_code, reason = "the C functions of a contract")]
@@ -94,6 +99,7 @@ mod method_stream;
 mod proxy;
 mod schema;
 mod served;
+mod services;
 mod shape;
 mod stream;
 #[allow(unsafe_code, reason = "the C functions of a stream")]
@@ -103,14 +109,15 @@ mod stream_async;
 mod table;
 mod text;
 
+pub use crate::context::with_context;
 pub use changes::{Changes, Impact, MethodChange, compare};
 pub use codec::{CodecError, Format};
 pub use compatibility::{Binding, Incompatible, bind};
 pub use data::{Data, Json};
 pub use error::{CallError, CallErrorKind};
 pub use golden::check_golden;
-pub use method::with_context;
 pub use proxy::{Contract, Proxy, Transport};
+pub use services::ServiceTransport;
 pub use stream::Stream;
 pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
 
@@ -125,6 +132,9 @@ pub mod internal {
     pub use super::data::Data;
     pub use super::form::{Copied, Encoded, Form, List, Plain, is_repr_c};
     pub use super::function::{Invocation, Passed};
+    pub use super::host_functions::{
+        CallFailure, CancelCall, Completer, ContractHost, OutgoingCall, RawHostFunctions,
+    };
     pub use super::method::{ArgumentTypes, Failed, Method, MethodError, Serves, ServesAsync};
     pub use super::method_async::{entry_async, served_async};
     pub use super::method_direct::{PassedTo, entry};

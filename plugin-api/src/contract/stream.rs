@@ -8,12 +8,10 @@ use std::task::{Context, Poll};
 use super::codec::Format;
 use super::data::Data;
 use super::error::{CallError, CallErrorKind};
-#[cfg(all(unix, feature = "serve"))]
-use super::method::in_context;
 use super::method::{Failed, result_of};
 use crate::PluginError;
 #[cfg(all(unix, feature = "serve"))]
-use crate::context::RawContext;
+use crate::context::{RawContext, in_context};
 use crate::payload::Output;
 
 /// The items that a method of a contract returns one after another.

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use super::method::in_context;
 use super::method_async::{CallLimits, Completion};
 use super::stream::PolledItems;
 use super::table::{RawCompletion, RawStream, batch};
+use crate::context::in_context;
 use crate::context::{CallContext, RawContext};
 use crate::export::catch_async;
 use crate::panic::drop_panic;

@@ -11,13 +11,13 @@ use std::marker::PhantomData;
 
 use abi_stable::prefix_type::WithMetadata;
 
-use crate::context::{CallContext, RawContext};
+use crate::context::{CallContext, RawContext, in_context};
 use crate::payload::{Output, RawPayload};
 use crate::root::{
     ContractSet, NoContracts, PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance,
     RawSnapshot, RawStart, code,
 };
-use crate::services::{HostServices, RawText};
+use crate::services::{self, HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
 pub use panics::PanicRecords;
 #[cfg(all(unix, feature = "tokio"))]
@@ -48,6 +48,7 @@ impl<T: Plugin, const LINKED: bool, C: ContractSet> Exports<T, LINKED, C> {
         census: take_census,
         release_keys,
         contracts: contracts::<C>,
+        connect,
     });
 
     /// The module of these functions.
@@ -115,10 +116,10 @@ unsafe extern "C" fn execute<T: Plugin, const LINKED: bool>(
         // SAFETY: E2.
         let plugin = unsafe { &*instance.cast::<T>() };
         // SAFETY: E1.
-        let context = CallContext::new(unsafe { &*context });
+        let context = unsafe { &*context };
         // SAFETY: E1.
         let input = unsafe { &*input }.get();
-        let reply = plugin.execute(&context, input)?;
+        let reply = in_context(context, || plugin.execute(&CallContext::new(context), input))?;
         // SAFETY: E1.
         unsafe { reply.store(output) };
         Ok(())
@@ -223,6 +224,10 @@ unsafe extern "C" fn contracts<C: ContractSet>(count: *mut usize) -> *const () {
     // SAFETY: E1.
     unsafe { count.write(C::TABLES.count) };
     C::TABLES.first
+}
+
+unsafe extern "C" fn connect(functions: *const ()) {
+    services::connect(functions);
 }
 
 fn config_of(text: &str) -> Result<Config, PluginError> {

@@ -8,7 +8,7 @@ use hyper::header::{HeaderMap, HeaderName};
 
 use super::connections::Connection;
 use super::instance::{AccessError, Instance};
-use crate::context::{Bounds, CallContext, RawContext};
+use crate::context::{Bounds, CallContext, RawContext, in_context};
 use crate::export::panics::{Failure, guard};
 use crate::{Output, Payload, Plugin, PluginError, TraceContext};
 
@@ -35,7 +35,7 @@ pub(super) fn call<T: Plugin, A>(
     let plugin = instance.for_call().map_err(CallError::Rejected)?;
     let bounds = CallBounds { connection, deadline: call_headers.deadline };
     let context = call_headers.context().with_bounds(&bounds);
-    run_plugin(|| run(plugin, &context)).map_err(CallError::Failed)
+    run_plugin(|| in_context(&context, || run(plugin, &context))).map_err(CallError::Failed)
 }
 
 /// Runs code of the plugin; converts a panic into a failure.

@@ -15,13 +15,15 @@ use hotbay_protocol::location::{TCP_PREFIX, UNIX_PREFIX};
 use hotbay_protocol::{LogRecord, ThreadPanic, header, service};
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::body::{self, OutgoingBody};
 use super::console;
 use super::settings::TOKEN;
+#[cfg(feature = "contracts")]
+use crate::contract::{CallError, CallErrorKind};
 use crate::services::{MAX_LINE_BYTES, RawServices, Record, ServiceHost};
 use crate::wire::{Stream, block_on};
 use crate::{ContentType, HostServices, Level, ServiceError, text};
@@ -53,6 +55,7 @@ pub(super) fn services(address: Option<&str>, token: Option<&str>) -> Result<Hos
         let slot = Mutex::new(Slot::Free(None));
         let _ = HOST_CLIENT.set(HostClient { address, token, slot, is_free: Condvar::new() });
     }
+
     Ok(HostServices::new(RawServices::of::<Services>(0)))
 }
 
@@ -135,7 +138,13 @@ impl Address {
     }
 }
 
-struct HostClient {
+/// Returns the host, if HOTBAY_HOST is set.
+#[cfg(feature = "contracts")]
+pub(super) fn client() -> Option<&'static HostClient> {
+    HOST_CLIENT.get()
+}
+
+pub(super) struct HostClient {
     address: Address,
     token: Option<HeaderValue>,
     slot: Mutex<Slot>,
@@ -148,9 +157,9 @@ enum Slot {
     InUse,
 }
 
-struct HostConnection {
+pub(super) struct HostConnection {
     sender: SendRequest<OutgoingBody>,
-    connection: Pin<Box<Connection<Stream, OutgoingBody>>>,
+    connection: DrivenConnection,
 }
 
 impl HostClient {
@@ -166,7 +175,8 @@ impl HostClient {
                 lease.connection = self.connect(deadline);
             }
             let Some(connection) = &mut lease.connection else { break };
-            status = connection.send(self.request(path, &body), deadline);
+            status =
+                connection.send(self.request_to(Uri::from_static(path), body.clone()), deadline);
             if status.is_some() {
                 break;
             }
@@ -195,16 +205,30 @@ impl HostClient {
         }
     }
 
-    fn connect(&self, deadline: Instant) -> Option<HostConnection> {
+    pub(super) fn connect(&self, deadline: Instant) -> Option<HostConnection> {
         let stream = self.address.connect(deadline).ok()?;
         let (sender, connection) = block_on(Some(deadline), handshake(stream))?.ok()?;
         Some(HostConnection { sender, connection: Box::pin(connection) })
     }
 
-    fn request(&self, path: &'static str, body: &[u8]) -> Request<OutgoingBody> {
-        let mut request = Request::new(OutgoingBody::from(body.to_vec()));
+    /// Returns a request with a JSON body.
+    #[cfg(feature = "contracts")]
+    pub(super) fn request(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Request<OutgoingBody>, CallError> {
+        let uri = path.parse().map_err(|_| {
+            let message = format!("invalid path of a method: `{path}`");
+            CallError::new(CallErrorKind::InvalidInput, message)
+        })?;
+        Ok(self.request_to(uri, body))
+    }
+
+    fn request_to(&self, uri: Uri, body: Vec<u8>) -> Request<OutgoingBody> {
+        let mut request = Request::new(OutgoingBody::from(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = hyper::Uri::from_static(path);
+        *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.insert(HOST, HeaderValue::from_static("host"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(ContentType::JSON));
@@ -232,7 +256,14 @@ impl Drop for ConnectionLease<'_> {
     }
 }
 
+type DrivenConnection = Pin<Box<Connection<Stream, OutgoingBody>>>;
+
 impl HostConnection {
+    #[cfg(feature = "contracts")]
+    pub(super) fn into_parts(self) -> (SendRequest<OutgoingBody>, DrivenConnection) {
+        (self.sender, self.connection)
+    }
+
     /// Sends one request. Returns `None` if no response arrived: the connection is then unusable.
     fn send(&mut self, request: Request<OutgoingBody>, deadline: Instant) -> Option<StatusCode> {
         let Self { sender, connection } = self;

@@ -43,6 +43,8 @@ pub(super) fn run<T: Plugin>(name: &str, functions: Functions<T>, settings: &str
             return ExitCode::from(2);
         }
     };
+    #[cfg(feature = "contracts")]
+    super::contract_client::connect();
     match start_and_serve(functions, settings, services, token) {
         Ok(code) => code,
         Err(StartError { message, hint }) => {

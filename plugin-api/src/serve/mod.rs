@@ -16,6 +16,8 @@ mod connections;
 #[cfg(all(unix, feature = "serve"))]
 mod console;
 #[cfg(all(unix, feature = "serve", feature = "contracts"))]
+mod contract_client;
+#[cfg(all(unix, feature = "serve", feature = "contracts"))]
 mod contracts;
 #[cfg(all(unix, feature = "serve", not(feature = "contracts")))]
 #[path = "no_contracts.rs"]

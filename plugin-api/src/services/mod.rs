@@ -6,9 +6,9 @@
 mod raw;
 mod record;
 
-use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::{fmt, ptr};
 
 pub use raw::{RawRecord, RawServices, RawText, ServiceHost, code};
 pub use record::{Level, MAX_LINE_BYTES, Record, ServiceError};
@@ -36,6 +36,21 @@ pub struct HostServices {
     raw: RawServices,
 }
 
+/// The functions by which the plugin calls contracts, if the host offers them. A mapped library
+/// belongs to one host, so they never change.
+static CONTRACT_FUNCTIONS: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// Takes the host's functions for calls of contracts, which are never unmapped.
+pub(crate) fn connect(functions: *const ()) {
+    CONTRACT_FUNCTIONS.store(functions.cast_mut(), Ordering::Release);
+}
+
+/// Returns what [`connect`] took, or null.
+#[cfg(feature = "contracts")]
+pub(crate) fn contract_functions() -> *const () {
+    CONTRACT_FUNCTIONS.load(Ordering::Acquire)
+}
+
 /// The functions of the latest start. A mapped library belongs to one host, so they never change.
 static CURRENT: OnceLock<HostServices> = OnceLock::new();
 /// The token of the latest start.
@@ -45,6 +60,12 @@ impl HostServices {
     #[doc(hidden)]
     pub fn new(raw: RawServices) -> Self {
         Self { raw }
+    }
+
+    /// Returns the token of the plugin's start.
+    #[cfg(feature = "contracts")]
+    pub(crate) fn token(&self) -> u64 {
+        self.raw.token()
     }
 
     /// Returns the services of the latest start in this library, for code that receives none, such

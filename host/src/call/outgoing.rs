@@ -1,0 +1,115 @@
+//! Calls that plugins make: of services of the host, and of other plugins. What the loader and the
+//! boundary know of them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hotbay_plugin::abi::Bounds;
+use hotbay_plugin::contract::internal::{CallFailure, OutgoingCall};
+use hotbay_plugin::contract::{CallError, ContractText};
+use hotbay_plugin::{CallContext, Output};
+
+use crate::error::{Error, ErrorKind};
+use crate::id::PluginName;
+
+/// A plugin that calls, and its permissions.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) name: PluginName,
+    pub(crate) granted: BTreeSet<String>,
+    /// Permissions that its manifest requests and the application does not grant.
+    pub(crate) withheld: BTreeSet<String>,
+}
+
+impl Caller {
+    /// Checks that the plugin has a permission.
+    pub(crate) fn check(&self, permission: &str) -> Result<(), Error> {
+        if self.granted.contains(permission) {
+            return Ok(());
+        }
+        let message = format!("has no permission `{permission}`");
+        let hint = if self.withheld.contains(permission) {
+            "grant the permission in the application's permission policy; the manifest requests it"
+                .to_owned()
+        } else {
+            format!("add `{permission}` to `permissions` in plugin.json")
+        };
+        Err(Error::new(ErrorKind::PermissionDenied, message).with_hint(hint).of(&self.name))
+    }
+
+    /// Checks that the plugin may call a contract.
+    pub(crate) fn check_contract(&self, contract: &str) -> Result<(), Error> {
+        self.check(&format!("contract:{contract}"))
+    }
+}
+
+/// The result of a call that was started.
+pub(crate) type OutgoingFuture = Pin<Box<dyn Future<Output = Result<Output, CallFailure>> + Send>>;
+
+/// What plugins may call.
+pub(crate) trait ContractCalls: fmt::Debug + Send + Sync {
+    /// Finds who serves a contract of `caller`: the plugin with this name, or the host, or else any
+    /// plugin.
+    fn bind(
+        &self,
+        caller: &Arc<Caller>,
+        contract: ContractText,
+        plugin: Option<&str>,
+    ) -> Result<Arc<dyn BoundContract>, Error>;
+
+    /// Returns the text of a contract as it is served, for a caller that has none.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
+    fn text_of(
+        &self,
+        caller: &Arc<Caller>,
+        contract: &str,
+        plugin: Option<&str>,
+    ) -> Result<ContractText, Error>;
+}
+
+/// A contract that a plugin calls.
+pub(crate) trait BoundContract: Send + Sync {
+    /// Calls a method on this thread.
+    fn call(&self, call: &OutgoingCall<'_>) -> Result<Output, CallFailure>;
+
+    /// Starts a call of an async method.
+    fn start(&self, call: &OutgoingCall<'_>) -> Result<OutgoingFuture, CallFailure>;
+}
+
+/// Returns an error as it crosses to a plugin, which gets its whole message.
+#[cold]
+pub(crate) fn crossing(error: Error) -> CallError {
+    let message = error.full_message();
+    let converted = CallError::from(error);
+    let crossing = CallError::new(converted.kind(), message);
+    let crossing = match converted.hint() {
+        Some(hint) => crossing.with_hint(hint.to_owned()),
+        None => crossing,
+    };
+    match converted.plugin_error() {
+        Some(own) => crossing.with_plugin_error(own.clone()),
+        None => crossing,
+    }
+}
+
+/// The limits of a call that a plugin makes of a service: those of the call that it serves.
+#[derive(Debug)]
+pub(crate) struct OuterBounds<'a> {
+    pub(crate) outer: Option<CallContext<'a>>,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Bounds for OuterBounds<'_> {
+    fn is_cancelled(&self) -> bool {
+        self.outer.is_some_and(|outer| outer.is_cancelled())
+            || self.remaining().is_some_and(|left| left.is_zero())
+    }
+
+    fn remaining(&self) -> Option<Duration> {
+        Some(self.deadline?.saturating_duration_since(Instant::now()))
+    }
+}

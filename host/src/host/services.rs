@@ -1,0 +1,454 @@
+//! What plugins may call: the services of the host, and the contracts of other plugins.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::Instant;
+
+use hotbay_plugin::abi::{OutputSlot, RawContext, RawPayload};
+use hotbay_plugin::contract::internal::{CallFailure, MethodKind, OutgoingCall};
+use hotbay_plugin::contract::{CallError, CallErrorKind, ContractText, Format, MethodText};
+use hotbay_plugin::{ContentType, Output, Payload};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::inner::Inner;
+use super::providers::ProviderFinder;
+use super::registry::shutting_down;
+use super::service::Service;
+use crate::boundary::{BoundMethod, Contracts, MethodFunctions};
+use crate::call::{
+    BoundContract, Caller, Chain, ContractCalls, EncodedArguments, MethodArguments, MethodRequest,
+    NeedsJson, OuterBounds, OutgoingFuture, Reply, Request, RunningChain, crossing,
+};
+use crate::contracts::KnownContract;
+use crate::error::{Error, ErrorKind};
+use crate::generation::next_call_id;
+use crate::handle::PluginHandle;
+use crate::providers::Providers;
+use crate::sync::deadline_in;
+
+/// The services of a host, and its plugins.
+#[derive(Default)]
+pub(super) struct HostContracts {
+    services: BTreeMap<String, Arc<Service>>,
+    /// Set once the host was built.
+    host: OnceLock<Weak<Inner>>,
+}
+
+impl HostContracts {
+    /// Adds a service; fails if there is one of this contract.
+    pub(super) fn add(&mut self, service: Service) -> Result<(), Error> {
+        let name = service.name.clone();
+        if self.services.contains_key(&name) {
+            let message = format!("a service of contract `{name}` is already registered");
+            return Err(Error::new(ErrorKind::Duplicate, message));
+        }
+        self.services.insert(name, Arc::new(service));
+        Ok(())
+    }
+
+    /// Sets the host, whose plugins can be called from now on.
+    pub(super) fn set_host(&self, host: Weak<Inner>) {
+        // A host is built once.
+        let _ = self.host.set(host);
+    }
+
+    fn host(&self) -> Result<Arc<Inner>, Error> {
+        self.host.get().and_then(Weak::upgrade).ok_or_else(shutting_down)
+    }
+
+    /// Returns the providers of a contract.
+    fn providers(&self, contract: &str) -> Result<Providers, Error> {
+        let host = self.host()?;
+        let finder = Arc::new(ProviderFinder(Arc::downgrade(&host)));
+        Providers::new(contract, finder, host.registry.changes.clone())
+    }
+}
+
+impl ContractCalls for HostContracts {
+    fn bind(
+        &self,
+        caller: &Arc<Caller>,
+        contract: ContractText,
+        plugin: Option<&str>,
+    ) -> Result<Arc<dyn BoundContract>, Error> {
+        caller.check_contract(&contract.name)?;
+        let callee = match (plugin, self.services.get(&contract.name)) {
+            (Some(plugin), _) => Callee::Plugin(plugin.to_owned()),
+            (None, Some(service)) => Callee::Service(Arc::clone(service), service.bind(&contract)?),
+            (None, None) => Callee::Provider(self.providers(&contract.name)?),
+        };
+        let host = self.host()?;
+        let contract = host.context.contracts.of_plugin(contract).ok_or_else(|| {
+            Error::new(ErrorKind::Overloaded, "the host knows too many versions of contracts")
+        })?;
+        let caller = Arc::clone(caller);
+        let bound = PluginContract { caller, contract, callee, host: Arc::downgrade(&host) };
+        bound.check()?;
+        Ok(Arc::new(bound))
+    }
+
+    fn text_of(
+        &self,
+        caller: &Arc<Caller>,
+        contract: &str,
+        plugin: Option<&str>,
+    ) -> Result<ContractText, Error> {
+        caller.check_contract(contract)?;
+        let text_of_plugin = |handle: &PluginHandle| handle.contract_text(contract);
+        let text = match (plugin, self.services.get(contract)) {
+            (Some(plugin), _) => text_of_plugin(&self.host()?.registry.find(plugin)?)?,
+            (None, Some(service)) => {
+                let mut texts = service.contracts().into_iter().flat_map(Contracts::texts);
+                texts.next().cloned()
+            }
+            (None, None) => {
+                let found = self.providers(contract)?.in_order()?;
+                let mut others = found.iter().filter(|handle| *handle.name() != caller.name);
+                others.find_map(|handle| text_of_plugin(handle).ok().flatten())
+            }
+        };
+        text.ok_or_else(|| {
+            let message = format!("contract `{contract}` is not served as a typed contract");
+            Error::new(ErrorKind::NotProvided, message)
+        })
+    }
+}
+
+/// A contract that a plugin calls. Holds no generation of another plugin.
+struct PluginContract {
+    caller: Arc<Caller>,
+    contract: Arc<KnownContract>,
+    callee: Callee,
+    host: Weak<Inner>,
+}
+
+enum Callee {
+    /// With the methods in the caller's order.
+    Service(Arc<Service>, Box<[BoundMethod]>),
+    Plugin(String),
+    Provider(Providers),
+}
+
+impl PluginContract {
+    /// Checks that the contract is served.
+    fn check(&self) -> Result<(), Error> {
+        match &self.callee {
+            Callee::Service(..) => Ok(()),
+            Callee::Plugin(_) | Callee::Provider(_) => {
+                self.plugin()?.contract(Arc::clone(&self.contract)).map(drop)
+            }
+        }
+    }
+
+    /// Returns the plugin to call.
+    fn plugin(&self) -> Result<PluginHandle, Error> {
+        let host = self.host.upgrade().ok_or_else(shutting_down)?;
+        match &self.callee {
+            Callee::Plugin(name) => host.registry.find(name),
+            Callee::Provider(providers) => self.first_of(providers),
+            Callee::Service(..) => Err(crate::error::bug!("a service is not a plugin")),
+        }
+    }
+
+    /// Returns the first provider other than the caller that serves the contract.
+    fn first_of(&self, providers: &Providers) -> Result<PluginHandle, Error> {
+        let mut refused = None;
+        for handle in providers.in_order()? {
+            if *handle.name() == self.caller.name {
+                continue;
+            }
+            match handle.served_method(&self.contract, 0) {
+                Err(error) if is_refusal(&error) => _ = refused.get_or_insert(error),
+                // It may be paused, for which its call waits.
+                _ => return Ok(handle),
+            }
+        }
+        Err(refused.unwrap_or_else(|| {
+            let contract = providers.contract();
+            let message = format!("no other plugin provides contract `{contract}`");
+            Error::new(ErrorKind::NotFound, message)
+        }))
+    }
+
+    fn method(&self, index: usize) -> Result<&MethodText, CallError> {
+        self.contract.text.methods.get(index).ok_or_else(|| {
+            let message = format!("contract `{}` has no method {index}", self.contract.text.name);
+            CallError::new(CallErrorKind::InvalidInput, message)
+        })
+    }
+
+    /// Returns the request of a call of a plugin.
+    fn request<'a>(
+        &self,
+        call: &OutgoingCall<'a>,
+        limits: &Limits,
+        chain: Arc<Chain>,
+    ) -> Request<'a> {
+        let arguments = EncodedArguments {
+            format: call.format,
+            bytes: Cow::Borrowed(call.arguments),
+            outer: call.outer,
+        };
+        let arguments = MethodArguments::Encoded(arguments);
+        let contract = Arc::clone(&self.contract);
+        let index = call.method;
+        let mut request = Request::of_method(MethodRequest { contract, index, arguments, stream: None });
+        if let Some(deadline) = limits.deadline {
+            request = request.with_deadline(deadline);
+        }
+        if let Some(trace) = call.outer.and_then(|outer| outer.trace()) {
+            request = request.with_trace(trace);
+        }
+        request.set_chain(chain);
+        request
+    }
+
+    /// Returns the plugin of a call, its chain, and whether the method runs as a task.
+    fn plugin_for(&self, call: &OutgoingCall<'_>) -> Result<ToPlugin, CallFailure> {
+        let handle = self.plugin().map_err(crossing)?;
+        let before = Chain::current(call.outer.map(|outer| outer.call_id()));
+        let chain = Chain::to_plugin(before, &self.caller.name, handle.name()).map_err(crossing)?;
+        let mut is_task = false;
+        match handle.served_method(&self.contract, call.method) {
+            Ok(served) if served.needs_json && call.format != Format::Json => {
+                return Err(CallFailure::WrongFormat);
+            }
+            Ok(served) => is_task = served.is_task,
+            Err(error) if is_refusal(&error) => return Err(crossing(error).into()),
+            // It may be paused, for which the call waits.
+            Err(_) => {}
+        }
+        Ok(ToPlugin { handle, chain, is_task })
+    }
+
+    fn call_service(
+        &self,
+        service: &Service,
+        method: BoundMethod,
+        call: &OutgoingCall<'_>,
+    ) -> Result<Output, CallFailure> {
+        let text = self.method(call.method)?;
+        let functions = self.functions(method, text, call.format)?;
+        let chain = self.chain_to(service, text, call)?;
+        let instance = service.instance.as_ref().ok_or_else(|| crossing(shutting_down()))?;
+        let MethodFunctions::Sync { serialized, .. } = functions else {
+            let started = self.start_service(service, text, functions, chain, call)?;
+            return crate::sync::block_on(std::pin::pin!(started));
+        };
+        let call_id = next_call_id();
+        let _chain = RunningChain::enter(call_id, &chain);
+        let bounds = OuterBounds { outer: call.outer, deadline: Limits::of(call)?.deadline };
+        let trace = call.outer.and_then(|outer| outer.trace());
+        let context = RawContext::new(call_id).with_trace(trace.as_ref()).with_bounds(&bounds);
+        let arguments = RawPayload::new(Payload::bytes(call.arguments));
+        let mut output = OutputSlot::new();
+        instance
+            .call_serialized(serialized, &context, call.format, &arguments, &mut output)
+            .map_err(|failure| service.failed(text, failure))?;
+        Ok(output.take().unwrap_or_default())
+    }
+
+    /// Checks the permission of a method, and returns the chain of a call of a service.
+    fn chain_to(
+        &self,
+        service: &Service,
+        method: &MethodText,
+        call: &OutgoingCall<'_>,
+    ) -> Result<Arc<Chain>, CallError> {
+        if let Some(permission) = &method.permission {
+            self.caller.check(permission).map_err(crossing)?;
+        }
+        let before = Chain::current(call.outer.map(|outer| outer.call_id()));
+        Chain::to_service(before, &self.caller.name, &service.name).map_err(crossing)
+    }
+
+    /// Returns the functions of a method of a service.
+    fn functions(
+        &self,
+        method: BoundMethod,
+        text: &MethodText,
+        format: Format,
+    ) -> Result<MethodFunctions, CallFailure> {
+        match method {
+            BoundMethod::Same(functions) => Ok(functions),
+            BoundMethod::Converted(functions) if format == Format::Json => Ok(functions),
+            BoundMethod::Converted(_) => Err(CallFailure::WrongFormat),
+            BoundMethod::Missing => {
+                let contract = &self.contract.text.name;
+                let message = format!(
+                    "service `{contract}` of the host has no method `{}`: it serves an earlier \
+                     version",
+                    text.name
+                );
+                Err(CallError::new(CallErrorKind::NotProvided, message).into())
+            }
+        }
+    }
+
+    /// Starts an async method of a service.
+    fn start_service(
+        &self,
+        service: &Service,
+        text: &MethodText,
+        functions: MethodFunctions,
+        chain: Arc<Chain>,
+        call: &OutgoingCall<'_>,
+    ) -> Result<OutgoingFuture, CallFailure> {
+        let MethodFunctions::Async { start } = functions else {
+            let message = format!("method `{}` is not async", text.name);
+            return Err(CallError::new(CallErrorKind::InvalidInput, message).into());
+        };
+        let Callee::Service(service, _) = &self.callee else {
+            return Err(crossing(service.not_served()).into());
+        };
+        let service = Arc::clone(service);
+        let instance = service.instance.as_ref().ok_or_else(|| crossing(shutting_down()))?;
+        let call_id = next_call_id();
+        let running = RunningChain::enter(call_id, &chain);
+        let bounds = OuterBounds { outer: call.outer, deadline: Limits::of(call)?.deadline };
+        let trace = call.outer.and_then(|outer| outer.trace());
+        let context = RawContext::new(call_id).with_trace(trace.as_ref()).with_bounds(&bounds);
+        let (bytes, guard) = (call.arguments.to_vec(), service.tasks.start());
+        let started = instance.start_method(start, &context, call.format, bytes, guard);
+        let task = started.map_err(|failure| service.failed(text, failure))?;
+        let text = text.clone();
+        Ok(Box::pin(async move {
+            let _running = running;
+            task.await.map_err(|failure| service.failed(&text, failure).into())
+        }))
+    }
+}
+
+/// A call of a plugin.
+struct ToPlugin {
+    handle: PluginHandle,
+    chain: Arc<Chain>,
+    /// Whether the method runs as a task.
+    is_task: bool,
+}
+
+/// The limits of a call: those of the call that its plugin serves.
+struct Limits {
+    deadline: Option<Instant>,
+}
+
+impl Limits {
+    /// Returns the limits; fails if the outer call has ended.
+    fn of(call: &OutgoingCall<'_>) -> Result<Self, CallError> {
+        let remaining = call.outer.and_then(|outer| outer.remaining());
+        if remaining.is_some_and(|left| left.is_zero()) {
+            let message = "was not called: the deadline of the outer call has passed";
+            return Err(CallError::new(CallErrorKind::DeadlineExceeded, message));
+        }
+        if call.outer.is_some_and(|outer| outer.is_cancelled()) {
+            let message = "was not called: the outer call was cancelled";
+            return Err(CallError::new(CallErrorKind::Cancelled, message));
+        }
+        Ok(Self { deadline: remaining.map(deadline_in) })
+    }
+}
+
+impl BoundContract for PluginContract {
+    fn call(&self, call: &OutgoingCall<'_>) -> Result<Output, CallFailure> {
+        let limits = Limits::of(call)?;
+        if let Callee::Service(service, methods) = &self.callee {
+            self.method(call.method)?;
+            return self.call_service(service, methods[call.method], call);
+        }
+        self.method(call.method)?;
+        let ToPlugin { handle, chain, .. } = self.plugin_for(call)?;
+        let request = self.request(call, &limits, chain);
+        handle.call(request).map(|reply| output_of(&reply)).map_err(failure_of)
+    }
+
+    fn start(&self, call: &OutgoingCall<'_>) -> Result<OutgoingFuture, CallFailure> {
+        let limits = Limits::of(call)?;
+        let text = self.method(call.method)?;
+        if text.kind != MethodKind::Async {
+            let message = format!("method `{}` is not async", text.name);
+            return Err(CallError::new(CallErrorKind::InvalidInput, message).into());
+        }
+        if let Callee::Service(service, methods) = &self.callee {
+            let functions = self.functions(methods[call.method], text, call.format)?;
+            let chain = self.chain_to(service, text, call)?;
+            return self.start_service(service, text, functions, chain, call);
+        }
+        let ToPlugin { handle, chain, is_task } = self.plugin_for(call)?;
+        let request = self.request(call, &limits, chain).into_owned();
+        if is_task {
+            let contract = Arc::clone(&self.contract);
+            let transport = handle.contract(contract).map_err(crossing)?;
+            return Ok(Box::pin(async move {
+                let reply = transport.call_request(request).await;
+                reply.map(|reply| output_of(&reply)).map_err(failure_of)
+            }));
+        }
+        call_on_thread(handle, request)
+    }
+}
+
+/// Calls a plugin on a new thread: one of its workers may wait for this call.
+fn call_on_thread(
+    handle: PluginHandle,
+    request: Request<'static>,
+) -> Result<OutgoingFuture, CallFailure> {
+    let token = CancellationToken::new();
+    let request = request.with_cancellation_token(token.clone());
+    let guard = token.drop_guard();
+    let (sender, receiver) = oneshot::channel();
+    let call = move || {
+        let result = handle.call(request).map(|reply| output_of(&reply)).map_err(failure_of);
+        // The receiver is gone if the caller dropped the call.
+        let _ = sender.send(result);
+    };
+    let spawned = thread::Builder::new().name("hotbay-call".to_owned()).spawn(call);
+    spawned.map_err(|error| {
+        let message = format!("cannot start a thread for the call: {error}");
+        CallError::new(CallErrorKind::Overloaded, message)
+    })?;
+    Ok(Box::pin(async move {
+        let _guard = guard;
+        receiver.await.unwrap_or_else(|_| {
+            let message = "the thread of the call exited without a result";
+            Err(CallError::new(CallErrorKind::Other, message).into())
+        })
+    }))
+}
+
+/// Returns whether a plugin will not serve the contract, whatever happens.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotProvided | ErrorKind::Incompatible)
+}
+
+/// Copies a reply, so that the plugin that wrote it can be unloaded.
+fn output_of(reply: &Reply) -> Output {
+    let output = Output::copy_of(reply.as_bytes());
+    match reply.content_type() == ContentType::JSON {
+        true => output.with_content_type(ContentType::JSON),
+        false => output,
+    }
+}
+
+/// Returns the failure of a call of a plugin.
+#[cold]
+fn failure_of(error: Error) -> CallFailure {
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        if cause.is::<NeedsJson>() {
+            // The plugin was replaced by a build with another signature.
+            return CallFailure::WrongFormat;
+        }
+        source = cause.source();
+    }
+    crossing(error).into()
+}
+
+impl fmt::Debug for HostContracts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostContracts").field("services", &self.services.keys()).finish()
+    }
+}
