@@ -10,8 +10,8 @@ use futures_util::future::{Either, select};
 use hotbay_plugin::ContentType;
 use hotbay_plugin::TraceContext;
 use hotbay_plugin::contract::internal::{
-    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, decode_result,
-    encode_arguments,
+    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, WithOptions,
+    decode_result, encode_arguments,
 };
 use hotbay_plugin::contract::{CallError, Contract, Format, Stream, Transport};
 use tokio_util::sync::CancellationToken;
@@ -59,11 +59,21 @@ struct Target {
 }
 
 /// Options of typed calls.
-#[derive(Clone, Default)]
-struct CallOptions {
-    timeout: Option<Duration>,
-    token: Option<CancellationToken>,
-    trace: Option<TraceContext>,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CallOptions {
+    pub(crate) timeout: Option<Duration>,
+    /// Precedes the timeout.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) token: Option<CancellationToken>,
+    pub(crate) trace: Option<TraceContext>,
+    pub(crate) is_idempotent: bool,
+}
+
+impl CallOptions {
+    /// Returns the deadline of a call that starts now.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline.or_else(|| self.timeout.map(deadline_in))
+    }
 }
 
 /// What a method's call was answered with, if it did not write its result.
@@ -132,8 +142,11 @@ impl Target {
         let method = MethodRequest { contract, index: method, arguments, stream: None };
         let mut request = Request::of_method(method);
         let Some(options) = &self.options else { return request };
-        if let Some(timeout) = options.timeout {
-            request = request.with_deadline(deadline_in(timeout));
+        if let Some(deadline) = options.deadline() {
+            request = request.with_deadline(deadline);
+        }
+        if options.is_idempotent {
+            request = request.with_idempotent(true);
         }
         if let Some(token) = &options.token {
             request = request.with_cancellation_token(token.clone());
@@ -463,7 +476,6 @@ impl HostTransport for DirectTransport {
     type Pinned = PinnedTransport;
     type Pooled = PooledTransport;
     type Error = Error;
-    type Token = CancellationToken;
 
     fn pin(&self) -> Result<PinnedTransport, Error> {
         let target = self.0.clone();
@@ -476,6 +488,10 @@ impl HostTransport for DirectTransport {
     fn pooled(&self) -> PooledTransport {
         PooledTransport(self.0.clone())
     }
+}
+
+impl WithOptions for DirectTransport {
+    type Token = CancellationToken;
 
     fn with_timeout(self, timeout: Duration) -> Self {
         Self(self.0.with_options(|options| options.timeout = Some(timeout)))
@@ -491,9 +507,13 @@ impl HostTransport for DirectTransport {
 }
 
 impl DirectTransport {
-    pub(super) fn new(inner: &Arc<Inner>, contract: Arc<KnownContract>) -> Self {
+    pub(super) fn new(
+        inner: &Arc<Inner>,
+        contract: Arc<KnownContract>,
+        options: Option<Arc<CallOptions>>,
+    ) -> Self {
         let functions = contract.functions;
-        Self(Target { inner: Arc::clone(inner), contract, functions, options: None })
+        Self(Target { inner: Arc::clone(inner), contract, functions, options })
     }
 
     /// Returns the plugin's name.

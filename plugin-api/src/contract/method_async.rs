@@ -49,6 +49,7 @@ pub const fn served_async<T: Sync + 'static, M: ServesAsync<T>>() -> ServedMetho
 
 /// Fails: only programs call methods so.
 #[cfg(not(feature = "serve"))]
+#[allow(clippy::extra_unused_type_parameters, reason = "the same as with `serve`")]
 fn call_and_wait<T, M>(_: &T, _: &RawContext<'_>, _: Format, _: &[u8]) -> Answer {
     Err((Failed::Method, PluginError::new(501, "needs the feature `serve` of `hotbay-plugin`")))
 }

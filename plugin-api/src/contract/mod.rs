@@ -128,7 +128,9 @@ pub mod internal {
     };
     pub use super::method_async::{entry_async, served_async};
     pub use super::method_stream::{ServesStream, entry_stream, served_stream};
-    pub use super::proxy::{HostTransport, ServedBy, is_not_provided};
+    pub use super::proxy::{
+        HostTransport, ProviderTransport, ServedBy, WithOptions, is_not_provided,
+    };
     pub use super::served::{OpenCall, SerializedCall, ServedCall, ServedMethod, served};
     pub use super::shape::{
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,

@@ -8,6 +8,8 @@ mod mistakes;
 mod processes;
 #[cfg(unix)]
 mod program_streams;
+#[cfg(unix)]
+mod providers;
 mod streams;
 mod tasks;
 mod versions;
