@@ -4,6 +4,7 @@
 mod fallback;
 mod offers;
 mod selection;
+mod serving;
 mod typed;
 
 use std::fmt;
@@ -237,7 +238,7 @@ impl Providers {
     fn look_up(&self) -> Result<Vec<PluginHandle>, Error> {
         let found = self.registry.look_up(&self.contract, &self.accepted)?;
         match &self.typed {
-            Some(contract) => typed::serving(contract, found),
+            Some(contract) => serving::serving(contract, found),
             None => Ok(found),
         }
     }

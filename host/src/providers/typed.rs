@@ -15,8 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Providers;
 use super::fallback::{Attempts, OnFailure, RetryPolicy};
 use crate::contracts::KnownContract;
-use crate::error::{Error, ErrorKind};
-use crate::handle::{CallOptions, PluginHandle};
+use crate::handle::CallOptions;
 use crate::id::PluginName;
 
 /// Calls the plugins that serve a contract, in order of preference.
@@ -148,31 +147,6 @@ impl ProviderTransport for ProvidersTransport {
     fn idempotent(self) -> Self {
         self.with_options(|options| options.is_idempotent = true)
     }
-}
-
-/// Returns the plugins that serve a contract; fails with the reasons of all others if none does.
-pub(super) fn serving(
-    contract: &KnownContract,
-    mut found: Vec<PluginHandle>,
-) -> Result<Vec<PluginHandle>, Error> {
-    let mut refused = Vec::new();
-    found.retain(|plugin| match plugin.check_contract(contract) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotProvided | ErrorKind::Incompatible) => {
-            refused.push(error);
-            false
-        }
-        // Whether it can be called is found out when it is.
-        _ => true,
-    });
-    if !found.is_empty() || refused.is_empty() {
-        for error in refused {
-            let error = error.full_message();
-            tracing::warn!(contract = contract.text.name, error, "not used as a provider");
-        }
-        return Ok(found);
-    }
-    let first = refused.remove(0);
-    Err(first.also_tried(&refused))
 }
 
 impl fmt::Debug for ProvidersTransport {
