@@ -17,7 +17,7 @@ use hotbay_plugin::abi::abi_stable::library::{
     AbiHeaderRef, IsLayoutChecked, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL,
 };
 use hotbay_plugin::abi::{Exports, PluginRootRef, RawCensus};
-use hotbay_plugin::contract::internal::RawContract;
+use hotbay_plugin::contract::internal::{RawAsyncPlugin, RawContract, StartExecuteFn};
 
 use super::Image;
 use crate::error::boundary::BoundaryError;
@@ -75,6 +75,15 @@ impl Root {
         }
         // SAFETY: B3 (the function returns the address of so many tables), B1.
         unsafe { std::slice::from_raw_parts(first.cast(), count) }
+    }
+
+    /// Returns the function that starts a call as a task, if it is an async plugin.
+    pub(crate) fn start_execute(self) -> Option<StartExecuteFn> {
+        let functions = self.module.async_functions()?;
+        // SAFETY: B3.
+        let functions = unsafe { functions() }.cast::<RawAsyncPlugin>();
+        // SAFETY: B3 (the function returns null or the address of that struct), B1.
+        unsafe { functions.as_ref() }.map(|functions| functions.start)
     }
 
     /// Deletes the library's thread keys, right before it is closed.

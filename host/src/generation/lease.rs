@@ -2,6 +2,8 @@
 //! The last lease only hands the backend back; a plugin is never shut down on a caller's
 //! thread. A call runs on this thread, or as a future if its backend needs no thread.
 
+mod task;
+
 use std::cell::Cell;
 use std::fmt;
 use std::pin::pin;
@@ -9,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, select};
+use futures_util::future::select;
 use hotbay_plugin::Payload;
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
 use hotbay_plugin::contract::internal::{
-    DirectFn, LoweredCall, Method, MethodCall, StartFn, TypedResult,
+    DirectFn, LoweredCall, Method, MethodCall, StartExecuteFn, TypedResult,
 };
 use hotbay_plugin::contract::{CallError, Format};
 use tokio::sync::oneshot;
@@ -29,7 +31,7 @@ use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, Rep
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::GenerationId;
-use crate::sync::{ReturnSlot, block_on};
+use crate::sync::ReturnSlot;
 use crate::worker::RunOutcome;
 
 /// The instance of a generation: owns the backend. The slot holds it; calls borrow it. Aligned for the
@@ -40,6 +42,10 @@ pub(crate) struct InstanceRef {
     backend: Option<Backend>,
     // Copies of the generation's values, so that a call follows no pointer for them.
     checks_input: bool,
+    /// Whether inputs are passed to the plugin as they are.
+    is_brief: bool,
+    /// Starts a call of an async plugin.
+    start_execute: Option<StartExecuteFn>,
     limits: IoLimits,
     id: GenerationId,
     bindings: Bindings,
@@ -75,7 +81,10 @@ impl InstanceRef {
         let checks_input = generation.policy.checks_input();
         let (limits, id) = (generation.limits, generation.id);
         let bindings = Bindings::default();
-        Self { backend: Some(backend), checks_input, limits, id, bindings, generation }
+        let start_execute = backend.start_execute();
+        let is_brief = !checks_input && start_execute.is_none();
+        let backend = Some(backend);
+        Self { backend, checks_input, is_brief, start_execute, limits, id, bindings, generation }
     }
 
     /// Runs `call` with the backend on a thread of the plugin, which holds the lease meanwhile.
@@ -162,6 +171,9 @@ impl InstanceRef {
         if request.endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
+        if self.is_async() {
+            return self.wait_for_task(args, reply);
+        }
         let input = RawPayload::new(request.payload());
         self.run_in_process(args, |context| {
             self.execute(instance, context, &input, request.deadline(), reply)
@@ -209,7 +221,7 @@ impl InstanceRef {
             }
             (MethodBinding::Direct(_, function), _) => (*function, Format::Postcard),
             (MethodBinding::Converted(function), _) => (*function, Format::Json),
-            (MethodBinding::Async(..), _) => return self.wait_for_task(method, args, reply),
+            (MethodBinding::Async(..), _) => return self.wait_for_task(args, reply),
             (MethodBinding::Stream(open, format), _) => {
                 return self.open_stream(instance, (*open, *format), method, args);
             }
@@ -297,72 +309,6 @@ impl InstanceRef {
         Ok(())
     }
 
-    /// Starts an async method of a plugin in this process.
-    fn start_method(
-        &self,
-        instance: &Instance,
-        (start, format): (StartFn, Format),
-        method: &MethodRequest<'_>,
-        args: CallArgs<'_>,
-    ) -> Result<RunningTask, Error> {
-        let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
-        let guard = self.generation.tasks.start();
-        let mut task = None;
-        self.run_in_process(args, |context| {
-            let depth = DEPTH.get();
-            DEPTH.set(depth + 1);
-            let started = instance.start_method(start, context, format, bytes, guard);
-            DEPTH.set(depth);
-            let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
-            task = Some(started.map_err(fail)?);
-            Ok(())
-        })?;
-        task.ok_or_else(|| bug!("a task was started and lost"))
-    }
-
-    /// Calls an async method, as a future; dropping it cancels the call.
-    async fn run_task(
-        &self,
-        method: &MethodRequest<'_>,
-        args: CallArgs<'_>,
-        reply: &mut ReplySlot,
-    ) -> Result<(), Error> {
-        let Some(Backend::InProcess(instance)) = &self.backend else {
-            return Err(bug!("a process was bound to a function"));
-        };
-        let MethodBinding::Async(start, format) = *self.bind_method(method)? else {
-            return Err(bug!("a method was bound to another kind"));
-        };
-        let task = self.start_method(instance, (start, format), method, args)?;
-        let output = task.await;
-        let deadline = args.request.deadline();
-        let output = output.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
-        reply.output_mut().set(output);
-        self.check_reply(instance, reply)
-    }
-
-    /// Calls an async method, and waits for it on this thread until the call has ended.
-    #[cold]
-    fn wait_for_task(
-        &self,
-        method: &MethodRequest<'_>,
-        args: CallArgs<'_>,
-        reply: &mut ReplySlot,
-    ) -> Result<(), Error> {
-        let ended = async {
-            match args.state {
-                Some(state) => state.ended().await,
-                None => std::future::pending().await,
-            }
-        };
-        let run = pin!(self.run_task(method, args, reply));
-        match block_on(pin!(select(run, pin!(ended)))) {
-            Either::Left((outcome, _)) => outcome,
-            // Its caller has its result already.
-            Either::Right(_) => Err(self.generation.error_from(Failure::Cancelled)),
-        }
-    }
-
     /// Returns how a method is served; finds it at the first call.
     fn bind_method(&self, method: &MethodRequest<'_>) -> Result<&MethodBinding, Error> {
         let Some(backend) = &self.backend else {
@@ -377,9 +323,21 @@ impl InstanceRef {
         bound.ok_or_else(|| bug!("a contract has no method {}", method.index))
     }
 
-    /// Returns whether a method runs as a task of a plugin in this process.
-    pub(crate) fn is_task(&self, method: &MethodRequest<'_>) -> bool {
-        matches!(self.bind_method(method), Ok(MethodBinding::Async(..)))
+    /// Returns whether the call runs as a task of a plugin in this process.
+    pub(crate) fn is_task(&self, request: &Request<'_>) -> bool {
+        match request.method_request() {
+            Some(method) => matches!(self.bind_method(method), Ok(MethodBinding::Async(..))),
+            None => {
+                self.start_execute.is_some()
+                    && request.endpoint().is_none()
+                    && !request.names_http()
+            }
+        }
+    }
+
+    /// Returns whether it is an async plugin.
+    pub(crate) fn is_async(&self) -> bool {
+        self.start_execute.is_some()
     }
 
     /// Returns whether the plugin serves a contract.
@@ -392,7 +350,7 @@ impl InstanceRef {
     }
 
     /// Makes a call like [`call`](Self::call), with no options but a deadline. Returns `None` if the
-    /// plugin is a process, or inputs are validated against a schema.
+    /// plugin is a process or async, or inputs are validated against a schema.
     #[inline(always)]
     pub(crate) fn call_brief(
         &self,
@@ -402,7 +360,7 @@ impl InstanceRef {
         reply: &mut ReplySlot,
     ) -> Option<Result<(), Error>> {
         let Some(Backend::InProcess(instance)) = &self.backend else { return None };
-        if self.checks_input {
+        if !self.is_brief {
             return None;
         }
         if input.byte_len() as u64 > self.limits.max_input_bytes {
@@ -696,13 +654,11 @@ impl InstanceRef {
             }
             return generation.fill_reply(request, answer.map_err(Failure::from), reply);
         }
-        match args.request.method_request() {
-            Some(method) if self.is_task(method) => {
-                self.generation.check_input(args.request)?;
-                self.run_task(method, args, reply).await
-            }
-            _ => self.call(args, reply),
+        if !self.is_task(args.request) {
+            return self.call(args, reply);
         }
+        self.generation.check_input(args.request)?;
+        self.run_task(args, reply).await
     }
 
     /// Returns the maximum number of calls in a batch; `None` if calls are sent one by one.

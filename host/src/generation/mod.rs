@@ -210,6 +210,20 @@ impl Generation {
         }
     }
 
+    /// Returns the error of a direct call whose task has not finished by its deadline.
+    #[cold]
+    fn not_in_time(&self) -> Error {
+        let message = "did not answer before the deadline";
+        Error::new(ErrorKind::DeadlineExceeded, message).of(&self.name).in_generation(self.id)
+    }
+
+    /// Returns the error of a direct call whose caller cancelled it.
+    #[cold]
+    fn cancelled(&self) -> Error {
+        let message = "was called, but the caller cancelled the call";
+        Error::new(ErrorKind::Cancelled, message).of(&self.name).in_generation(self.id)
+    }
+
     /// Rejects an input that is too large.
     fn check_input(&self, request: &Request<'_>) -> Result<(), Error> {
         let found = request.byte_len();

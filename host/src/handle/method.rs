@@ -2,11 +2,10 @@
 //! middleware as a call with bytes, and takes the brief path under the same conditions.
 
 use std::fmt;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, select};
 use hotbay_plugin::ContentType;
 use hotbay_plugin::TraceContext;
 use hotbay_plugin::contract::internal::{
@@ -17,15 +16,15 @@ use hotbay_plugin::contract::{CallError, Contract, Format, Stream, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::{RunsOn, open_stream};
+use super::task::{CountOnDrop, call_as_task};
 use super::{Execute, Inner};
-use crate::call::{CallState, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::call::{MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, bug};
 use crate::generation::{BriefFailure, BriefTask, InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
-use crate::slot::{Admission, CallScope, InstanceLease, Slot};
+use crate::slot::{Admission, CallScope, InstanceLease};
 use crate::sync::{block_on, deadline_in, owned_shard, shard};
-use crate::worker::TimerEntry;
 
 /// Calls the current generation of a plugin on the caller's thread.
 ///
@@ -344,72 +343,12 @@ impl Target {
             Some(pin) => Some(Arc::clone(pin)),
             None => slot.try_pin().ok(),
         };
-        let is_task = |instance: &Arc<InstanceRef>| {
-            request.method_request().is_some_and(|method| instance.is_task(method))
-        };
-        let instance = instance.filter(|instance| slot.supports_async() && is_task(instance));
-        let Some(instance) = instance else {
+        let is_task =
+            |instance: &Arc<InstanceRef>| slot.supports_async() && instance.is_task(&request);
+        match instance.filter(is_task) {
+            Some(instance) => call_as_task(inner, request, instance).await,
             // A layer is synchronous, or the plugin is paused, or a process.
-            return Execute::new(inner, request).await;
-        };
-        slot.check_admission().inspect_err(|_| slot.count_rejected())?;
-        let call = Arc::new(AsyncCall::default());
-        let deadline =
-            slot.load_policy().as_ref().map_or(request.deadline(), |policy| {
-                match policy.needs_clock(request.deadline()) {
-                    true => policy.deadline(Instant::now(), request.deadline()),
-                    false => request.deadline(),
-                }
-            });
-        let mut request = request;
-        request.set_deadline(deadline);
-        if let Some(deadline) = deadline {
-            let entry: Arc<dyn TimerEntry> = Arc::<AsyncCall>::clone(&call);
-            slot.schedule(deadline, &entry);
-        }
-        let mut counted = CountOnDrop(Some(slot));
-        let scope = CallScope::pooled(&request, &instance, &call.state);
-        // Boxed, since it is large and would be moved along with the caller's future.
-        let run: Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send + '_>> =
-            Box::pin(inner.run_async(&scope));
-        let outcome = match request.cancellation_token() {
-            None => run.await,
-            Some(token) => match select(run, pin!(token.cancelled())).await {
-                Either::Left((outcome, _)) => outcome,
-                Either::Right(_) => {
-                    call.state.cancel();
-                    return Err(slot.cancelled_error().in_generation(instance.generation().id));
-                }
-            },
-        };
-        counted.0 = None;
-        match outcome {
-            Err(_) if call.state.timed_out() => Err(slot.timeout_error(&call.state)),
-            outcome => outcome,
-        }
-    }
-}
-
-/// A call of an async method that its caller waits for.
-#[derive(Debug, Default)]
-struct AsyncCall {
-    state: CallState,
-}
-
-impl TimerEntry for AsyncCall {
-    fn fire_due(self: Arc<Self>, _: Instant) -> Option<Instant> {
-        self.state.time_out();
-        None
-    }
-}
-
-/// Counts a call that was dropped or cancelled before it was finished.
-struct CountOnDrop<'s>(Option<&'s Arc<Slot>>);
-
-impl Drop for CountOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Some(slot) = self.0 {
-            slot.count_cancelled();
+            None => Execute::new(inner, request).await,
         }
     }
 }

@@ -5,6 +5,7 @@ mod brief;
 mod method;
 mod pooled;
 mod stream;
+mod task;
 #[cfg(test)]
 mod task_tests;
 

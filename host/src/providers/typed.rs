@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Providers;
 use super::fallback::{Attempts, OnFailure, RetryPolicy};
 use crate::contracts::KnownContract;
-use crate::handle::CallOptions;
+use crate::handle::{CallOptions, DirectTransport};
 use crate::id::PluginName;
 
 /// Calls the plugins that serve a contract, in order of preference.

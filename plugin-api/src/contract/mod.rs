@@ -108,6 +108,8 @@ pub use data::{Data, Json};
 pub use error::{CallError, CallErrorKind};
 pub use golden::check_golden;
 pub use method::with_context;
+#[cfg(all(unix, feature = "tokio"))]
+pub(crate) use method_async::{CallLimits, Complete, spawn_call, write_task};
 pub use proxy::{Contract, Proxy, Transport};
 pub use stream::Stream;
 pub use text::{ContractText, ContractVersion, FieldTypes, InvalidText, MethodText, Type};
@@ -138,8 +140,8 @@ pub mod internal {
     };
     pub use super::stream::{ItemResult, ItemSource, Items, Stream};
     pub use super::table::{
-        DirectFn, OpenFn, RawCompletion, RawContract, RawMethod, RawStr, RawStream, RawTask,
-        SerializedFn, StartFn, batch, code, tables,
+        DirectFn, OpenFn, RawAsyncPlugin, RawCompletion, RawContract, RawMethod, RawStr, RawStream,
+        RawTask, SerializedFn, StartExecuteFn, StartFn, batch, code, tables,
     };
     pub use serde;
 }

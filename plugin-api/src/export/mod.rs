@@ -48,6 +48,7 @@ impl<T: Plugin, const LINKED: bool, C: ContractSet> Exports<T, LINKED, C> {
         census: take_census,
         release_keys,
         contracts: contracts::<C>,
+        async_functions: async_functions::<T>,
     });
 
     /// The module of these functions.
@@ -223,6 +224,10 @@ unsafe extern "C" fn contracts<C: ContractSet>(count: *mut usize) -> *const () {
     // SAFETY: E1.
     unsafe { count.write(C::TABLES.count) };
     C::TABLES.first
+}
+
+unsafe extern "C" fn async_functions<T: Plugin>() -> *const () {
+    T::__async_functions().0
 }
 
 fn config_of(text: &str) -> Result<Config, PluginError> {

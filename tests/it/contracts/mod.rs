@@ -1,6 +1,8 @@
 //! Typed contracts.
 
 #[cfg(unix)]
+mod async_plugins;
+#[cfg(unix)]
 mod bad_tasks;
 mod calls;
 mod mistakes;
