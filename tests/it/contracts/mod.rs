@@ -5,6 +5,8 @@ mod async_plugins;
 #[cfg(unix)]
 mod bad_tasks;
 mod calls;
+#[cfg(unix)]
+mod data_processor;
 mod mistakes;
 #[cfg(unix)]
 mod processes;
