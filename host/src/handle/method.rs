@@ -451,7 +451,8 @@ impl DirectTransport {
         contract: Arc<KnownContract>,
         options: Option<Arc<CallOptions>>,
     ) -> Self {
-        let functions = contract.functions;
+        // A call with options never takes the brief path.
+        let functions = contract.functions.filter(|_| options.is_none());
         Self(Target { inner: Arc::clone(inner), contract, functions, options })
     }
 
