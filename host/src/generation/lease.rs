@@ -2,7 +2,7 @@
 //! The last lease only hands the backend back; a plugin is never shut down on a caller's
 //! thread. A call runs on this thread, or as a future if its backend needs no thread.
 
-mod task;
+mod brief_task;
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::future::select;
-use hotbay_plugin::Payload;
+use futures_util::future::{Either, select};
 use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
+use hotbay_plugin::contract::Format;
 use hotbay_plugin::contract::internal::{
     DirectFn, LoweredCall, Method, MethodCall, StartExecuteFn, TypedResult,
 };
-use hotbay_plugin::contract::{CallError, Format};
+use hotbay_plugin::{OwnedPayload, Payload};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use brief_task::BriefTask;
 
 use super::bindings::{Bindings, MethodBinding};
 use super::{Backend, Generation, IoLimits, Parts, State};
@@ -31,7 +33,7 @@ use crate::call::{CallState, Failure, MethodArguments, MethodRequest, Reply, Rep
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::GenerationId;
-use crate::sync::ReturnSlot;
+use crate::sync::{ReturnSlot, block_on_until};
 use crate::worker::RunOutcome;
 
 /// The instance of a generation: owns the backend. The slot holds it; calls borrow it. Aligned for the
@@ -309,6 +311,102 @@ impl InstanceRef {
         Ok(())
     }
 
+    /// Starts the task of a call.
+    fn start_task(&self, args: CallArgs<'_>) -> Result<RunningTask, Error> {
+        let Some(Backend::InProcess(instance)) = &self.backend else {
+            return Err(bug!("a process was called by a function"));
+        };
+        let request = args.request;
+        let guard = || self.generation.tasks.start();
+        match (request.method_request(), self.start_execute) {
+            (Some(method), _) => {
+                let MethodBinding::Async(start, format) = *self.bind_method(method)? else {
+                    return Err(bug!("a method was bound to another kind"));
+                };
+                let bytes = method.encode(format);
+                let bytes = bytes.map_err(|error| self.generation.not_encoded(error))?;
+                self.start_in_process(args, |context| {
+                    instance.start_method(start, context, format, bytes, guard())
+                })
+            }
+            (None, Some(start)) => {
+                let input = OwnedPayload::from(request.payload());
+                self.start_in_process(args, |context| {
+                    instance.start_execute(start, context, input, guard())
+                })
+            }
+            (None, None) => Err(bug!("a plugin that is not async was called as a task")),
+        }
+    }
+
+    /// Starts a task with the context of the call.
+    fn start_in_process(
+        &self,
+        args: CallArgs<'_>,
+        start: impl FnOnce(&RawContext<'_>) -> Result<RunningTask, Failure>,
+    ) -> Result<RunningTask, Error> {
+        let mut task = None;
+        self.run_in_process(args, |context| {
+            let depth = DEPTH.get();
+            DEPTH.set(depth + 1);
+            let started = start(context);
+            DEPTH.set(depth);
+            let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
+            task = Some(started.map_err(fail)?);
+            Ok(())
+        })?;
+        task.ok_or_else(|| bug!("a task was started and lost"))
+    }
+
+    /// Makes a call as a task, as a future; dropping it cancels the call.
+    async fn run_task(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
+        let output = self.start_task(args)?.await;
+        let deadline = args.request.deadline();
+        let output = output.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
+        reply.output_mut().set(output);
+        match &self.backend {
+            Some(Backend::InProcess(instance)) => self.check_reply(instance, reply),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a call as a task, and waits for it on this thread until the call has ended.
+    #[cold]
+    fn wait_for_task(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
+        let request = args.request;
+        let ended = async {
+            let state_ended = async {
+                match args.state {
+                    Some(state) => state.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            select(pin!(state_ended), pin!(self.generation.calls_aborted())).await;
+        };
+        let cancelled = async {
+            match request.cancellation_token() {
+                Some(token) => token.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let run = pin!(self.run_task(args, reply));
+        let (ended, cancelled) = (pin!(ended), pin!(cancelled));
+        // A call with a state ends at its deadline by itself.
+        let deadline = request.deadline().filter(|_| args.state.is_none());
+        let stopped = pin!(select(ended, cancelled));
+        match block_on_until(pin!(select(run, stopped)), deadline) {
+            Some(Either::Left((outcome, _))) => outcome,
+            Some(Either::Right((Either::Left(_), _))) => Err(match args.state {
+                // Its caller may have its result already.
+                Some(state) if state.timed_out() => self.generation.not_in_time(),
+                Some(state) if !state.is_active() => self.generation.cancelled(),
+                _ => self.generation.error_from(Failure::Cancelled),
+            }),
+            Some(Either::Right((Either::Right(_), _))) => Err(self.generation.cancelled()),
+            None => Err(self.generation.not_in_time()),
+        }
+    }
+
     /// Returns how a method is served; finds it at the first call.
     fn bind_method(&self, method: &MethodRequest<'_>) -> Result<&MethodBinding, Error> {
         let Some(backend) = &self.backend else {
@@ -474,64 +572,6 @@ pub(crate) enum BriefFailure {
     InputTooLarge(usize),
     OutputTooLarge(usize),
     Fault(MethodFault),
-}
-
-/// The task of a call of an async method without options. Dropping it cancels the call.
-pub(crate) struct BriefTask {
-    /// Dropped before the instance, whose library it belongs to.
-    running: RunningTask,
-    format: Format,
-    instance: Arc<InstanceRef>,
-}
-
-impl BriefTask {
-    /// Starts an async method of a plugin in this process. Returns `None` if it is another method, or
-    /// that is not known yet.
-    pub(crate) fn start(
-        instance: Arc<InstanceRef>,
-        contract: &KnownContract,
-        method: usize,
-        call_id: u64,
-        encode: impl FnOnce(Format) -> Result<Vec<u8>, CallError>,
-    ) -> Option<Result<Self, Error>> {
-        let (start, format) = instance.bindings.task(contract, method)?;
-        let Some(Backend::InProcess(plugin)) = &instance.backend else { return None };
-        let generation = &instance.generation;
-        let bytes = match encode(format) {
-            Ok(bytes) if bytes.len() as u64 > instance.limits.max_input_bytes => {
-                return Some(Err(generation.input_too_large(bytes.len())));
-            }
-            Ok(bytes) => bytes,
-            Err(error) => return Some(Err(generation.not_encoded(error))),
-        };
-        let (context, guard) = (RawContext::new(call_id), generation.tasks.start());
-        let depth = DEPTH.get();
-        DEPTH.set(depth + 1);
-        let started = plugin.start_method(start, &context, format, bytes, guard);
-        DEPTH.set(depth);
-        Some(match started {
-            Ok(running) => Ok(Self { running, format, instance }),
-            Err(failure) => Err(generation.error_from(failure)),
-        })
-    }
-
-    /// Returns the format of the output.
-    pub(crate) fn format(&self) -> Format {
-        self.format
-    }
-
-    /// Waits for the output.
-    pub(crate) async fn output(&mut self) -> Result<ReplySlot, Error> {
-        let output = (&mut self.running).await;
-        let output = output.map_err(|failure| self.instance.generation.error_from(failure))?;
-        let Some(Backend::InProcess(plugin)) = &self.instance.backend else {
-            return Err(bug!("a task runs in a process"));
-        };
-        let mut reply = ReplySlot::new();
-        reply.output_mut().set(output);
-        self.instance.check_reply(plugin, &mut reply)?;
-        Ok(reply)
-    }
 }
 
 /// The arguments of a call.
