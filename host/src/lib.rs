@@ -36,7 +36,7 @@
 //! | several calls of the same generation | [`PluginHandle::pin`] | your thread |
 //! | the output of one plugin as the input of the next | [`Host::pipeline`] | workers |
 //! | a stream of requests through one or more plugins | [`Pipeline::run_many`] | workers, in chunks |
-//! | any plugin that provides a contract, with failover | [`Host::providers`] | the same as a single call |
+//! | any plugin that provides a contract, with failover | [`Host::providers`], [`Host::providers_of`] | the same as a single call |
 //! | a `tower` service, with its middleware | feature `tower`: a [`PluginHandle`] is a `Service` | a worker |
 //!
 //! # Features
@@ -128,9 +128,13 @@ pub mod contract {
 
     pub use crate::handle::{DirectTransport, PinnedTransport, PooledTransport};
     pub use crate::host::Serves;
+    pub use crate::providers::ProvidersTransport;
 
     /// A contract of a plugin, which implements the contract's trait.
     pub type Handle<C> = Proxy<C, DirectTransport>;
+
+    /// A contract of any plugin that serves it, which implements the contract's trait.
+    pub type Provided<C> = Proxy<C, ProvidersTransport>;
 }
 
 pub use call::{Reply, Request};

@@ -95,6 +95,8 @@
 
 pub mod stamp;
 
+#[cfg(all(unix, feature = "tokio"))]
+mod async_plugin;
 #[cfg(any(feature = "tracing", feature = "log"))]
 mod bridge;
 #[allow(unsafe_code, reason = "interposes on the allocator and the C library")]
@@ -126,12 +128,14 @@ pub mod text;
 #[doc(hidden)]
 pub mod wire;
 
+#[cfg(all(unix, feature = "tokio"))]
+pub use async_plugin::{Async, AsyncContext, AsyncPlugin};
 pub use context::{CallContext, TraceContext};
 pub use fault::{Fault, PluginError};
 #[cfg(feature = "contracts")]
 pub use hotbay_macros::{contract, data};
 pub use level::API_VERSION;
-pub use payload::{ContentType, Output, Payload};
+pub use payload::{ContentType, Output, OwnedPayload, Payload};
 pub use plugin::{Config, Plugin, Snapshot};
 pub use services::{HostServices, Level, ServiceError};
 
@@ -143,7 +147,7 @@ pub mod level {
     ///
     /// - 1.0: the initial version.
     /// - 1.1: typed contracts.
-    /// - 1.2: calls of contracts of the host and of other plugins.
+    /// - 1.2: async plugins, and calls of contracts of the host and of other plugins.
     pub const API_VERSION: &str = env!("CARGO_PKG_VERSION");
 }
 

@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::root::AsyncFunctions;
 use crate::{CallContext, HostServices, Output, Payload, PluginError};
 
 /// A plugin: a value that the host starts once and calls from many threads.
@@ -109,9 +110,7 @@ pub trait Plugin: Send + Sync + Sized + 'static {
     ///
     /// Any error rolls the reload back. The default implementation rejects every snapshot.
     fn restore(&mut self, snapshot: Snapshot) -> Result<(), PluginError> {
-        let version = snapshot.version();
-        let message = format!("cannot restore a snapshot of version {version}: not implemented");
-        Err(PluginError::new(PluginError::BAD_INPUT, message))
+        Err(snapshot.not_restored())
     }
 
     /// Shuts the plugin down. All calls have returned.
@@ -121,6 +120,12 @@ pub trait Plugin: Send + Sync + Sized + 'static {
     /// Any error is reported as an event of the host.
     fn shutdown(self) -> Result<(), PluginError> {
         Ok(())
+    }
+
+    /// Returns the functions of an async plugin.
+    #[doc(hidden)]
+    fn __async_functions() -> AsyncFunctions {
+        AsyncFunctions::NONE
     }
 }
 
@@ -222,6 +227,13 @@ impl Snapshot {
     /// Returns the bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Returns the error of a plugin that restores no snapshots.
+    pub(crate) fn not_restored(&self) -> PluginError {
+        let version = self.version;
+        let message = format!("cannot restore a snapshot of version {version}: not implemented");
+        PluginError::new(PluginError::BAD_INPUT, message)
     }
 
     /// Converts the snapshot into its bytes.

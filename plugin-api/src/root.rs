@@ -176,6 +176,21 @@ impl ContractSet for NoContracts {
     const TABLES: ContractTables = ContractTables { first: std::ptr::null(), count: 0 };
 }
 
+/// Address of the functions of an async plugin: see `contract/table.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct AsyncFunctions(pub(crate) *const ());
+
+impl AsyncFunctions {
+    /// Not an async plugin.
+    pub const NONE: Self = Self(std::ptr::null());
+
+    /// Takes the address of the functions.
+    #[cfg(all(unix, feature = "tokio"))]
+    pub(crate) fn at(address: *const ()) -> Self {
+        Self(address)
+    }
+}
+
 /// The functions of a plugin's library.
 #[repr(C)]
 #[derive(Debug, StableAbi)]
@@ -216,6 +231,9 @@ pub struct PluginRoot {
     /// part of this module's layout: see `contract/host_functions.rs`.
     #[sabi(missing_field(option))]
     pub connect: unsafe extern "C" fn(*const ()),
+    /// Returns the address of the functions of an async plugin, or null. Since API 1.2.
+    #[sabi(missing_field(option))]
+    pub async_functions: unsafe extern "C" fn() -> *const (),
 }
 
 impl RootModule for PluginRootRef {

@@ -11,9 +11,9 @@ use hotbay_plugin::abi::{
 use hotbay_plugin::contract::Format;
 use hotbay_plugin::contract::internal::{
     DirectFn, Invocation, LoweredCall, Method, MethodCall, OpenFn, RawCompletion, RawStream,
-    RawTask, SerializedFn, StartFn, TypedResult, code as contract_code,
+    RawTask, SerializedFn, StartExecuteFn, StartFn, TypedResult, code as contract_code,
 };
-use hotbay_plugin::{Output, Plugin, Snapshot};
+use hotbay_plugin::{Output, OwnedPayload, Plugin, Snapshot};
 
 use super::{Contracts, Image, Root};
 use crate::call::Failure;
@@ -241,6 +241,26 @@ impl Instance {
         let (stream, fault) = (stream.as_mut_ptr(), fault.as_mut_ptr());
         // SAFETY: B4, B5, K1.
         unsafe { open(self.raw, context, format.code(), arguments, stream, fault) }
+    }
+
+    /// Starts a call of an async plugin, for `task.rs`.
+    pub(super) fn start_call(
+        &self,
+        start: StartExecuteFn,
+        context: &RawContext<'_>,
+        input: OwnedPayload,
+        completion: RawCompletion,
+    ) -> Result<RawTask, Failure> {
+        let (mut fault, mut task) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        let (input, to) = (input.into_output(), task.as_mut_ptr());
+        // SAFETY: B3, B4, B5.
+        let code = unsafe { start(self.raw, context, input, completion, to, fault.as_mut_ptr()) };
+        if code == code::OK {
+            // SAFETY: B5 (the code says so).
+            return Ok(unsafe { task.assume_init() });
+        }
+        // SAFETY: B5.
+        Err(unsafe { failure(code, fault) })
     }
 
     /// Checks the health of the plugin.

@@ -17,7 +17,7 @@ use hotbay_plugin::abi::abi_stable::library::{
     AbiHeaderRef, IsLayoutChecked, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL,
 };
 use hotbay_plugin::abi::{Exports, PluginRootRef, RawCensus};
-use hotbay_plugin::contract::internal::RawContract;
+use hotbay_plugin::contract::internal::{RawAsyncPlugin, RawContract, StartExecuteFn};
 
 use super::Image;
 use super::services::contract_functions;
@@ -85,6 +85,15 @@ impl Root {
             // SAFETY: B3, B5.
             unsafe { connect(contract_functions()) };
         }
+    }
+
+    /// Returns the function that starts a call as a task, if it is an async plugin.
+    pub(crate) fn start_execute(self) -> Option<StartExecuteFn> {
+        let functions = self.module.async_functions()?;
+        // SAFETY: B3.
+        let functions = unsafe { functions() }.cast::<RawAsyncPlugin>();
+        // SAFETY: B3 (the function returns null or the address of that struct), B1.
+        unsafe { functions.as_ref() }.map(|functions| functions.start)
     }
 
     /// Deletes the library's thread keys, right before it is closed.

@@ -1,4 +1,4 @@
-//! Calls of async methods: starts a task of the plugin, and receives its result.
+//! Calls of async methods and of async plugins: starts a task of the plugin, and receives its result.
 //!
 //! Besides the invariants of this folder:
 //!
@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::task::{Context, Poll};
 
-use hotbay_plugin::Output;
 use hotbay_plugin::abi::{RawContext, RawFault, code};
 use hotbay_plugin::contract::Format;
-use hotbay_plugin::contract::internal::{RawCompletion, RawTask, StartFn};
+use hotbay_plugin::contract::internal::{RawCompletion, RawTask, StartExecuteFn, StartFn};
+use hotbay_plugin::{Output, OwnedPayload};
 use tokio::sync::oneshot;
 
 use super::invoke::{Instance, failure_of};
@@ -63,14 +63,34 @@ impl Instance {
         arguments: Vec<u8>,
         guard: WaitGuard,
     ) -> Result<RunningTask, Failure> {
-        let (completion, receiver) = await_completion(guard);
-        let started = self.start_task(start, context, format, arguments.into(), completion);
-        match started {
-            Ok(raw) => Ok(RunningTask { receiver, raw, is_finished: false }),
-            Err(failure) => {
-                lock(shard(completion.token)).remove(&completion.token);
-                Err(failure)
-            }
+        start_with(guard, |completion| {
+            self.start_task(start, context, format, arguments.into(), completion)
+        })
+    }
+
+    /// Starts a call of an async plugin. The caller holds a lease until the task is dropped (A2).
+    pub(crate) fn start_execute(
+        &self,
+        start: StartExecuteFn,
+        context: &RawContext<'_>,
+        input: OwnedPayload,
+        guard: WaitGuard,
+    ) -> Result<RunningTask, Failure> {
+        start_with(guard, |completion| self.start_call(start, context, input, completion))
+    }
+}
+
+/// Starts a task by `start`, and keeps `guard` until the task completes.
+fn start_with(
+    guard: WaitGuard,
+    start: impl FnOnce(RawCompletion) -> Result<RawTask, Failure>,
+) -> Result<RunningTask, Failure> {
+    let (completion, receiver) = await_completion(guard);
+    match start(completion) {
+        Ok(raw) => Ok(RunningTask { receiver, raw, is_finished: false }),
+        Err(failure) => {
+            lock(shard(completion.token)).remove(&completion.token);
+            Err(failure)
         }
     }
 }

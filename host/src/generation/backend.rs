@@ -8,6 +8,7 @@ use hotbay_plugin::Snapshot;
 use hotbay_plugin::contract::ContractText;
 #[cfg(all(unix, feature = "process"))]
 use hotbay_plugin::contract::internal::MethodKind;
+use hotbay_plugin::contract::internal::StartExecuteFn;
 #[cfg(all(unix, feature = "process"))]
 use hotbay_plugin::contract::{Binding, Format, bind};
 #[cfg(all(unix, feature = "process"))]
@@ -180,6 +181,15 @@ impl Backend {
                 let mut served = process.served_contracts().iter().map(|served| &served.text);
                 served.find(is_named).cloned()
             }
+        }
+    }
+
+    /// Returns the function that starts a call of an async plugin as a task.
+    pub(super) fn start_execute(&self) -> Option<StartExecuteFn> {
+        match self {
+            Self::InProcess(instance) => instance.root().start_execute(),
+            #[cfg(all(unix, feature = "process"))]
+            Self::OutOfProcess(_) => None,
         }
     }
 

@@ -30,6 +30,15 @@ pub(crate) enum MethodBinding {
     Missing,
 }
 
+/// How a method of a contract is served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServedMethod {
+    /// Whether arguments are needed as JSON.
+    pub(crate) needs_json: bool,
+    /// Whether it runs as a task of a plugin in this process.
+    pub(crate) is_task: bool,
+}
+
 /// The methods of a contract, in the caller's order; or the reason the contract is not served.
 type Bound = Result<Box<[MethodBinding]>, BindError>;
 

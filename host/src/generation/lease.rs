@@ -2,24 +2,32 @@
 //! The last lease only hands the backend back; a plugin is never shut down on a caller's
 //! thread. A call runs on this thread, or as a future if its backend needs no thread.
 
+mod bounds;
+mod brief_task;
+
 use std::cell::Cell;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
-use hotbay_plugin::abi::{Bounds, RawContext, RawPayload};
+use hotbay_plugin::abi::{RawContext, RawPayload};
 use hotbay_plugin::contract::internal::{
-    DirectFn, LoweredCall, Method, MethodCall, StartFn, TypedResult,
+    DirectFn, LoweredCall, Method, MethodCall, StartExecuteFn, TypedResult,
 };
-use hotbay_plugin::contract::{CallError, ContractText, Format};
-use hotbay_plugin::{CallContext, Payload};
+use hotbay_plugin::contract::{ContractText, Format};
+use hotbay_plugin::{OwnedPayload, Payload};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::bindings::{Bindings, MethodBinding};
+use bounds::CallBounds;
+#[cfg(all(unix, feature = "process"))]
+use bounds::outer_cancelled;
+pub(crate) use brief_task::BriefTask;
+
+use super::bindings::{Bindings, MethodBinding, ServedMethod};
 use super::{Backend, Generation, IoLimits, Parts, State};
 use crate::boundary::task::RunningTask;
 use crate::boundary::{Instance, MethodFault};
@@ -31,7 +39,7 @@ use crate::call::{
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
 use crate::id::GenerationId;
-use crate::sync::{ReturnSlot, block_on};
+use crate::sync::{ReturnSlot, block_on_until};
 use crate::worker::RunOutcome;
 
 /// The instance of a generation: owns the backend. The slot holds it; calls borrow it. Aligned for the
@@ -42,6 +50,10 @@ pub(crate) struct InstanceRef {
     backend: Option<Backend>,
     // Copies of the generation's values, so that a call follows no pointer for them.
     checks_input: bool,
+    /// Whether inputs are passed to the plugin as they are.
+    is_brief: bool,
+    /// Starts a call of an async plugin.
+    start_execute: Option<StartExecuteFn>,
     limits: IoLimits,
     id: GenerationId,
     bindings: Bindings,
@@ -77,7 +89,10 @@ impl InstanceRef {
         let checks_input = generation.policy.checks_input();
         let (limits, id) = (generation.limits, generation.id);
         let bindings = Bindings::default();
-        Self { backend: Some(backend), checks_input, limits, id, bindings, generation }
+        let start_execute = backend.start_execute();
+        let is_brief = !checks_input && start_execute.is_none();
+        let backend = Some(backend);
+        Self { backend, checks_input, is_brief, start_execute, limits, id, bindings, generation }
     }
 
     /// Runs `call` with the backend on a thread of the plugin, which holds the lease meanwhile.
@@ -165,6 +180,9 @@ impl InstanceRef {
         if request.endpoint().is_some() || request.names_http() {
             return Err(generation.no_endpoint(request));
         }
+        if self.is_async() {
+            return self.wait_for_task(args, reply);
+        }
         let input = RawPayload::new(request.payload());
         self.run_in_process(args, |context| {
             self.execute(instance, context, &input, request.deadline(), reply)
@@ -216,7 +234,7 @@ impl InstanceRef {
                 (*function, arguments.passed_as(Format::Postcard))
             }
             (MethodBinding::Converted(function), _) => (*function, Format::Json),
-            (MethodBinding::Async(..), _) => return self.wait_for_task(method, args, reply),
+            (MethodBinding::Async(..), _) => return self.wait_for_task(args, reply),
             (MethodBinding::Stream(open, format), _) => {
                 return self.open_stream(instance, (*open, *format), method, args);
             }
@@ -305,21 +323,45 @@ impl InstanceRef {
         Ok(())
     }
 
-    /// Starts an async method of a plugin in this process.
-    fn start_method(
+    /// Starts the task of a call.
+    fn start_task(&self, args: CallArgs<'_>) -> Result<RunningTask, Error> {
+        let Some(Backend::InProcess(instance)) = &self.backend else {
+            return Err(bug!("a process was called by a function"));
+        };
+        let request = args.request;
+        let guard = || self.generation.tasks.start();
+        match (request.method_request(), self.start_execute) {
+            (Some(method), _) => {
+                let MethodBinding::Async(start, format) = *self.bind_method(method)? else {
+                    return Err(bug!("a method was bound to another kind"));
+                };
+                let bytes = method.encode(method.arguments.passed_as(format));
+                let bytes = bytes.map_err(|error| self.generation.not_encoded(error))?;
+                self.start_in_process(args, |context| {
+                    instance.start_method(start, context, format, bytes, guard())
+                })
+            }
+            (None, Some(start)) => {
+                let input = OwnedPayload::from(request.payload());
+                self.start_in_process(args, |context| {
+                    instance.start_execute(start, context, input, guard())
+                })
+            }
+            (None, None) => Err(bug!("a plugin that is not async was called as a task")),
+        }
+    }
+
+    /// Starts a task with the context of the call.
+    fn start_in_process(
         &self,
-        instance: &Instance,
-        (start, format): (StartFn, Format),
-        method: &MethodRequest<'_>,
         args: CallArgs<'_>,
+        start: impl FnOnce(&RawContext<'_>) -> Result<RunningTask, Failure>,
     ) -> Result<RunningTask, Error> {
-        let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
-        let guard = self.generation.tasks.start();
         let mut task = None;
         self.run_in_process(args, |context| {
             let depth = DEPTH.get();
             DEPTH.set(depth + 1);
-            let started = instance.start_method(start, context, format, bytes, guard);
+            let started = start(context);
             DEPTH.set(depth);
             let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
             task = Some(started.map_err(fail)?);
@@ -328,47 +370,52 @@ impl InstanceRef {
         task.ok_or_else(|| bug!("a task was started and lost"))
     }
 
-    /// Calls an async method, as a future; dropping it cancels the call.
-    async fn run_task(
-        &self,
-        method: &MethodRequest<'_>,
-        args: CallArgs<'_>,
-        reply: &mut ReplySlot,
-    ) -> Result<(), Error> {
-        let Some(Backend::InProcess(instance)) = &self.backend else {
-            return Err(bug!("a process was bound to a function"));
-        };
-        let MethodBinding::Async(start, format) = *self.bind_method(method)? else {
-            return Err(bug!("a method was bound to another kind"));
-        };
-        let format = method.arguments.passed_as(format);
-        let task = self.start_method(instance, (start, format), method, args)?;
-        let output = task.await;
+    /// Makes a call as a task, as a future; dropping it cancels the call.
+    async fn run_task(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
+        let output = self.start_task(args)?.await;
         let deadline = args.request.deadline();
         let output = output.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
         reply.output_mut().set(output);
-        self.check_reply(instance, reply)
+        match &self.backend {
+            Some(Backend::InProcess(instance)) => self.check_reply(instance, reply),
+            _ => Ok(()),
+        }
     }
 
-    /// Calls an async method, and waits for it on this thread until the call has ended.
+    /// Makes a call as a task, and waits for it on this thread until the call has ended.
     #[cold]
-    fn wait_for_task(
-        &self,
-        method: &MethodRequest<'_>,
-        args: CallArgs<'_>,
-        reply: &mut ReplySlot,
-    ) -> Result<(), Error> {
+    fn wait_for_task(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
+        let request = args.request;
         let ended = async {
-            match args.state {
-                Some(state) => state.ended().await,
+            let state_ended = async {
+                match args.state {
+                    Some(state) => state.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            select(pin!(state_ended), pin!(self.generation.calls_aborted())).await;
+        };
+        let cancelled = async {
+            match request.cancellation_token() {
+                Some(token) => token.cancelled().await,
                 None => std::future::pending().await,
             }
         };
-        let run = pin!(self.run_task(method, args, reply));
-        match block_on(pin!(select(run, pin!(ended)))) {
-            Either::Left((outcome, _)) => outcome,
-            // Its caller has its result already.
-            Either::Right(_) => Err(self.generation.error_from(Failure::Cancelled)),
+        let run = pin!(self.run_task(args, reply));
+        let (ended, cancelled) = (pin!(ended), pin!(cancelled));
+        // A call with a state ends at its deadline by itself.
+        let deadline = request.deadline().filter(|_| args.state.is_none());
+        let stopped = pin!(select(ended, cancelled));
+        match block_on_until(pin!(select(run, stopped)), deadline) {
+            Some(Either::Left((outcome, _))) => outcome,
+            Some(Either::Right((Either::Left(_), _))) => Err(match args.state {
+                // Its caller may have its result already.
+                Some(state) if state.timed_out() => self.generation.not_in_time(),
+                Some(state) if !state.is_active() => self.generation.cancelled(),
+                _ => self.generation.error_from(Failure::Cancelled),
+            }),
+            Some(Either::Right((Either::Right(_), _))) => Err(self.generation.cancelled()),
+            None => Err(self.generation.not_in_time()),
         }
     }
 
@@ -386,9 +433,21 @@ impl InstanceRef {
         bound.ok_or_else(|| bug!("a contract has no method {}", method.index))
     }
 
-    /// Returns whether a method runs as a task of a plugin in this process.
-    pub(crate) fn is_task(&self, method: &MethodRequest<'_>) -> bool {
-        matches!(self.bind_method(method), Ok(MethodBinding::Async(..)))
+    /// Returns whether the call runs as a task of a plugin in this process.
+    pub(crate) fn is_task(&self, request: &Request<'_>) -> bool {
+        match request.method_request() {
+            Some(method) => matches!(self.bind_method(method), Ok(MethodBinding::Async(..))),
+            None => {
+                self.start_execute.is_some()
+                    && request.endpoint().is_none()
+                    && !request.names_http()
+            }
+        }
+    }
+
+    /// Returns whether it is an async plugin.
+    pub(crate) fn is_async(&self) -> bool {
+        self.start_execute.is_some()
     }
 
     /// Returns whether the plugin serves a contract.
@@ -445,7 +504,7 @@ impl InstanceRef {
     }
 
     /// Makes a call like [`call`](Self::call), with no options but a deadline. Returns `None` if the
-    /// plugin is a process, or inputs are validated against a schema.
+    /// plugin is a process or async, or inputs are validated against a schema.
     #[inline(always)]
     pub(crate) fn call_brief(
         &self,
@@ -455,7 +514,7 @@ impl InstanceRef {
         reply: &mut ReplySlot,
     ) -> Option<Result<(), Error>> {
         let Some(Backend::InProcess(instance)) = &self.backend else { return None };
-        if self.checks_input {
+        if !self.is_brief {
             return None;
         }
         if input.byte_len() as u64 > self.limits.max_input_bytes {
@@ -560,19 +619,6 @@ impl InstanceRef {
     }
 }
 
-/// Interval at which a call of a process checks whether the call that its plugin serves is cancelled.
-#[cfg(all(unix, feature = "process"))]
-const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Waits until a call that the plugin serves on this thread is cancelled. At its deadline, the wait
-/// for the process ends by itself.
-#[cfg(all(unix, feature = "process"))]
-async fn outer_cancelled(outer: CallContext<'_>) {
-    while !outer.is_cancelled() || outer.remaining().is_some_and(|left| left.is_zero()) {
-        hotbay_plugin::wire::sleep_until(Instant::now() + CANCEL_INTERVAL).await;
-    }
-}
-
 impl InstanceRef {
     /// Returns the backend; `None` would be a bug.
     pub(super) fn backend(&self) -> Option<&Backend> {
@@ -587,73 +633,6 @@ pub(crate) enum BriefFailure {
     Fault(MethodFault),
 }
 
-/// The task of a call of an async method without options. Dropping it cancels the call.
-pub(crate) struct BriefTask {
-    /// Dropped before the instance, whose library it belongs to.
-    running: RunningTask,
-    format: Format,
-    instance: Arc<InstanceRef>,
-}
-
-impl BriefTask {
-    /// Starts an async method of a plugin in this process. Returns `None` if it is another method, or
-    /// that is not known yet.
-    pub(crate) fn start(
-        instance: Arc<InstanceRef>,
-        contract: &KnownContract,
-        method: usize,
-        call_id: u64,
-        encode: impl FnOnce(Format) -> Result<Vec<u8>, CallError>,
-    ) -> Option<Result<Self, Error>> {
-        let (start, format) = instance.bindings.task(contract, method)?;
-        let Some(Backend::InProcess(plugin)) = &instance.backend else { return None };
-        let generation = &instance.generation;
-        let bytes = match encode(format) {
-            Ok(bytes) if bytes.len() as u64 > instance.limits.max_input_bytes => {
-                return Some(Err(generation.input_too_large(bytes.len())));
-            }
-            Ok(bytes) => bytes,
-            Err(error) => return Some(Err(generation.not_encoded(error))),
-        };
-        let (context, guard) = (RawContext::new(call_id), generation.tasks.start());
-        let depth = DEPTH.get();
-        DEPTH.set(depth + 1);
-        let started = plugin.start_method(start, &context, format, bytes, guard);
-        DEPTH.set(depth);
-        Some(match started {
-            Ok(running) => Ok(Self { running, format, instance }),
-            Err(failure) => Err(generation.error_from(failure)),
-        })
-    }
-
-    /// Returns the format of the output.
-    pub(crate) fn format(&self) -> Format {
-        self.format
-    }
-
-    /// Waits for the output.
-    pub(crate) async fn output(&mut self) -> Result<ReplySlot, Error> {
-        let output = (&mut self.running).await;
-        let output = output.map_err(|failure| self.instance.generation.error_from(failure))?;
-        let Some(Backend::InProcess(plugin)) = &self.instance.backend else {
-            return Err(bug!("a task runs in a process"));
-        };
-        let mut reply = ReplySlot::new();
-        reply.output_mut().set(output);
-        self.instance.check_reply(plugin, &mut reply)?;
-        Ok(reply)
-    }
-}
-
-/// How a method of a contract is served.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ServedMethod {
-    /// Whether arguments are needed as JSON.
-    pub(crate) needs_json: bool,
-    /// Whether it runs as a task of a plugin in this process.
-    pub(crate) is_task: bool,
-}
-
 /// The arguments of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallArgs<'v> {
@@ -661,45 +640,6 @@ pub(crate) struct CallArgs<'v> {
     /// State shared with the caller, if others may complete the call.
     pub(crate) state: Option<&'v CallState>,
     pub(crate) call_id: u64,
-}
-
-/// The time limit and cancellation of a call, as its plugin can query them.
-struct CallBounds<'v> {
-    deadline: Option<Instant>,
-    token: Option<&'v CancellationToken>,
-    state: Option<&'v CallState>,
-    /// The call that the calling plugin serves on this thread.
-    outer: Option<CallContext<'v>>,
-    /// Whether a plugin makes the call. Then the plugin called gets these bounds in any case: it
-    /// passes their context on when it calls others.
-    is_chained: bool,
-}
-
-impl CallBounds<'_> {
-    /// Returns the context of a call with these bounds.
-    #[inline(always)]
-    fn context(&self, call_id: u64) -> RawContext<'_> {
-        let context = RawContext::new(call_id);
-        let is_unbounded = self.deadline.is_none() && self.token.is_none() && self.state.is_none();
-        if is_unbounded && !self.is_chained {
-            return context;
-        }
-        context.with_bounds(self)
-    }
-}
-
-impl Bounds for CallBounds<'_> {
-    fn is_cancelled(&self) -> bool {
-        self.state.is_some_and(|state| !state.is_active())
-            || self.token.is_some_and(CancellationToken::is_cancelled)
-            || self.outer.is_some_and(|outer| outer.is_cancelled())
-            || self.remaining().is_some_and(|left| left.is_zero())
-    }
-
-    fn remaining(&self) -> Option<Duration> {
-        let deadline = self.deadline?;
-        Some(deadline.saturating_duration_since(Instant::now()))
-    }
 }
 
 thread_local! {
@@ -735,24 +675,6 @@ impl fmt::Debug for InstanceRef {
     }
 }
 
-/// Threads take call ids in blocks of this size, so that a call shares no counter.
-const ID_BLOCK: u64 = 1 << 20;
-
-/// Returns the id of the next call, unique in this process.
-#[inline]
-pub(crate) fn next_call_id() -> u64 {
-    static BLOCKS: AtomicU64 = AtomicU64::new(0);
-    thread_local! {
-        static NEXT: Cell<u64> = const { Cell::new(0) };
-    }
-    let mut next = NEXT.get();
-    if next.is_multiple_of(ID_BLOCK) {
-        next = BLOCKS.fetch_add(1, Ordering::Relaxed) * ID_BLOCK + 1;
-    }
-    NEXT.set(next + 1);
-    next
-}
-
 impl InstanceRef {
     /// Calls like [`call`](Self::call), as a future; dropping it ends the call.
     pub(crate) async fn call_async(
@@ -782,14 +704,12 @@ impl InstanceRef {
             }
             return generation.fill_reply(request, answer.map_err(Failure::from), reply);
         }
-        match args.request.method_request() {
-            Some(method) if self.is_task(method) => {
-                self.generation.check_input(args.request)?;
-                let _chain = self.enter_chain(args.request, args.call_id);
-                self.run_task(method, args, reply).await
-            }
-            _ => self.call(args, reply),
+        if !self.is_task(args.request) {
+            return self.call(args, reply);
         }
+        self.generation.check_input(args.request)?;
+        let _chain = self.enter_chain(args.request, args.call_id);
+        self.run_task(args, reply).await
     }
 
     /// Returns the maximum number of calls in a batch; `None` if calls are sent one by one.

@@ -3,6 +3,7 @@
 
 mod backend;
 mod bindings;
+mod call_id;
 mod lease;
 mod policy;
 pub(crate) mod recovery;
@@ -35,8 +36,9 @@ use crate::id::{GenerationId, PluginName};
 use crate::sync::{ReturnSlot, WaitGroup, deadline_in, lock};
 use crate::worker::{Epoch, Job, WorkSource, WorkerThreads, spawn_async_worker};
 pub(crate) use backend::{Backend, UnloadLeftovers, caller_runtime};
+pub(crate) use call_id::next_call_id;
 pub(crate) use lease::{
-    BriefFailure, BriefTask, CallArgs, InstanceRef, ServedMethod, is_in_plugin_call, next_call_id,
+    BriefFailure, BriefTask, CallArgs, InstanceRef, ServedMethod, is_in_plugin_call,
 };
 pub(crate) use policy::CallPolicy;
 pub(crate) use streams::{EndStream, OpenStreams, Opened, StreamSource};
@@ -208,6 +210,20 @@ impl Generation {
             }
             failure => self.error_from(failure),
         }
+    }
+
+    /// Returns the error of a direct call whose task has not finished by its deadline.
+    #[cold]
+    fn not_in_time(&self) -> Error {
+        let message = "did not answer before the deadline";
+        Error::new(ErrorKind::DeadlineExceeded, message).of(&self.name).in_generation(self.id)
+    }
+
+    /// Returns the error of a direct call whose caller cancelled it.
+    #[cold]
+    fn cancelled(&self) -> Error {
+        let message = "was called, but the caller cancelled the call";
+        Error::new(ErrorKind::Cancelled, message).of(&self.name).in_generation(self.id)
     }
 
     /// Rejects an input that is too large.

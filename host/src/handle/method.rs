@@ -2,30 +2,29 @@
 //! middleware as a call with bytes, and takes the brief path under the same conditions.
 
 use std::fmt;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, select};
 use hotbay_plugin::ContentType;
 use hotbay_plugin::TraceContext;
 use hotbay_plugin::contract::internal::{
-    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, decode_result,
-    encode_arguments,
+    ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, WithOptions,
+    decode_result, encode_arguments,
 };
 use hotbay_plugin::contract::{CallError, Contract, Format, Stream, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::{RunsOn, open_stream};
+use super::task::{CountOnDrop, call_as_task};
 use super::{Execute, Inner};
-use crate::call::{CallState, Chain, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
+use crate::call::{Chain, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, bug};
 use crate::generation::{BriefFailure, BriefTask, InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
-use crate::slot::{Admission, CallScope, InstanceLease, Slot};
+use crate::slot::{Admission, CallScope, InstanceLease};
 use crate::sync::{block_on, deadline_in, owned_shard, shard};
-use crate::worker::TimerEntry;
 
 /// Calls the current generation of a plugin on the caller's thread.
 ///
@@ -59,11 +58,21 @@ struct Target {
 }
 
 /// Options of typed calls.
-#[derive(Clone, Default)]
-struct CallOptions {
-    timeout: Option<Duration>,
-    token: Option<CancellationToken>,
-    trace: Option<TraceContext>,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CallOptions {
+    pub(crate) timeout: Option<Duration>,
+    /// Precedes the timeout.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) token: Option<CancellationToken>,
+    pub(crate) trace: Option<TraceContext>,
+    pub(crate) is_idempotent: bool,
+}
+
+impl CallOptions {
+    /// Returns the deadline of a call that starts now.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline.or_else(|| self.timeout.map(deadline_in))
+    }
 }
 
 /// What a method's call was answered with, if it did not write its result.
@@ -132,8 +141,11 @@ impl Target {
         let method = MethodRequest { contract, index: method, arguments, stream: None };
         let mut request = Request::of_method(method);
         let Some(options) = &self.options else { return request };
-        if let Some(timeout) = options.timeout {
-            request = request.with_deadline(deadline_in(timeout));
+        if let Some(deadline) = options.deadline() {
+            request = request.with_deadline(deadline);
+        }
+        if options.is_idempotent {
+            request = request.with_idempotent(true);
         }
         if let Some(token) = &options.token {
             request = request.with_cancellation_token(token.clone());
@@ -334,71 +346,12 @@ impl Target {
             Some(pin) => Some(Arc::clone(pin)),
             None => slot.try_pin().ok(),
         };
-        let is_task = |instance: &Arc<InstanceRef>| {
-            request.method_request().is_some_and(|method| instance.is_task(method))
-        };
-        let instance = instance.filter(|instance| slot.supports_async() && is_task(instance));
-        let Some(instance) = instance else {
+        let is_task =
+            |instance: &Arc<InstanceRef>| slot.supports_async() && instance.is_task(&request);
+        match instance.filter(is_task) {
+            Some(instance) => call_as_task(inner, request, instance).await,
             // A layer is synchronous, or the plugin is paused, or a process.
-            return Execute::new(inner, request).await;
-        };
-        slot.check_admission().inspect_err(|_| slot.count_rejected())?;
-        let call = Arc::new(AsyncCall::default());
-        let deadline =
-            slot.load_policy().as_ref().map_or(request.deadline(), |policy| {
-                match policy.needs_clock(request.deadline()) {
-                    true => policy.deadline(Instant::now(), request.deadline()),
-                    false => request.deadline(),
-                }
-            });
-        request.set_deadline(deadline);
-        if let Some(deadline) = deadline {
-            let entry: Arc<dyn TimerEntry> = Arc::<AsyncCall>::clone(&call);
-            slot.schedule(deadline, &entry);
-        }
-        let mut counted = CountOnDrop(Some(slot));
-        let scope = CallScope::pooled(&request, &instance, &call.state);
-        // Boxed, since it is large and would be moved along with the caller's future.
-        let run: Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send + '_>> =
-            Box::pin(inner.run_async(&scope));
-        let outcome = match request.cancellation_token() {
-            None => run.await,
-            Some(token) => match select(run, pin!(token.cancelled())).await {
-                Either::Left((outcome, _)) => outcome,
-                Either::Right(_) => {
-                    call.state.cancel();
-                    return Err(slot.cancelled_error().in_generation(instance.generation().id));
-                }
-            },
-        };
-        counted.0 = None;
-        match outcome {
-            Err(_) if call.state.timed_out() => Err(slot.timeout_error(&call.state)),
-            outcome => outcome,
-        }
-    }
-}
-
-/// A call of an async method that its caller waits for.
-#[derive(Debug, Default)]
-struct AsyncCall {
-    state: CallState,
-}
-
-impl TimerEntry for AsyncCall {
-    fn fire_due(self: Arc<Self>, _: Instant) -> Option<Instant> {
-        self.state.time_out();
-        None
-    }
-}
-
-/// Counts a call that was dropped or cancelled before it was finished.
-struct CountOnDrop<'s>(Option<&'s Arc<Slot>>);
-
-impl Drop for CountOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Some(slot) = self.0 {
-            slot.count_cancelled();
+            None => Execute::new(inner, request).await,
         }
     }
 }
@@ -465,7 +418,6 @@ impl HostTransport for DirectTransport {
     type Pinned = PinnedTransport;
     type Pooled = PooledTransport;
     type Error = Error;
-    type Token = CancellationToken;
 
     fn pin(&self) -> Result<PinnedTransport, Error> {
         let target = self.0.clone();
@@ -478,6 +430,10 @@ impl HostTransport for DirectTransport {
     fn pooled(&self) -> PooledTransport {
         PooledTransport(self.0.clone())
     }
+}
+
+impl WithOptions for DirectTransport {
+    type Token = CancellationToken;
 
     fn with_timeout(self, timeout: Duration) -> Self {
         Self(self.0.with_options(|options| options.timeout = Some(timeout)))
@@ -493,9 +449,14 @@ impl HostTransport for DirectTransport {
 }
 
 impl DirectTransport {
-    pub(super) fn new(inner: &Arc<Inner>, contract: Arc<KnownContract>) -> Self {
-        let functions = contract.functions;
-        Self(Target { inner: Arc::clone(inner), contract, functions, options: None })
+    pub(super) fn new(
+        inner: &Arc<Inner>,
+        contract: Arc<KnownContract>,
+        options: Option<Arc<CallOptions>>,
+    ) -> Self {
+        // A call with options never takes the brief path.
+        let functions = contract.functions.filter(|_| options.is_none());
+        Self(Target { inner: Arc::clone(inner), contract, functions, options })
     }
 
     /// Returns the plugin's name.

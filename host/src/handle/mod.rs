@@ -5,6 +5,7 @@ mod brief;
 mod method;
 mod pooled;
 mod stream;
+mod task;
 #[cfg(test)]
 mod task_tests;
 
@@ -28,6 +29,7 @@ use crate::middleware::{PluginLayers, Stack, stack};
 use crate::slot::{AsyncService as _, CallScope, Slot, SyncService as _};
 use crate::sync::ProcessEpoch;
 pub(crate) use batch::BatchItem;
+pub(crate) use method::CallOptions;
 pub use method::{DirectTransport, PinnedTransport, PooledTransport};
 pub use pooled::Execute;
 
@@ -182,7 +184,22 @@ impl PluginHandle {
     pub(crate) fn contract(&self, contract: Arc<KnownContract>) -> Result<DirectTransport, Error> {
         self.inner.check_process()?;
         self.inner.slot.pin()?.check_contract(&contract)?;
-        Ok(DirectTransport::new(&self.inner, contract))
+        Ok(DirectTransport::new(&self.inner, contract, None))
+    }
+
+    /// Returns whether the current generation serves a contract; fails while the plugin is paused.
+    pub(crate) fn check_contract(&self, contract: &KnownContract) -> Result<(), Error> {
+        self.inner.check_process()?;
+        self.inner.slot.try_pin()?.check_contract(contract)
+    }
+
+    /// Returns the transport of a contract, whether or not it is served.
+    pub(crate) fn transport(
+        &self,
+        contract: &Arc<KnownContract>,
+        options: Option<&Arc<CallOptions>>,
+    ) -> DirectTransport {
+        DirectTransport::new(&self.inner, Arc::clone(contract), options.cloned())
     }
 
     /// Returns how the current generation serves a method; fails while the plugin is paused.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::task::TaskCall;
 use super::{Inner, lost};
 use crate::call::{CallState, Reply, Request};
 use crate::error::Error;
@@ -159,7 +160,9 @@ pub struct Execute(State);
 
 enum State {
     Waiting(WaitingCall),
-    Rejected(Option<Error>),
+    /// Without a worker.
+    Task(TaskCall),
+    Ready(Option<Answer>),
     Done,
 }
 
@@ -184,10 +187,14 @@ impl Wake for CancelOnWake {
 impl Execute {
     /// Queues a call.
     pub(super) fn new(inner: &Arc<Inner>, request: Request<'_>) -> Self {
-        match WaitingCall::new(inner, request) {
-            Ok(waiting) => Self(State::Waiting(waiting)),
-            Err(error) => Self(State::Rejected(Some(error))),
-        }
+        Self(match TaskCall::start(inner, &request) {
+            Some(Ok(task)) => State::Task(task),
+            Some(Err(answer)) => State::Ready(Some(answer)),
+            None => match WaitingCall::new(inner, request) {
+                Ok(waiting) => State::Waiting(waiting),
+                Err(error) => State::Ready(Some(Err(error))),
+            },
+        })
     }
 }
 
@@ -269,12 +276,16 @@ impl Future for Execute {
                 }
                 Poll::Pending => return Poll::Pending,
             },
-            // Polled after it was ready, which no executor does.
-            State::Rejected(None) | State::Done => return Poll::Pending,
-            State::Rejected(error) => match error.take() {
-                Some(error) => Err(error),
+            State::Task(task) => match task.poll(context) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => return Poll::Pending,
+            },
+            State::Ready(answer) => match answer.take() {
+                Some(answer) => answer,
                 None => return Poll::Pending,
             },
+            // Polled after it was ready, which no executor does.
+            State::Done => return Poll::Pending,
         };
         self.0 = State::Done;
         Poll::Ready(answer)

@@ -20,6 +20,7 @@ use super::providers::ProviderFinder;
 use super::registry::{UnloadScope, shutting_down};
 use super::reload_request::{ReloadRequest, Reloaded};
 use crate::boundary::{Contracts, Root};
+use crate::contracts::KnownContract;
 use crate::error::{Error, ErrorKind};
 use crate::event::Events;
 use crate::handle::PluginHandle;
@@ -27,7 +28,7 @@ use crate::id::PluginName;
 use crate::loader::{Candidate, LoadOptions, Source};
 use crate::metrics::{HostStats, PluginInfo};
 use crate::pipeline::{Find, Pipeline, PipelineStep};
-use crate::providers::Providers;
+use crate::providers::{Providers, ProvidersTransport};
 use crate::slot::SAMPLED_ONE_IN;
 use crate::sync::SameProcess;
 
@@ -388,8 +389,65 @@ impl Host {
     ///
     /// `NotFound` if no serving plugin provides it, with the nearest provided contract as the hint.
     pub fn providers(&self, contract: &str) -> Result<Providers, Error> {
+        self.providers_serving(contract, None)
+    }
+
+    /// Returns a value that implements the trait of a contract by calls of the plugins that serve it.
+    /// It stays valid even while there are none.
+    ///
+    /// Calls the first provider on this thread, as [`contract`](Self::contract) does, and the next
+    /// one after a failure, by the rules of [`Providers`]. A provider whose version of the contract
+    /// lacks the method is not called: the next one is, or else the method's default body runs.
+    /// Plugins that serve an incompatible version are not providers.
+    ///
+    /// ```
+    /// use hotbay::Host;
+    /// use hotbay::contract::{CallError, Serves};
+    ///
+    /// #[hotbay_plugin::contract(name = "greeting", version = "1.0")]
+    /// trait Greeting {
+    ///     fn greet(&self, name: &str) -> Result<String, CallError>;
+    /// }
+    ///
+    /// struct Greeter(&'static str);
+    ///
+    /// impl Greeting for Greeter {
+    ///     fn greet(&self, name: &str) -> Result<String, CallError> {
+    ///         Ok(format!("{}, {name}!", self.0))
+    ///     }
+    /// }
+    ///
+    /// let serves = || Serves::new().with::<dyn Greeting>();
+    /// let host = Host::builder()
+    ///     .serve("brief", Greeter("Hi"), serves())
+    ///     .serve("polite", Greeter("Good morning"), serves())
+    ///     .prefer_providers("greeting", ["polite"])
+    ///     .build()?;
+    /// let greeting = host.providers_of::<dyn Greeting>()?.idempotent();
+    /// assert_eq!(greeting.greet("Ada")?, "Good morning, Ada!");
+    /// # Ok::<(), hotbay::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if no serving plugin provides the contract; `NotProvided` or `Incompatible`, with
+    /// the reason of each provider, if none of them serves it; `Shutdown`.
+    pub fn providers_of<C: Contract + ?Sized>(
+        &self,
+    ) -> Result<crate::contract::Provided<C>, Error> {
+        let contract = self.inner.context.contracts.register(C::DESCRIPTION);
+        let contract = contract.ok_or_else(|| invalid_contract(C::DESCRIPTION.name))?;
+        let providers = self.providers_serving(&contract.text.name, Some(Arc::clone(&contract)))?;
+        Ok(Proxy::new(ProvidersTransport::new(providers, contract)))
+    }
+
+    fn providers_serving(
+        &self,
+        contract: &str,
+        typed: Option<Arc<KnownContract>>,
+    ) -> Result<Providers, Error> {
         let registry = Arc::new(ProviderFinder(Arc::downgrade(&self.inner)));
-        Providers::new(contract, registry, self.inner.registry.changes.clone())
+        Providers::new(contract, typed, registry, self.inner.registry.changes.clone())
     }
 
     /// Returns the counts of the host and of every plugin.

@@ -64,7 +64,7 @@ impl HostContracts {
     fn providers(&self, contract: &str) -> Result<Providers, Error> {
         let host = self.host()?;
         let finder = Arc::new(ProviderFinder(Arc::downgrade(&host)));
-        Providers::new(contract, finder, host.registry.changes.clone())
+        Providers::new(contract, None, finder, host.registry.changes.clone())
     }
 }
 
@@ -196,7 +196,8 @@ impl PluginContract {
         let arguments = MethodArguments::Encoded(arguments);
         let contract = Arc::clone(&self.contract);
         let index = call.method;
-        let mut request = Request::of_method(MethodRequest { contract, index, arguments, stream: None });
+        let mut request =
+            Request::of_method(MethodRequest { contract, index, arguments, stream: None });
         if let Some(deadline) = limits.deadline {
             request = request.with_deadline(deadline);
         }

@@ -50,8 +50,12 @@ pub(super) struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    pub(super) fn new(is_idempotent: bool, deadline: Option<Instant>) -> Self {
+        Self { is_idempotent, deadline }
+    }
+
     pub(super) fn of(request: &Request<'_>) -> Self {
-        Self { is_idempotent: request.is_idempotent(), deadline: request.deadline() }
+        Self::new(request.is_idempotent(), request.deadline())
     }
 }
 
@@ -63,6 +67,7 @@ fn execution(error: &Error) -> Execution {
         | ErrorKind::Overloaded
         | ErrorKind::Retired
         | ErrorKind::NotFound
+        | ErrorKind::NotProvided
         | ErrorKind::StartFailed => Execution::NotRun,
         ErrorKind::Disconnected
         | ErrorKind::Protocol
@@ -81,28 +86,35 @@ pub(super) struct Attempts {
     policy: RetryPolicy,
     /// In the order of the attempts.
     errors: Vec<Error>,
+    /// Whether another provider may be tried.
+    may_continue: bool,
 }
 
 impl Attempts {
-    pub(super) fn new(on_failure: OnFailure, request: &Request<'_>) -> Self {
-        Self { on_failure, policy: RetryPolicy::of(request), errors: Vec::new() }
+    pub(super) fn new(on_failure: OnFailure, policy: RetryPolicy) -> Self {
+        Self { on_failure, policy, errors: Vec::new(), may_continue: true }
     }
 
     /// Records a failure; returns whether to try the next provider.
     pub(super) fn failed(&mut self, plugin: &PluginHandle, error: Error) -> ControlFlow<()> {
-        let tries_next = self.on_failure == OnFailure::NextProvider
+        self.may_continue = self.on_failure == OnFailure::NextProvider
             && may_try_next(&error, &self.policy, Instant::now());
         self.errors.push(error.of_if_unset(plugin.name()));
-        if tries_next { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if self.may_continue { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 
-    /// Returns the first error, with the others in its message.
+    /// Returns the error of the call, with the others in its message: usually the first one.
+    ///
+    /// `NotProvided` precedes all others if another provider could have been tried: the caller then
+    /// runs the default body of the method. Otherwise, it follows all others.
     pub(super) fn error(self) -> Error {
-        let mut errors = self.errors.into_iter();
-        match errors.next() {
-            Some(first) => first.also_tried(errors.as_slice()),
-            None => bug!("a lookup returned no provider and no error"),
+        let Self { mut errors, may_continue, .. } = self;
+        if errors.is_empty() {
+            return bug!("a lookup returned no provider and no error");
         }
+        let is_main = |error: &Error| (error.kind() == ErrorKind::NotProvided) == may_continue;
+        let main = errors.remove(errors.iter().position(is_main).unwrap_or(0));
+        main.also_tried(&errors)
     }
 }
 
@@ -134,6 +146,7 @@ mod tests {
             ErrorKind::Overloaded,
             ErrorKind::Retired,
             ErrorKind::NotFound,
+            ErrorKind::NotProvided,
             ErrorKind::StartFailed,
         ] {
             check(&of(kind), true, true);

@@ -4,6 +4,8 @@
 mod fallback;
 mod offers;
 mod selection;
+mod serving;
+mod typed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,14 +15,16 @@ use arc_swap::ArcSwapOption;
 use semver::VersionReq;
 
 use crate::call::{Reply, Request};
+use crate::contracts::KnownContract;
 use crate::error::Error;
 use crate::handle::{Execute, PluginHandle};
 use crate::id::PluginName;
-use fallback::Attempts;
 pub use fallback::OnFailure;
+use fallback::{Attempts, RetryPolicy};
 pub(crate) use offers::Offers;
 pub use selection::Preference;
 pub(crate) use selection::{Choices, Location, Preferences, Rank};
+pub use typed::ProvidersTransport;
 
 /// The plugins that provide a contract, created by [`Host::providers`](crate::Host::providers).
 /// Cheap to clone.
@@ -69,6 +73,8 @@ pub(crate) use selection::{Choices, Location, Preferences, Rank};
 #[derive(Clone)]
 pub struct Providers {
     contract: Arc<str>,
+    /// The contract that they must serve; `None` if they are called with bytes.
+    typed: Option<Arc<KnownContract>>,
     accepted: VersionReq,
     on_failure: OnFailure,
     registry: Arc<dyn ProviderSource>,
@@ -110,16 +116,19 @@ struct Found {
 }
 
 impl Providers {
-    /// Creates the providers of a contract; fails if there are none now.
+    /// Creates the providers of a contract, which serve `typed` if it is given; fails if there are
+    /// none now.
     pub(crate) fn new(
         contract: &str,
+        typed: Option<Arc<KnownContract>>,
         registry: Arc<dyn ProviderSource>,
         changes: Changes,
     ) -> Result<Self, Error> {
-        let accepted = VersionReq::STAR;
-        registry.look_up(contract, &accepted)?;
+        let (accepted, contract) = (VersionReq::STAR, contract.into());
         let (on_failure, found) = (OnFailure::default(), Arc::default());
-        Ok(Self { contract: contract.into(), accepted, on_failure, registry, changes, found })
+        let new = Self { contract, typed, accepted, on_failure, registry, changes, found };
+        new.look_up()?;
+        Ok(new)
     }
 
     /// Accepts only providers whose version of the contract matches `accepted`. Without any, calls
@@ -147,8 +156,7 @@ impl Providers {
     /// first. The others follow by where they run (see [`prefer`](crate::HostBuilder::prefer)),
     /// then by name.
     pub fn names(&self) -> Vec<PluginName> {
-        let found = self.registry.look_up(&self.contract, &self.accepted).unwrap_or_default();
-        names(&found)
+        names(&self.look_up().unwrap_or_default())
     }
 
     /// Calls the first provider on this thread, as [`PluginHandle::call`] does, and the next one if
@@ -161,7 +169,7 @@ impl Providers {
     /// message.
     pub fn call(&self, request: Request<'_>) -> Result<Reply, Error> {
         let found = self.find()?;
-        let mut attempts = Attempts::new(self.on_failure, &request);
+        let mut attempts = Attempts::new(self.on_failure, RetryPolicy::of(&request));
         for plugin in &found.in_order {
             match plugin.call(request.borrowed()) {
                 Ok(reply) => return Ok(reply),
@@ -224,12 +232,20 @@ impl Providers {
 
     #[cold]
     fn look_up_again(&self, changes: u64) -> Result<Arc<Found>, Error> {
-        let found = self.registry.look_up(&self.contract, &self.accepted);
+        let found = self.look_up();
         let in_order = found.as_ref().map(|found| names(found)).unwrap_or_default();
         self.registry.chosen(&self.contract, &self.accepted, &in_order);
         let found = Arc::new(Found { changes, in_order: found?.into() });
         self.found.store(Some(Arc::clone(&found)));
         Ok(found)
+    }
+
+    fn look_up(&self) -> Result<Vec<PluginHandle>, Error> {
+        let found = self.registry.look_up(&self.contract, &self.accepted)?;
+        match &self.typed {
+            Some(contract) => serving::serving(contract, found),
+            None => Ok(found),
+        }
     }
 }
 
@@ -245,7 +261,7 @@ struct Round {
 
 impl Round {
     fn new(found: Arc<Found>, on_failure: OnFailure, request: Request<'_>) -> Self {
-        let attempts = Attempts::new(on_failure, &request);
+        let attempts = Attempts::new(on_failure, RetryPolicy::of(&request));
         Self { found, at: 0, request: Some(request.into_owned()), attempts }
     }
 

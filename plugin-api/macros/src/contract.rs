@@ -19,9 +19,12 @@ use crate::types::leaves;
 const MAX_ARGUMENTS: usize = 12;
 
 /// Names of methods that every proxy has, which a contract cannot have.
-const RESERVED: [&str; 11] = [
+const RESERVED: [&str; 14] = [
+    "accepting",
     "clone",
+    "idempotent",
     "into",
+    "on_failure",
     "pin",
     "pooled",
     "to_owned",

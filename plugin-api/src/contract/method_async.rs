@@ -4,6 +4,7 @@
 use std::future::Future;
 #[cfg(feature = "serve")]
 use std::future::poll_fn;
+use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
 #[cfg(feature = "serve")]
@@ -49,6 +50,7 @@ pub const fn served_async<T: Sync + 'static, M: ServesAsync<T>>() -> ServedMetho
 
 /// Fails: only programs call methods so.
 #[cfg(not(feature = "serve"))]
+#[allow(clippy::extra_unused_type_parameters, reason = "the same as with `serve`")]
 fn call_and_wait<T, M>(_: &T, _: &RawContext<'_>, _: Format, _: &[u8]) -> Answer {
     Err((Failed::Method, PluginError::new(501, "needs the feature `serve` of `hotbay-plugin`")))
 }
@@ -121,23 +123,44 @@ unsafe extern "C" fn start<T: Sync + 'static, M: ServesAsync<T>>(
     // SAFETY: T2.
     let limits = Arc::new(CallLimits::of(&CallContext::new(unsafe { &*context })));
     let call = Call::<T, M> { target, format, arguments, method: PhantomData };
-    let future = Guarded {
-        limits: Arc::clone(&limits),
-        future: Box::pin(call.run()),
-        completion: Completion::new(completion),
-    };
-    match Task::spawn(future) {
+    let spawned = spawn_call(Arc::clone(&limits), call.run(), completion);
+    // SAFETY: T2.
+    unsafe { write_task(spawned, limits, task, fault) }
+}
+
+/// Starts a call as a task, which completes when it has finished or was dropped.
+pub(crate) fn spawn_call(
+    limits: Arc<CallLimits>,
+    future: impl Future<Output = Answer> + Send + 'static,
+    completion: impl Complete,
+) -> io::Result<Arc<Task>> {
+    let (future, completion) = (Box::pin(future), Completion::new(completion));
+    Task::spawn(Guarded { limits, future, completion })
+}
+
+/// Writes a task, or the reason that there is none, and returns the code.
+///
+/// # Safety
+///
+/// The pointers are valid to write.
+pub(crate) unsafe fn write_task(
+    spawned: io::Result<Arc<Task>>,
+    limits: Arc<CallLimits>,
+    task: *mut RawTask,
+    fault: *mut RawFault,
+) -> i32 {
+    match spawned {
         Ok(spawned) => {
             let shared = Arc::new(SharedTask { task: spawned, limits });
             let data = Arc::into_raw(shared).cast();
-            // SAFETY: T2.
+            // SAFETY: this function's contract.
             unsafe { task.write(RawTask { data, cancel: cancel_task, release: release_task }) };
             root::code::OK
         }
         Err(error) => {
             let message = format!("cannot start the plugin's async runtime: {error}");
             let failure = Failure::Error(PluginError::new(503, message).retryable());
-            // SAFETY: T2.
+            // SAFETY: this function's contract.
             unsafe { report_failure(failure, fault) }
         }
     }
@@ -185,14 +208,17 @@ impl<T: Sync, M: ServesAsync<T>> Call<T, M> {
 }
 
 /// A future that catches panics, and calls the completion when it is finished or dropped.
-struct Guarded<F: ?Sized> {
+struct Guarded<F, C: Complete> {
     limits: Arc<CallLimits>,
     /// Dropped before the completion is called: it uses the instance (T1).
     future: Pin<Box<F>>,
-    completion: Completion,
+    completion: Completion<C>,
 }
 
-impl<F: Future<Output = Answer> + ?Sized> Future for Guarded<F> {
+// Only what the box holds is pinned.
+impl<F, C: Complete> Unpin for Guarded<F, C> {}
+
+impl<F: Future<Output = Answer>, C: Complete> Future for Guarded<F, C> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -213,29 +239,41 @@ impl<F: Future<Output = Answer> + ?Sized> Future for Guarded<F> {
     }
 }
 
-/// Calls the host's completion once.
-pub(super) struct Completion(Option<RawCompletion>);
+/// Takes the outcome of a task: the output is valid if the code says so, and the fault otherwise.
+pub(crate) trait Complete: Send + 'static {
+    fn complete(self, code: i32, output: Output, fault: RawFault);
+}
 
-impl Completion {
-    pub(super) fn new(completion: RawCompletion) -> Self {
+impl Complete for RawCompletion {
+    fn complete(self, code: i32, output: Output, fault: RawFault) {
+        // SAFETY: the function takes both values, and the token is that of this call.
+        unsafe { (self.complete)(self.token, code, output, fault) };
+    }
+}
+
+/// Completes a call once.
+pub(super) struct Completion<C: Complete = RawCompletion>(Option<C>);
+
+impl<C: Complete> Completion<C> {
+    pub(super) fn new(completion: C) -> Self {
         Self(Some(completion))
     }
 
     pub(super) fn complete(&mut self, code: i32, output: Output, fault: RawFault) {
-        let Some(completion) = self.0.take() else { return };
-        // SAFETY: the function takes both values, and the token is that of this call.
-        unsafe { (completion.complete)(completion.token, code, output, fault) };
+        if let Some(completion) = self.0.take() {
+            completion.complete(code, output, fault);
+        }
     }
 }
 
-impl Drop for Completion {
+impl<C: Complete> Drop for Completion<C> {
     fn drop(&mut self) {
         self.complete(code::CANCELLED, Output::default(), RawFault::empty());
     }
 }
 
 /// The limits of a call, as its task queries them.
-pub(super) struct CallLimits {
+pub(crate) struct CallLimits {
     call_id: u64,
     trace: Option<TraceContext>,
     deadline: Option<Instant>,
@@ -243,7 +281,7 @@ pub(super) struct CallLimits {
 }
 
 impl CallLimits {
-    pub(super) fn of(context: &CallContext<'_>) -> Self {
+    pub(crate) fn of(context: &CallContext<'_>) -> Self {
         // An instant that cannot be represented is never reached.
         let deadline = context.remaining().and_then(|left| Instant::now().checked_add(left));
         Self {
@@ -254,7 +292,7 @@ impl CallLimits {
         }
     }
 
-    pub(super) fn context(&self) -> RawContext<'_> {
+    pub(crate) fn context(&self) -> RawContext<'_> {
         RawContext::new(self.call_id).with_trace(self.trace.as_ref()).with_bounds(self)
     }
 }

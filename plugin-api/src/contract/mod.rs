@@ -116,6 +116,8 @@ pub use compatibility::{Binding, Incompatible, bind};
 pub use data::{Data, Json};
 pub use error::{CallError, CallErrorKind};
 pub use golden::check_golden;
+#[cfg(all(unix, feature = "tokio"))]
+pub(crate) use method_async::{CallLimits, Complete, spawn_call, write_task};
 pub use proxy::{Contract, Proxy, Transport};
 pub use services::ServiceTransport;
 pub use stream::Stream;
@@ -139,7 +141,9 @@ pub mod internal {
     pub use super::method_async::{entry_async, served_async};
     pub use super::method_direct::{PassedTo, entry};
     pub use super::method_stream::{ServesStream, entry_stream, served_stream};
-    pub use super::proxy::{HostTransport, ServedBy, is_not_provided};
+    pub use super::proxy::{
+        HostTransport, ProviderTransport, ServedBy, WithOptions, is_not_provided,
+    };
     pub use super::served::{OpenCall, SerializedCall, ServedCall, ServedMethod, served};
     pub use super::shape::{
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,
@@ -147,8 +151,8 @@ pub mod internal {
     };
     pub use super::stream::{ItemResult, ItemSource, Items, Stream};
     pub use super::table::{
-        DirectFn, OpenFn, RawCompletion, RawContract, RawMethod, RawStr, RawStream, RawTask,
-        SerializedFn, StartFn, batch, code, tables,
+        DirectFn, OpenFn, RawAsyncPlugin, RawCompletion, RawContract, RawMethod, RawStr, RawStream,
+        RawTask, SerializedFn, StartExecuteFn, StartFn, batch, code, tables,
     };
     pub use serde;
 }

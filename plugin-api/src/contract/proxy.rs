@@ -130,23 +130,11 @@ impl<C: Contract + ?Sized, T: Transport> Proxy<C, T> {
     }
 }
 
-/// The transport of a host, which offers other ways to call and options of calls.
+/// The transport of a host, with options of calls.
 #[doc(hidden)]
-pub trait HostTransport: Transport + Clone {
-    /// Calls one generation of the plugin.
-    type Pinned: Transport;
-    /// Calls on the plugin's workers.
-    type Pooled: Transport;
-    /// The error of the host.
-    type Error;
+pub trait WithOptions: Transport + Clone {
     /// The host's cancellation token.
     type Token;
-
-    /// Pins the current generation.
-    fn pin(&self) -> Result<Self::Pinned, Self::Error>;
-
-    /// Calls on the plugin's workers.
-    fn pooled(&self) -> Self::Pooled;
 
     /// Sets a time limit for each call.
     #[must_use]
@@ -159,6 +147,44 @@ pub trait HostTransport: Transport + Clone {
     /// Sets the trace that calls belong to.
     #[must_use]
     fn with_trace(self, trace: TraceContext) -> Self;
+}
+
+/// The transport to one plugin of a host, which offers other ways to call.
+#[doc(hidden)]
+pub trait HostTransport: WithOptions {
+    /// Calls one generation of the plugin.
+    type Pinned: Transport;
+    /// Calls on the plugin's workers.
+    type Pooled: Transport;
+    /// The error of the host.
+    type Error;
+
+    /// Pins the current generation.
+    fn pin(&self) -> Result<Self::Pinned, Self::Error>;
+
+    /// Calls on the plugin's workers.
+    fn pooled(&self) -> Self::Pooled;
+}
+
+/// The transport to any of a host's plugins that serve the contract.
+#[doc(hidden)]
+pub trait ProviderTransport: WithOptions {
+    /// The host's policy for calls whose provider failed.
+    type OnFailure;
+    /// The host's type of accepted versions.
+    type Accepted;
+
+    /// Sets the policy for calls whose provider failed.
+    #[must_use]
+    fn on_failure(self, on_failure: Self::OnFailure) -> Self;
+
+    /// Sets the accepted versions.
+    #[must_use]
+    fn accepting(self, accepted: Self::Accepted) -> Self;
+
+    /// Makes calls idempotent.
+    #[must_use]
+    fn idempotent(self) -> Self;
 }
 
 impl<C: Contract + ?Sized, T: HostTransport> Proxy<C, T> {
@@ -178,11 +204,35 @@ impl<C: Contract + ?Sized, T: HostTransport> Proxy<C, T> {
     pub fn pooled(&self) -> Proxy<C, T::Pooled> {
         Proxy::new(self.transport.pooled())
     }
+}
 
+impl<C: Contract + ?Sized, T: ProviderTransport> Proxy<C, T> {
+    /// Returns a proxy with another policy for calls whose provider failed.
+    #[must_use]
+    pub fn on_failure(&self, on_failure: T::OnFailure) -> Self {
+        Self::new(self.transport.clone().on_failure(on_failure))
+    }
+
+    /// Returns a proxy that calls only providers whose version of the contract is accepted. Without
+    /// any, calls fail with `Unavailable`.
+    #[must_use]
+    pub fn accepting(&self, accepted: T::Accepted) -> Self {
+        Self::new(self.transport.clone().accepting(accepted))
+    }
+
+    /// Returns a proxy whose calls may be repeated, by the next provider too, after they may have
+    /// run.
+    #[must_use]
+    pub fn idempotent(&self) -> Self {
+        Self::new(self.transport.clone().idempotent())
+    }
+}
+
+impl<C: Contract + ?Sized, T: WithOptions> Proxy<C, T> {
     /// Returns a proxy whose calls have a deadline `timeout` after they start.
     ///
     /// A call that has not started by then never starts. The plugin of a running call can query
-    /// its deadline; only the calls of [`pooled`](Self::pooled) return at it.
+    /// its deadline; only the calls of [`pooled`](Proxy::pooled) return at it.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self::new(self.transport.clone().with_timeout(timeout))

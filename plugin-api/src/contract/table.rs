@@ -128,6 +128,24 @@ pub mod batch {
     }
 }
 
+/// Starts a call of an async plugin, like [`StartFn`], with the input in the place of arguments.
+pub type StartExecuteFn = unsafe extern "C" fn(
+    RawInstance,
+    *const RawContext<'_>,
+    Output,
+    RawCompletion,
+    *mut RawTask,
+    *mut RawFault,
+) -> i32;
+
+/// The functions of an async plugin.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RawAsyncPlugin {
+    /// Starts a call.
+    pub start: StartExecuteFn,
+}
+
 /// The function of the host that an async method calls when it is finished. It takes the output if
 /// the code is zero, and the fault otherwise.
 #[repr(C)]

@@ -15,7 +15,9 @@
 ///   know the number of live bytes;
 /// - `export_plugin!(Transform, contracts = [TextAnalysis, KeyValue])` also serves these contracts,
 ///   whose traits the type implements (feature `contracts`). Each of the forms above accepts it as
-///   the second argument.
+///   the second argument;
+/// - `export_plugin!(async Fetcher)` exports a type that implements
+///   [`AsyncPlugin`](crate::AsyncPlugin) (feature `tokio`). Each of the forms above accepts `async`.
 ///
 /// The calling crate has a feature `export`, enabled by default, and only exports the plugin if it
 /// is enabled. A host that links the crate as an ordinary dependency disables it.
@@ -65,16 +67,19 @@
 /// The crate does not compile with `panic = "abort"`, because panics could not be caught.
 #[macro_export]
 macro_rules! export_plugin {
-    ($plugin:ty $(, contracts = [$($contract:path),* $(,)?])? $(,)?) => {
+    (@parse [$plugin:ty] $serves:ty $(, contracts = [$($contract:path),* $(,)?])? $(,)?) => {
         $crate::export_plugin!(@allocator ::std::alloc::System);
-        $crate::export_plugin!(@exports $plugin, true, [$($($contract),*)?]);
+        $crate::export_plugin!(@exports $plugin, $serves, true, [$($($contract),*)?]);
     };
-    ($plugin:ty $(, contracts = [$($contract:path),* $(,)?])?, allocator = uncounted $(,)?) => {
-        $crate::export_plugin!(@exports $plugin, false, [$($($contract),*)?]);
+    (@parse [$plugin:ty] $serves:ty $(, contracts = [$($contract:path),* $(,)?])?, allocator = uncounted $(,)?) => {
+        $crate::export_plugin!(@exports $plugin, $serves, false, [$($($contract),*)?]);
     };
-    ($plugin:ty $(, contracts = [$($contract:path),* $(,)?])?, allocator = $allocator:path $(,)?) => {
+    (@parse [$plugin:ty] $serves:ty $(, contracts = [$($contract:path),* $(,)?])?, allocator = $allocator:path $(,)?) => {
         $crate::export_plugin!(@allocator $allocator);
-        $crate::export_plugin!(@exports $plugin, true, [$($($contract),*)?]);
+        $crate::export_plugin!(@exports $plugin, $serves, true, [$($($contract),*)?]);
+    };
+    (async $plugin:ty $(, $($rest:tt)*)?) => {
+        $crate::export_plugin!(@parse [$crate::Async<$plugin>] $plugin $(, $($rest)*)?);
     };
     (@contracts $plugin:ty, []) => {
         use $crate::abi::NoContracts as __Contracts;
@@ -106,7 +111,7 @@ macro_rules! export_plugin {
                 $crate::abi::CountingAllocator::new($allocator);
         };
     };
-    (@exports $plugin:ty, $counts_bytes:literal, $contracts:tt) => {
+    (@exports $plugin:ty, $serves:ty, $counts_bytes:literal, $contracts:tt) => {
         const _: fn() = || {
             fn is_a_plugin<T: $crate::Plugin>() {}
             is_a_plugin::<$plugin>();
@@ -127,7 +132,7 @@ macro_rules! export_plugin {
                 ::core::env!("CARGO_PKG_VERSION"),
             );
 
-            $crate::export_plugin!(@contracts $plugin, $contracts);
+            $crate::export_plugin!(@contracts $serves, $contracts);
 
             extern "C" fn root() -> __library::RootModuleResult {
                 $crate::abi::init_census($counts_bytes);
@@ -150,6 +155,9 @@ macro_rules! export_plugin {
         mod __hotbay_interposers {
             $crate::__interpose!();
         }
+    };
+    ($plugin:ty $(, $($rest:tt)*)?) => {
+        $crate::export_plugin!(@parse [$plugin] $plugin $(, $($rest)*)?);
     };
 }
 

@@ -49,6 +49,7 @@ impl<T: Plugin, const LINKED: bool, C: ContractSet> Exports<T, LINKED, C> {
         release_keys,
         contracts: contracts::<C>,
         connect,
+        async_functions: async_functions::<T>,
     });
 
     /// The module of these functions.
@@ -228,6 +229,10 @@ unsafe extern "C" fn contracts<C: ContractSet>(count: *mut usize) -> *const () {
 
 unsafe extern "C" fn connect(functions: *const ()) {
     services::connect(functions);
+}
+
+unsafe extern "C" fn async_functions<T: Plugin>() -> *const () {
+    T::__async_functions().0
 }
 
 fn config_of(text: &str) -> Result<Config, PluginError> {

@@ -2,6 +2,7 @@
 //! function that frees it. Common media types cross the boundary as a number, all others as text.
 
 mod output;
+mod owned;
 mod raw;
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use crate::PluginError;
 pub use output::Output;
 #[doc(hidden)]
 pub use output::OutputSlot;
+pub use owned::OwnedPayload;
 #[doc(hidden)]
 pub use raw::{RawBuffer, RawPayload};
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::raw::{free_vec, into_parts};
 use super::{
-    BYTES_CODE, ContentType, HTML_CODE, JSON_CODE, OTHER, TEXT_CODE, code_of, name_of, text_of,
+    BYTES_CODE, ContentType, HTML_CODE, JSON_CODE, Media, OTHER, Payload, TEXT_CODE, code_of,
+    name_of, text_of,
 };
 use crate::PluginError;
 
@@ -117,6 +118,17 @@ impl Output {
         }
         let words = words_of(bytes).map(ptr::without_provenance_mut);
         Self { words, release: None, type_code: BYTES_CODE, extra: bytes.len() as u32 }
+    }
+
+    /// Copies a payload, without an allocation if it is short.
+    pub(super) fn of(payload: Payload<'_>) -> Self {
+        let Media { code, name } = payload.media;
+        let mut copy = Self::copy_of(payload.bytes);
+        if code == OTHER {
+            return copy.with_content_type(ContentType::new(name.to_owned()));
+        }
+        copy.type_code = code;
+        copy
     }
 
     /// Sets the content type.

@@ -65,6 +65,8 @@ pub use program::Program;
 ///   and a function of the signature of [`Plugin::execute`](crate::Plugin::execute);
 /// - `serve_plugin!(Rows, contracts = [TextAnalysis, KeyValue])` serves these contracts, whose
 ///   traits the type implements (feature `contracts`). It precedes all other arguments;
+/// - `serve_plugin!(async Rows)` serves an [`AsyncPlugin`](crate::AsyncPlugin) (feature `tokio`),
+///   without other endpoints and without contracts;
 /// - `config_schema = "…"` and `input_schema = "…"` are JSON Schemas as text, reported as part of
 ///   the program's capabilities.
 ///
@@ -101,6 +103,9 @@ pub use program::Program;
 #[cfg(all(unix, feature = "serve"))]
 #[macro_export]
 macro_rules! serve_plugin {
+    (async $plugin:ty $(, $($rest:tt)*)?) => {
+        $crate::serve_plugin!($crate::Async<$plugin> $(, $($rest)*)?);
+    };
     (
         $plugin:ty
         $(, contracts = [$($contract:path),* $(,)?])?

@@ -1,8 +1,12 @@
 //! Typed contracts.
 
 #[cfg(unix)]
+mod async_plugins;
+#[cfg(unix)]
 mod bad_tasks;
 mod calls;
+#[cfg(unix)]
+mod data_processor;
 mod mistakes;
 #[cfg(unix)]
 mod processes;
@@ -10,6 +14,8 @@ mod processes;
 mod program_services;
 #[cfg(unix)]
 mod program_streams;
+#[cfg(unix)]
+mod providers;
 mod services;
 mod streams;
 mod tasks;

@@ -25,10 +25,10 @@ pub(super) trait Lines {
     }
 }
 
-const LINES: &str = "contract lines 1.0\nfn count(text: string) -> u64\n";
+pub(super) const LINES: &str = "contract lines 1.0\nfn count(text: string) -> u64\n";
 
 /// The program in Rust.
-fn rust(plugins: &Plugins) -> ProgramFolder {
+pub(super) fn rust(plugins: &Plugins) -> ProgramFolder {
     let program = ProgramFolder::new(plugins.dir(), "analyst");
     program.built("analyst", "analyst").set("package", "analyst")
 }
