@@ -36,10 +36,9 @@ use crate::id::{GenerationId, PluginName};
 use crate::sync::{ReturnSlot, WaitGroup, deadline_in, lock};
 use crate::worker::{Epoch, Job, WorkSource, WorkerThreads, spawn_async_worker};
 pub(crate) use backend::{Backend, UnloadLeftovers, caller_runtime};
+pub(crate) use bindings::ServedMethod;
 pub(crate) use call_id::next_call_id;
-pub(crate) use lease::{
-    BriefFailure, BriefTask, CallArgs, InstanceRef, ServedMethod, is_in_plugin_call,
-};
+pub(crate) use lease::{BriefFailure, BriefTask, CallArgs, InstanceRef, is_in_plugin_call};
 pub(crate) use policy::CallPolicy;
 pub(crate) use streams::{EndStream, OpenStreams, Opened, StreamSource};
 pub(crate) use unload::{DeferredUnloads, RetainReason, RetainedEntry};
