@@ -3,22 +3,23 @@
 //!
 //! A thread of the host must not use tokio, nor start a thread with std: both leave a thread-local
 //! value with a destructor of this library on it, which keeps the library mapped until that thread
-//! exits. So other threads push tasks into a queue and write a byte into a pipe, and a task of the
-//! runtime takes them out. The runtime lives on a thread that the C library starts.
+//! exits. So other threads push tasks into a queue, and the thread of the runtime, which the C library
+//! starts, spawns them. It is not a worker of the runtime, so a task that blocks does not stop it.
 
 use std::ffi::c_void;
 use std::future::Future;
-use std::io::{self, PipeWriter, Write};
+use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+#[cfg(feature = "serve")]
+use std::sync::OnceLock;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::available_parallelism;
 use std::time::Duration;
 use std::{fmt, ptr};
 
-use tokio::net::unix::pipe::Receiver;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
 use crate::panic::{catch_panic, drop_panic};
@@ -37,34 +38,22 @@ struct PluginRuntime {
     thread: libc::pthread_t,
 }
 
-/// Where the thread of a runtime waits until the plugin is stopped, and reports that it has started.
-#[derive(Default)]
-struct Lifecycle {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    /// The pipe that wakes the runtime, once it runs; or the reason that it does not.
-    started: Option<io::Result<PipeWriter>>,
-    is_stopped: bool,
-}
-
+/// What other threads ask the thread of a runtime to do.
 struct Queue {
     inner: Mutex<QueueInner>,
-    lifecycle: Lifecycle,
-    signal: OnceLock<PipeWriter>,
+    changed: Condvar,
     /// The runtime, for threads of a program.
     #[cfg(feature = "serve")]
-    handle: OnceLock<tokio::runtime::Handle>,
+    handle: OnceLock<Handle>,
 }
 
 #[derive(Default)]
 struct QueueInner {
     commands: Vec<Command>,
-    /// Whether a byte is in the pipe or about to be, or the commands are taken again without one.
-    is_signaled: bool,
+    /// Whether the runtime runs, or the reason that it does not.
+    started: Option<io::Result<()>>,
+    /// Whether its thread waits for a command.
+    is_waiting: bool,
     is_closed: bool,
 }
 
@@ -116,15 +105,7 @@ pub(crate) fn wake(waker: Waker) {
 /// Ends the runtime of the plugin: drops its tasks, and waits for its threads.
 pub(crate) fn shut_down() {
     let Some(PluginRuntime { queue, thread }) = lock(&CURRENT).take() else { return };
-    let commands = {
-        let mut inner = lock(&queue.inner);
-        inner.is_closed = true;
-        std::mem::take(&mut inner.commands)
-    };
-    // Not under the lock: the futures complete as cancelled.
-    drop(commands);
-    lock(&queue.lifecycle.state).is_stopped = true;
-    queue.lifecycle.changed.notify_all();
+    queue.close();
     // SAFETY: the thread was started by `start_thread`, and is joined once.
     unsafe { libc::pthread_join(thread, ptr::null_mut()) };
 }
@@ -136,7 +117,7 @@ pub(crate) fn shut_down() {
 ///
 /// If it cannot be made.
 #[cfg(feature = "serve")]
-pub(crate) fn handle() -> io::Result<tokio::runtime::Handle> {
+pub(crate) fn handle() -> io::Result<Handle> {
     current()?.handle.get().cloned().ok_or_else(|| io::Error::other("it has not started"))
 }
 
@@ -148,22 +129,19 @@ fn current() -> io::Result<Arc<Queue>> {
     }
     let queue = Arc::new(Queue {
         inner: Mutex::default(),
-        lifecycle: Lifecycle::default(),
-        signal: OnceLock::new(),
+        changed: Condvar::new(),
         #[cfg(feature = "serve")]
         handle: OnceLock::new(),
     });
     let thread = start_thread(Arc::clone(&queue))?;
     let started = {
-        let state = lock(&queue.lifecycle.state);
-        let is_starting = |state: &mut State| state.started.is_none();
-        let state = queue.lifecycle.changed.wait_while(state, is_starting);
-        state.unwrap_or_else(PoisonError::into_inner).started.take()
+        let inner = lock(&queue.inner);
+        let is_starting = |inner: &mut QueueInner| inner.started.is_none();
+        let inner = queue.changed.wait_while(inner, is_starting);
+        inner.unwrap_or_else(PoisonError::into_inner).started.take()
     };
     match started {
-        Some(Ok(signal)) => {
-            // The queue is new, so this is the first.
-            let _ = queue.signal.set(signal);
+        Some(Ok(())) => {
             *current = Some(PluginRuntime { queue: Arc::clone(&queue), thread });
             Ok(queue)
         }
@@ -181,7 +159,8 @@ fn start_thread(queue: Arc<Queue>) -> io::Result<libc::pthread_t> {
         // SAFETY: the pointer of `start_thread`, which passes it on.
         let queue = unsafe { Arc::from_raw(queue.cast_const().cast::<Queue>()) };
         if catch_panic(|| run_runtime(&queue)).is_err() {
-            queue.lifecycle.report(Err(io::Error::other("it panicked")));
+            queue.report(Err(io::Error::other("it panicked")));
+            queue.close();
         }
         ptr::null_mut()
     }
@@ -200,54 +179,46 @@ fn start_thread(queue: Arc<Queue>) -> io::Result<libc::pthread_t> {
 }
 
 /// Runs a runtime until the plugin is stopped.
-fn run_runtime(queue: &Arc<Queue>) {
-    let lifecycle = &queue.lifecycle;
-    let runtime = match start(queue) {
-        Ok((runtime, signal)) => {
-            lifecycle.report(Ok(signal));
-            runtime
-        }
-        Err(error) => return lifecycle.report(Err(error)),
-    };
-    let state = lock(&lifecycle.state);
-    let stopped = lifecycle.changed.wait_while(state, |state| !state.is_stopped);
-    drop(stopped);
-    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-}
-
-fn start(queue: &Arc<Queue>) -> io::Result<(Runtime, PipeWriter)> {
-    let threads = available_parallelism().map_or(1, |threads| threads.get().min(MAX_THREADS));
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("hotbay-async")
-        .enable_all()
-        .build()?;
-    let (reader, signal) = io::pipe()?;
-    let reader = {
-        let _context = runtime.enter();
-        Receiver::from_owned_fd(reader.into())?
+fn run_runtime(queue: &Queue) {
+    let runtime = match start() {
+        Ok(runtime) => runtime,
+        Err(error) => return queue.report(Err(error)),
     };
     #[cfg(feature = "serve")]
     let _ = queue.handle.set(runtime.handle().clone()); // The queue is new, so this is the first.
-    runtime.spawn(dispatch(Arc::clone(queue), reader));
-    Ok((runtime, signal))
+    queue.report(Ok(()));
+    while let Some(commands) = queue.wait_for_commands() {
+        commands.into_iter().for_each(|command| command.execute(runtime.handle()));
+    }
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
 }
 
-impl Lifecycle {
-    /// Reports whether the runtime was started.
-    fn report(&self, started: io::Result<PipeWriter>) {
-        lock(&self.state).started.get_or_insert(started);
-        self.changed.notify_all();
-    }
+fn start() -> io::Result<Runtime> {
+    let threads = available_parallelism().map_or(1, |threads| threads.get().min(MAX_THREADS));
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("hotbay-async")
+        .enable_all()
+        .build()
 }
 
 impl Queue {
-    /// Takes the commands; if there are none, the next one will be signaled.
-    fn take_commands(&self) -> Option<Vec<Command>> {
+    /// Reports whether the runtime was started.
+    fn report(&self, started: io::Result<()>) {
+        lock(&self.inner).started.get_or_insert(started);
+        self.changed.notify_all();
+    }
+
+    /// Waits for commands, and takes them. `None` if the queue is closed.
+    fn wait_for_commands(&self) -> Option<Vec<Command>> {
         let mut inner = lock(&self.inner);
-        if inner.commands.is_empty() {
-            inner.is_signaled = false;
-            return None;
+        while inner.commands.is_empty() {
+            if inner.is_closed {
+                return None;
+            }
+            inner.is_waiting = true;
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner.is_waiting = false;
         }
         Some(std::mem::take(&mut inner.commands))
     }
@@ -260,43 +231,31 @@ impl Queue {
             return drop(command);
         }
         inner.commands.push(command);
-        let is_signaled = std::mem::replace(&mut inner.is_signaled, true);
+        let is_waiting = std::mem::take(&mut inner.is_waiting);
         drop(inner);
-        if !is_signaled && let Some(mut signal) = self.signal.get() {
-            // At most one byte is in the pipe, so this never blocks.
-            let _ = signal.write(&[0]);
+        if is_waiting {
+            self.changed.notify_all();
         }
     }
-}
 
-/// Spawns and cancels the tasks that other threads push.
-async fn dispatch(queue: Arc<Queue>, reader: Receiver) {
-    let mut byte = [0];
-    loop {
-        while let Some(commands) = queue.take_commands() {
-            for command in commands {
-                command.execute();
-            }
-            // Threads that push meanwhile need no system call.
-            tokio::task::yield_now().await;
-        }
-        if reader.readable().await.is_err() {
-            return;
-        }
-        match reader.try_read(&mut byte) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
+    /// Accepts no more commands, and drops those that were not taken.
+    fn close(&self) {
+        let commands = {
+            let mut inner = lock(&self.inner);
+            inner.is_closed = true;
+            std::mem::take(&mut inner.commands)
+        };
+        self.changed.notify_all();
+        // Not under the lock: the futures complete as cancelled.
+        drop(commands);
     }
 }
 
 impl Command {
-    fn execute(self) {
+    fn execute(self, runtime: &Handle) {
         match self {
             Self::Run(future, task) => {
-                let handle = tokio::spawn(future).abort_handle();
+                let handle = runtime.spawn(future).abort_handle();
                 *lock(&task.running) = Some(handle);
             }
             // A waker of another executor may panic.

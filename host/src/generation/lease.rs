@@ -335,7 +335,8 @@ impl InstanceRef {
                 let MethodBinding::Async(start, format) = *self.bind_method(method)? else {
                     return Err(bug!("a method was bound to another kind"));
                 };
-                let bytes = method.encode(method.arguments.passed_as(format));
+                let format = method.arguments.passed_as(format);
+                let bytes = method.encode(format);
                 let bytes = bytes.map_err(|error| self.generation.not_encoded(error))?;
                 self.start_in_process(args, |context| {
                     instance.start_method(start, context, format, bytes, guard())

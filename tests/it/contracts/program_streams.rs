@@ -112,7 +112,8 @@ fn stream_of_a_program_ends_at_its_deadline_and_by_its_token() {
         let limited = tables.with_timeout(Duration::from_millis(300));
         for stream in [limited.count(0), limited.wait(), limited.pooled().wait()] {
             let (found, error) = read(stream.unwrap());
-            assert_eq!(found.first(), Some(&0));
+            // None if the first item took longer.
+            assert!(found.first().is_none_or(|first| *first == 0), "{found:?}");
             assert_eq!(error.expect("an error").kind(), CallErrorKind::DeadlineExceeded);
         }
         let item = tables.limits().unwrap().next().unwrap().unwrap();
