@@ -36,7 +36,8 @@ impl TaskCall {
             return None;
         }
         let instance = slot.try_pin().ok().filter(|instance| instance.is_task(request))?;
-        let (own, request) = (Arc::clone(inner), request.clone().into_owned());
+        let (own, mut request) = (Arc::clone(inner), request.clone().into_owned());
+        request.join_chain();
         let call = async move {
             own.check_process()?;
             call_as_task(&own, request, instance).await
