@@ -23,15 +23,18 @@ use crate::sync::WaitGuard;
 /// An open stream. Dropping it ends and releases it, which runs code of the plugin.
 pub(crate) struct OpenStream {
     raw: RawStream,
-    is_requested: bool,
+    /// Held until the plugin has dropped the items. Taken on drop.
+    guard: Option<WaitGuard>,
 }
 
 /// The items of a request, as a batch; received once.
 pub(crate) type Requested = oneshot::Receiver<Result<Output, Failure>>;
 
 impl OpenStream {
-    /// Opens the stream of a method with serialized arguments.
+    /// Opens the stream of a method with serialized arguments. `guard` is held until it is gone, also
+    /// from the plugin's runtime.
     pub(crate) fn open(
+        guard: WaitGuard,
         instance: &Instance,
         open: OpenFn,
         context: &RawContext<'_>,
@@ -44,7 +47,7 @@ impl OpenStream {
         if code == code::OK {
             // SAFETY: B5 (the code says so).
             let raw = unsafe { stream.assume_init() };
-            return Ok(Self { raw, is_requested: false });
+            return Ok(Self { raw, guard: Some(guard) });
         }
         // SAFETY: B5.
         Err(unsafe { method_failure(code, fault) })
@@ -84,7 +87,6 @@ impl OpenStream {
     pub(crate) fn request(&mut self, max_items: u32, guard: WaitGuard) -> Requested {
         let (completion, requested) = await_completion(guard);
         if let Some(request) = self.raw.request {
-            self.is_requested = true;
             // SAFETY: S1, S2.
             unsafe { request(self.raw.data, max_items, completion) };
         }
@@ -95,9 +97,12 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         let RawStream { data, cancel, release, .. } = self.raw;
-        if self.is_requested {
+        if let Some(guard) = self.guard.take_if(|_| self.raw.request.is_some()) {
             // SAFETY: S1, S2.
             unsafe { cancel(data) };
+            // Answered when the items were dropped on the plugin's runtime, before which the plugin
+            // must not be stopped.
+            drop(self.request(0, guard));
         }
         let mut fault = MaybeUninit::<RawFault>::uninit();
         // SAFETY: S2.

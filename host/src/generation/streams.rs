@@ -140,9 +140,11 @@ impl InstanceRef {
         let bytes = method.encode(format).map_err(|error| self.generation().not_encoded(error))?;
         let input = RawPayload::new(Payload::bytes(&bytes));
         let guard = self.generation().streams.start();
+        let of_items = self.generation().streams.start();
         self.run_in_process(args, |context| {
-            let stream =
-                in_plugin_call(|| OpenStream::open(instance, open, context, format, &input));
+            let stream = in_plugin_call(|| {
+                OpenStream::open(of_items, instance, open, context, format, &input)
+            });
             let fail = |failure| self.generation().error_from_by(args.request.deadline(), failure);
             let source = StreamSource::from(stream.map_err(fail)?);
             let generation = Arc::clone(self.generation());

@@ -67,7 +67,8 @@ fn open_items<T, M: ServesStream<T>>(
 // Invariants of the functions below, kept by the host (`boundary/stream.rs`), besides M1 and M2 of
 // `method.rs`, which hold for `open`:
 // S1: the data of a stream is what its `open` wrote. Until it is released, one function uses it at a
-//     time, except that `cancel` may be called during any other.
+//     time, except that `cancel` may be called during any other, and that a stream which was cancelled
+//     may be requested though a request is not answered.
 // S2: a stream is released once, and not used afterward.
 
 unsafe extern "C" fn open<T, M: ServesStream<T>, const LINKED: bool>(

@@ -125,8 +125,15 @@ impl Making {
             }
             failure => {
                 let mut state = self.stream.lock();
-                (state.items, state.failure) = (self.items.take(), failure);
+                state.failure = failure;
+                if !self.stream.limits.is_cancelled.load(Ordering::Relaxed) {
+                    state.items = self.items.take();
+                }
             }
+        }
+        // Cancelled: the host counts on it that they are dropped before the completion.
+        if let Some(items) = self.items.take() {
+            drop_items(items);
         }
         let output = Output::bytes(std::mem::take(&mut self.bytes));
         self.completion.complete(root::code::OK, output, RawFault::empty());
