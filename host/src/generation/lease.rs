@@ -320,6 +320,8 @@ impl InstanceRef {
             call.drop_result();
             return Err(self.generation.output_too_large(len));
         }
+        // Under the lease: it may be in memory of the plugin.
+        call.read_result();
         Ok(())
     }
 

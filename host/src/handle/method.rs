@@ -121,9 +121,11 @@ impl Target {
                 let answer = lease.call_method_brief(function, lowered);
                 return match answer {
                     Ok(result) => {
+                        // Under the lease: it may be in memory of the plugin.
+                        let output = result.into_output();
                         drop(lease);
                         self.inner.slot.count_call(shard);
-                        result.into_output()
+                        output
                     }
                     Err(failure) => self.fail_leased(&call, lease, failure),
                 };
@@ -196,7 +198,7 @@ impl Target {
         let request = self.request(method, MethodArguments::Borrowed(call));
         let mut reply = ReplySlot::new();
         self.inner.call_in_full(&request, pin, call_id, &mut reply)?;
-        if call.is_written() && reply.as_bytes().is_empty() {
+        if call.is_read() && reply.as_bytes().is_empty() {
             return Ok(None);
         }
         Ok(Some(serialized(reply.take())))

@@ -47,10 +47,11 @@ impl<T: AsyncPlugin> Plugin for Async<T> {
         let limits = Arc::new(CallLimits::of(context));
         let future = run(plugin, Arc::clone(&limits), input.into());
         let waiter = Arc::new(Waiter::default());
-        let task = spawn_call(limits, future, Arc::clone(&waiter)).map_err(|error| {
-            let message = format!("cannot start the plugin's async runtime: {error}");
-            PluginError::new(503, message).retryable()
-        })?;
+        let task =
+            spawn_call(Arc::clone(&limits), future, Arc::clone(&waiter)).map_err(|error| {
+                let message = format!("cannot start the plugin's async runtime: {error}");
+                PluginError::new(503, message).retryable()
+            })?;
         let mut is_cancelled = false;
         let (code, output, fault) = loop {
             if let Some(outcome) = waiter.wait() {
@@ -58,6 +59,7 @@ impl<T: AsyncPlugin> Plugin for Async<T> {
             }
             if !is_cancelled && context.is_cancelled() {
                 is_cancelled = true;
+                limits.cancel();
                 Arc::clone(&task).cancel();
             }
         };

@@ -60,31 +60,29 @@ impl<'v, 'a, M: Method> TypedCall<'v, 'a, M> {
         run: impl FnOnce(&MethodCall<'_>) -> Result<Option<(Format, R)>, CallError>,
     ) -> Result<M::Output, CallError> {
         let mut result = MaybeUninit::<RawResult<M>>::uninit();
+        let mut output: ReadOutput<M> = None;
         let call = MethodCall {
             values: ptr::from_ref(self.values).cast(),
             store: (&raw const self.store).cast(),
             result: result.as_mut_ptr().cast(),
+            output: (&raw mut output).cast(),
             is_written: AtomicBool::new(false),
+            is_read: AtomicBool::new(false),
             functions: FunctionsOf::<M>::FUNCTIONS,
             lifetime: PhantomData,
         };
-        match run(&call) {
-            Ok(None) if call.is_written() => {
-                // SAFETY: it was written, and is read once.
-                TypedResult::<M>(unsafe { result.assume_init() }).into_output()
-            }
-            Ok(Some((format, result))) => {
-                call.drop_result();
-                decode_result::<M>(format, result.as_ref())
-            }
-            Ok(None) => Err(no_result()),
-            Err(error) => {
-                call.drop_result();
-                Err(error)
-            }
+        let outcome = run(&call);
+        call.drop_result();
+        match outcome {
+            Ok(None) => output.unwrap_or_else(|| Err(no_result())),
+            Ok(Some((format, result))) => decode_result::<M>(format, result.as_ref()),
+            Err(error) => Err(error),
         }
     }
 }
+
+/// The result of a method, once it was read.
+type ReadOutput<M> = Option<Result<<M as Method>::Output, CallError>>;
 
 /// The arguments of a [`TypedCall`] as they cross.
 pub struct LoweredCall<'c, M: Method> {
@@ -161,12 +159,14 @@ impl<M: Method> fmt::Debug for TypedResult<M> {
     }
 }
 
-/// A [`TypedCall`] with its type removed, and space for the result.
+/// A [`TypedCall`] with its type removed, and space for the result as it crosses and as it is read.
 pub struct MethodCall<'a> {
     values: *const c_void,
     store: *const c_void,
     result: *mut c_void,
+    output: *mut c_void,
     is_written: AtomicBool,
+    is_read: AtomicBool,
     functions: &'static Functions,
     lifetime: PhantomData<&'a mut ()>,
 }
@@ -178,12 +178,13 @@ struct Functions {
     invoke: unsafe fn(Invocation<'_>, &MethodCall<'_>) -> i32,
     result_len: unsafe fn(*const c_void) -> usize,
     drop_result: unsafe fn(*mut c_void),
+    read_result: unsafe fn(*mut c_void, *mut c_void),
     encode: unsafe fn(*const c_void, Format) -> Result<Vec<u8>, CallError>,
     to_json: fn(&[u8]) -> Result<Vec<u8>, CallError>,
 }
 
-// SAFETY: the arguments are data that any thread may read. The result is accessed by the call that
-// sets `is_written`, and by nothing else until that has returned.
+// SAFETY: the arguments are data that any thread may read. The result and the output are accessed by
+// the call that sets `is_written` and `is_read`, and by nothing else until that has returned.
 unsafe impl Send for MethodCall<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for MethodCall<'_> {}
@@ -204,6 +205,7 @@ impl MethodCall<'_> {
     /// The function serves this method, and the pointers are valid for it: M1 and M2 of `method.rs`.
     pub unsafe fn invoke(&self, call: Invocation<'_>) -> i32 {
         self.drop_result();
+        self.is_read.store(false, Ordering::Relaxed);
         // SAFETY: this function's contract.
         let code = unsafe { (self.functions.invoke)(call, self) };
         if code == root::code::OK {
@@ -232,12 +234,27 @@ impl MethodCall<'_> {
         Ok(OwnedArguments { bytes, to_json: self.functions.to_json })
     }
 
-    /// Returns whether the result was written.
-    pub fn is_written(&self) -> bool {
+    /// Reads the result that was written. It may be in memory of the plugin, so the caller holds the
+    /// lease of the call.
+    pub fn read_result(&self) {
+        if self.is_written.swap(false, Ordering::Relaxed) {
+            self.is_read.store(true, Ordering::Relaxed);
+            // SAFETY: a result was written, and is read once.
+            unsafe { (self.functions.read_result)(self.result, self.output) }
+        }
+    }
+
+    /// Returns whether the result was read.
+    pub fn is_read(&self) -> bool {
+        self.is_read.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the result was written, and not read.
+    fn is_written(&self) -> bool {
         self.is_written.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of bytes that the result owns.
+    /// Returns the number of bytes that the written result owns.
     pub fn result_len(&self) -> usize {
         if !self.is_written() {
             return 0;
@@ -246,7 +263,7 @@ impl MethodCall<'_> {
         unsafe { (self.functions.result_len)(self.result) }
     }
 
-    /// Drops the result, if there is one.
+    /// Drops the written result, if it was not read.
     pub fn drop_result(&self) {
         if self.is_written.swap(false, Ordering::Relaxed) {
             // SAFETY: a result was written, and is not read again.
@@ -272,6 +289,7 @@ impl<M: Method> FunctionsOf<M> {
         invoke: invoke::<M>,
         result_len: result_len::<M>,
         drop_result: drop_result::<M>,
+        read_result: read_result::<M>,
         encode: encode::<M>,
         to_json: to_json::<M>,
     };
@@ -302,6 +320,13 @@ unsafe fn result_len<M: Method>(result: *const c_void) -> usize {
 unsafe fn drop_result<M: Method>(result: *mut c_void) {
     // SAFETY: as above; it is not read again.
     unsafe { result.cast::<RawResult<M>>().drop_in_place() }
+}
+
+unsafe fn read_result<M: Method>(result: *mut c_void, output: *mut c_void) {
+    // SAFETY: the caller passes a written result of this method, which is not read again.
+    let result = TypedResult::<M>(unsafe { result.cast::<RawResult<M>>().read() });
+    // SAFETY: the caller passes the space for the output of this method.
+    unsafe { *output.cast::<ReadOutput<M>>() = Some(result.into_output()) }
 }
 
 unsafe fn encode<M: Method>(values: *const c_void, format: Format) -> Result<Vec<u8>, CallError> {

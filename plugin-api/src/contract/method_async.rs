@@ -22,6 +22,7 @@ use super::table::{RawCompletion, RawMethod, RawStr, RawTask, code};
 use crate::PluginError;
 use crate::context::{Bounds, CallContext, RawContext, TraceContext, in_context};
 use crate::export::{Failure, catch_async, report_failure};
+use crate::panic::drop_panic;
 use crate::payload::{Output, RawBuffer};
 use crate::root::{self, RawFault, RawInstance};
 #[cfg(feature = "serve")]
@@ -134,7 +135,7 @@ pub(crate) fn spawn_call(
     future: impl Future<Output = Answer> + Send + 'static,
     completion: impl Complete,
 ) -> io::Result<Arc<Task>> {
-    let (future, completion) = (Box::pin(future), Completion::new(completion));
+    let (future, completion) = (Some(Box::pin(future)), Completion::new(completion));
     Task::spawn(Guarded { limits, future, completion })
 }
 
@@ -175,7 +176,7 @@ struct SharedTask {
 unsafe extern "C" fn cancel_task(data: *const ()) {
     // SAFETY: T3 (`start` made it of an `Arc`).
     let shared = unsafe { &*data.cast::<SharedTask>() };
-    shared.limits.is_cancelled.store(true, Ordering::Relaxed);
+    shared.limits.cancel();
     Arc::clone(&shared.task).cancel();
 }
 
@@ -210,8 +211,8 @@ impl<T: Sync, M: ServesAsync<T>> Call<T, M> {
 /// A future that catches panics, and calls the completion when it is finished or dropped.
 struct Guarded<F, C: Complete> {
     limits: Arc<CallLimits>,
-    /// Dropped before the completion is called: it uses the instance (T1).
-    future: Pin<Box<F>>,
+    /// Dropped before the completion is called: it uses the instance (T1). `None` once it is ready.
+    future: Option<Pin<Box<F>>>,
     completion: Completion<C>,
 }
 
@@ -223,8 +224,8 @@ impl<F: Future<Output = Answer>, C: Complete> Future for Guarded<F, C> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let (limits, future) = (&this.limits, &mut this.future);
-        let context = limits.context();
+        let Some(future) = &mut this.future else { return Poll::Ready(()) };
+        let context = this.limits.context();
         let polled = catch_async(|| in_context(&context, || future.as_mut().poll(cx)));
         let (code, output, fault) = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -234,6 +235,9 @@ impl<F: Future<Output = Answer>, C: Complete> Future for Guarded<F, C> {
             }
             Err(fault) => (root::code::PANIC, Output::default(), RawFault::from_panic(&fault)),
         };
+        // A panic of its destructor comes after the outcome.
+        let future = this.future.take();
+        let _ = catch_async(|| drop_panic(|| drop(future)));
         this.completion.complete(code, output, fault);
         Poll::Ready(())
     }
@@ -290,6 +294,11 @@ impl CallLimits {
             deadline,
             is_cancelled: AtomicBool::new(false),
         }
+    }
+
+    /// Marks the call as cancelled, for the plugin to see.
+    pub(crate) fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn context(&self) -> RawContext<'_> {

@@ -43,7 +43,7 @@ pub type SerializedFn = unsafe extern "C" fn(
 
 /// Starts an async method with serialized arguments, which it takes. It returns zero and writes the
 /// task, and then calls the completion once, on any thread, perhaps before it returns. Otherwise it
-/// writes the fault, and does not call the completion.
+/// writes the fault, and may have called the completion as cancelled.
 pub type StartFn = unsafe extern "C" fn(
     RawInstance,
     *const RawContext<'_>,
