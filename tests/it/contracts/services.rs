@@ -521,7 +521,7 @@ fn call_of_a_stopped_plugin_is_refused() {
     on_own_thread(|| relay.call_until_stopped(report.to_str().unwrap())).unwrap();
     block_on(host.unload("relay")).unwrap();
     let text = until("the thread reports", || std::fs::read_to_string(&report).ok());
-    assert_eq!(text, "Unavailable: the plugin was stopped, so it calls nothing");
+    assert_eq!(text, "Unavailable: the plugin was stopped and cannot call contracts");
     until("the library is unmapped", || host.retained().is_empty().then_some(()));
 }
 
