@@ -126,7 +126,7 @@ impl Offer {
 }
 
 /// Maximum number of known contracts beyond which those of plugins that call are refused.
-const MAX_OF_PLUGINS: usize = 4096;
+pub(crate) const MAX_OF_PLUGINS: usize = 4096;
 
 /// The contracts that the application of a host uses, and those that plugins call.
 #[derive(Default)]

@@ -111,7 +111,7 @@ fn invalid(message: String) -> CallError {
 #[cold]
 pub(crate) fn too_many() -> CallError {
     let message = format!("the program makes more than {MAX_CALLS} calls at once");
-    CallError::new(CallErrorKind::Overloaded, message)
+    CallError::new(CallErrorKind::Overloaded, message).with_hint("make fewer calls at once")
 }
 
 /// Returns the status code and the body of a response.

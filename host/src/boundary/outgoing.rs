@@ -55,8 +55,10 @@ impl StartedCalls {
         let refused = if started.is_closed {
             Some(closed())
         } else if started.by_number.len() >= MAX_STARTED {
-            let message = "too many calls of the plugin wait for their results";
-            Some(CallError::new(CallErrorKind::Overloaded, message))
+            let message =
+                format!("more than {MAX_STARTED} calls of the plugin wait for their results");
+            let hint = "start fewer calls at once";
+            Some(CallError::new(CallErrorKind::Overloaded, message).with_hint(hint))
         } else {
             None
         };
@@ -80,7 +82,12 @@ impl StartedCalls {
         match catch_panic(call).unwrap_or_else(|message| Err(panicked(message))) {
             Ok(future) => {
                 *lock(&call_state.future) = Some(future);
-                call_state.run();
+                // Otherwise `close` completed it, perhaps before there was a future to drop.
+                if call_state.is_pending() {
+                    call_state.run();
+                } else {
+                    call_state.drop_future();
+                }
             }
             Err(failure) => call_state.complete(Err(failure)),
         }
@@ -134,15 +141,20 @@ impl StartedCall {
 
     /// Calls the plugin's function, unless it was called or is being called.
     fn complete(&self, result: Result<hotbay_plugin::Output, CallFailure>) {
-        if let Ok(mut completer) = self.completer.try_lock()
-            && let Some(completer) = completer.take()
-        {
-            completer.complete(result);
-        }
+        let Ok(mut slot) = self.completer.try_lock() else { return };
+        let Some(completer) = slot.take() else { return };
+        completer.complete(result);
+        drop(slot);
+        // Until now, `close` finds the call and waits for the function.
         if let Some(calls) = self.calls.upgrade() {
             let ended = lock(&calls.0).by_number.remove(&self.number);
             drop(ended);
         }
+    }
+
+    /// Returns whether the plugin's function was not called and is not being called.
+    fn is_pending(&self) -> bool {
+        self.completer.try_lock().is_ok_and(|completer| completer.is_some())
     }
 
     fn drop_future(&self) {
@@ -168,7 +180,7 @@ impl CancelCall for StartedHandle {
 
 #[cold]
 pub(super) fn closed() -> CallError {
-    CallError::new(CallErrorKind::Unavailable, "the plugin was stopped, so it calls nothing")
+    CallError::new(CallErrorKind::Unavailable, "the plugin was stopped and cannot call contracts")
 }
 
 #[cold]

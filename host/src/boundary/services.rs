@@ -27,7 +27,7 @@ pub(crate) trait Services: Send + Sync {
     fn log(&self, record: &Record<'_>) -> Result<(), ServiceError>;
     /// Reports a panic on a thread that the plugin started.
     fn thread_panicked(&self, message: &str, location: &str);
-    /// Finds who serves a contract, and returns a number for the calls.
+    /// Finds the provider of a contract, and returns a number for the calls.
     fn bind_contract(&self, contract: &str, plugin: Option<&str>) -> Result<u64, CallError>;
     /// Returns the contract with this number.
     fn bound_contract(&self, number: u64) -> Result<Arc<dyn BoundContract>, CallError>;

@@ -124,6 +124,13 @@ impl Chain {
         Err(Error::new(ErrorKind::Circular, message).with_hint(hint).of(callee))
     }
 
+    /// Fails if the plugin is one of those that wait for a call with the chain `own`, or without one,
+    /// for the call that runs on this thread.
+    pub(crate) fn check_waiting(own: Option<&Arc<Self>>, callee: &PluginName) -> Result<(), Error> {
+        let current = if own.is_none() { Self::current(None) } else { None };
+        own.or(current.as_ref()).map_or(Ok(()), |chain| chain.check(callee))
+    }
+
     fn links(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |link| link.before.as_deref())
     }

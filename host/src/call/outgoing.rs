@@ -6,11 +6,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::abi::Bounds;
 use hotbay_plugin::contract::internal::{CallFailure, OutgoingCall};
-use hotbay_plugin::contract::{CallError, ContractText};
+use hotbay_plugin::contract::{CallError, CallErrorKind, ContractText};
 use hotbay_plugin::{CallContext, Output};
 
 use crate::error::{Error, ErrorKind};
@@ -23,6 +25,21 @@ pub(crate) struct Caller {
     pub(crate) granted: BTreeSet<String>,
     /// Permissions that its manifest requests and the application does not grant.
     pub(crate) withheld: BTreeSet<String>,
+    /// The number of threads that make its calls.
+    pub(crate) threads: Arc<AtomicUsize>,
+}
+
+/// Maximum number of threads that make calls of one plugin. A thread of a cancelled call counts until
+/// the plugin called returns.
+const MAX_CALL_THREADS: usize = 1024;
+
+/// Counts a thread until it is dropped.
+struct CallThread(Arc<AtomicUsize>);
+
+impl Drop for CallThread {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Caller {
@@ -41,6 +58,29 @@ impl Caller {
         Err(Error::new(ErrorKind::PermissionDenied, message).with_hint(hint).of(&self.name))
     }
 
+    /// Makes a call on a new thread.
+    pub(crate) fn call_on_thread(
+        &self,
+        call: impl FnOnce() + Send + 'static,
+    ) -> Result<(), CallError> {
+        let counted = CallThread(Arc::clone(&self.threads));
+        if self.threads.fetch_add(1, Ordering::Relaxed) >= MAX_CALL_THREADS {
+            let message =
+                format!("more than {MAX_CALL_THREADS} threads wait for calls of `{}`", self.name);
+            let hint = "start fewer calls at once; a cancelled call counts until it returns";
+            return Err(CallError::new(CallErrorKind::Overloaded, message).with_hint(hint));
+        }
+        let call = move || {
+            let _counted = counted;
+            call();
+        };
+        let spawned = thread::Builder::new().name("hotbay-call".to_owned()).spawn(call);
+        spawned.map(drop).map_err(|error| {
+            let message = format!("cannot start a thread for the call: {error}");
+            CallError::new(CallErrorKind::Overloaded, message)
+        })
+    }
+
     /// Checks that the plugin may call a contract.
     pub(crate) fn check_contract(&self, contract: &str) -> Result<(), Error> {
         self.check(&format!("contract:{contract}"))
@@ -52,7 +92,7 @@ pub(crate) type OutgoingFuture = Pin<Box<dyn Future<Output = Result<Output, Call
 
 /// What plugins may call.
 pub(crate) trait ContractCalls: fmt::Debug + Send + Sync {
-    /// Finds who serves a contract of `caller`: the plugin with this name, or the host, or else any
+    /// Finds the provider of a contract for `caller`: the plugin with this name, or the host, or else any
     /// plugin.
     fn bind(
         &self,

@@ -34,7 +34,8 @@ use crate::boundary::{Instance, MethodFault};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
 use crate::call::{
-    CallState, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request, RunningChain,
+    CallState, Chain, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request,
+    RunningChain,
 };
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
@@ -199,7 +200,7 @@ impl InstanceRef {
         let CallArgs { request, state, call_id } = args;
         let (deadline, token) = (request.deadline(), request.cancellation_token());
         let outer = request.method_request().and_then(|method| method.arguments.outer());
-        let is_chained = request.chain().is_some();
+        let is_chained = request.chain().is_some() || Chain::may_be_current();
         let bounds = CallBounds { deadline, token, state, outer, is_chained };
         let context = bounds.context(call_id).with_trace(request.trace());
         if let Some(state) = state
@@ -389,6 +390,8 @@ impl InstanceRef {
     #[cold]
     fn wait_for_task(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
         let request = args.request;
+        // The runtime of the plugin may wait for this call.
+        Chain::check_waiting(request.chain(), &self.generation.name)?;
         let ended = async {
             let state_ended = async {
                 match args.state {
@@ -430,7 +433,9 @@ impl InstanceRef {
         let bound = self.bindings.bound(&method.contract, || backend.bind(&method.contract.text));
         let bound = match bound {
             Some(Ok(methods)) => methods.get(method.index),
-            Some(Err(error)) => return Err(self.generation.not_bound(&method.contract, error)),
+            Some(Err(error)) => {
+                return Err(self.generation.not_bound(&method.contract.text, error));
+            }
             None => None,
         };
         bound.ok_or_else(|| bug!("a contract has no method {}", method.index))
@@ -457,7 +462,7 @@ impl InstanceRef {
     pub(crate) fn check_contract(&self, contract: &KnownContract) -> Result<(), Error> {
         let Some(backend) = &self.backend else { return Ok(()) };
         match self.bindings.bound(contract, || backend.bind(&contract.text)) {
-            Some(Err(error)) => Err(self.generation.not_bound(contract, error)),
+            Some(Err(error)) => Err(self.generation.not_bound(&contract.text, error)),
             _ => Ok(()),
         }
     }
@@ -465,14 +470,10 @@ impl InstanceRef {
     /// Records which plugins wait for a call that is about to run.
     #[inline]
     fn enter_chain(&self, request: &Request<'_>, call_id: u64) -> Option<RunningChain> {
-        match (request.chain(), &self.backend) {
-            (Some(chain), _) => Some(RunningChain::enter(call_id, chain)),
-            (None, Some(Backend::InProcess(_)) | None) => None,
-            // A process only knows the id of the call.
-            #[cfg(all(unix, feature = "process"))]
-            (None, Some(Backend::OutOfProcess(_))) => {
-                crate::call::Chain::current(None).map(|chain| RunningChain::enter(call_id, &chain))
-            }
+        match request.chain() {
+            Some(chain) => Some(RunningChain::enter(call_id, chain)),
+            // The plugin may call from another thread or process, which only knows the id.
+            None => Chain::current(None).map(|chain| RunningChain::enter(call_id, &chain)),
         }
     }
 
@@ -487,7 +488,7 @@ impl InstanceRef {
         };
         let binding = match self.bindings.bound(contract, || backend.bind(&contract.text)) {
             Some(Ok(methods)) => methods.get(index),
-            Some(Err(error)) => return Err(self.generation.not_bound(contract, error)),
+            Some(Err(error)) => return Err(self.generation.not_bound(&contract.text, error)),
             None => None,
         };
         let needs_json = matches!(
@@ -507,7 +508,7 @@ impl InstanceRef {
     }
 
     /// Makes a call like [`call`](Self::call), with no options but a deadline. Returns `None` if the
-    /// plugin is a process or async, or inputs are validated against a schema.
+    /// plugin is a process or async, inputs are validated, or a service calls with a deadline.
     #[inline(always)]
     pub(crate) fn call_brief(
         &self,
@@ -517,7 +518,8 @@ impl InstanceRef {
         reply: &mut ReplySlot,
     ) -> Option<Result<(), Error>> {
         let Some(Backend::InProcess(instance)) = &self.backend else { return None };
-        if !self.is_brief {
+        // A context with a deadline would hide that of the service which makes the call.
+        if !self.is_brief || (deadline.is_some() && Chain::may_be_current()) {
             return None;
         }
         if input.byte_len() as u64 > self.limits.max_input_bytes {

@@ -18,7 +18,7 @@ use std::{fmt, io};
 use hotbay_plugin::Fault;
 #[cfg(all(unix, feature = "process"))]
 use hotbay_plugin::Output;
-use hotbay_plugin::contract::CallError;
+use hotbay_plugin::contract::{CallError, ContractText};
 use hotbay_plugin::text::{Lines, MAX_CONTENT_TYPE_BYTES, escaped, is_escaped, start_of};
 use semver::Version;
 use tokio::runtime::Handle;
@@ -29,7 +29,6 @@ use crate::boundary::services::Registration;
 #[cfg(all(unix, feature = "process"))]
 use crate::call::ReplySlot;
 use crate::call::{CallState, Failure, MethodRequest, Request};
-use crate::contracts::KnownContract;
 use crate::error::{Error, ErrorKind};
 use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
@@ -282,8 +281,8 @@ impl Generation {
 
     /// Returns the error of a call of a contract that the plugin does not serve.
     #[cold]
-    fn not_bound(&self, contract: &KnownContract, error: &BindError) -> Error {
-        let (name, version) = (&contract.text.name, contract.text.version);
+    fn not_bound(&self, contract: &ContractText, error: &BindError) -> Error {
+        let (name, version) = (&contract.name, contract.version);
         let error = match error {
             BindError::NotServed => {
                 let message = format!("does not serve contract `{name}` {version}");
@@ -388,6 +387,14 @@ pub(crate) enum State {
     Closed,
     /// Its library stays mapped, for this reason.
     Kept(String),
+}
+
+impl InstanceRef {
+    /// Returns whether the plugin serves a contract with this text, without keeping the result.
+    pub(crate) fn check_text(&self, text: &ContractText) -> Result<(), Error> {
+        let Some(backend) = self.backend() else { return Ok(()) };
+        backend.bind(text).map(drop).map_err(|error| self.generation().not_bound(text, &error))
+    }
 }
 
 impl fmt::Display for State {

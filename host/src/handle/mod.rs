@@ -193,6 +193,18 @@ impl PluginHandle {
         self.inner.slot.try_pin()?.check_contract(contract)
     }
 
+    /// Returns whether the current generation serves a contract with this text; waits while the
+    /// plugin is paused.
+    pub(crate) fn check_text(&self, text: &ContractText) -> Result<(), Error> {
+        self.inner.check_process()?;
+        self.inner.slot.pin()?.check_text(text)
+    }
+
+    /// Returns the same as [`check_text`](Self::check_text), but fails while the plugin is paused.
+    pub(crate) fn try_check_text(&self, text: &ContractText) -> Result<(), Error> {
+        self.inner.slot.try_pin()?.check_text(text)
+    }
+
     /// Returns the transport of a contract, whether or not it is served.
     pub(crate) fn transport(
         &self,

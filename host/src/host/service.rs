@@ -47,6 +47,15 @@ impl Service {
         Error::new(ErrorKind::NotProvided, format!("the host does not serve `{}`", self.name))
     }
 
+    /// Returns the error of an async method that does not return before its deadline.
+    #[cold]
+    pub(super) fn not_in_time(&self, method: &MethodText) -> CallError {
+        let (service, method) = (&self.name, &method.name);
+        let message =
+            format!("method `{method}` of service `{service}` did not return before the deadline");
+        CallError::new(CallErrorKind::DeadlineExceeded, message)
+    }
+
     /// Returns the error of a call that failed in the value.
     #[cold]
     pub(super) fn failed(&self, method: &MethodText, failure: Failure) -> CallError {

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
 use std::time::Instant;
 
+use futures_util::future::{Either, select};
 use hotbay_plugin::abi::{OutputSlot, RawContext, RawPayload};
 use hotbay_plugin::contract::internal::{CallFailure, MethodKind, OutgoingCall};
 use hotbay_plugin::contract::{CallError, CallErrorKind, ContractText, Format, MethodText};
@@ -23,12 +24,14 @@ use crate::call::{
     BoundContract, Caller, Chain, ContractCalls, EncodedArguments, MethodArguments, MethodRequest,
     NeedsJson, OuterBounds, OutgoingFuture, Reply, Request, RunningChain, crossing,
 };
-use crate::contracts::KnownContract;
+use crate::contracts::{KnownContract, MAX_OF_PLUGINS};
 use crate::error::{Error, ErrorKind};
 use crate::generation::next_call_id;
 use crate::handle::PluginHandle;
+use crate::id::PluginName;
 use crate::providers::Providers;
 use crate::sync::deadline_in;
+use crate::worker::TimerEntry;
 
 /// The services of a host, and its plugins.
 #[derive(Default)]
@@ -82,13 +85,21 @@ impl ContractCalls for HostContracts {
             (None, None) => Callee::Provider(self.providers(&contract.name)?),
         };
         let host = self.host()?;
+        // A contract that is not served must not be kept.
+        let text = &contract;
+        let try_check = |handle: &PluginHandle| handle.try_check_text(text);
+        if let Some(handle) = callee.plugin(&host, &caller.name, try_check) {
+            handle?.check_text(text)?;
+        }
         let contract = host.context.contracts.of_plugin(contract).ok_or_else(|| {
-            Error::new(ErrorKind::Overloaded, "the host knows too many versions of contracts")
+            let message = format!(
+                "the host already knows {MAX_OF_PLUGINS} versions of contracts that it calls"
+            );
+            let hint = "use fewer versions of contracts in the plugins, or restart the host";
+            Error::new(ErrorKind::Overloaded, message).with_hint(hint)
         })?;
         let caller = Arc::clone(caller);
-        let bound = PluginContract { caller, contract, callee, host: Arc::downgrade(&host) };
-        bound.check()?;
-        Ok(Arc::new(bound))
+        Ok(Arc::new(PluginContract { caller, contract, callee, host: Arc::downgrade(&host) }))
     }
 
     fn text_of(
@@ -133,45 +144,65 @@ enum Callee {
     Provider(Providers),
 }
 
-impl PluginContract {
-    /// Checks that the contract is served.
-    fn check(&self) -> Result<(), Error> {
-        match &self.callee {
-            Callee::Service(..) => Ok(()),
-            Callee::Plugin(_) | Callee::Provider(_) => {
-                self.plugin()?.contract(Arc::clone(&self.contract)).map(drop)
-            }
+impl Callee {
+    /// Returns the plugin to call; `None` if it is a service. Of the providers, it is the first
+    /// other than the caller that `try_check` does not refuse.
+    fn plugin(
+        &self,
+        host: &Inner,
+        caller: &PluginName,
+        try_check: impl Fn(&PluginHandle) -> Result<(), Error>,
+    ) -> Option<Result<PluginHandle, Error>> {
+        match self {
+            Self::Plugin(name) => Some(host.registry.find(name)),
+            Self::Provider(providers) => Some(first_of(providers, caller, try_check)),
+            Self::Service(..) => None,
         }
     }
+}
 
+/// Returns the first provider other than the caller that `try_check` does not refuse.
+fn first_of(
+    providers: &Providers,
+    caller: &PluginName,
+    try_check: impl Fn(&PluginHandle) -> Result<(), Error>,
+) -> Result<PluginHandle, Error> {
+    let mut refused = None;
+    for handle in providers.in_order()? {
+        if handle.name() == caller {
+            continue;
+        }
+        match try_check(&handle) {
+            Err(error) if is_refusal(&error) => _ = refused.get_or_insert(error),
+            // It may be paused, for which its call waits.
+            _ => return Ok(handle),
+        }
+    }
+    Err(refused.unwrap_or_else(|| {
+        let contract = providers.contract();
+        let message = format!("no other plugin provides contract `{contract}`");
+        Error::new(ErrorKind::NotFound, message)
+    }))
+}
+
+impl PluginContract {
     /// Returns the plugin to call.
     fn plugin(&self) -> Result<PluginHandle, Error> {
         let host = self.host.upgrade().ok_or_else(shutting_down)?;
-        match &self.callee {
-            Callee::Plugin(name) => host.registry.find(name),
-            Callee::Provider(providers) => self.first_of(providers),
-            Callee::Service(..) => Err(crate::error::bug!("a service is not a plugin")),
-        }
+        let try_check = |handle: &PluginHandle| handle.served_method(&self.contract, 0).map(drop);
+        let plugin = self.callee.plugin(&host, &self.caller.name, try_check);
+        plugin.unwrap_or_else(|| Err(crate::error::bug!("a service is not a plugin")))
     }
 
-    /// Returns the first provider other than the caller that serves the contract.
-    fn first_of(&self, providers: &Providers) -> Result<PluginHandle, Error> {
-        let mut refused = None;
-        for handle in providers.in_order()? {
-            if *handle.name() == self.caller.name {
-                continue;
-            }
-            match handle.served_method(&self.contract, 0) {
-                Err(error) if is_refusal(&error) => _ = refused.get_or_insert(error),
-                // It may be paused, for which its call waits.
-                _ => return Ok(handle),
-            }
+    /// Returns a method that the plugin calls; fails if it returns a stream.
+    fn callable(&self, index: usize) -> Result<&MethodText, CallError> {
+        let method = self.method(index)?;
+        if method.kind == MethodKind::Stream {
+            let message = "a plugin cannot open a stream of a service or of another plugin";
+            return Err(CallError::new(CallErrorKind::Other, message)
+                .with_hint("call a method that returns a list, in pages if it is long"));
         }
-        Err(refused.unwrap_or_else(|| {
-            let contract = providers.contract();
-            let message = format!("no other plugin provides contract `{contract}`");
-            Error::new(ErrorKind::NotFound, message)
-        }))
+        Ok(method)
     }
 
     fn method(&self, index: usize) -> Result<&MethodText, CallError> {
@@ -238,7 +269,7 @@ impl PluginContract {
         let instance = service.instance.as_ref().ok_or_else(|| crossing(shutting_down()))?;
         let MethodFunctions::Sync { serialized, .. } = functions else {
             let started = self.start_service(service, text, functions, chain, call)?;
-            return crate::sync::block_on(std::pin::pin!(started));
+            return crate::sync::block_on(pin!(started));
         };
         let call_id = next_call_id();
         let _chain = RunningChain::enter(call_id, &chain);
@@ -310,17 +341,55 @@ impl PluginContract {
         let instance = service.instance.as_ref().ok_or_else(|| crossing(shutting_down()))?;
         let call_id = next_call_id();
         let running = RunningChain::enter(call_id, &chain);
-        let bounds = OuterBounds { outer: call.outer, deadline: Limits::of(call)?.deadline };
+        let deadline = Limits::of(call)?.deadline;
+        let bounds = OuterBounds { outer: call.outer, deadline };
         let trace = call.outer.and_then(|outer| outer.trace());
         let context = RawContext::new(call_id).with_trace(trace.as_ref()).with_bounds(&bounds);
+        let deadline = deadline.map(|at| self.wait_until(at)).transpose().map_err(crossing)?;
         let (bytes, guard) = (call.arguments.to_vec(), service.tasks.start());
         let started = instance.start_method(start, &context, call.format, bytes, guard);
         let task = started.map_err(|failure| service.failed(text, failure))?;
         let text = text.clone();
         Ok(Box::pin(async move {
             let _running = running;
-            task.await.map_err(|failure| service.failed(&text, failure).into())
+            let passed = pin!(async {
+                match &deadline {
+                    Some(deadline) => deadline.passed.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            });
+            match select(task, passed).await {
+                Either::Left((result, _)) => {
+                    result.map_err(|failure| service.failed(&text, failure).into())
+                }
+                Either::Right(_) => Err(service.not_in_time(&text).into()),
+            }
         }))
+    }
+
+    /// Returns a deadline that the host's timer reports.
+    fn wait_until(&self, at: Instant) -> Result<Arc<Deadline>, Error> {
+        let host = self.host.upgrade().ok_or_else(shutting_down)?;
+        let deadline = Arc::new(Deadline { at, passed: CancellationToken::new() });
+        let entry: Arc<dyn TimerEntry> = Arc::clone(&deadline) as _;
+        host.context.timer.handle().schedule(at, &entry);
+        Ok(deadline)
+    }
+}
+
+/// The deadline of an async method of a service.
+struct Deadline {
+    at: Instant,
+    passed: CancellationToken,
+}
+
+impl TimerEntry for Deadline {
+    fn fire_due(self: Arc<Self>, now: Instant) -> Option<Instant> {
+        if now < self.at {
+            return Some(self.at);
+        }
+        self.passed.cancel();
+        None
     }
 }
 
@@ -356,11 +425,10 @@ impl Limits {
 impl BoundContract for PluginContract {
     fn call(&self, call: &OutgoingCall<'_>) -> Result<Output, CallFailure> {
         let limits = Limits::of(call)?;
+        self.callable(call.method)?;
         if let Callee::Service(service, methods) = &self.callee {
-            self.method(call.method)?;
             return self.call_service(service, methods[call.method], call);
         }
-        self.method(call.method)?;
         let ToPlugin { handle, chain, .. } = self.plugin_for(call)?;
         let request = self.request(call, &limits, chain);
         handle.call(request).map(|reply| output_of(&reply)).map_err(failure_of)
@@ -368,7 +436,7 @@ impl BoundContract for PluginContract {
 
     fn start(&self, call: &OutgoingCall<'_>) -> Result<OutgoingFuture, CallFailure> {
         let limits = Limits::of(call)?;
-        let text = self.method(call.method)?;
+        let text = self.callable(call.method)?;
         if text.kind != MethodKind::Async {
             let message = format!("method `{}` is not async", text.name);
             return Err(CallError::new(CallErrorKind::InvalidInput, message).into());
@@ -388,12 +456,13 @@ impl BoundContract for PluginContract {
                 reply.map(|reply| output_of(&reply)).map_err(failure_of)
             }));
         }
-        call_on_thread(handle, request)
+        call_on_thread(&self.caller, handle, request)
     }
 }
 
 /// Calls a plugin on a new thread: one of its workers may wait for this call.
 fn call_on_thread(
+    caller: &Caller,
     handle: PluginHandle,
     request: Request<'static>,
 ) -> Result<OutgoingFuture, CallFailure> {
@@ -401,15 +470,10 @@ fn call_on_thread(
     let request = request.with_cancellation_token(token.clone());
     let guard = token.drop_guard();
     let (sender, receiver) = oneshot::channel();
-    let call = move || {
+    caller.call_on_thread(move || {
         let result = handle.call(request).map(|reply| output_of(&reply)).map_err(failure_of);
         // The receiver is gone if the caller dropped the call.
         let _ = sender.send(result);
-    };
-    let spawned = thread::Builder::new().name("hotbay-call".to_owned()).spawn(call);
-    spawned.map_err(|error| {
-        let message = format!("cannot start a thread for the call: {error}");
-        CallError::new(CallErrorKind::Overloaded, message)
     })?;
     Ok(Box::pin(async move {
         let _guard = guard;

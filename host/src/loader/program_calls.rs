@@ -3,7 +3,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
@@ -31,13 +30,10 @@ impl CallableContracts {
             // The receiver is gone if the program has closed the connection.
             let _ = sender.send(run(&caller, &*calls, call, &token));
         };
-        let spawned = thread::Builder::new().name("hotbay-call".to_owned()).spawn(run);
+        let spawned = self.caller.call_on_thread(run);
         Box::pin(async move {
             let _guard = guard;
-            spawned.map_err(|error| {
-                let message = format!("cannot start a thread for the call: {error}");
-                CallError::new(CallErrorKind::Overloaded, message)
-            })?;
+            spawned?;
             receiver.await.unwrap_or_else(|_| {
                 let message = "the thread of the call exited without a result";
                 Err(CallError::new(CallErrorKind::Other, message))

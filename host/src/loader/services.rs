@@ -47,6 +47,7 @@ impl PluginServices {
             name: name.clone(),
             granted: granted.clone(),
             withheld: candidate.manifest.permissions().difference(granted).cloned().collect(),
+            threads: Arc::default(),
         });
         Self {
             name: name.clone(),
@@ -137,7 +138,7 @@ impl Services for PluginServices {
     }
 }
 
-/// The contracts that a plugin may call, and those that it has asked for.
+/// The contracts that a plugin may call, and those that it has bound.
 #[derive(Debug)]
 pub(super) struct CallableContracts {
     pub(super) caller: Arc<Caller>,
@@ -145,14 +146,14 @@ pub(super) struct CallableContracts {
     bound: Mutex<Vec<Bound>>,
 }
 
-/// A contract that a plugin has asked for.
+/// A contract that a plugin has bound.
 struct Bound {
     text: String,
     plugin: Option<String>,
     contract: Arc<dyn BoundContract>,
 }
 
-/// Maximum number of contracts that a plugin can have asked for.
+/// Maximum number of contracts that a plugin can bind.
 const MAX_BOUND: usize = 1024;
 
 impl CallableContracts {
@@ -160,7 +161,7 @@ impl CallableContracts {
         Self { caller, calls, bound: Mutex::default() }
     }
 
-    /// Finds who serves a contract, and returns a number for the calls.
+    /// Finds the provider of a contract, and returns a number for the calls.
     fn bind(&self, text: &str, plugin: Option<&str>) -> Result<u64, CallError> {
         let contract = parse_one(text)?;
         let contract = self.calls.bind(&self.caller, contract, plugin).map_err(crossing)?;
@@ -172,8 +173,9 @@ impl CallableContracts {
                 number
             }
             None if bound.len() >= MAX_BOUND => {
-                let message = "the plugin has asked for too many contracts";
-                return Err(CallError::new(CallErrorKind::Overloaded, message));
+                let message = format!("the plugin has already bound {MAX_BOUND} contracts");
+                let hint = "keep the value that `contract` returned, and call it again";
+                return Err(CallError::new(CallErrorKind::Overloaded, message).with_hint(hint));
             }
             None => {
                 let plugin = plugin.map(str::to_owned);
@@ -189,7 +191,7 @@ impl CallableContracts {
         let bound = lock(&self.bound);
         let contract = bound.get(number).map(|bound| Arc::clone(&bound.contract));
         contract.ok_or_else(|| {
-            let message = "the plugin calls a contract that it has not asked for";
+            let message = "the plugin calls a contract that it has not bound";
             CallError::new(CallErrorKind::Other, message)
         })
     }

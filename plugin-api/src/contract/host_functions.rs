@@ -64,7 +64,7 @@ impl From<CallError> for CallFailure {
 
 /// The host's implementation of the calls. The token identifies one load of one plugin.
 pub trait ContractHost {
-    /// Finds who serves a contract, given as text: a plugin of this name, or the host, or else any
+    /// Finds the provider of a contract, given as text: a plugin of this name, or the host, or else any
     /// plugin.
     ///
     /// # Errors
@@ -197,7 +197,7 @@ impl RawHostFunctions {
         Self { size: size_of::<Self>(), bind: bind::<H>, call: call::<H>, start: start::<H> }
     }
 
-    /// Finds who serves a contract.
+    /// Finds the provider of a contract.
     pub(super) fn bind(
         &self,
         token: u64,

@@ -85,7 +85,7 @@ impl HostServices {
     ///
     /// # Errors
     ///
-    /// The same as [`contract`](Self::contract); `Unavailable` if there is no such plugin.
+    /// The same as [`contract`](Self::contract); `Unavailable` if the plugin is not found.
     pub fn contract_of<C: Contract + ?Sized>(
         &self,
         plugin: &str,

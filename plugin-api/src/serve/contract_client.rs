@@ -34,10 +34,10 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
 /// Time limit for the connection to the host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Maximum number of contracts that a program can have asked for.
+/// Maximum number of contracts that a program can bind.
 const MAX_BOUND: usize = 1024;
 
-/// The contracts that the program has asked for.
+/// The contracts that the program has bound.
 static BOUND: Mutex<Vec<Arc<Bound>>> = Mutex::new(Vec::new());
 
 /// A contract that the program calls.
@@ -73,8 +73,9 @@ impl ContractHost for ProgramCalls {
             return Ok(number as u64);
         }
         if bound.len() >= MAX_BOUND {
-            let message = "the program has asked for too many contracts";
-            return Err(CallError::new(CallErrorKind::Overloaded, message));
+            let message = format!("the program has already bound {MAX_BOUND} contracts");
+            let hint = "keep the value that `contract` returned, and call it again";
+            return Err(CallError::new(CallErrorKind::Overloaded, message).with_hint(hint));
         }
         bound.push(Arc::new(Bound { text, contract, plugin: plugin.map(str::to_owned) }));
         Ok(bound.len() as u64 - 1)

@@ -171,6 +171,7 @@ fn any_language_can_call_contracts() {
     let (host, _, _) = relay(&plugins);
     loaded(&host, caller.install());
     loaded(&host, plugins.add("analyst", "analyst").write());
+    loaded(&host, plugins.add("reader", "table-reader").write());
     let caller = host.plugin("caller").unwrap();
     let call = |path: &str, body: Value, headers: Value| {
         let request = json!({ "path": path, "body": body, "headers": headers });
@@ -193,6 +194,12 @@ fn any_language_can_call_contracts() {
     assert_eq!(status, 200);
     assert!(body[0].as_u64().is_some_and(|left| left > 3_000_000 && left <= 3_600_000), "{body}");
     assert_eq!(body[2], format!("{:02x?}", [7; 16]));
+    let soon = json!({ "Hotbay-Deadline-Ms": "50" });
+    let (status, body) = call("/contract/key-value/forever", json!({}), soon);
+    assert_eq!((status, &body["kind"]), (504, &json!("deadline-exceeded")), "{body}");
+    let (status, body) = call("/contract/tables/refuse", json!({}), json!({}));
+    assert_eq!((status, &body["kind"]), (500, &json!("other")), "{body}");
+    assert!(body["message"].as_str().unwrap().contains("cannot open a stream"), "{body}");
     // Another plugin: any that provides the contract, or by name.
     let words = |headers| call("/contract/text-analysis/words", json!({ "text": "a b" }), headers);
     assert_eq!(words(json!({})), (200, json!(2)));

@@ -6,6 +6,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use hotbay::contract::{CallError, CallErrorKind, Handle, Serves};
+use hotbay::hotbay_plugin::{
+    Async, AsyncContext, AsyncPlugin, Config, HostServices, Output, OwnedPayload,
+};
 use hotbay::{
     CancellationToken, ErrorKind, Host, HostBuilder, Manifest, PluginError, Request, TraceContext,
 };
@@ -14,10 +17,11 @@ use hotbay_tests::{Plugins, block_on, loaded, reloaded, until};
 use text_contract::{KeyValue, Relay};
 
 /// Permissions for everything that the fixture calls.
-pub(super) const ALL: [&str; 7] = [
+pub(super) const ALL: [&str; 8] = [
     "contract:async-work",
     "contract:key-value",
     "contract:relay",
+    "contract:tables",
     "contract:text-analysis",
     "contract:unknown",
     "log",
@@ -82,6 +86,14 @@ impl KeyValue for Shared {
         match key {
             "panic" => panic!("no such key"),
             "fail" => Err(PluginError::new(7, "no").with_details(serde_json::json!([1])).into()),
+            key if key.starts_with("call ") => {
+                let WeakHost(host) = self.0.host.get().expect("set by the test");
+                let plugin = host.plugin(&key["call ".len()..])?;
+                let request = Request::text("").with_timeout(Duration::from_secs(600));
+                plugin.call(Request::text(""))?;
+                plugin.call(request)?;
+                Ok(None)
+            }
             key => Ok(lock(&self.0.values).get(key).cloned()),
         }
     }
@@ -454,6 +466,41 @@ fn recursion_through_a_service_is_limited() {
     }
 }
 
+/// An async plugin that calls the service, which calls it.
+struct CallsBack(HostServices);
+
+impl AsyncPlugin for CallsBack {
+    fn init(_: &Config, host: HostServices) -> Result<Self, PluginError> {
+        Ok(Self(host))
+    }
+
+    async fn execute(&self, _: AsyncContext, _: OwnedPayload) -> Result<Output, PluginError> {
+        let service = self.0.contract::<dyn KeyValue>()?;
+        Output::json(&service.get("call async")?)
+    }
+}
+
+#[test]
+fn service_that_calls_an_async_caller_is_refused() {
+    let plugins = Plugins::new();
+    let service = Shared::new();
+    let manifest = Manifest::new("async", "1.0.0");
+    let manifest = manifest.and_then(|it| it.with_permission("contract:key-value")).unwrap();
+    let host = builder(&plugins, service).register::<Async<CallsBack>>(manifest).build().unwrap();
+    service.set_host(&host);
+    let plugin = host.plugin("async").unwrap();
+    let request = || Request::text("").with_timeout(Duration::from_secs(600));
+    for error in [
+        plugin.call(Request::text("")).unwrap_err(),
+        plugin.call(request()).unwrap_err(),
+        block_on(plugin.execute(request())).unwrap_err(),
+    ] {
+        let error = error.full_message();
+        assert!(error.contains("it waits for this call (async → key-value → async)"), "{error}");
+    }
+    block_on(host.shutdown(Duration::from_secs(60)));
+}
+
 #[test]
 fn called_plugin_is_reloaded_without_a_lost_answer() {
     let plugins = Plugins::new();
@@ -521,7 +568,7 @@ fn call_of_a_stopped_plugin_is_refused() {
     on_own_thread(|| relay.call_until_stopped(report.to_str().unwrap())).unwrap();
     block_on(host.unload("relay")).unwrap();
     let text = until("the thread reports", || std::fs::read_to_string(&report).ok());
-    assert_eq!(text, "Unavailable: the plugin was stopped, so it calls nothing");
+    assert_eq!(text, "Unavailable: the plugin was stopped and cannot call contracts");
     until("the library is unmapped", || host.retained().is_empty().then_some(()));
 }
 

@@ -15,7 +15,7 @@ pub(super) struct CallBounds<'v> {
     pub(super) state: Option<&'v CallState>,
     /// The call that the calling plugin serves on this thread.
     pub(super) outer: Option<CallContext<'v>>,
-    /// Whether a plugin makes the call. Then the plugin called gets these bounds in any case: it
+    /// Whether a plugin or a service makes the call. Then the plugin called gets these bounds in any case: it
     /// passes their context on when it calls others.
     pub(super) is_chained: bool,
 }
