@@ -92,8 +92,9 @@ enum Producer {
     Idle(Opened),
     /// A thread, which returns the stream.
     Busy,
-    /// The plugin's runtime, which answers a request.
-    Requested(Opened, Requested),
+    /// The plugin's runtime, which answers a request. The answer is the library's memory, so it is
+    /// dropped before the stream, which keeps the library mapped.
+    Requested(Requested, Opened),
     Gone,
 }
 
@@ -221,20 +222,17 @@ impl Core {
             (producer, state.waker.take(), items)
         };
         drop(items);
-        match producer {
-            // The plugin's runtime drops it.
-            Producer::Requested(opened, _) => drop(opened),
-            Producer::Idle(opened) if release == Release::Here => drop(opened),
-            Producer::Idle(opened) => self.drop_on_thread(opened),
-            Producer::Busy | Producer::Gone => {}
+        match (&producer, release) {
+            (Producer::Busy | Producer::Gone, _) | (_, Release::Here) => drop(producer),
+            (_, Release::OnThread) => self.drop_on_thread(producer),
         }
         wake(waker);
     }
 
     /// Drops a stream on a thread of the plugin.
-    fn drop_on_thread(&self, opened: Opened) {
+    fn drop_on_thread(&self, producer: Producer) {
         // Without a thread it is dropped here.
-        let _ = self.generation.workers.spawn(move || drop(opened));
+        let _ = self.generation.workers.spawn(move || drop(producer));
     }
 
     /// Makes the next item on this thread. `None` if none can be made here.
@@ -382,7 +380,7 @@ impl Core {
             state.waker = Some(cx.waker().clone());
             match &mut state.producer {
                 Producer::Idle(_) => Self::refill(this, state),
-                Producer::Requested(_, requested) => match Pin::new(requested).poll(cx) {
+                Producer::Requested(requested, _) => match Pin::new(requested).poll(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(answer) => {
                         // The sender is dropped only with an answer.
@@ -416,11 +414,11 @@ impl Core {
             let requested = stream.request(credits, this.generation.begin_stream_request());
             let mut state = this.lock();
             if state.end.is_none() {
-                state.producer = Producer::Requested(opened, requested);
+                state.producer = Producer::Requested(requested, opened);
             } else {
                 state.producer = Producer::Gone;
                 drop(state);
-                drop(opened);
+                drop(Producer::Requested(requested, opened));
             }
             return;
         }
@@ -513,7 +511,7 @@ impl Core {
         answer: Result<hotbay_plugin::Output, Failure>,
     ) {
         let opened = match std::mem::replace(&mut state.producer, Producer::Busy) {
-            Producer::Requested(opened, _) => opened,
+            Producer::Requested(_, opened) => opened,
             other => return state.producer = other,
         };
         drop(state);
