@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -77,6 +78,8 @@ struct State {
     producer: Producer,
     waker: Option<Waker>,
     window: u32,
+    /// Whether the plugin has made an item.
+    has_made: bool,
 }
 
 enum End {
@@ -107,6 +110,13 @@ pub(super) fn open_stream(
 ) -> Result<PluginStream, Error> {
     let slot = StreamSlot::default();
     request.set_stream_slot(slot.clone());
+    if runs_on == RunsOn::Workers
+        && let Some(policy) = inner.slot.load_policy().as_ref()
+        && policy.needs_clock(request.deadline())
+    {
+        // That of the manifest, or of the host, too, as for other pooled calls.
+        request.set_deadline(policy.deadline(Instant::now(), request.deadline()));
+    }
     let (trace, deadline) = (request.trace().copied(), request.deadline());
     let token = request.cancellation_token().cloned();
     call(request)?;
@@ -123,6 +133,7 @@ pub(super) fn open_stream(
         producer: Producer::Idle(opened),
         waker: None,
         window: DEFAULT_WINDOW,
+        has_made: false,
     };
     let core = Arc::new(Core {
         inner: Arc::clone(inner),
@@ -158,6 +169,10 @@ impl ItemSource for PluginStream {
         cx: &mut Context<'_>,
         item: &mut Vec<u8>,
     ) -> Poll<Option<Result<Format, CallError>>> {
+        // First, since the token has locks.
+        if self.core.inner.check_process().is_err() {
+            return Poll::Ready(Some(Err(self.core.inner.forked().into())));
+        }
         if let Some(cancelled) = &mut self.cancelled
             && cancelled.as_mut().poll(cx).is_ready()
         {
@@ -168,7 +183,9 @@ impl ItemSource for PluginStream {
     }
 
     fn set_window(&mut self, items: u32) {
-        self.core.lock().window = items.min(MAX_WINDOW);
+        if self.core.inner.process.is_current() {
+            self.core.lock().window = items.min(MAX_WINDOW);
+        }
     }
 }
 
@@ -183,6 +200,7 @@ impl Drop for PluginStream {
     fn drop(&mut self) {
         if !self.core.inner.process.is_current() {
             // The child of a fork must take no lock.
+            std::mem::forget(self.cancelled.take());
             return std::mem::forget(Arc::clone(&self.core));
         }
         let release = match self.runs_on {
@@ -202,11 +220,18 @@ impl Core {
     /// follows instead.
     fn end(&self, error: Option<Error>, release: Release) {
         self.ended.cancel();
-        let (producer, waker, items) = {
+        let mut timeout = error
+            .as_ref()
+            .filter(|error| error.kind() == ErrorKind::DeadlineExceeded)
+            .map(Error::cloned);
+        let (producer, waker, items, is_unanswered) = {
             let mut state = self.lock();
             let items = match (&state.end, error) {
                 // The caller reads what is left.
-                (Some(_), Some(_)) => VecDeque::new(),
+                (Some(_), Some(_)) => {
+                    timeout = None;
+                    VecDeque::new()
+                }
                 (_, error) => {
                     state.end =
                         Some(error.map_or(End::Finished, |error| End::Failed(error.into())));
@@ -214,14 +239,19 @@ impl Core {
                     std::mem::take(&mut state.items)
                 }
             };
+            let is_making = matches!(state.producer, Producer::Busy | Producer::Requested(..));
+            let is_unanswered = is_making && !state.has_made;
             let producer = match &state.producer {
                 // Its thread notices the end.
                 Producer::Busy => Producer::Gone,
                 _ => std::mem::replace(&mut state.producer, Producer::Gone),
             };
-            (producer, state.waker.take(), items)
+            (producer, state.waker.take(), items, is_unanswered)
         };
         drop(items);
+        if let Some(error) = timeout {
+            self.count_timeout(&error, is_unanswered);
+        }
         match (&producer, release) {
             (Producer::Busy | Producer::Gone, _) | (_, Release::Here) => drop(producer),
             (_, Release::OnThread) => self.drop_on_thread(producer),
@@ -271,6 +301,7 @@ impl Core {
             }
             (Ok(true), None) => {
                 state.producer = Producer::Idle(opened);
+                state.has_made = true;
                 Some(Some(Ok(format)))
             }
             (last, None) => {
@@ -318,6 +349,21 @@ impl Core {
         if self.ended.is_cancelled() && error.kind() != ErrorKind::Panicked {
             return;
         }
+        self.record(error);
+    }
+
+    /// Counts that the deadline passed. It is a fault of the plugin only if the first item was
+    /// requested and not made, since a stream may be endless, and its caller slow.
+    #[cold]
+    fn count_timeout(&self, error: &Error, is_unanswered: bool) {
+        if is_unanswered {
+            self.record(error);
+        } else {
+            self.inner.slot.counters.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn record(&self, error: &Error) {
         let slot = &self.inner.slot;
         let request = Request::default();
         let scope = CallScope::inline(&request, None, self.call_id);
@@ -351,9 +397,6 @@ impl Core {
         cx: &mut Context<'_>,
         item: &mut Vec<u8>,
     ) -> Poll<Option<Result<Format, CallError>>> {
-        if this.inner.check_process().is_err() {
-            return Poll::Ready(Some(Err(this.inner.forked().into())));
-        }
         // The timer may not have fired yet.
         if let Err(error) = this.check_bounds() {
             this.end(Some(error), Release::OnThread);
@@ -557,6 +600,7 @@ impl Core {
 
 impl State {
     fn push(&mut self, format: Format, item: Vec<u8>) {
+        self.has_made = true;
         self.bytes += item.len();
         self.items.push_back((format, item));
     }
