@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -77,6 +78,8 @@ struct State {
     producer: Producer,
     waker: Option<Waker>,
     window: u32,
+    /// Whether the plugin has made an item.
+    has_made: bool,
 }
 
 enum End {
@@ -92,8 +95,9 @@ enum Producer {
     Idle(Opened),
     /// A thread, which returns the stream.
     Busy,
-    /// The plugin's runtime, which answers a request.
-    Requested(Opened, Requested),
+    /// The plugin's runtime, which answers a request. The answer is the library's memory, so it is
+    /// dropped before the stream, which keeps the library mapped.
+    Requested(Requested, Opened),
     Gone,
 }
 
@@ -106,6 +110,13 @@ pub(super) fn open_stream(
 ) -> Result<PluginStream, Error> {
     let slot = StreamSlot::default();
     request.set_stream_slot(slot.clone());
+    if runs_on == RunsOn::Workers
+        && let Some(policy) = inner.slot.load_policy().as_ref()
+        && policy.needs_clock(request.deadline())
+    {
+        // That of the manifest, or of the host, too, as for other pooled calls.
+        request.set_deadline(policy.deadline(Instant::now(), request.deadline()));
+    }
     let (trace, deadline) = (request.trace().copied(), request.deadline());
     let token = request.cancellation_token().cloned();
     call(request)?;
@@ -122,6 +133,7 @@ pub(super) fn open_stream(
         producer: Producer::Idle(opened),
         waker: None,
         window: DEFAULT_WINDOW,
+        has_made: false,
     };
     let core = Arc::new(Core {
         inner: Arc::clone(inner),
@@ -157,6 +169,10 @@ impl ItemSource for PluginStream {
         cx: &mut Context<'_>,
         item: &mut Vec<u8>,
     ) -> Poll<Option<Result<Format, CallError>>> {
+        // First, since the token has locks.
+        if self.core.inner.check_process().is_err() {
+            return Poll::Ready(Some(Err(self.core.inner.forked().into())));
+        }
         if let Some(cancelled) = &mut self.cancelled
             && cancelled.as_mut().poll(cx).is_ready()
         {
@@ -167,7 +183,9 @@ impl ItemSource for PluginStream {
     }
 
     fn set_window(&mut self, items: u32) {
-        self.core.lock().window = items.min(MAX_WINDOW);
+        if self.core.inner.process.is_current() {
+            self.core.lock().window = items.min(MAX_WINDOW);
+        }
     }
 }
 
@@ -182,6 +200,7 @@ impl Drop for PluginStream {
     fn drop(&mut self) {
         if !self.core.inner.process.is_current() {
             // The child of a fork must take no lock.
+            std::mem::forget(self.cancelled.take());
             return std::mem::forget(Arc::clone(&self.core));
         }
         let release = match self.runs_on {
@@ -201,11 +220,18 @@ impl Core {
     /// follows instead.
     fn end(&self, error: Option<Error>, release: Release) {
         self.ended.cancel();
-        let (producer, waker, items) = {
+        let mut timeout = error
+            .as_ref()
+            .filter(|error| error.kind() == ErrorKind::DeadlineExceeded)
+            .map(Error::cloned);
+        let (producer, waker, items, is_unanswered) = {
             let mut state = self.lock();
             let items = match (&state.end, error) {
                 // The caller reads what is left.
-                (Some(_), Some(_)) => VecDeque::new(),
+                (Some(_), Some(_)) => {
+                    timeout = None;
+                    VecDeque::new()
+                }
                 (_, error) => {
                     state.end =
                         Some(error.map_or(End::Finished, |error| End::Failed(error.into())));
@@ -213,28 +239,30 @@ impl Core {
                     std::mem::take(&mut state.items)
                 }
             };
+            let is_making = matches!(state.producer, Producer::Busy | Producer::Requested(..));
+            let is_unanswered = is_making && !state.has_made;
             let producer = match &state.producer {
                 // Its thread notices the end.
                 Producer::Busy => Producer::Gone,
                 _ => std::mem::replace(&mut state.producer, Producer::Gone),
             };
-            (producer, state.waker.take(), items)
+            (producer, state.waker.take(), items, is_unanswered)
         };
         drop(items);
-        match producer {
-            // The plugin's runtime drops it.
-            Producer::Requested(opened, _) => drop(opened),
-            Producer::Idle(opened) if release == Release::Here => drop(opened),
-            Producer::Idle(opened) => self.drop_on_thread(opened),
-            Producer::Busy | Producer::Gone => {}
+        if let Some(error) = timeout {
+            self.count_timeout(&error, is_unanswered);
+        }
+        match (&producer, release) {
+            (Producer::Busy | Producer::Gone, _) | (_, Release::Here) => drop(producer),
+            (_, Release::OnThread) => self.drop_on_thread(producer),
         }
         wake(waker);
     }
 
     /// Drops a stream on a thread of the plugin.
-    fn drop_on_thread(&self, opened: Opened) {
+    fn drop_on_thread(&self, producer: Producer) {
         // Without a thread it is dropped here.
-        let _ = self.generation.workers.spawn(move || drop(opened));
+        let _ = self.generation.workers.spawn(move || drop(producer));
     }
 
     /// Makes the next item on this thread. `None` if none can be made here.
@@ -273,6 +301,7 @@ impl Core {
             }
             (Ok(true), None) => {
                 state.producer = Producer::Idle(opened);
+                state.has_made = true;
                 Some(Some(Ok(format)))
             }
             (last, None) => {
@@ -320,6 +349,21 @@ impl Core {
         if self.ended.is_cancelled() && error.kind() != ErrorKind::Panicked {
             return;
         }
+        self.record(error);
+    }
+
+    /// Counts that the deadline passed. It is a fault of the plugin only if the first item was
+    /// requested and not made, since a stream may be endless, and its caller slow.
+    #[cold]
+    fn count_timeout(&self, error: &Error, is_unanswered: bool) {
+        if is_unanswered {
+            self.record(error);
+        } else {
+            self.inner.slot.counters.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn record(&self, error: &Error) {
         let slot = &self.inner.slot;
         let request = Request::default();
         let scope = CallScope::inline(&request, None, self.call_id);
@@ -353,9 +397,6 @@ impl Core {
         cx: &mut Context<'_>,
         item: &mut Vec<u8>,
     ) -> Poll<Option<Result<Format, CallError>>> {
-        if this.inner.check_process().is_err() {
-            return Poll::Ready(Some(Err(this.inner.forked().into())));
-        }
         // The timer may not have fired yet.
         if let Err(error) = this.check_bounds() {
             this.end(Some(error), Release::OnThread);
@@ -382,7 +423,7 @@ impl Core {
             state.waker = Some(cx.waker().clone());
             match &mut state.producer {
                 Producer::Idle(_) => Self::refill(this, state),
-                Producer::Requested(_, requested) => match Pin::new(requested).poll(cx) {
+                Producer::Requested(requested, _) => match Pin::new(requested).poll(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(answer) => {
                         // The sender is dropped only with an answer.
@@ -416,11 +457,11 @@ impl Core {
             let requested = stream.request(credits, this.generation.begin_stream_request());
             let mut state = this.lock();
             if state.end.is_none() {
-                state.producer = Producer::Requested(opened, requested);
+                state.producer = Producer::Requested(requested, opened);
             } else {
                 state.producer = Producer::Gone;
                 drop(state);
-                drop(opened);
+                drop(Producer::Requested(requested, opened));
             }
             return;
         }
@@ -513,7 +554,7 @@ impl Core {
         answer: Result<hotbay_plugin::Output, Failure>,
     ) {
         let opened = match std::mem::replace(&mut state.producer, Producer::Busy) {
-            Producer::Requested(opened, _) => opened,
+            Producer::Requested(_, opened) => opened,
             other => return state.producer = other,
         };
         drop(state);
@@ -559,6 +600,7 @@ impl Core {
 
 impl State {
     fn push(&mut self, format: Format, item: Vec<u8>) {
+        self.has_made = true;
         self.bytes += item.len();
         self.items.push_back((format, item));
     }

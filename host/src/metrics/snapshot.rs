@@ -149,7 +149,8 @@ pub struct PluginStats {
     pub refused: u64,
     /// Pooled calls that waited longer than [`queue_timeout`](crate::HostLimits::queue_timeout).
     pub shed: u64,
-    /// Pooled calls that exceeded their deadlines after they had reached the plugin.
+    /// Pooled calls that exceeded their deadlines after they had reached the plugin, and streams that
+    /// exceeded theirs.
     pub abandoned: u64,
     /// Lines of its log that were dropped.
     pub log_lines_dropped: u64,

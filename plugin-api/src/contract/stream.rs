@@ -60,7 +60,9 @@ use crate::payload::Output;
 ///
 /// An open stream does not hold up a reload: new calls go to the new build at once. The old build is
 /// unloaded when its streams have ended, at the latest after the host's `drain_timeout`. Then they
-/// end with `Unavailable`.
+/// end with `Unavailable`. With the handover `stop-first` the old build is unloaded first, so the
+/// reload waits for its streams as long. With `pause`, the old build may make items of open streams
+/// while its state is handed over.
 #[must_use = "a stream that is not read is cancelled"]
 pub struct Stream<T> {
     source: Source<T>,
@@ -119,7 +121,8 @@ impl<T: 'static> Stream<T> {
     /// use hotbay_plugin::contract::Stream;
     ///
     /// let lines = ["1", "2", "x", "3"];
-    /// let parse = |line: &str| line.parse().map_err(|_| PluginError::new(422, "no number"));
+    /// let invalid = |_| PluginError::new(422, "invalid number");
+    /// let parse = move |line: &str| line.parse().map_err(invalid);
     /// let mut numbers = Stream::<u32>::from_results(lines.into_iter().map(parse));
     /// assert_eq!(numbers.next().unwrap().unwrap(), 1);
     /// assert_eq!(numbers.next().unwrap().unwrap(), 2);
@@ -248,8 +251,8 @@ impl<T: Data> Iterator for Stream<T> {
 impl<T: Data> futures_core::Stream for Stream<T> {
     type Item = Result<T, CallError>;
 
-    /// Polls for the next item. An iterator of a plugin never runs on the thread that polls; one that
-    /// was made in this library or program does.
+    /// Polls for the next item. An iterator of a plugin never makes items on the thread that polls,
+    /// though it may be dropped there; one that was made in this library or program runs there.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let polled = this.poll_item(cx);

@@ -31,7 +31,7 @@ struct PolledStream {
 #[derive(Default)]
 struct State {
     /// `None` while a task makes items, and after the last one.
-    items: Option<PolledItems>,
+    items: Option<OwnedItems>,
     /// The failure that follows the items that were passed to the host.
     failure: Option<(i32, RawFault)>,
     /// The last task.
@@ -41,7 +41,7 @@ struct State {
 /// Returns a stream for the host.
 pub(super) fn raw(items: PolledItems, context: &RawContext<'_>) -> RawStream {
     let limits = CallLimits::of(&CallContext::new(context));
-    let state = State { items: Some(items), ..State::default() }.into();
+    let state = State { items: Some(OwnedItems(items)), ..State::default() }.into();
     let stream = Arc::new(PolledStream { limits, state });
     RawStream {
         data: Arc::into_raw(stream).cast(),
@@ -90,20 +90,27 @@ unsafe extern "C" fn release(data: *const (), _: *mut RawFault) -> i32 {
     let items = stream.lock().items.take();
     if let Some(items) = items {
         // They may use the runtime when they are dropped.
-        let _ = Task::spawn(async move { drop_items(items) });
+        let _ = Task::spawn(async move { drop(items) });
     }
     root::code::OK
 }
 
-fn drop_items(items: PolledItems) {
-    // A panic is the plugin's own, after the last item that its caller wants.
-    let _ = catch_async(|| drop_panic(|| drop(items)));
+/// Items of a plugin, which may panic when they are dropped, also in a task that never ran and is
+/// dropped by a function that the host calls.
+struct OwnedItems(PolledItems);
+
+impl Drop for OwnedItems {
+    fn drop(&mut self) {
+        let items = std::mem::replace(&mut self.0, Box::new(|_| Poll::Ready(None)));
+        // A panic is the plugin's own, after the last item that its caller wants.
+        let _ = catch_async(|| drop_panic(|| drop(items)));
+    }
 }
 
 /// Makes items for one request.
 struct Making {
     /// Dropped before the completion is called.
-    items: Option<PolledItems>,
+    items: Option<OwnedItems>,
     stream: Arc<PolledStream>,
     left: u32,
     bytes: Vec<u8>,
@@ -113,10 +120,8 @@ struct Making {
 impl Making {
     /// Passes the items to the host; the failure too, if there are none.
     fn complete(&mut self, failure: Option<(i32, RawFault)>) {
-        if (failure.is_some() || self.bytes[0] == batch::LAST)
-            && let Some(items) = self.items.take()
-        {
-            drop_items(items);
+        if failure.is_some() || self.bytes[0] == batch::LAST {
+            self.items = None;
         }
         let is_empty = self.bytes.len() == 1 && self.bytes[0] == batch::MORE;
         match failure {
@@ -132,9 +137,7 @@ impl Making {
             }
         }
         // Cancelled: the host counts on it that they are dropped before the completion.
-        if let Some(items) = self.items.take() {
-            drop_items(items);
-        }
+        self.items = None;
         let output = Output::bytes(std::mem::take(&mut self.bytes));
         self.completion.complete(root::code::OK, output, RawFault::empty());
     }
@@ -148,8 +151,8 @@ impl Future for Making {
         let stream = Arc::clone(&this.stream);
         let context = stream.limits.context();
         while this.left > 0 && this.bytes.len() < MAX_BATCH_BYTES {
-            // Cancelled meanwhile; the completion says so.
-            let Some(items) = &mut this.items else { return Poll::Ready(()) };
+            // Cancelled meanwhile; the completion reports it.
+            let Some(OwnedItems(items)) = &mut this.items else { return Poll::Ready(()) };
             match catch_async(|| in_context(&context, || items(cx))) {
                 Ok(Poll::Pending) if this.bytes.len() == 1 => return Poll::Pending,
                 Ok(Poll::Pending) => break,

@@ -335,6 +335,41 @@ fn stream_ends_at_its_deadline() {
 }
 
 #[test]
+fn deadline_of_a_stream_is_counted_once() {
+    let plugins = Plugins::new();
+    let (host, tables) = reader(&plugins);
+    let abandoned = || host.list()[0].stats.abandoned;
+    let limited = tables.with_timeout(Duration::from_millis(20));
+    // Not read, so the timer notices it, and the plugin has no fault.
+    let unread = (0..6).map(|_| limited.pooled().count(0).unwrap()).collect::<Vec<_>>();
+    until("all are counted", || (abandoned() == 6).then_some(()));
+    for stream in unread {
+        let (_, error) = read(stream);
+        assert_eq!(error.expect("an error").kind(), CallErrorKind::DeadlineExceeded);
+    }
+    assert_eq!(abandoned(), 6);
+    // Read, but the first item is not made in time.
+    for count in 7..=11 {
+        let (found, error) = read(limited.ticks(5, 86_400_000).unwrap());
+        assert_eq!(error.expect("an error").kind(), CallErrorKind::DeadlineExceeded);
+        assert_eq!((found.len(), abandoned()), (0, count));
+    }
+    let error = tables.count(0).unwrap_err();
+    assert_eq!(Error::from(error).kind(), ErrorKind::Quarantined);
+}
+
+#[test]
+fn pooled_stream_has_the_default_deadline() {
+    let plugins = Plugins::new();
+    let builder = Host::builder().plugin_dir(plugins.dir());
+    let host = builder.default_deadline(Duration::from_millis(50)).build().unwrap();
+    loaded(&host, plugins.add("reader", "table-reader").write());
+    let tables = host.contract::<dyn Tables>("reader").unwrap();
+    let (_, error) = read(tables.pooled().ticks(5, 86_400_000).unwrap());
+    assert_eq!(error.expect("an error").kind(), CallErrorKind::DeadlineExceeded);
+}
+
+#[test]
 fn iterator_sees_deadline_and_cancellation() {
     let plugins = Plugins::new();
     let (_host, tables) = reader(&plugins);
