@@ -245,11 +245,10 @@ impl InstanceRef {
         let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
         let input = RawPayload::new(Payload::bytes(&bytes));
         self.run_in_process(args, |context| {
-            let depth = DEPTH.get();
-            DEPTH.set(depth + 1);
             let output = reply.output_mut();
-            let answer = instance.call_serialized(function, context, format, &input, output);
-            DEPTH.set(depth);
+            let answer = in_plugin_call(|| {
+                instance.call_serialized(function, context, format, &input, output)
+            });
             answer.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
             self.check_reply(instance, reply)
         })
@@ -311,10 +310,7 @@ impl InstanceRef {
         call: &MethodCall<'_>,
         deadline: Option<Instant>,
     ) -> Result<(), Error> {
-        let depth = DEPTH.get();
-        DEPTH.set(depth + 1);
-        let answer = instance.call_method(function, context, call);
-        DEPTH.set(depth);
+        let answer = in_plugin_call(|| instance.call_method(function, context, call));
         answer.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
         let len = call.result_len();
         if len as u64 > self.limits.max_output_bytes {
@@ -363,10 +359,7 @@ impl InstanceRef {
     ) -> Result<RunningTask, Error> {
         let mut task = None;
         self.run_in_process(args, |context| {
-            let depth = DEPTH.get();
-            DEPTH.set(depth + 1);
-            let started = start(context);
-            DEPTH.set(depth);
+            let started = in_plugin_call(|| start(context));
             let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
             task = Some(started.map_err(fail)?);
             Ok(())
@@ -500,6 +493,12 @@ impl InstanceRef {
             )
         );
         Ok(ServedMethod { needs_json, is_task: matches!(binding, Some(MethodBinding::Async(..))) })
+    }
+
+    /// Returns whether the plugin serves a contract with this text, without keeping the result.
+    pub(crate) fn check_text(&self, text: &ContractText) -> Result<(), Error> {
+        let Some(backend) = &self.backend else { return Ok(()) };
+        backend.bind(text).map(drop).map_err(|error| self.generation.not_bound(text, &error))
     }
 
     /// Returns the text of a contract that the plugin serves.

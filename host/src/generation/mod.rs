@@ -389,14 +389,6 @@ pub(crate) enum State {
     Kept(String),
 }
 
-impl InstanceRef {
-    /// Returns whether the plugin serves a contract with this text, without keeping the result.
-    pub(crate) fn check_text(&self, text: &ContractText) -> Result<(), Error> {
-        let Some(backend) = self.backend() else { return Ok(()) };
-        backend.bind(text).map(drop).map_err(|error| self.generation().not_bound(text, &error))
-    }
-}
-
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hotbay_plugin::abi::RawContext;
 use hotbay_plugin::contract::{CallError, Format};
 
-use super::{DEPTH, InstanceRef};
+use super::{InstanceRef, in_plugin_call};
 use crate::boundary::task::RunningTask;
 use crate::call::ReplySlot;
 use crate::contracts::KnownContract;
@@ -41,10 +41,7 @@ impl BriefTask {
             Err(error) => return Some(Err(generation.not_encoded(error))),
         };
         let (context, guard) = (RawContext::new(call_id), generation.tasks.start());
-        let depth = DEPTH.get();
-        DEPTH.set(depth + 1);
-        let started = plugin.start_method(start, &context, format, bytes, guard);
-        DEPTH.set(depth);
+        let started = in_plugin_call(|| plugin.start_method(start, &context, format, bytes, guard));
         Some(match started {
             Ok(running) => Ok(Self { running, format, instance }),
             Err(failure) => Err(generation.error_from(failure)),
