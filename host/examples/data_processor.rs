@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use data_contract::{DataProcessor, Processed, Record};
 use hotbay::contract::{CallError, Serves};
-use hotbay::{Host, PluginError};
+use hotbay::Host;
 
 /// Uses a processor, whichever it is.
 fn report(processor: &impl DataProcessor) -> Result<String, CallError> {
@@ -30,13 +30,7 @@ impl DataProcessor for Own {
     }
 
     fn process_data(&self, record: Record) -> Result<Processed, CallError> {
-        let Record { name, values: mut sorted } = record;
-        if sorted.is_empty() {
-            return Err(PluginError::new(422, format!("`{name}` has no values")).into());
-        }
-        sorted.sort_unstable();
-        let sum = sorted.iter().sum();
-        Ok(Processed { name, sorted, sum })
+        Ok(Processed::try_from(record)?)
     }
 }
 

@@ -38,7 +38,7 @@ struct PluginRuntime {
     thread: libc::pthread_t,
 }
 
-/// What other threads ask the thread of a runtime to do.
+/// Commands of other threads for the thread of a runtime.
 struct Queue {
     inner: Mutex<QueueInner>,
     changed: Condvar,

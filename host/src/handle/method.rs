@@ -75,7 +75,7 @@ impl CallOptions {
     }
 }
 
-/// What a method's call was answered with, if it did not write its result.
+/// The reply to a call of a method that did not write its result.
 struct Serialized(Reply);
 
 impl AsRef<[u8]> for Serialized {

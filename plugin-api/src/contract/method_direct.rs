@@ -26,6 +26,7 @@ where
         open: None,
     }
 }
+
 /// Arguments of the method `M` of the plugin type `T`. `LINKED` is `true` if that is compiled into the
 /// host.
 pub trait PassedTo<T, M, const LINKED: bool>: Passed {

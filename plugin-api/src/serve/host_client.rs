@@ -1,5 +1,6 @@
 //! A client of the host's services over a second socket. One connection is kept open and used by
-//! one thread at a time. A request takes at most two seconds.
+//! one thread at a time. A request takes at most two seconds; a
+//! call of a contract has the deadline of its caller instead.
 
 use std::future::poll_fn;
 use std::io;

@@ -4,6 +4,7 @@
 //! `data-processor-python` as one in Python. The example `data_processor` calls all of them by one
 //! function.
 
+use hotbay_plugin::PluginError;
 use hotbay_plugin::contract::CallError;
 
 /// Processes records.
@@ -40,6 +41,21 @@ pub struct Processed {
     pub sorted: Vec<i64>,
     /// Their sum.
     pub sum: i64,
+}
+
+impl TryFrom<Record> for Processed {
+    type Error = PluginError;
+
+    /// Processes a record, as all implementations in Rust do.
+    fn try_from(record: Record) -> Result<Self, PluginError> {
+        let Record { name, values: mut sorted } = record;
+        if sorted.is_empty() {
+            return Err(PluginError::new(422, format!("`{name}` has no values")));
+        }
+        sorted.sort_unstable();
+        let sum = sorted.iter().fold(0_i64, |sum, value| sum.saturating_add(*value));
+        Ok(Self { name, sorted, sum })
+    }
 }
 
 #[cfg(test)]

@@ -22,13 +22,7 @@ impl DataProcessor for Processor {
     }
 
     fn process_data(&self, record: Record) -> Result<Processed, CallError> {
-        let Record { name, values: mut sorted } = record;
-        if sorted.is_empty() {
-            return Err(PluginError::new(422, format!("`{name}` has no values")).into());
-        }
-        sorted.sort_unstable();
-        let sum = sorted.iter().fold(0_i64, |sum, value| sum.saturating_add(*value));
-        Ok(Processed { name, sorted, sum })
+        Ok(Processed::try_from(record)?)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use data_contract::{DataProcessor, Processed, Record};
 use hotbay::contract::{CallError, CallErrorKind, Serves};
-use hotbay::{Host, PluginError};
+use hotbay::Host;
 use hotbay_tests::{Plugins, ProgramFolder, loaded};
 
 const PYTHON: &str = include_str!("../../../plugins/data-processor-python/data_processor.py");
@@ -30,13 +30,7 @@ impl DataProcessor for Own {
     }
 
     fn process_data(&self, record: Record) -> Result<Processed, CallError> {
-        let Record { name, values: mut sorted } = record;
-        if sorted.is_empty() {
-            return Err(PluginError::new(422, format!("`{name}` has no values")).into());
-        }
-        sorted.sort_unstable();
-        let sum = sorted.iter().sum();
-        Ok(Processed { name, sorted, sum })
+        Ok(Processed::try_from(record)?)
     }
 }
 
