@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use data_contract::{DataProcessor, Processed, Record};
-use hotbay::contract::{CallError, Serves};
 use hotbay::Host;
+use hotbay::contract::{CallError, Serves};
 
 /// Uses a processor, whichever it is.
 fn report(processor: &impl DataProcessor) -> Result<String, CallError> {

@@ -2,8 +2,8 @@
 //! Python and a value of the program.
 
 use data_contract::{DataProcessor, Processed, Record};
-use hotbay::contract::{CallError, CallErrorKind, Serves};
 use hotbay::Host;
+use hotbay::contract::{CallError, CallErrorKind, Serves};
 use hotbay_tests::{Plugins, ProgramFolder, loaded};
 
 const PYTHON: &str = include_str!("../../../plugins/data-processor-python/data_processor.py");
