@@ -1,5 +1,5 @@
-//! One contract, served by a library, a program in Rust, a program in Python and a value of this
-//! program, and called by one function.
+//! One contract, served by a library, a program in Rust, a program in Python, a program that knows no
+//! contracts and a value of this program, and called by one function.
 //!
 //! Run it with `cargo xtask build-plugins`, then
 //! `cargo run -p hotbay --example data_processor -- target/plugins`.
@@ -41,7 +41,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let serves = Serves::new().with::<dyn DataProcessor>();
     let host = Host::builder().serve("own", Own, serves).build()?;
-    for plugin in ["data-processor", "data-processor-program", "data-processor-python"] {
+    let suffixes = ["", "-program", "-python", "-older"];
+    for plugin in suffixes.map(|suffix| format!("data-processor{suffix}")) {
         host.load(Path::new(&plugins).join(plugin)).await?;
     }
     for plugin in host.list() {

@@ -2,6 +2,7 @@
 
 use hotbay::Manifest;
 use hotbay::inspect::{Built, Inspection};
+use hotbay::manifest::Provided;
 use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
@@ -133,15 +134,21 @@ fn title(inspection: &Inspection) -> String {
     }
 }
 
+fn provided(provided: &Provided) -> String {
+    let methods = provided.methods.iter();
+    let methods: Vec<_> =
+        methods.map(|(name, mapped)| format!("{name} at /{}", mapped.endpoint)).collect();
+    let contract = format!("{} {}", provided.contract, provided.version);
+    if methods.is_empty() { contract } else { format!("{contract} ({})", methods.join(", ")) }
+}
+
 type Facts = Vec<(&'static str, String)>;
 
 fn manifest_facts(manifest: &Manifest) -> Facts {
     let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let requires = manifest.requires().iter();
     let requires: Vec<_> = requires.map(|(name, version)| format!("{name} {version}")).collect();
-    let provides = manifest.provides().iter();
-    let provides: Vec<_> =
-        provides.map(|one| format!("{} {}", one.contract, one.version)).collect();
+    let provides: Vec<_> = manifest.provides().iter().map(provided).collect();
     let permissions: Vec<_> = manifest.permissions().iter().map(String::as_str).collect();
     vec![
         ("description", text(manifest.description())),
@@ -228,10 +235,8 @@ fn manifest_json(manifest: &Manifest) -> Value {
     let requires = manifest.requires().iter();
     let requires: serde_json::Map<_, _> =
         requires.map(|(name, version)| (name.to_string(), version.to_string().into())).collect();
-    let provides = manifest.provides().iter();
-    let provides: Vec<_> = provides
-        .map(|one| json!({ "contract": one.contract, "version": one.version.to_string() }))
-        .collect();
+    let provides = manifest.to_json().get_mut("provides").map(Value::take);
+    let provides = provides.unwrap_or_else(|| json!([]));
     json!({
         "package": manifest.package(), "api": manifest.api().to_string(),
         "description": manifest.description(), "authors": manifest.authors(),

@@ -126,10 +126,10 @@ impl Manifest {
             ManifestError::new("", None, &path, problem)
         };
         let contract =
-            rules::contract(contract).map_err(|expected| error("contract", contract, expected))?;
+            rules::not_blank(contract).map_err(|expected| error("contract", contract, expected))?;
         let version =
             rules::version(version).map_err(|expected| error("version", version, expected))?;
-        self.provides.push(Provided { contract, version });
+        self.provides.push(Provided { contract, version, methods: BTreeMap::new() });
         Ok(self)
     }
 

@@ -29,6 +29,7 @@ pub(crate) enum Shape {
     Requirements,
     Object(&'static [Field]),
     Objects(&'static [Field]),
+    ObjectsByName(&'static [Field]),
 }
 
 /// Whether a field is required, and its default.
@@ -226,6 +227,36 @@ pub(crate) const PROVIDED: &[Field] = &[
         Presence::Required,
         VERSION,
         "Version of the contract.",
+    ),
+    field(
+        "methods",
+        Shape::ObjectsByName(MAPPED),
+        Presence::OnlyFor(Kind::Process),
+        "an object of methods and their endpoints",
+        "Endpoints that serve the contract's methods, by method, for a program that does not \
+         describe the contract in its capabilities.",
+    ),
+];
+
+const ENDPOINT_PATTERN: &str = r"^[A-Za-z0-9._~:@%+-]+(/[A-Za-z0-9._~:@%+-]+)*$";
+
+/// The fields of an entry of `methods`.
+pub(crate) const MAPPED: &[Field] = &[
+    field(
+        "endpoint",
+        Shape::Pattern(ENDPOINT_PATTERN),
+        Presence::Required,
+        "the path of an endpoint without `/` at either end, such as `process`",
+        "Endpoint that serves the method: a request has its arguments, and the response its result, \
+         as JSON.",
+    ),
+    field(
+        "body",
+        Shape::Pattern("."),
+        Presence::Optional,
+        "the name of an argument",
+        "Name of the only argument, which is the whole body of a request. Without it, the body is \
+         an object with all arguments.",
     ),
 ];
 

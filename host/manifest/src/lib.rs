@@ -120,6 +120,20 @@ pub struct Provided {
     pub contract: String,
     /// The version of the contract.
     pub version: Version,
+    /// The endpoints that serve its methods, by method; only for a program that does not describe the
+    /// contract in its capabilities.
+    pub methods: BTreeMap<String, MappedMethod>,
+}
+
+/// An endpoint of a program that serves a method of a contract.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MappedMethod {
+    /// The endpoint: a path without `/` at either end.
+    pub endpoint: String,
+    /// The method's only argument, which is the body of a request. Without it, the body is a JSON
+    /// object with all arguments.
+    pub body: Option<String>,
 }
 
 /// Limits that a plugin requests, bounded by those of the host. `None` requests the host's limit.

@@ -8,12 +8,12 @@ use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
 use semver::VersionReq;
 
-use super::fields::{self, Field, LIMITS, MANIFEST, PROVIDED, Presence, Shape};
+use super::fields::{self, Field, LIMITS, MANIFEST, MAPPED, PROVIDED, Presence, Shape};
 use super::name::nearest;
 use super::rules::{self, Expected};
 use super::tree::{Mistakes, Source, found, join, key_at, quoted};
 use super::words::{Handover, Kind, SocketType, Unload};
-use super::{ConfigSchema, Limits, Manifest, Provided};
+use super::{ConfigSchema, Limits, Manifest, MappedMethod, Provided};
 use crate::error::{ManifestError, Problem};
 use crate::name::PluginName;
 
@@ -62,7 +62,7 @@ fn read_fields(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Manifest> {
     let config = mistakes.take(config(fields));
     let config_schema = mistakes.take(schema(fields, "config_schema"));
     let input_schema = mistakes.take(schema(fields, "input_schema"));
-    let provides = provides(fields, mistakes);
+    let provides = provides(fields, kind, mistakes);
     let requires = requires(fields, name.as_ref(), mistakes);
     let limits = limits(fields, mistakes);
     let handover = mistakes.take(fields.word("handover", Handover::from_word));
@@ -138,7 +138,7 @@ fn schema(fields: &Fields<'_>, name: &str) -> Result<Option<ConfigSchema>, Manif
     }))
 }
 
-fn provides(fields: &Fields<'_>, mistakes: &Mistakes) -> Vec<Provided> {
+fn provides(fields: &Fields<'_>, kind: Option<Kind>, mistakes: &Mistakes) -> Vec<Provided> {
     let entry = |entry: FieldValue<'_>| {
         let expected = || Some("an object with `contract` and `version`".to_owned());
         let Value::Object(object) = entry.value else {
@@ -146,16 +146,46 @@ fn provides(fields: &Fields<'_>, mistakes: &Mistakes) -> Vec<Provided> {
             return None;
         };
         let fields = Fields::new(entry.source, object, PROVIDED, entry.path, mistakes);
+        if let Some(kind) = kind {
+            fields.check_kind(kind);
+        }
         let contract =
-            fields.required("contract").and_then(|value| value.parse_string(rules::contract));
+            fields.required("contract").and_then(|value| value.parse_string(rules::not_blank));
         let contract = mistakes.take(contract);
         let version =
             fields.required("version").and_then(|value| value.parse_string(rules::version));
         let version = mistakes.take(version);
-        Some(Provided { contract: contract?, version: version? })
+        let methods = mapped_methods(&fields, mistakes);
+        Some(Provided { contract: contract?, version: version?, methods })
     };
     let entries = fields.get("provides").and_then(|value| mistakes.take(value.elements()));
     entries.unwrap_or_default().into_iter().filter_map(entry).collect()
+}
+
+/// Returns the endpoints that serve the methods of a contract.
+fn mapped_methods(fields: &Fields<'_>, mistakes: &Mistakes) -> BTreeMap<String, MappedMethod> {
+    let mut methods = BTreeMap::new();
+    let Some(value) = fields.get("methods") else { return methods };
+    let Some(object) = mistakes.take(value.object()) else { return methods };
+    for property in &object.properties {
+        let key = property.name.as_str();
+        let path = join(&value.path, key);
+        let Value::Object(object) = &property.value else {
+            let entry = FieldValue { value: &property.value, path, ..value };
+            mistakes.record(entry.error(Some("an object with `endpoint`".to_owned())));
+            continue;
+        };
+        let fields = Fields::new(value.source, object, MAPPED, path, mistakes);
+        let endpoint =
+            fields.required("endpoint").and_then(|value| value.parse_string(rules::endpoint));
+        let endpoint = mistakes.take(endpoint);
+        let body = fields.optional("body", |value| value.parse_string(rules::not_blank));
+        let body = mistakes.take(body).flatten();
+        if let Some(endpoint) = endpoint {
+            methods.insert(key.to_owned(), MappedMethod { endpoint, body });
+        }
+    }
+    methods
 }
 
 fn requires(
@@ -249,8 +279,8 @@ impl<'t> Fields<'t> {
             match self.object.get(field.name) {
                 Some(property) if only != kind => {
                     let problem = Problem::OnlyFor { kind: only.as_str(), other: kind.as_str() };
-                    let at = key_at(property);
-                    self.mistakes.record(self.source.mistake(at, field.name, problem));
+                    let (at, path) = (key_at(property), join(&self.path, field.name));
+                    self.mistakes.record(self.source.mistake(at, &path, problem));
                 }
                 None if only == kind && matches!(field.presence, Presence::RequiredFor(_)) => {
                     self.mistakes.record(self.missing(field));

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::fields::{Field, LIMITS, MANIFEST, PROVIDED, Presence, Shape};
+use super::fields::{Field, LIMITS, MANIFEST, MAPPED, PROVIDED, Presence, Shape};
 
 /// A manifest that shows the usual fields. A test parses it.
 const EXAMPLE: &str = r#"{
@@ -36,6 +36,8 @@ fn reference() -> String {
     table(&mut text, MANIFEST);
     text.push_str("\n## Entries of `provides`\n\n");
     table(&mut text, PROVIDED);
+    text.push_str("\n## Entries of `methods` in `provides`\n\n");
+    table(&mut text, MAPPED);
     text.push_str(
         "\n## Fields of `limits`\n\n\
          The host's own limit applies if a field is missing, and bounds the fields that are set.\n\n",

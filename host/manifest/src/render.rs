@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::tree::{STRICT, Source, without_mark};
 use super::words::{Handover, SocketType, Unload};
-use super::{ConfigSchema, Digest, Manifest};
+use super::{ConfigSchema, Digest, Manifest, MappedMethod, Provided};
 use crate::error::{ManifestError, Problem};
 
 impl Manifest {
@@ -39,10 +39,7 @@ impl Manifest {
         for (name, schema) in self.schemas() {
             put(name, schema.map(json_of));
         }
-        put("provides", non_empty(self.provides()
-            .iter()
-            .map(|entry| json!({ "contract": entry.contract, "version": entry.version.to_string() }))
-            .collect()));
+        put("provides", non_empty(self.provides().iter().map(provided).collect()));
         put(
             "requires",
             non_empty(
@@ -70,6 +67,23 @@ impl Manifest {
         put("sha256", self.sha256.map(|digest| digest.to_string().into()));
         put("length", self.length.map(Value::from));
         Value::Object(object)
+    }
+}
+
+fn provided(provided: &Provided) -> Value {
+    let Provided { contract, version, methods } = provided;
+    let mut entry = json!({ "contract": contract, "version": version.to_string() });
+    if !methods.is_empty() {
+        let methods = methods.iter().map(|(name, mapped)| (name.clone(), mapped_method(mapped)));
+        entry["methods"] = methods.collect();
+    }
+    entry
+}
+
+fn mapped_method(MappedMethod { endpoint, body }: &MappedMethod) -> Value {
+    match body {
+        Some(body) => json!({ "endpoint": endpoint, "body": body }),
+        None => json!({ "endpoint": endpoint }),
     }
 }
 

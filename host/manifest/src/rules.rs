@@ -85,8 +85,15 @@ pub(crate) fn argument(text: &str) -> Result<String, Expected> {
     Ok(text.to_owned())
 }
 
-pub(crate) fn contract(text: &str) -> Result<String, Expected> {
+pub(crate) fn not_blank(text: &str) -> Result<String, Expected> {
     (!text.trim().is_empty()).then(|| text.to_owned()).ok_or(None)
+}
+
+/// Checks the path of an endpoint.
+pub(crate) fn endpoint(text: &str) -> Result<String, Expected> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._~:@%+-".contains(c);
+    let is_valid = text.split('/').all(|part| !part.is_empty() && part.chars().all(is_allowed));
+    is_valid.then(|| text.to_owned()).ok_or(None)
 }
 
 /// Checks a permission: `call:` needs a plugin's name; the application may define others.

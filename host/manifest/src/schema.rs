@@ -17,8 +17,8 @@ pub(crate) fn json_schema() -> Value {
             "required": ["kind"],
         }),
     );
-    schema.insert("then".into(), rules_for(Kind::Process));
-    schema.insert("else".into(), rules_for(Kind::Library));
+    schema.insert("then".into(), rules_for(Kind::Process, MANIFEST).into());
+    schema.insert("else".into(), rules_for(Kind::Library, MANIFEST).into());
     Value::Object(schema)
 }
 
@@ -70,6 +70,9 @@ fn shape(shape: &Shape) -> Map<String, Value> {
         }),
         Shape::Object(table) => return object(table),
         Shape::Objects(table) => json!({ "type": "array", "items": object(table) }),
+        Shape::ObjectsByName(table) => {
+            json!({ "type": "object", "additionalProperties": object(table) })
+        }
     };
     match schema {
         Value::Object(schema) => schema,
@@ -78,19 +81,34 @@ fn shape(shape: &Shape) -> Map<String, Value> {
 }
 
 /// Returns the rules of one kind: requires its own fields, rejects those of the other kind.
-fn rules_for(kind: Kind) -> Value {
+fn rules_for(kind: Kind, table: &[Field]) -> Map<String, Value> {
     let mut required = Vec::new();
-    let mut rejected = Map::new();
-    for field in MANIFEST {
-        match field.presence {
-            Presence::RequiredFor(other) if other == kind => required.push(field.name),
-            Presence::RequiredFor(other) | Presence::OnlyFor(other) if other != kind => {
-                rejected.insert(field.name.to_owned(), false.into());
+    let mut properties = Map::new();
+    for field in table {
+        let rules = match (&field.presence, &field.shape) {
+            (Presence::RequiredFor(other), _) if *other == kind => {
+                required.push(field.name);
+                continue;
             }
-            _ => {}
-        }
+            (Presence::RequiredFor(other) | Presence::OnlyFor(other), _) if *other != kind => {
+                false.into()
+            }
+            (_, Shape::Objects(entry)) => match rules_for(kind, entry) {
+                rules if rules.is_empty() => continue,
+                rules => json!({ "items": rules }),
+            },
+            _ => continue,
+        };
+        properties.insert(field.name.to_owned(), rules);
     }
-    json!({ "required": required, "properties": rejected })
+    let mut rules = Map::new();
+    if !required.is_empty() {
+        rules.insert("required".to_owned(), required.into());
+    }
+    if !properties.is_empty() {
+        rules.insert("properties".to_owned(), properties.into());
+    }
+    rules
 }
 
 #[cfg(test)]
@@ -134,6 +152,24 @@ mod tests {
         check(r#"{ "input_schema": "input.json" }"#, true);
         check(r#"{ "input_schema": true }"#, false);
         check(r#"{ "permissions": [""] }"#, false);
+        let provides = |kind: &str, mapped: &str| {
+            format!(
+                r#"{{ {kind} "provides": [{{ "contract": "a", "version": "1.0.0",
+                    "methods": {{ "f": {mapped} }} }}] }}"#
+            )
+        };
+        let process = r#""kind": "process", "command": ["serve"], "#;
+        check(&provides(process, r#"{ "endpoint": "a/b" }"#), true);
+        check(&provides(process, r#"{ "endpoint": "f", "body": "n", "x-why": 1 }"#), true);
+        check(&provides("", r#"{ "endpoint": "f" }"#), false);
+        check(&provides(process, r#"{ "endpoint": "/f" }"#), false);
+        check(&provides(process, r#"{ "endpoint": "f/" }"#), false);
+        check(&provides(process, r#"{ "endpoint": "a//b" }"#), false);
+        check(&provides(process, r#"{ "endpoint": "f?x" }"#), false);
+        check(&provides(process, r#"{ "body": "n" }"#), false);
+        check(&provides(process, r#"{ "endpoint": "f", "body": "" }"#), false);
+        check(&provides(process, r#"{ "endpoint": "f", "path": "f" }"#), false);
+        check(&provides(process, r#""f""#), false);
         check(r#"{ "color": "red" }"#, false);
         check(r#"{ "name": "A" }"#, false);
         check(r#"{ "version": "1.0" }"#, false);

@@ -161,6 +161,60 @@ fn unknown_field_is_rejected() {
 }
 
 #[test]
+fn endpoints_of_methods_are_parsed_and_mistakes_reported() {
+    let manifest = |kind: &str, methods: &str| {
+        format!(
+            r#"{{ "name": "a", "version": "1.0.0", "api": "^1", {kind}
+"provides": [{{ "contract": "c", "version": "1.0.0", "methods": {methods} }}] }}"#
+        )
+    };
+    let process = r#""kind": "process", "command": ["a"],"#;
+    let text = manifest(
+        process,
+        r#"{ "f": { "endpoint": "a/b", "body": "n" }, "g": { "endpoint": "g" } }"#,
+    );
+    let parsed = parse(&text).unwrap();
+    let methods = &parsed.provides()[0].methods;
+    assert_eq!(methods["f"].endpoint, "a/b");
+    assert_eq!(methods["f"].body.as_deref(), Some("n"));
+    assert_eq!(methods["g"].body, None);
+    assert_eq!(parse(&parsed.to_json().to_string()).unwrap(), parsed);
+    for (kind, methods, expected) in [
+        (
+            "",
+            r#"{ "f": { "endpoint": "f" } }"#,
+            "2:53: `provides[0].methods` is valid only for plugins of kind `process`; this plugin is \
+             of kind `library`",
+        ),
+        (
+            process,
+            r#"{ "f": "f" }"#,
+            "2:71: `provides[0].methods.f` is \"f\"; expected an object with `endpoint`",
+        ),
+        (
+            process,
+            r#"{ "f": { "endpoint": "/f" } }"#,
+            "2:85: `provides[0].methods.f.endpoint` is \"/f\"; expected the path of an endpoint \
+             without `/` at either end, such as `process`",
+        ),
+        (
+            process,
+            r#"{ "f": { "endpoint": "f", "path": "f" } }"#,
+            "2:90: `provides[0].methods.f.path` is not a known field; expected one of `endpoint`, \
+             `body`",
+        ),
+        (
+            process,
+            r#"{ "f": { "body": "n" } }"#,
+            "2:71: `provides[0].methods.f.endpoint` is missing; expected the path of an endpoint \
+             without `/` at either end, such as `process`",
+        ),
+    ] {
+        check(&manifest(kind, methods), &format!("plugin.json:{expected}"));
+    }
+}
+
+#[test]
 fn missing_field_is_reported_with_expected_value() {
     check(
         "{\"name\": \"a\"}",

@@ -38,6 +38,17 @@ const MAX_SHOWN_BYTES: usize = 80;
 const CONNECTION_HEADERS: [&str; 6] =
     ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
 
+/// What an endpoint serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// Calls with any input and output.
+    Calls,
+    /// A method that the program describes in its capabilities.
+    Method,
+    /// A method that the manifest maps onto the endpoint.
+    MappedMethod,
+}
+
 /// A call of a plugin in a process.
 #[derive(Clone, Copy)]
 pub struct Call<'c> {
@@ -49,8 +60,8 @@ pub struct Call<'c> {
     pub content_type: &'c str,
     /// The endpoint, if it is not `execute`.
     pub endpoint: Option<&'c str>,
-    /// Whether the endpoint is that of a contract's method.
-    pub is_method: bool,
+    /// What the endpoint serves.
+    pub serves: Serves,
     /// The hash of the signature of that method, if the arguments are postcard.
     pub signature: Option<u64>,
     /// The HTTP method, if it is not `POST`.
@@ -107,9 +118,15 @@ impl Call<'_> {
 
     /// Returns the outcome of the response.
     pub(crate) fn outcome(&self, response: HttpResponse) -> Result<Output, Failure> {
-        match self.is_method {
-            true => method_result(response, self.content_type),
-            false => output(response),
+        match self.serves {
+            Serves::Calls => output(response),
+            Serves::Method if response.status != StatusCode::OK => Err(method_failure(&response)),
+            Serves::MappedMethod if response.status != StatusCode::OK => Err(failure(&response)),
+            // Programs that know no contracts return nothing as nothing.
+            Serves::MappedMethod if response.body.is_empty() => {
+                Ok(Output::copy_of(b"null").with_content_type(ContentType::JSON))
+            }
+            Serves::Method | Serves::MappedMethod => method_result(response, self.content_type),
         }
     }
 
@@ -232,9 +249,6 @@ pub(crate) fn output(response: HttpResponse) -> Result<Output, Failure> {
 
 /// Returns the result of a contract's method, which was called with this content type.
 fn method_result(response: HttpResponse, expected: &str) -> Result<Output, Failure> {
-    if response.status != StatusCode::OK {
-        return Err(method_failure(&response));
-    }
     let found = response.content_type();
     let media_type = found.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case(expected) {
@@ -425,7 +439,7 @@ mod tests {
             input,
             content_type: ContentType::BYTES,
             endpoint: None,
-            is_method: false,
+            serves: Serves::Calls,
             signature: None,
             method: None,
             headers,

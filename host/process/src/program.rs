@@ -9,7 +9,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotbay_manifest::{PluginName, SocketType};
+use hotbay_manifest::{PluginName, Provided, SocketType};
 use hotbay_protocol::{
     CAPABILITIES_ARGUMENT, CAPABILITIES_TIMEOUT, MAX_CAPABILITIES_BYTES, VERSION, variable,
 };
@@ -55,6 +55,8 @@ pub struct Program {
     pub environment: Vec<(OsString, OsString)>,
     /// The config of the manifest, an object.
     pub config: serde_json::Value,
+    /// The contracts that the manifest provides, perhaps by endpoints for their methods.
+    pub provides: Vec<Provided>,
     /// The kind of socket that it should listen on.
     pub socket_type: SocketType,
     /// The limits of its processes.
@@ -64,6 +66,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// Returns the contract of this name that the manifest maps onto endpoints.
+    pub fn mapped(&self, contract: &str) -> Option<&Provided> {
+        let mut mapped = self.provides.iter().filter(|provided| !provided.methods.is_empty());
+        mapped.find(|provided| provided.contract == contract)
+    }
+
     /// Restores the private copy if it was removed, and checks the files beside it.
     pub(crate) async fn ensure_intact(&self) -> Result<(), Diagnosis> {
         let copy = Arc::clone(&self.copy);

@@ -2,13 +2,21 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+#[cfg(all(unix, feature = "process"))]
+use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+#[cfg(all(unix, feature = "process"))]
+use hotbay_manifest::MappedMethod;
 use hotbay_plugin::CallContext;
 use hotbay_plugin::contract::internal::{MethodCall, OwnedArguments};
 use hotbay_plugin::contract::{CallError, CallErrorKind, Format, MethodText};
+#[cfg(all(unix, feature = "process"))]
+use hotbay_process::Serves;
+#[cfg(all(unix, feature = "process"))]
+use serde_json::value::RawValue;
 
 use crate::contracts::KnownContract;
 use crate::sync::lock;
@@ -106,6 +114,7 @@ impl<'a> MethodArguments<'a> {
 #[derive(Debug)]
 pub(crate) struct MethodMessage {
     pub(super) endpoint: String,
+    pub(super) serves: Serves,
     pub(super) format: Format,
     pub(super) arguments: Vec<u8>,
     /// The hash of its signature.
@@ -113,16 +122,31 @@ pub(crate) struct MethodMessage {
 }
 
 impl MethodRequest<'_> {
-    /// Returns the call as it is sent to a process.
+    /// Returns the call as it is sent to a process: to `mapped`, if the manifest maps the method.
     #[cfg(all(unix, feature = "process"))]
-    pub(crate) fn message(&self, format: Format) -> Result<MethodMessage, CallError> {
+    pub(crate) fn message(
+        &self,
+        format: Format,
+        mapped: Option<&MappedMethod>,
+    ) -> Result<MethodMessage, CallError> {
         let (name, signature) = match self.method() {
             Some(method) => (method.name.as_str(), method.hash()),
             None => ("", 0),
         };
-        let endpoint = hotbay_process::method_endpoint(&self.contract.text.name, name);
         let format = self.arguments.passed_as(format);
-        Ok(MethodMessage { endpoint, format, arguments: self.encode(format)?, signature })
+        let arguments = self.encode(format)?;
+        let Some(MappedMethod { endpoint, body, .. }) = mapped else {
+            let endpoint = hotbay_process::method_endpoint(&self.contract.text.name, name);
+            let serves = Serves::Method;
+            return Ok(MethodMessage { endpoint, serves, format, arguments, signature });
+        };
+        let arguments = match body {
+            Some(name) => json_member(&arguments, name)?,
+            None => arguments,
+        };
+        let endpoint = endpoint.clone();
+        let serves = Serves::MappedMethod;
+        Ok(MethodMessage { endpoint, serves, format, arguments, signature })
     }
 
     /// Returns the method's name and signature.
@@ -176,4 +200,17 @@ impl MethodRequest<'_> {
         };
         MethodRequest { contract, index, arguments, stream }
     }
+}
+
+/// Returns the value of a member of a JSON object; `null` if it is missing, as optional ones may be.
+#[cfg(all(unix, feature = "process"))]
+fn json_member(object: &[u8], name: &str) -> Result<Vec<u8>, CallError> {
+    let invalid = |error| {
+        CallError::new(CallErrorKind::InvalidInput, "the arguments are not a JSON object")
+            .with_source(error)
+    };
+    let members: HashMap<Cow<'_, str>, &RawValue> =
+        serde_json::from_slice(object).map_err(invalid)?;
+    let value = members.get(name).map_or("null", |value| value.get());
+    Ok(value.as_bytes().to_vec())
 }

@@ -382,7 +382,7 @@ impl<'a> Request<'a> {
             input: self.as_bytes(),
             content_type: self.content_type(),
             endpoint: self.endpoint(),
-            is_method: false,
+            serves: hotbay_process::Serves::Calls,
             signature: None,
             method: self.method(),
             headers: self.named_headers().map_or(&[], Headers::as_slice),
@@ -395,7 +395,7 @@ impl<'a> Request<'a> {
             input: &message.arguments,
             content_type: message.format.content_type(),
             endpoint: Some(&message.endpoint),
-            is_method: true,
+            serves: message.serves,
             signature: (message.format == Format::Postcard).then_some(message.signature),
             ..call
         }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(all(unix, feature = "process"))]
+use hotbay_manifest::MappedMethod;
 use hotbay_plugin::Snapshot;
 use hotbay_plugin::contract::ContractText;
 #[cfg(all(unix, feature = "process"))]
@@ -18,7 +20,11 @@ use tokio::runtime::Handle;
 use super::bindings::MethodBinding;
 use crate::boundary::{BindError, Contracts, Image, Instance, Root};
 use crate::call::Failure;
+#[cfg(all(unix, feature = "process"))]
+use crate::call::MethodRequest;
 use crate::contracts::Offer;
+#[cfg(all(unix, feature = "process"))]
+use crate::contracts::bind_mapped;
 use crate::worker::{RunOutcome, WorkerThreads};
 
 /// Finds the methods of a caller's contract in a program.
@@ -28,8 +34,11 @@ fn bind_process(
     caller: &ContractText,
 ) -> Result<Box<[MethodBinding]>, BindError> {
     let mut served = process.served_contracts().iter();
-    let served = served.find(|served| served.text.name == caller.name);
-    let served = served.ok_or(BindError::NotServed)?;
+    let Some(served) = served.find(|served| served.text.name == caller.name) else {
+        let mapped = process.program().mapped(&caller.name).ok_or(BindError::NotServed)?;
+        let bindings = bind_mapped(caller, mapped).map_err(BindError::Incompatible)?;
+        return Ok(bindings.into_iter().map(mapped_binding).collect());
+    };
     let bindings = bind(caller, &served.text).map_err(BindError::Incompatible)?;
     let is_stream = |at: usize| served.text.methods[at].kind == MethodKind::Stream;
     let bound = bindings.into_iter().map(|binding| match binding {
@@ -41,6 +50,14 @@ fn bind_process(
         Binding::Missing => MethodBinding::Missing,
     });
     Ok(bound.collect())
+}
+
+#[cfg(all(unix, feature = "process"))]
+fn mapped_binding(binding: Binding) -> MethodBinding {
+    match binding {
+        Binding::Same(_) | Binding::Converted(_) => MethodBinding::Remote(Format::Json),
+        Binding::Missing => MethodBinding::Missing,
+    }
 }
 
 /// Time limit for killing and reaping a process and all that it started; far more than needed.
@@ -167,6 +184,14 @@ impl Backend {
             #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => bind_process(process, caller),
         }
+    }
+
+    /// Returns the endpoint that a manifest maps a method onto.
+    #[cfg(all(unix, feature = "process"))]
+    pub(super) fn mapped(&self, method: &MethodRequest<'_>) -> Option<&MappedMethod> {
+        let Self::OutOfProcess(process) = self else { return None };
+        let mapped = process.program().mapped(&method.contract.text.name)?;
+        mapped.methods.get(&method.method()?.name)
     }
 
     /// Returns the text of a contract that it serves.

@@ -418,20 +418,22 @@ impl InstanceRef {
         }
     }
 
-    /// Returns how a method is served; finds it at the first call.
+    /// Returns how the method of a call is served.
     fn bind_method(&self, method: &MethodRequest<'_>) -> Result<&MethodBinding, Error> {
+        self.binding(&method.contract, method.index)
+    }
+
+    /// Returns how a method is served; finds it at the first call.
+    fn binding(&self, contract: &KnownContract, index: usize) -> Result<&MethodBinding, Error> {
         let Some(backend) = &self.backend else {
             return Err(bug!("the instance of `{}` lost its backend", self.generation.name));
         };
-        let bound = self.bindings.bound(&method.contract, || backend.bind(&method.contract.text));
-        let bound = match bound {
-            Some(Ok(methods)) => methods.get(method.index),
-            Some(Err(error)) => {
-                return Err(self.generation.not_bound(&method.contract.text, error));
-            }
+        let bound = match self.bindings.bound(contract, || backend.bind(&contract.text)) {
+            Some(Ok(methods)) => methods.get(index),
+            Some(Err(error)) => return Err(self.generation.not_bound(&contract.text, error)),
             None => None,
         };
-        bound.ok_or_else(|| bug!("a contract has no method {}", method.index))
+        bound.ok_or_else(|| bug!("a contract has no method {index}"))
     }
 
     /// Returns whether the call runs as a task of a plugin in this process.
@@ -476,23 +478,14 @@ impl InstanceRef {
         contract: &KnownContract,
         index: usize,
     ) -> Result<ServedMethod, Error> {
-        let Some(backend) = &self.backend else {
-            return Err(bug!("the instance of `{}` lost its backend", self.generation.name));
-        };
-        let binding = match self.bindings.bound(contract, || backend.bind(&contract.text)) {
-            Some(Ok(methods)) => methods.get(index),
-            Some(Err(error)) => return Err(self.generation.not_bound(&contract.text, error)),
-            None => None,
-        };
+        let binding = self.binding(contract, index)?;
         let needs_json = matches!(
             binding,
-            Some(
-                MethodBinding::Converted(_)
-                    | MethodBinding::Async(_, Format::Json)
-                    | MethodBinding::Remote(Format::Json)
-            )
+            MethodBinding::Converted(_)
+                | MethodBinding::Async(_, Format::Json)
+                | MethodBinding::Remote(Format::Json)
         );
-        Ok(ServedMethod { needs_json, is_task: matches!(binding, Some(MethodBinding::Async(..))) })
+        Ok(ServedMethod { needs_json, is_task: matches!(binding, MethodBinding::Async(..)) })
     }
 
     /// Returns whether the plugin serves a contract with this text, without keeping the result.
@@ -572,7 +565,9 @@ impl InstanceRef {
             MethodBinding::Missing => return Err(self.generation.method_missing(method)),
             _ => return Err(bug!("a process was bound to a function")),
         };
-        method.message(format).map(Some).map_err(|error| self.generation.not_encoded(error))
+        let mapped = self.backend.as_ref().and_then(|backend| backend.mapped(method));
+        let message = method.message(format, mapped);
+        message.map(Some).map_err(|error| self.generation.not_encoded(error))
     }
 
     /// Calls a process and waits on this thread.

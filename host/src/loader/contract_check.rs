@@ -5,9 +5,14 @@ use hotbay_plugin::contract::ContractText;
 
 use super::candidate::Candidate;
 use crate::contracts::ContractRegistry;
+#[cfg(all(unix, feature = "process"))]
+use crate::contracts::bind_mapped;
 use crate::error::{Error, ErrorKind, LoadStep};
 
 const CONTRACT_HINT: &str = "rebuild the plugin against the application's version of the contract";
+
+#[cfg(all(unix, feature = "process"))]
+const MAPPED_HINT: &str = "correct `methods` in the entry of `provides`, or its version";
 
 /// Compares the contracts that a plugin serves with its manifest, and with those of the application.
 pub(super) fn check_contracts<'t>(
@@ -25,6 +30,39 @@ pub(super) fn check_contracts<'t>(
         let cause = Error::new(ErrorKind::Incompatible, found).caused_by(error);
         incompatible().caused_by(cause).with_hint(CONTRACT_HINT)
     })
+}
+
+/// Compares the contracts that a manifest maps onto endpoints with those that the program describes,
+/// and with those of the application.
+#[cfg(all(unix, feature = "process"))]
+pub(super) fn check_mapped<'t>(
+    candidate: &Candidate,
+    described: impl IntoIterator<Item = &'t ContractText> + Clone,
+    contracts: Option<&ContractRegistry>,
+) -> Result<(), Error> {
+    let incompatible = || candidate.failed(LoadStep::Capabilities, ErrorKind::Incompatible);
+    let provides = candidate.manifest.provides().iter();
+    for provided in provides.filter(|provided| !provided.methods.is_empty()) {
+        let name = &provided.contract;
+        if described.clone().into_iter().any(|text| text.name == *name) {
+            let message = format!(
+                "its manifest has endpoints for the methods of contract `{name}`, which the program \
+                 describes itself"
+            );
+            let hint = format!("remove `methods` from the entry `{name}` of `provides`");
+            return Err(incompatible().caused_by(message).with_hint(hint));
+        }
+        let Some(contracts) = contracts else { continue };
+        contracts.check_each(name, |caller| bind_mapped(caller, provided).map(drop)).map_err(
+            |error| {
+                let found =
+                    format!("its manifest maps an incompatible version of contract `{name}`");
+                let cause = Error::new(ErrorKind::Incompatible, found).caused_by(error);
+                incompatible().caused_by(cause).with_hint(MAPPED_HINT)
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// Compares the versions in the manifest's `provides` with those of the plugin's contracts.

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use super::candidate::Candidate;
 use super::context::LoaderContext;
-use super::contract_check::check_contracts;
+use super::contract_check::{check_contracts, check_mapped};
 use super::policy::{PluginLimits, check_declared};
 use super::services::PluginServices;
 use super::start::{FailureCause, StartFailure, Until, into_backend, ready_to_open};
@@ -88,6 +88,7 @@ pub(super) fn stage_program(
         folder: folder.clone(),
         environment: Vec::new(),
         config: manifest.config().clone(),
+        provides: manifest.provides().to_vec(),
         socket_type: manifest.socket_type(),
         limits: ProcessLimits {
             memory_bytes: limits.memory_bytes,
@@ -353,7 +354,8 @@ pub(super) fn check_served(
     contracts: Option<&ContractRegistry>,
 ) -> Result<(), Error> {
     let served = capabilities.contracts.iter().map(|served| &served.text);
-    check_contracts(candidate, served, contracts, LoadStep::Capabilities)
+    check_contracts(candidate, served.clone(), contracts, LoadStep::Capabilities)?;
+    check_mapped(candidate, served, contracts)
 }
 
 pub(super) struct PluginProcessObserver {

@@ -1,11 +1,13 @@
 //! The example of a shared contract: one function calls a library, a program in Rust, a program in
-//! Python and a value of the program.
+//! Python, a program that knows no contracts and a value of the program.
 
 use data_contract::{DataProcessor, Processed, Record};
 use hotbay::Host;
 use hotbay::contract::{CallError, CallErrorKind, Serves};
 use hotbay_tests::{Plugins, ProgramFolder, loaded};
 
+const OLDER: &str = include_str!("../../../plugins/data-processor-older/data_processor.py");
+const OLDER_MANIFEST: &str = include_str!("../../../plugins/data-processor-older/plugin.json");
 const PYTHON: &str = include_str!("../../../plugins/data-processor-python/data_processor.py");
 
 /// Uses a processor, whichever it is; returns what it is.
@@ -49,7 +51,12 @@ fn one_function_calls_all_processors() {
     if has_python {
         let python = ProgramFolder::new(plugins.dir(), "data-processor-python");
         loaded(&host, python.bytes(PYTHON).install());
-        expected.insert(2, "a program in Python");
+        let manifest: serde_json::Value = serde_json::from_str(OLDER_MANIFEST).unwrap();
+        let older = ProgramFolder::new(plugins.dir(), "data-processor-older");
+        let older = older.bytes(OLDER).set("provides", manifest["provides"].clone());
+        loaded(&host, older.install());
+        expected.splice(1..1, ["a program of the older dialect"]);
+        expected.insert(3, "a program in Python");
     }
     let found: Vec<_> = host
         .list()

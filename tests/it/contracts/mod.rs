@@ -7,6 +7,8 @@ mod bad_tasks;
 mod calls;
 #[cfg(unix)]
 mod data_processor;
+#[cfg(unix)]
+mod mapped;
 mod mistakes;
 #[cfg(unix)]
 mod processes;

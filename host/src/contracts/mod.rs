@@ -2,6 +2,9 @@
 //! id, by which generations remember how they serve it. Builds that serve an incompatible version are
 //! rejected.
 
+#[cfg(all(unix, feature = "process"))]
+mod mapped;
+
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -11,6 +14,9 @@ use hotbay_plugin::contract::{ContractText, Incompatible, bind};
 use semver::{Version, VersionReq};
 
 use crate::sync::lock;
+
+#[cfg(all(unix, feature = "process"))]
+pub(crate) use mapped::bind_mapped;
 
 /// A contract of the application, or of a plugin that calls.
 #[derive(Debug)]
@@ -177,14 +183,22 @@ impl ContractRegistry {
         &self,
         served: impl IntoIterator<Item = &'t ContractText>,
     ) -> Result<(), (&'t str, Incompatible)> {
-        let known = lock(&self.0);
         for contract in served {
-            let callers = known.contracts.iter().filter(|known| known.is_required);
-            for caller in callers.filter(|known| known.text.name == contract.name) {
-                bind(&caller.text, contract).map_err(|error| (contract.name.as_str(), error))?;
-            }
+            self.check_each(&contract.name, |caller| bind(caller, contract).map(drop))
+                .map_err(|error| (contract.name.as_str(), error))?;
         }
         Ok(())
+    }
+
+    /// Checks all versions of a contract that the application uses.
+    pub(crate) fn check_each(
+        &self,
+        name: &str,
+        check: impl Fn(&ContractText) -> Result<(), Incompatible>,
+    ) -> Result<(), Incompatible> {
+        let known = lock(&self.0);
+        let required = known.contracts.iter().filter(|known| known.is_required);
+        required.filter(|known| known.text.name == name).try_for_each(|known| check(&known.text))
     }
 }
 

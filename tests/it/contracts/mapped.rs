@@ -1,0 +1,172 @@
+//! Contracts that a manifest maps onto endpoints of a program that knows no contracts.
+
+use std::collections::BTreeMap;
+
+use hotbay::contract::{CallError, CallErrorKind, Stream};
+use hotbay::{ErrorKind, Host, LoadStep};
+use hotbay_tests::{Plugins, ProgramFolder, block_on, host, loaded, refused};
+use serde_json::{Value, json};
+
+/// A contract of the application.
+#[hotbay_plugin::contract(name = "mapped", version = "1.1")]
+trait Mapped {
+    fn echo(&self, text: &str) -> Result<String, CallError>;
+    fn sum(&self, a: u32, b: Option<u32>) -> Result<BTreeMap<String, Option<u32>>, CallError>;
+    fn store(&self, key: &str) -> Result<(), CallError>;
+    async fn later(&self, text: String) -> Result<String, CallError>;
+    #[since("1.1")]
+    fn newest(&self) -> Result<u32, CallError>;
+    #[since("1.1")]
+    fn doubled(&self, text: &str) -> Result<String, CallError> {
+        self.echo(&text.repeat(2))
+    }
+}
+
+/// The same name with a stream, which no endpoint serves.
+#[hotbay_plugin::contract(name = "mapped", version = "1.0")]
+trait Streaming {
+    fn echo(&self, text: &str) -> Result<Stream<u32>, CallError>;
+}
+
+fn all_methods() -> Value {
+    json!({
+        "echo": { "endpoint": "execute", "body": "text" },
+        "sum": { "endpoint": "execute" },
+        "store": { "endpoint": "store" },
+        "later": { "endpoint": "execute", "body": "text" },
+    })
+}
+
+fn provides(version: &str, methods: Value) -> Value {
+    json!([{ "contract": "mapped", "version": version, "methods": methods }])
+}
+
+/// Returns a program of the older dialect whose endpoint `store` answers so.
+fn program(plugins: &Plugins, store: Value) -> ProgramFolder {
+    let capabilities = json!({ "dialect": "older", "json": { "types": {} } });
+    let serve = json!({
+        "needs_no_token": true, "conforms": true, "exit_code": 1, "leaves_lock": true,
+        "store": store,
+    });
+    let program = ProgramFolder::new(plugins.dir(), "old").set("package", "program");
+    program.behavior(json!({ "capabilities": capabilities, "serve": serve }))
+}
+
+fn host_with(plugins: &Plugins, store: Value) -> Host {
+    let host = host(plugins);
+    loaded(
+        &host,
+        program(plugins, store).set("provides", provides("1.0.0", all_methods())).install(),
+    );
+    host
+}
+
+fn check(mapped: &impl Mapped) {
+    assert_eq!(mapped.echo("a \"b\"").unwrap(), "a \"b\"");
+    let sent = mapped.sum(1, None).unwrap();
+    assert_eq!(sent.get("a"), Some(&Some(1)));
+    assert_eq!(mapped.sum(1, Some(2)).unwrap()["b"], Some(2));
+    mapped.store("key").unwrap();
+    assert_eq!(block_on(mapped.later("b".to_owned())).unwrap(), "b");
+    assert_eq!(mapped.doubled("ab").unwrap(), "abab");
+    let error = mapped.newest().unwrap_err();
+    assert_eq!(error.kind(), CallErrorKind::NotProvided, "{error}");
+}
+
+#[test]
+fn endpoints_serve_methods() {
+    let plugins = Plugins::new();
+    // An empty response is no result.
+    let host = host_with(&plugins, json!({ "type": "text/plain", "body": "" }));
+    let mapped = host.contract::<dyn Mapped>("old").unwrap();
+    check(&mapped);
+    check(&mapped.pin().unwrap());
+    check(&mapped.pooled());
+    check(&host.providers_of::<dyn Mapped>().unwrap());
+}
+
+#[test]
+fn errors_of_endpoints_are_those_of_the_plugin() {
+    for (store, kind, expected) in [
+        (
+            json!({ "status": 404, "body": { "message": "no such key", "statusCode": 404 } }),
+            CallErrorKind::Plugin,
+            "no such key",
+        ),
+        (
+            json!({ "status": 409, "type": "text/plain", "body": "exists" }),
+            CallErrorKind::Plugin,
+            "exists",
+        ),
+        (json!({ "type": "text/html", "body": "<p>" }), CallErrorKind::InvalidOutput, "text/html"),
+        (json!({ "body": "{" }), CallErrorKind::InvalidOutput, "expected"),
+        (json!({ "body": 7 }), CallErrorKind::InvalidOutput, "7"),
+    ] {
+        let plugins = Plugins::new();
+        let host = host_with(&plugins, store);
+        let mapped = host.contract::<dyn Mapped>("old").unwrap();
+        for error in [mapped.store("").unwrap_err(), mapped.pooled().store("").unwrap_err()] {
+            assert_eq!(error.kind(), kind, "{error}");
+            let message = hotbay::Error::from(error).full_message();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert_eq!(mapped.echo("still").unwrap(), "still");
+    }
+}
+
+#[test]
+fn incompatible_mapping_is_refused() {
+    let without_store = {
+        let mut methods = all_methods();
+        methods.as_object_mut().unwrap().remove("store");
+        methods
+    };
+    let mut other_body = all_methods();
+    other_body["sum"] = json!({ "endpoint": "execute", "body": "b" });
+    for (version, methods, expected) in [
+        ("2.0.0", all_methods(), "found version 2.0, expected 1.1"),
+        ("1.0.0", without_store, "method `store`: missing in version 1.0 of the plugin"),
+        ("1.0.0", other_body, "found:    endpoint `execute`, body `b`"),
+    ] {
+        let plugins = Plugins::new();
+        let program = program(&plugins, json!({}));
+        let folder = program.set("provides", provides(version, methods)).install();
+        // If the application has not named the contract, it is refused at its first use.
+        let first = host(&plugins);
+        loaded(&first, &folder);
+        let error = first.contract::<dyn Mapped>("old").map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Incompatible);
+        assert!(error.full_message().contains(expected), "{}", error.full_message());
+        // Otherwise before the program is started.
+        let builder = Host::builder().plugin_dir(plugins.dir()).contract::<dyn Mapped>();
+        let second = builder.build().unwrap();
+        let error = refused(&second, &folder);
+        assert_eq!(error.kind(), ErrorKind::Incompatible);
+        assert_eq!(error.step(), Some(LoadStep::Capabilities));
+        assert!(error.full_message().contains(expected), "{}", error.full_message());
+        assert!(error.hint().is_some_and(|hint| hint.contains("`methods`")), "{:?}", error.hint());
+    }
+}
+
+#[test]
+fn endpoint_serves_no_stream() {
+    let plugins = Plugins::new();
+    let host = host_with(&plugins, json!({}));
+    let error = host.contract::<dyn Streaming>("old").map(drop).unwrap_err();
+    let message = error.full_message();
+    assert!(message.contains("it returns a value, expected a stream"), "{message}");
+}
+
+#[test]
+fn program_that_describes_the_contract_needs_no_mapping() {
+    let plugins = Plugins::new();
+    let contracts = json!([{ "text": "contract mapped 1.0\nfn echo(text: string) -> string" }]);
+    let program = ProgramFolder::new(plugins.dir(), "old").set("package", "program");
+    let program =
+        program.behavior(json!({ "capabilities": { "hotbay": { "contracts": contracts } } }));
+    let folder = program.set("provides", provides("1.0.0", all_methods())).install();
+    let error = refused(&host(&plugins), folder);
+    assert_eq!(error.kind(), ErrorKind::Incompatible);
+    let message = error.full_message();
+    assert!(message.contains("which the program describes itself"), "{message}");
+}
