@@ -76,7 +76,7 @@ fn check(mapped: &impl Mapped) {
 #[test]
 fn endpoints_serve_methods() {
     let plugins = Plugins::new();
-    // An empty response is no result.
+    // An empty response means `null`.
     let host = host_with(&plugins, json!({ "type": "text/plain", "body": "" }));
     let mapped = host.contract::<dyn Mapped>("old").unwrap();
     check(&mapped);
