@@ -24,7 +24,7 @@ use crate::error::{Error, bug};
 use crate::generation::{BriefFailure, BriefTask, InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
 use crate::slot::{Admission, CallScope, InstanceLease};
-use crate::sync::{block_on, deadline_in, owned_shard, shard};
+use crate::sync::{Shard, block_on, deadline_in, owned_shard, shard};
 
 /// Calls the current generation of a plugin on the caller's thread.
 ///
@@ -120,13 +120,16 @@ impl Target {
             {
                 let answer = lease.call_method_brief(function, lowered);
                 return match answer {
-                    Ok(result) => {
-                        // Under the lease: it may be in memory of the plugin.
-                        let output = result.into_output();
-                        drop(lease);
-                        self.inner.slot.count_call(shard);
-                        output
-                    }
+                    // Read under the lease: it may be in memory of the plugin.
+                    Ok(result) => match result.into_output() {
+                        Ok(output) => {
+                            drop(lease);
+                            self.inner.slot.count_call(shard);
+                            Ok(output)
+                        }
+                        // Apart, so that an output stays in registers meanwhile.
+                        Err(error) => Err(self.end_failed(lease, shard, error)),
+                    },
                     Err(failure) => self.fail_leased(&call, lease, failure),
                 };
             }
@@ -202,6 +205,15 @@ impl Target {
             return Ok(None);
         }
         Ok(Some(serialized(reply.take())))
+    }
+
+    /// Ends the lease of a call whose method returned an error, and counts the call.
+    #[cold]
+    #[inline(never)]
+    fn end_failed(&self, lease: InstanceLease<'_>, shard: Shard, error: CallError) -> CallError {
+        drop(lease);
+        self.inner.slot.count_call(shard);
+        error
     }
 
     /// Counts a call that failed, and returns its error.

@@ -17,6 +17,7 @@ use crate::fixtures::{self, block_on};
 use crate::process;
 use crate::sample::quantile;
 use crate::table::{Report, Table, none, verdict};
+use crate::workspace;
 
 const MAX_MS: f64 = 400.0;
 /// Fails the benchmark. A first build may take minutes.
@@ -118,18 +119,8 @@ struct Project {
 
 impl Project {
     fn new() -> anyhow::Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
-        let dir = tempfile::Builder::new().prefix("hotbay-bench-").tempdir()?;
-        let workspace: Vec<_> = fs::read_to_string(root.join("Cargo.toml"))?
-            .lines()
-            .filter(|line| !["exclude", "default-members"].iter().any(|key| line.starts_with(key)))
-            .map(|line| match line.starts_with("members") {
-                true => "members = [\"transform\"]".to_owned(),
-                false => line.replace("path = \"", &format!("path = \"{}/", root.display())),
-            })
-            .collect();
-        fs::write(dir.path().join("Cargo.toml"), workspace.join("\n"))?;
-        fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock"))?;
+        let root = workspace::root()?;
+        let dir = workspace::create(&["transform"])?;
         let (from, to) = (root.join("plugins/transform"), dir.path().join("transform"));
         fs::create_dir_all(to.join("src"))?;
         fs::copy(from.join("Cargo.toml"), to.join("Cargo.toml"))?;
@@ -168,30 +159,16 @@ impl Project {
     }
 
     fn cargo_build(&self) -> anyhow::Result<()> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = process::program(Path::new(&cargo));
-        build.args(["build", "--package", "transform", "--lib"]);
-        self.run(&mut build)
+        workspace::cargo_build(self.dir.path(), "transform")
     }
 
     fn run(&self, command: &mut std::process::Command) -> anyhow::Result<()> {
-        let output = configured(command, self.dir.path()).output()?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "the build failed with {}: {stderr}", output.status);
-        Ok(())
+        workspace::run(command, self.dir.path())
     }
 }
 
 fn marker(edit: u32) -> String {
     format!("edit-{edit}.")
-}
-
-/// Makes a command build in its own target folder, and download nothing.
-fn configured<'a>(
-    command: &'a mut std::process::Command,
-    dir: &Path,
-) -> &'a mut std::process::Command {
-    command.current_dir(dir).env("CARGO_NET_OFFLINE", "true").env_remove("CARGO_TARGET_DIR")
 }
 
 /// `hotbay build --watch`, with the lines that it prints.
@@ -205,7 +182,8 @@ impl Watch {
     fn start(command: &Path, project: &Project) -> anyhow::Result<Self> {
         let mut watch = process::program(command);
         watch.args(["build", "transform", "--out", "out", "--watch"]).stdout(Stdio::piped());
-        let mut child = configured(&mut watch, project.dir.path()).stderr(Stdio::null()).spawn()?;
+        let mut child =
+            workspace::configured(&mut watch, project.dir.path()).stderr(Stdio::null()).spawn()?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let (sender, lines) = mpsc::channel();
         // Ends with the command.

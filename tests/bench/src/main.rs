@@ -18,12 +18,14 @@ mod pooled;
 mod process;
 mod processes;
 mod raw;
+mod rebuilds;
 mod reloads;
 mod sample;
 mod schemas;
 mod soak;
 mod table;
 mod threads;
+mod workspace;
 
 use std::ffi::OsString;
 
@@ -88,6 +90,8 @@ enum Group {
     Processes,
     /// From a saved source of a plugin to the reply of its new code.
     Inner,
+    /// Builds of plugins after an edit, compared with a plain library.
+    Rebuilds,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -138,6 +142,7 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
         Group::Lines => lines::measure(options.quick, &report),
         Group::Processes => processes::measure(options.quick, &report),
         Group::Inner => inner::measure(options.quick, &report),
+        Group::Rebuilds => rebuilds::measure(options.quick, &report),
     }
 }
 
