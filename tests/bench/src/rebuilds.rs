@@ -59,7 +59,7 @@ fn table(edits: u32, times: &[Vec<f64>; 3]) -> Table {
         let [best, median] = [best, median].map(|ms| format!("{ms:.0}"));
         table.row([name.to_owned(), best, median, format!("{ratio:.2}"), goal, met]);
     }
-    table.note("The contract is in a crate of its own, which is not edited.".to_owned());
+    table.note("The contract is in another crate, which is not edited.".to_owned());
     table
 }
 
