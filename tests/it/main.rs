@@ -20,6 +20,7 @@ mod pool;
 #[cfg(target_os = "linux")]
 mod process;
 mod reload;
+mod storage;
 mod unload;
 mod watch;
 

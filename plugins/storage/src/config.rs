@@ -1,0 +1,50 @@
+//! The config of the plugin.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// The config; `plugin.json` describes its fields.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    pub(crate) file: PathBuf,
+    #[serde(default = "default_readers")]
+    pub(crate) readers: usize,
+    #[serde(default = "default_timeout_ms")]
+    timeout_ms: u64,
+    #[serde(default)]
+    pub(crate) synchronous: Synchronous,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Synchronous {
+    #[default]
+    Full,
+    Normal,
+}
+
+impl Settings {
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+impl Synchronous {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "FULL",
+            Self::Normal => "NORMAL",
+        }
+    }
+}
+
+fn default_readers() -> usize {
+    4
+}
+
+fn default_timeout_ms() -> u64 {
+    5000
+}

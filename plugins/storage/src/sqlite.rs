@@ -1,0 +1,287 @@
+//! The database: one connection that writes, and several that read meanwhile.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params,
+};
+use storage_contract::{
+    Change, Entry, MAX_BATCH, MAX_KEY_BYTES, MAX_PAGE, MAX_VALUE_BYTES, Page, StoreError,
+    StoreErrorKind,
+};
+
+use crate::config::Settings;
+use crate::error::of_sqlite;
+use crate::pool::Pool;
+use crate::schema::migrate;
+
+/// An open database.
+#[derive(Debug)]
+pub(crate) struct Database {
+    settings: Settings,
+    /// The file as it was opened: its device and number, if the system has them.
+    file: Option<(u64, u64)>,
+    /// Callers wait for each other here, in order, instead of polling SQLite's lock.
+    writer: Mutex<Connection>,
+    readers: Pool,
+}
+
+impl Database {
+    /// Opens the database, which is created if it does not exist.
+    pub(crate) fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let opened = open_connection(settings, create).and_then(|mut writer| {
+            migrate(&mut writer)?;
+            Ok(writer)
+        });
+        let writer = opened.map_err(|error| {
+            let message = format!("cannot open `{}`: {error}", settings.file.display());
+            StoreError::new(error.kind(), message)
+        })?;
+        Ok(Self {
+            file: identity(&settings.file),
+            writer: writer.into(),
+            readers: Pool::new(settings.readers, settings.timeout()),
+            settings: settings.clone(),
+        })
+    }
+
+    /// Checks that the database answers.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.check_file()?;
+        self.read(|connection| connection.query_row("SELECT 1", [], |_| Ok(())))
+    }
+
+    pub(crate) fn load(&self, key: &[u8]) -> Result<Entry, StoreError> {
+        check_key(key)?;
+        let found = self.read(|connection| {
+            let statement = "SELECT value, revision FROM entries WHERE key = ?1";
+            let mut statement = connection.prepare_cached(statement)?;
+            let entry = |row: &rusqlite::Row<'_>| {
+                Ok(Entry { value: row.get(0)?, revision: row.get::<_, i64>(1)? as u64 })
+            };
+            statement.query_row([key], entry).optional()
+        })?;
+        found.ok_or_else(not_found)
+    }
+
+    pub(crate) fn list(&self, prefix: &[u8], after: &[u8], limit: u32) -> Result<Page, StoreError> {
+        if !(1..=MAX_PAGE).contains(&limit) {
+            let message = format!("the limit is {limit}; expected 1 to {MAX_PAGE}");
+            return Err(StoreError::new(StoreErrorKind::InvalidInput, message));
+        }
+        let end = end_of_prefix(prefix);
+        let mut keys: Vec<Vec<u8>> = self.read(|connection| {
+            let from = "SELECT key FROM entries WHERE key >= ?1 AND key > ?2";
+            let statement = match end {
+                Some(_) => format!("{from} AND key < ?4 ORDER BY key LIMIT ?3"),
+                None => format!("{from} ORDER BY key LIMIT ?3"),
+            };
+            let mut statement = connection.prepare_cached(&statement)?;
+            let key = |row: &rusqlite::Row<'_>| row.get(0);
+            match &end {
+                Some(end) => {
+                    statement.query_map(params![prefix, after, limit + 1, end], key)?.collect()
+                }
+                None => statement.query_map(params![prefix, after, limit + 1], key)?.collect(),
+            }
+        })?;
+        let has_more = keys.len() > limit as usize;
+        keys.truncate(limit as usize);
+        Ok(Page { keys, has_more })
+    }
+
+    pub(crate) fn batch(&self, changes: &[Change]) -> Result<Vec<u64>, StoreError> {
+        if changes.len() > MAX_BATCH {
+            let message = format!("{} changes; expected at most {MAX_BATCH}", changes.len());
+            return Err(StoreError::new(StoreErrorKind::InvalidInput, message));
+        }
+        self.write(|transaction| {
+            let run = |change: &Change| match change {
+                Change::Save { key, value, expected } => transaction.save(key, value, *expected),
+                Change::Delete { key, expected } => transaction.delete(key, *expected).map(|()| 0),
+            };
+            changes.iter().map(run).collect()
+        })
+    }
+
+    /// Runs changes in one transaction, which is rolled back if they fail.
+    pub(crate) fn write<T>(
+        &self,
+        change: impl FnOnce(&Changing<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_file()?;
+        let fail = |error| of_sqlite(&error);
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate);
+        let changing = Changing(transaction.map_err(fail)?);
+        let changed = change(&changing)?;
+        changing.0.commit().map_err(fail)?;
+        Ok(changed)
+    }
+
+    /// Limits the size of the file, as a full disk does.
+    #[cfg(test)]
+    pub(crate) fn limit_pages(&self, pages: u32) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.pragma_update(None, "max_page_count", pages).expect("the pragma is valid");
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, StoreError> {
+        let open = || open_connection(&self.settings, OpenFlags::SQLITE_OPEN_READ_WRITE);
+        self.readers.with(open, |connection| read(connection).map_err(|error| of_sqlite(&error)))
+    }
+
+    /// Fails if the file was removed or replaced: SQLite would still write to the old one.
+    fn check_file(&self) -> Result<(), StoreError> {
+        if self.file.is_none() || identity(&self.settings.file) == self.file {
+            return Ok(());
+        }
+        let file = self.settings.file.display();
+        let message = format!("the database `{file}` was removed or replaced; reload the plugin");
+        Err(StoreError::new(StoreErrorKind::Failed, message))
+    }
+}
+
+/// A transaction that changes values.
+pub(crate) struct Changing<'c>(Transaction<'c>);
+
+impl Changing<'_> {
+    /// Stores a value, and returns its revision.
+    pub(crate) fn save(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expected: Option<u64>,
+    ) -> Result<u64, StoreError> {
+        check_key(key)?;
+        if value.len() > MAX_VALUE_BYTES {
+            let message =
+                format!("a value of {} bytes; expected up to {MAX_VALUE_BYTES}", value.len());
+            return Err(StoreError::new(StoreErrorKind::InvalidInput, message));
+        }
+        self.try_save(key, value, expected).map_err(|error| of_sqlite(&error))?.ok_or_else(conflict)
+    }
+
+    fn try_save(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expected: Option<u64>,
+    ) -> Result<Option<u64>, rusqlite::Error> {
+        let next = "UPDATE revisions SET last = last + 1 RETURNING last";
+        let revision: i64 = self.0.prepare_cached(next)?.query_row([], |row| row.get(0))?;
+        let insert = "INSERT INTO entries (key, value, revision) VALUES (?1, ?2, ?3)";
+        let changed = match expected {
+            None => {
+                let save =
+                    format!("{insert} ON CONFLICT (key) DO UPDATE SET value = ?2, revision = ?3");
+                self.0.prepare_cached(&save)?.execute(params![key, value, revision])?
+            }
+            Some(0) => {
+                let save = format!("{insert} ON CONFLICT (key) DO NOTHING");
+                self.0.prepare_cached(&save)?.execute(params![key, value, revision])?
+            }
+            Some(expected) => {
+                let save = "UPDATE entries SET value = ?2, revision = ?3 \
+                            WHERE key = ?1 AND revision = ?4";
+                let expected = i64::try_from(expected).unwrap_or(i64::MAX);
+                self.0.prepare_cached(save)?.execute(params![key, value, revision, expected])?
+            }
+        };
+        Ok((changed == 1).then_some(revision as u64))
+    }
+
+    /// Removes a value.
+    pub(crate) fn delete(&self, key: &[u8], expected: Option<u64>) -> Result<(), StoreError> {
+        check_key(key)?;
+        let found = self.try_delete(key, expected).map_err(|error| of_sqlite(&error))?;
+        match found {
+            Deleted::Yes => Ok(()),
+            Deleted::NotFound => Err(not_found()),
+            Deleted::Conflict => Err(conflict()),
+        }
+    }
+
+    fn try_delete(&self, key: &[u8], expected: Option<u64>) -> Result<Deleted, rusqlite::Error> {
+        let find = "SELECT revision FROM entries WHERE key = ?1";
+        let mut find = self.0.prepare_cached(find)?;
+        let found = find.query_row([key], |row| row.get::<_, i64>(0)).optional()?;
+        match (found, expected) {
+            (None, None | Some(1..)) => return Ok(Deleted::NotFound),
+            // It was expected not to exist.
+            (None, Some(0)) => return Ok(Deleted::Yes),
+            (Some(found), Some(expected)) if found as u64 != expected => {
+                return Ok(Deleted::Conflict);
+            }
+            _ => {}
+        }
+        self.0.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([key])?;
+        Ok(Deleted::Yes)
+    }
+}
+
+enum Deleted {
+    Yes,
+    NotFound,
+    Conflict,
+}
+
+fn open_connection(settings: &Settings, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let open = || -> Result<Connection, rusqlite::Error> {
+        // Each connection is used by one thread at a time.
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&settings.file, flags)?;
+        connection.busy_timeout(settings.timeout())?;
+        // With it, a database can be read while it is written. Some network file systems do not
+        // support it, and the pragma then leaves the mode as it is.
+        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", settings.synchronous.as_str())?;
+        Ok(connection)
+    };
+    open().map_err(|error| of_sqlite(&error))
+}
+
+/// Returns the device and number of a file; `None` if it does not exist or the system has none.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(file).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        // An open file cannot be removed.
+        let _ = file;
+        None
+    }
+}
+
+/// Returns the first key after all keys with a prefix; `None` if there is none.
+fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+fn check_key(key: &[u8]) -> Result<(), StoreError> {
+    if (1..=MAX_KEY_BYTES).contains(&key.len()) {
+        return Ok(());
+    }
+    let message = format!("a key of {} bytes; expected 1 to {MAX_KEY_BYTES}", key.len());
+    Err(StoreError::new(StoreErrorKind::InvalidInput, message))
+}
+
+fn not_found() -> StoreError {
+    StoreError::new(StoreErrorKind::NotFound, "no value has this key")
+}
+
+fn conflict() -> StoreError {
+    StoreError::new(StoreErrorKind::Conflict, "the value has another revision than expected")
+}
