@@ -46,7 +46,7 @@ fn store_is_called_by_its_contract_and_in_json() {
     assert_eq!(error.kind(), StoreErrorKind::Call(CallErrorKind::Unavailable), "{error}");
 }
 
-/// Adds one to a number by the revision that was read, and saves a key that nobody else has.
+/// Adds one to a number by the revision that was read, and saves a key of its writer alone.
 fn write_until(is_done: &AtomicBool, store: &impl KeyValue, writer: u64, total: &AtomicU64) -> u64 {
     let mut written = 0_u64;
     while !is_done.load(Ordering::Relaxed) {

@@ -6,6 +6,7 @@
 mod config;
 mod error;
 mod json;
+mod lock;
 mod pool;
 mod schema;
 mod sqlite;
@@ -35,6 +36,12 @@ impl Plugin for Storage {
 
     fn validate_config(config: &Config) -> Result<(), PluginError> {
         config.parse::<Settings>().map(drop)
+    }
+
+    /// Closes the database, which the next build opens. It has no other state.
+    fn snapshot(&self) -> Result<Option<Snapshot>, PluginError> {
+        self.database.close();
+        Ok(None)
     }
 
     fn health(&self) -> Result<(), PluginError> {

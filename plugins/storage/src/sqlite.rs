@@ -1,8 +1,13 @@
 //! The database: one connection that writes, and several that read meanwhile.
+//!
+//! POSIX locks belong to a process, and end when any of its descriptors of the file is closed. So two
+//! copies of SQLite in one process, such as those of two builds of this plugin, damage a database that
+//! both have open. A lock of another kind therefore admits one instance of the plugin at a time, and an
+//! instance closes the database before its state is handed over.
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params,
@@ -14,43 +19,98 @@ use storage_contract::{
 
 use crate::config::Settings;
 use crate::error::of_sqlite;
+use crate::lock::InstanceLock;
 use crate::pool::Pool;
 use crate::schema::migrate;
 
-/// An open database.
+/// A database, which is closed while the state of the plugin is handed over.
 #[derive(Debug)]
 pub(crate) struct Database {
     settings: Settings,
+    open: RwLock<Option<Arc<Open>>>,
+}
+
+/// An open database.
+#[derive(Debug)]
+struct Open {
     /// The file as it was opened: its device and number, if the system has them.
     file: Option<(u64, u64)>,
     /// Callers wait for each other here, in order, instead of polling SQLite's lock.
     writer: Mutex<Connection>,
     readers: Pool,
+    /// Released last.
+    _lock: InstanceLock,
 }
 
-impl Database {
-    /// Opens the database, which is created if it does not exist.
-    pub(crate) fn open(settings: &Settings) -> Result<Self, StoreError> {
+impl Open {
+    /// Returns `None` if another instance has the database open.
+    fn new(settings: &Settings) -> Result<Option<Self>, StoreError> {
+        let Some(lock) = InstanceLock::acquire(&settings.file)? else { return Ok(None) };
         let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-        let opened = open_connection(settings, create).and_then(|mut writer| {
-            migrate(&mut writer)?;
-            Ok(writer)
-        });
-        let writer = opened.map_err(|error| {
-            let message = format!("cannot open `{}`: {error}", settings.file.display());
-            StoreError::new(error.kind(), message)
-        })?;
-        Ok(Self {
+        let mut writer = open_connection(settings, create)?;
+        migrate(&mut writer)?;
+        Ok(Some(Self {
             file: identity(&settings.file),
             writer: writer.into(),
             readers: Pool::new(settings.readers, settings.timeout()),
-            settings: settings.clone(),
+            _lock: lock,
+        }))
+    }
+
+    /// Fails if the file was removed or replaced: SQLite would still write to the old one.
+    fn check_file(&self, file: &Path) -> Result<(), StoreError> {
+        if self.file.is_none() || identity(file) == self.file {
+            return Ok(());
+        }
+        let file = file.display();
+        let message = format!("the database `{file}` was removed or replaced; reload the plugin");
+        Err(StoreError::new(StoreErrorKind::Failed, message))
+    }
+}
+
+impl Database {
+    /// Opens the database, which is created if it does not exist. If another instance has it open,
+    /// such as the build that this one replaces, it is opened when it is needed.
+    pub(crate) fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let database = Self { settings: settings.clone(), open: RwLock::default() };
+        database.try_opened()?;
+        Ok(database)
+    }
+
+    /// Closes the database until the next call, once the calls that run have ended.
+    pub(crate) fn close(&self) {
+        let open = self.open.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(open);
+    }
+
+    /// Returns the open database; opens it if it was closed.
+    fn opened(&self) -> Result<Arc<Open>, StoreError> {
+        self.try_opened()?.ok_or_else(|| {
+            let file = self.settings.file.display();
+            let message = format!("another instance of this plugin has `{file}` open");
+            StoreError::new(StoreErrorKind::Unavailable, message)
         })
+    }
+
+    /// Returns the same, or `None` if another instance has it open.
+    fn try_opened(&self) -> Result<Option<Arc<Open>>, StoreError> {
+        if let Some(open) = &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Some(Arc::clone(open)));
+        }
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if open.is_none() {
+            let opened = Open::new(&self.settings).map_err(|error| {
+                let message = format!("cannot open `{}`: {error}", self.settings.file.display());
+                StoreError::new(error.kind(), message)
+            });
+            *open = opened?.map(Arc::new);
+        }
+        Ok(open.clone())
     }
 
     /// Checks that the database answers.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        self.check_file()?;
+        self.opened()?.check_file(&self.settings.file)?;
         self.read(|connection| connection.query_row("SELECT 1", [], |_| Ok(())))
     }
 
@@ -112,8 +172,9 @@ impl Database {
         &self,
         change: impl FnOnce(&Changing<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.check_file()?;
+        let open = self.opened()?;
+        let mut writer = open.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        open.check_file(&self.settings.file)?;
         let fail = |error| of_sqlite(&error);
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate);
         let changing = Changing(transaction.map_err(fail)?);
@@ -125,7 +186,8 @@ impl Database {
     /// Limits the size of the file, as a full disk does.
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: u32) {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.opened().expect("it is open");
+        let writer = open.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer.pragma_update(None, "max_page_count", pages).expect("the pragma is valid");
     }
 
@@ -134,17 +196,8 @@ impl Database {
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, StoreError> {
         let open = || open_connection(&self.settings, OpenFlags::SQLITE_OPEN_READ_WRITE);
-        self.readers.with(open, |connection| read(connection).map_err(|error| of_sqlite(&error)))
-    }
-
-    /// Fails if the file was removed or replaced: SQLite would still write to the old one.
-    fn check_file(&self) -> Result<(), StoreError> {
-        if self.file.is_none() || identity(&self.settings.file) == self.file {
-            return Ok(());
-        }
-        let file = self.settings.file.display();
-        let message = format!("the database `{file}` was removed or replaced; reload the plugin");
-        Err(StoreError::new(StoreErrorKind::Failed, message))
+        let opened = self.opened()?;
+        opened.readers.with(open, |connection| read(connection).map_err(|error| of_sqlite(&error)))
     }
 }
 

@@ -208,6 +208,24 @@ fn locked_database_is_unavailable_until_it_is_free() {
 }
 
 #[test]
+fn one_instance_at_a_time_uses_a_database() {
+    let (folder, storage) = opened();
+    let error = folder.try_open().unwrap_err();
+    assert!(error.message().contains("another instance of this plugin"), "{error}");
+    assert!(error.is_retryable());
+    // As in a swap: the next build is started before the state is handed over.
+    let settings = serde_json::from_value(json!({ "file": folder.file() })).unwrap();
+    let next = Database::open(&settings).unwrap();
+    assert_eq!(kind(next.check()), StoreErrorKind::Unavailable);
+    assert!(storage.plugin().snapshot().unwrap().is_none());
+    next.check().unwrap();
+    assert_eq!(kind(storage.plugin().save(b"a", b"1", None)), StoreErrorKind::Unavailable);
+    // The swap fails, and this build serves again.
+    drop(next);
+    storage.plugin().save(b"a", b"1", None).unwrap();
+}
+
+#[test]
 fn removed_or_replaced_file_fails_changes() {
     let (folder, storage) = opened();
     storage.plugin().save(b"a", b"1", None).unwrap();
