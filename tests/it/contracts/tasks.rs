@@ -177,14 +177,19 @@ fn unload_ends_tasks_that_outlast_the_drain() {
     let host = Host::builder().plugin_dir(plugins.dir()).limits(limits).build().unwrap();
     loaded(&host, plugins.add("worker", "async-worker").write());
     let work = host.contract::<dyn AsyncWork>("worker").unwrap();
-    let (error, report) = block_on(async {
+    // A call without options takes another path once the method is known.
+    block_on(work.delay(0, "")).unwrap();
+    let limited = work.with_timeout(Duration::from_secs(86_400));
+    let (first, second, report) = block_on(async {
         let unload = async {
             work.delay(1, "").await.unwrap();
             host.unload("worker").await.unwrap()
         };
-        futures_util::future::join(work.forever(), unload).await
+        futures_util::future::join3(work.forever(), limited.forever(), unload).await
     });
-    assert_eq!(Error::from(error.unwrap_err()).kind(), ErrorKind::Retired);
+    for error in [first.unwrap_err(), second.unwrap_err()] {
+        assert_eq!(Error::from(error).kind(), ErrorKind::Retired);
+    }
     // A task that still used the plugin would fail its shutdown.
     assert!(report.shutdown_error.is_none(), "{report:?}");
     assert_eq!(report.retain_reason, None, "{report:?}");

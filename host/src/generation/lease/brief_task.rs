@@ -1,13 +1,15 @@
 //! A call of an async method without options, which needs no middleware and only waits for its task.
 
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::future::{Either, select};
 use hotbay_plugin::abi::RawContext;
 use hotbay_plugin::contract::{CallError, Format};
 
 use super::{InstanceRef, in_plugin_call};
 use crate::boundary::task::RunningTask;
-use crate::call::ReplySlot;
+use crate::call::{Failure, ReplySlot};
 use crate::contracts::KnownContract;
 use crate::error::{Error, bug};
 use crate::generation::Backend;
@@ -53,9 +55,13 @@ impl BriefTask {
         self.format
     }
 
-    /// Waits for the output.
+    /// Waits for the output, or until the unload of the generation aborts its calls.
     pub(crate) async fn output(&mut self) -> Result<ReplySlot, Error> {
-        let output = (&mut self.running).await;
+        let aborted = pin!(self.instance.generation.calls_aborted());
+        let output = match select(&mut self.running, aborted).await {
+            Either::Left((output, _)) => output,
+            Either::Right(_) => Err(Failure::Cancelled),
+        };
         let output = output.map_err(|failure| self.instance.generation.error_from(failure))?;
         let Some(Backend::InProcess(plugin)) = &self.instance.backend else {
             return Err(bug!("a task runs in a process"));
