@@ -7,8 +7,6 @@ use std::future::poll_fn;
 use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
-#[cfg(feature = "serve")]
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -21,8 +19,7 @@ use super::served::{ServedCall, ServedMethod};
 use super::table::{RawCompletion, RawMethod, RawStr, RawTask, code};
 use crate::PluginError;
 use crate::context::{Bounds, CallContext, RawContext, TraceContext, in_context};
-use crate::export::{Failure, catch_async, report_failure};
-use crate::panic::drop_panic;
+use crate::export::{Failure, catch_async, drop_after_outcome, report_failure};
 use crate::payload::{Output, RawBuffer};
 use crate::root::{self, RawFault, RawInstance};
 #[cfg(feature = "serve")]
@@ -70,14 +67,17 @@ fn call_and_wait<T: Sync, M: ServesAsync<T>>(
     let error = |code, message: String| (Failed::Method, PluginError::new(code, message));
     let runtime = runtime::handle()
         .map_err(|cause| error(503, format!("cannot start the plugin's async runtime: {cause}")))?;
-    let mut space = decode_arguments::<M>(format, arguments)?;
-    let arguments = M::Arguments::borrow(&mut space).ok_or_else(missing_argument)?;
+    let mut call = Box::pin(async {
+        let mut space = decode_arguments::<M>(format, arguments)?;
+        let arguments = M::Arguments::borrow(&mut space).ok_or_else(missing_argument)?;
+        let result = M::call(target, arguments).await;
+        result_of(format, result.map_err(M::Error::into_plugin_error))
+    });
     runtime.block_on(async {
-        let mut call = pin!(M::call(target, arguments));
         let mut ticks = tokio::time::interval(CANCEL_INTERVAL);
-        poll_fn(|cx| {
+        let outcome = poll_fn(|cx| {
             if let Poll::Ready(result) = in_context(context, || call.as_mut().poll(cx)) {
-                return Poll::Ready(result_of(format, result.map_err(M::Error::into_plugin_error)));
+                return Poll::Ready(result);
             }
             while ticks.poll_tick(cx).is_ready() {
                 if CallContext::new(context).is_cancelled() {
@@ -86,7 +86,9 @@ fn call_and_wait<T: Sync, M: ServesAsync<T>>(
             }
             Poll::Pending
         })
-        .await
+        .await;
+        drop_after_outcome(call);
+        outcome
     })
 }
 
@@ -235,9 +237,7 @@ impl<F: Future<Output = Answer>, C: Complete> Future for Guarded<F, C> {
             }
             Err(fault) => (root::code::PANIC, Output::default(), RawFault::from_panic(&fault)),
         };
-        // A panic of its destructor comes after the outcome.
-        let future = this.future.take();
-        let _ = catch_async(|| drop_panic(|| drop(future)));
+        drop_after_outcome(this.future.take());
         this.completion.complete(code, output, fault);
         Poll::Ready(())
     }

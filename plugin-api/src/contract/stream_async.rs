@@ -13,8 +13,7 @@ use super::stream::PolledItems;
 use super::table::{RawCompletion, RawStream, batch};
 use crate::context::in_context;
 use crate::context::{CallContext, RawContext};
-use crate::export::catch_async;
-use crate::panic::drop_panic;
+use crate::export::{catch_async, drop_after_outcome};
 use crate::payload::Output;
 use crate::root::{self, RawFault};
 use crate::runtime::Task;
@@ -102,8 +101,7 @@ struct OwnedItems(PolledItems);
 impl Drop for OwnedItems {
     fn drop(&mut self) {
         let items = std::mem::replace(&mut self.0, Box::new(|_| Poll::Ready(None)));
-        // A panic is the plugin's own, after the last item that its caller wants.
-        let _ = catch_async(|| drop_panic(|| drop(items)));
+        drop_after_outcome(items);
     }
 }
 

@@ -20,10 +20,10 @@ use crate::root::{
 use crate::services::{self, HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
 pub use panics::PanicRecords;
-#[cfg(all(unix, feature = "tokio"))]
-pub(crate) use panics::catch_async;
 use panics::prepare;
 pub(crate) use panics::{Failure, guard};
+#[cfg(all(unix, feature = "tokio"))]
+pub(crate) use panics::{catch_async, drop_after_outcome};
 
 /// The C functions of the plugin `T`, which serves the contracts `C`. `LINKED` is `true` if it is
 /// compiled into the host.

@@ -43,6 +43,17 @@ pub(crate) fn catch_async<T>(poll: impl FnOnce() -> T) -> Result<T, Box<Fault>> 
     catch_panic(poll).map_err(|payload| Box::new(fault_of(payload)))
 }
 
+/// Drops a value of the author's code after the outcome of its call. A panic counts as one of the
+/// plugin's threads, since no caller waits for it.
+#[cfg(all(unix, feature = "tokio"))]
+pub(crate) fn drop_after_outcome<T>(value: T) {
+    if let Err(fault) = catch_async(|| drop(value))
+        && let Some(host) = HostServices::current()
+    {
+        host.thread_panicked(fault.message(), fault.location().unwrap_or_default());
+    }
+}
+
 /// A panic as recorded by the hook.
 struct PanicRecord {
     message: String,

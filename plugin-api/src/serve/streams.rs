@@ -10,6 +10,7 @@ use hyper::Response;
 use super::body::{Lines, OutgoingBody};
 use super::call::{CallBounds, CallHeaders, run_plugin};
 use super::connections::Connection;
+use super::host_client::report_thread_panic;
 use super::responses;
 use crate::contract::internal::{Failed, Items};
 use crate::export::Failure;
@@ -56,7 +57,12 @@ impl<A: Send> Lines for StreamLines<A> {
         let bounds = CallBounds { connection: &self.connection, deadline };
         let context = self.call_headers.context().with_bounds(&bounds);
         let failure = match run_plugin(|| Ok(items.poll_next(&context, cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
+            // The end of a connection is an event, so it is polled again.
+            Ok(Poll::Pending) if !self.connection.is_closed_by_peer() => return Poll::Pending,
+            Ok(Poll::Pending) => {
+                self.drop_items();
+                return Poll::Ready(None);
+            }
             Ok(Poll::Ready(Some(Ok(item)))) => {
                 self.is_flushing = true;
                 // It was serialized as JSON, which is text.
@@ -90,11 +96,14 @@ impl<A: Send> Lines for StreamLines<A> {
 impl<A> StreamLines<A> {
     fn drop_items(&mut self) {
         let items = self.items.take();
-        // A panic changes nothing: its caller has all items.
-        let _ = run_plugin(|| {
+        let dropped = run_plugin(|| {
             drop(items);
             Ok(())
         });
+        // Its caller has all items, or is gone.
+        if let Err(Failure::Panic(fault)) = dropped {
+            report_thread_panic(fault.message(), fault.location().unwrap_or_default());
+        }
     }
 }
 
