@@ -8,8 +8,12 @@ mod calls;
 #[cfg(unix)]
 mod data_processor;
 #[cfg(unix)]
+mod interrupted;
+#[cfg(unix)]
 mod mapped;
 mod mistakes;
+#[cfg(unix)]
+mod panicking_drops;
 #[cfg(unix)]
 mod processes;
 #[cfg(unix)]
@@ -18,6 +22,8 @@ mod program_services;
 mod program_streams;
 #[cfg(unix)]
 mod providers;
+#[cfg(unix)]
+mod runtimes;
 mod services;
 mod streams;
 mod tasks;

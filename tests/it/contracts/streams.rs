@@ -54,7 +54,7 @@ pub(super) fn read_async<T: hotbay::contract::Data>(
 }
 
 /// Polls a stream once.
-fn is_pending(stream: &mut Stream<u64>) -> bool {
+pub(super) fn is_pending(stream: &mut Stream<u64>) -> bool {
     stream.try_poll_next_unpin(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
