@@ -117,7 +117,10 @@ pub mod manifest {
 /// Typed contracts: traits that plugins implement, and the ways to call them.
 ///
 /// [`Host::contract`](crate::Host::contract) returns a [`Handle`](contract::Handle), which
-/// implements the contract's trait. See [`hotbay_plugin::contract`](mod@hotbay_plugin::contract) for
+/// implements the contract's trait and calls on this thread. [`Proxy::pin`](contract::Proxy::pin) calls
+/// one build, [`Proxy::pooled`](contract::Proxy::pooled) on the plugin's workers, and
+/// [`Proxy::with_timeout`](contract::Proxy::with_timeout) and others set options. See
+/// [`hotbay_plugin::contract`](mod@hotbay_plugin::contract) for
 /// how to declare one.
 pub mod contract {
     pub use hotbay_plugin::contract::{

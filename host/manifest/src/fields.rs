@@ -234,7 +234,8 @@ pub(crate) const PROVIDED: &[Field] = &[
         Presence::OnlyFor(Kind::Process),
         "an object of methods and their endpoints",
         "Endpoints that serve the contract's methods, by method, for a program that does not \
-         describe the contract in its capabilities.",
+         describe the contract in its capabilities. No endpoint serves a stream. Section 8 of \
+         PROTOCOL.md has an example.",
     ),
 ];
 

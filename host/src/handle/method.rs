@@ -446,21 +446,27 @@ impl HostTransport for DirectTransport {
     }
 }
 
-impl WithOptions for DirectTransport {
-    type Token = CancellationToken;
+macro_rules! with_options {
+    ($($transport:ident),*) => {$(
+        impl WithOptions for $transport {
+            type Token = CancellationToken;
 
-    fn with_timeout(self, timeout: Duration) -> Self {
-        Self(self.0.with_options(|options| options.timeout = Some(timeout)))
-    }
+            fn with_timeout(self, timeout: Duration) -> Self {
+                Self(self.0.with_options(|options| options.timeout = Some(timeout)))
+            }
 
-    fn with_cancellation_token(self, token: CancellationToken) -> Self {
-        Self(self.0.with_options(|options| options.token = Some(token)))
-    }
+            fn with_cancellation_token(self, token: CancellationToken) -> Self {
+                Self(self.0.with_options(|options| options.token = Some(token)))
+            }
 
-    fn with_trace(self, trace: TraceContext) -> Self {
-        Self(self.0.with_options(|options| options.trace = Some(trace)))
-    }
+            fn with_trace(self, trace: TraceContext) -> Self {
+                Self(self.0.with_options(|options| options.trace = Some(trace)))
+            }
+        }
+    )*};
 }
+
+with_options!(DirectTransport, PooledTransport);
 
 impl DirectTransport {
     pub(super) fn new(

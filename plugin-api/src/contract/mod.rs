@@ -56,6 +56,10 @@
 //! - [`Data`]: numbers, `bool`, `char`, `String`, options, lists, sets, maps and tuples, types with
 //!   `#[hotbay_plugin::data]`, and [`Json`].
 //!
+//! Methods may be `async fn`. A plugin, a program or a host's own value serves them on a tokio runtime,
+//! with the feature `tokio` of this crate (Unix). A [`Stream`] is made by
+//! [`Stream::from_items`], `from_results`, or `from_stream` with that feature.
+//!
 //! In one process, numbers, text, lists of numbers, and data types with `#[repr(C)]` cross without
 //! serialization; everything else crosses as postcard. If the signatures of both sides differ but
 //! one can be read as the other, arguments and results cross as JSON by name. If not, the plugin is

@@ -1,44 +1,18 @@
-//! Async methods without the feature `tokio`: a plugin cannot serve them.
+//! Async methods without the feature `tokio`: a plugin that serves one does not compile.
 
-use super::method::{Failed, ServesAsync};
-use super::served::{ServedCall, ServedMethod};
-use super::table::{RawCompletion, RawMethod, RawStr, RawTask};
-use crate::PluginError;
-use crate::context::RawContext;
-use crate::export::{Failure, report_failure};
-use crate::payload::RawBuffer;
-use crate::root::{RawFault, RawInstance};
+use super::method::ServesAsync;
+use super::served::ServedMethod;
+use super::table::RawMethod;
 
-/// Returns the entry of a method that fails.
+/// Fails to compile, since tables of methods are constants.
 pub const fn entry_async<T: Sync + 'static, M: ServesAsync<T>, const LINKED: bool>() -> RawMethod {
-    RawMethod {
-        name: RawStr::new(M::SHAPE.name),
-        hash: M::SHAPE.hash(),
-        direct: None,
-        serialized: None,
-        start: Some(start),
-        open: None,
-    }
+    panic!("{}", NEEDS_TOKIO)
 }
 
-/// Returns a method of a program that fails.
+/// Fails to compile, as [`entry_async`] does.
 pub const fn served_async<T: Sync + 'static, M: ServesAsync<T>>() -> ServedMethod<T> {
-    let call =
-        ServedCall::Value(|_, _, _, _| Err((Failed::Method, PluginError::new(501, NEEDS_TOKIO))));
-    ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call }
+    panic!("{}", NEEDS_TOKIO)
 }
 
-const NEEDS_TOKIO: &str = "async methods need the feature `tokio` of `hotbay-plugin`, and Unix";
-
-unsafe extern "C" fn start(
-    _: RawInstance,
-    _: *const RawContext<'_>,
-    _: u32,
-    _: RawBuffer,
-    _: RawCompletion,
-    _: *mut RawTask,
-    fault: *mut RawFault,
-) -> i32 {
-    // SAFETY: the host passes a pointer that is valid to write.
-    unsafe { report_failure(Failure::Error(PluginError::new(501, NEEDS_TOKIO)), fault) }
-}
+const NEEDS_TOKIO: &str =
+    "a contract with an `async fn` is served with the feature `tokio` of `hotbay-plugin`, on Unix";
