@@ -40,6 +40,12 @@ pub struct HostLimits {
     /// Concurrent calls of one plugin, however they are made; `None` for no limit. Default:
     /// `None`.
     pub max_in_flight: Option<u32>,
+    /// Open streams of one build of a plugin: an open one may hold 1 MiB of items, and that of a
+    /// program a connection. A stream counts until the plugin has dropped it. Default: 1,024.
+    pub max_open_streams: u32,
+    /// Threads of one plugin that make items of its streams at the same time, for callers that do
+    /// not block; further streams wait until one of them has made some items. Default: 64.
+    pub max_stream_threads: u32,
     /// Workers of one plugin that are replaced because their calls exceeded their deadlines or were
     /// cancelled, and did not return. At this number the plugin is quarantined until one of the
     /// replaced workers returns. Default: 16.
@@ -99,6 +105,8 @@ setters!(HostLimits {
     with_max_queue_waiters => max_queue_waiters: u32,
     with_queue_timeout => queue_timeout: Option<Duration>,
     with_max_in_flight => max_in_flight: Option<u32>,
+    with_max_open_streams => max_open_streams: u32,
+    with_max_stream_threads => max_stream_threads: u32,
     with_max_abandoned_calls => max_abandoned_calls: u32,
     with_max_memory_bytes => max_memory_bytes: Option<u64>,
     with_max_log_lines_per_second => max_log_lines_per_second: u32,
@@ -128,6 +136,8 @@ impl Default for HostLimits {
             max_queue_waiters: 1 << 16,
             queue_timeout: None,
             max_in_flight: None,
+            max_open_streams: 1024,
+            max_stream_threads: 64,
             max_abandoned_calls: 16,
             max_memory_bytes: None,
             max_log_lines_per_second: 1000,

@@ -319,6 +319,13 @@ pub(crate) const LIMITS: &[Field] = &[
         "a whole number of bytes",
         "Stack size of each of the plugin's workers, in bytes.",
     ),
+    field(
+        "open_streams",
+        number(1, u32::MAX as u64),
+        Presence::Optional,
+        "a whole number of streams",
+        "Maximum number of streams of the plugin that are open at the same time.",
+    ),
 ];
 
 /// Returns the field `name` of `table`.

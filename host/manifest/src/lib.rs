@@ -167,6 +167,8 @@ pub struct Limits {
     pub output_bytes: Option<u64>,
     /// Stack size of each of the plugin's workers, in bytes.
     pub stack_bytes: Option<u64>,
+    /// Maximum number of streams of the plugin that are open at the same time.
+    pub open_streams: Option<u32>,
 }
 
 setters!(Limits {
@@ -178,6 +180,7 @@ setters!(Limits {
     with_input_bytes => input_bytes: Option<u64>,
     with_output_bytes => output_bytes: Option<u64>,
     with_stack_bytes => stack_bytes: Option<u64>,
+    with_open_streams => open_streams: Option<u32>,
 });
 
 impl Limits {
@@ -193,6 +196,7 @@ impl Limits {
             input_bytes: self.input_bytes.or(other.input_bytes),
             output_bytes: self.output_bytes.or(other.output_bytes),
             stack_bytes: self.stack_bytes.or(other.stack_bytes),
+            open_streams: self.open_streams.or(other.open_streams),
         }
     }
 }
@@ -366,7 +370,7 @@ impl Manifest {
 
 impl Limits {
     /// Returns every limit with its name in the manifest.
-    pub fn entries(&self) -> [(&'static str, Option<u64>); 8] {
+    pub fn entries(&self) -> [(&'static str, Option<u64>); 9] {
         [
             ("deadline_ms", self.deadline.map(whole_millis)),
             ("workers", self.workers.map(u64::from)),
@@ -376,6 +380,7 @@ impl Limits {
             ("input_bytes", self.input_bytes),
             ("output_bytes", self.output_bytes),
             ("stack_bytes", self.stack_bytes),
+            ("open_streams", self.open_streams.map(u64::from)),
         ]
     }
 
@@ -391,6 +396,7 @@ impl Limits {
             "input_bytes" => self.input_bytes = Some(number),
             "output_bytes" => self.output_bytes = Some(number),
             "stack_bytes" => self.stack_bytes = Some(number),
+            "open_streams" => self.open_streams = as_u32,
             _ => debug_assert!(false, "limit `{name}` is in the table but not here"),
         }
     }

@@ -80,6 +80,7 @@ impl InstanceRef {
             returned: ReturnSlot::new(),
             tasks: Arc::default(),
             streams: Default::default(),
+            stream_threads: Default::default(),
             services: parts.services.into(),
         };
         Self::resumed(Arc::new(generation), backend)

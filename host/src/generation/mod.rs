@@ -7,6 +7,7 @@ mod call_id;
 mod lease;
 mod policy;
 pub(crate) mod recovery;
+mod stream_threads;
 mod streams;
 pub(crate) mod unload;
 
@@ -39,6 +40,8 @@ pub(crate) use bindings::ServedMethod;
 pub(crate) use call_id::next_call_id;
 pub(crate) use lease::{BriefFailure, BriefTask, CallArgs, InstanceRef, is_in_plugin_call};
 pub(crate) use policy::CallPolicy;
+use stream_threads::StreamThreads;
+pub(crate) use stream_threads::{MakeItems, Turn};
 pub(crate) use streams::{EndStream, OpenStreams, Opened, StreamSource};
 pub(crate) use unload::{DeferredUnloads, RetainReason, RetainedEntry};
 
@@ -69,6 +72,8 @@ pub(crate) struct Generation {
     tasks: Arc<WaitGroup>,
     /// Streams that callers have not read to their end.
     streams: OpenStreams,
+    /// Make items of streams whose callers do not block.
+    stream_threads: StreamThreads,
     /// Serves the plugin's calls to the host until it is stopped.
     services: Mutex<Option<Registration>>,
 }

@@ -28,6 +28,9 @@ pub(crate) struct CallPolicy {
     pub(crate) max_in_flight: Option<u32>,
     /// Number of concurrent calls, if they are limited.
     pub(crate) in_flight: Arc<AtomicU32>,
+    pub(crate) max_open_streams: u32,
+    /// Maximum of threads that make items of streams.
+    pub(crate) max_stream_threads: u32,
     pub(crate) max_memory_bytes: Option<u64>,
     pub(crate) max_input_bytes: u64,
     /// Operations that the plugin is permitted to do.
@@ -215,6 +218,8 @@ mod tests {
                 default_deadline: seconds(default),
                 max_in_flight: None,
                 in_flight: Arc::default(),
+                max_open_streams: 1,
+                max_stream_threads: 1,
                 max_memory_bytes: None,
                 max_input_bytes: 0,
                 permissions: BTreeSet::new(),
@@ -245,6 +250,8 @@ mod tests {
             default_deadline: None,
             max_in_flight: None,
             in_flight: std::sync::Arc::default(),
+            max_open_streams: 1,
+            max_stream_threads: 1,
             max_memory_bytes: None,
             max_input_bytes: 0,
             permissions: set(granted),

@@ -4,6 +4,7 @@
 use std::fmt;
 #[cfg(all(unix, feature = "process"))]
 use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
@@ -20,9 +21,7 @@ use crate::boundary::{Instance, OpenStream};
 use crate::call::MethodRequest;
 #[cfg(all(unix, feature = "process"))]
 use crate::call::StreamSlot;
-#[cfg(all(unix, feature = "process"))]
-use crate::error::ErrorKind;
-use crate::error::{Error, bug};
+use crate::error::{Error, ErrorKind, bug};
 #[cfg(all(unix, feature = "process"))]
 use crate::sync::block_on;
 use crate::sync::{WaitGroup, WaitGuard, lock};
@@ -35,7 +34,20 @@ pub(crate) struct Opened {
     /// The serialization of its items.
     pub(crate) format: Format,
     pub(crate) generation: Arc<Generation>,
-    pub(super) _guard: WaitGuard,
+    pub(super) _guard: OpenGuard,
+}
+
+/// Counts an open stream until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenGuard {
+    open: Arc<AtomicU32>,
+    _running: WaitGuard,
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Where the items of a stream come from.
@@ -66,6 +78,8 @@ pub(crate) trait EndStream: Send + Sync {
 #[derive(Default)]
 pub(crate) struct OpenStreams {
     group: Arc<WaitGroup>,
+    /// Number of open streams.
+    open: Arc<AtomicU32>,
     inner: Mutex<Inner>,
 }
 
@@ -76,11 +90,6 @@ struct Inner {
 }
 
 impl OpenStreams {
-    /// Counts a stream that is about to be opened.
-    pub(super) fn start(&self) -> WaitGuard {
-        self.group.start()
-    }
-
     /// Returns whether no stream is open.
     pub(super) fn is_idle(&self) -> bool {
         self.group.is_idle()
@@ -120,9 +129,27 @@ impl Generation {
         Arc::clone(stream).end_for_unload();
     }
 
+    /// Counts a stream that is about to be opened; fails if too many are open.
+    fn begin_stream(&self) -> Result<OpenGuard, Error> {
+        let (open, max) = (&self.streams.open, self.policy.max_open_streams);
+        let more = |open| (open < max).then_some(open + 1);
+        if open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            let message = format!(
+                "was not called: its limit of open streams is reached (`limits.open_streams` is \
+                 {max})"
+            );
+            let error = Error::new(ErrorKind::Overloaded, message).with_hint(
+                "read streams to their ends or drop them, or raise `limits.open_streams` or the \
+                 host's `max_open_streams`",
+            );
+            return Err(error.of(&self.name).in_generation(self.id));
+        }
+        Ok(OpenGuard { open: Arc::clone(open), _running: self.streams.group.start() })
+    }
+
     /// Counts a request of a stream's items until the plugin has answered it.
     pub(crate) fn begin_stream_request(&self) -> WaitGuard {
-        self.streams.start()
+        self.streams.group.start()
     }
 }
 
@@ -139,8 +166,8 @@ impl InstanceRef {
         let Some(slot) = &method.stream else { return Err(bug!("a stream has no slot")) };
         let bytes = method.encode(format).map_err(|error| self.generation().not_encoded(error))?;
         let input = RawPayload::new(Payload::bytes(&bytes));
-        let guard = self.generation().streams.start();
-        let of_items = self.generation().streams.start();
+        let guard = self.generation().begin_stream()?;
+        let of_items = self.generation().streams.group.start();
         self.run_in_process(args, |context| {
             let stream = in_plugin_call(|| {
                 OpenStream::open(of_items, instance, open, context, format, &input)
@@ -164,6 +191,7 @@ impl InstanceRef {
         args: CallArgs<'_>,
     ) -> Result<(), Error> {
         let CallArgs { request, state, call_id } = args;
+        let guard = self.generation().begin_stream()?;
         let message = self.message(request)?;
         let call = request.to_process_call(call_id, message.as_ref());
         if let Some(state) = state
@@ -171,7 +199,6 @@ impl InstanceRef {
         {
             return Err(self.generation().ended_before_start(state));
         }
-        let guard = self.generation().streams.start();
         let opened = process.open_stream(&call).await;
         if let Some(state) = state {
             state.leave_plugin();

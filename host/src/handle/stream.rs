@@ -2,15 +2,15 @@
 //! producer that makes more of them, up to the window.
 //!
 //! An iterator of the plugin runs on the caller's thread, one item at a time, if the caller blocks;
-//! otherwise on a thread of the plugin, which exits when the window is full. Between two items,
-//! nothing of the plugin runs.
+//! otherwise on a thread of the plugin, until the window is full. Between two items, nothing of the
+//! plugin runs.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,9 @@ use super::Inner;
 use crate::boundary::stream::Requested;
 use crate::call::{Failure, Request, StreamSlot};
 use crate::error::{Error, ErrorKind};
-use crate::generation::{EndStream, Generation, Opened, StreamSource, next_call_id};
+use crate::generation::{
+    EndStream, Generation, MakeItems, Opened, StreamSource, Turn, next_call_id,
+};
 use crate::panic::drop_panic;
 use crate::slot::{Admission, CallScope};
 use crate::sync::{block_on, lock};
@@ -40,6 +42,9 @@ const MAX_WINDOW: u32 = 1 << 16;
 
 /// Bytes of items from which a plugin makes no more, though the window is not full.
 const MAX_BUFFERED_BYTES: usize = 1 << 20;
+
+/// Number of items after which a thread turns to another stream that waits for one.
+const ITEMS_PER_TURN: usize = 32;
 
 /// The thread on which a caller that blocks lets an iterator of the plugin run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +98,8 @@ enum End {
 enum Producer {
     /// Nothing now.
     Idle(Opened),
+    /// A thread, once one is free.
+    Waiting(Opened),
     /// A thread, which returns the stream.
     Busy,
     /// The plugin's runtime, which answers a request. The answer is the library's memory, so it is
@@ -431,7 +438,7 @@ impl Core {
                         this.take_batch(state, answer);
                     }
                 },
-                Producer::Busy | Producer::Gone => return Poll::Pending,
+                Producer::Waiting(_) | Producer::Busy | Producer::Gone => return Poll::Pending,
             }
         }
     }
@@ -446,6 +453,17 @@ impl Core {
             Producer::Idle(opened) => opened,
             other => return state.producer = other,
         };
+        if matches!(opened.source, StreamSource::Blocking(_)) {
+            state.producer = Producer::Waiting(opened);
+            drop(state);
+            let stream: Weak<dyn MakeItems> = Arc::<Self>::downgrade(this);
+            if let Err(error) = this.generation.make_on_thread(stream) {
+                let message = "was called, but no thread for its stream can be started";
+                let error = Error::new(ErrorKind::Overloaded, message).caused_by(error);
+                this.end(Some(error.of(&this.inner.slot.name)), Release::OnThread);
+            }
+            return;
+        }
         drop(state);
         #[cfg(all(unix, feature = "process"))]
         if let StreamSource::Remote(lines) = &opened.source {
@@ -463,36 +481,7 @@ impl Core {
                 drop(state);
                 drop(Producer::Requested(requested, opened));
             }
-            return;
         }
-        let core = Arc::clone(this);
-        if let Err(error) = this.generation.workers.spawn(move || core.make_on_thread(opened)) {
-            let message = "was called, but no thread for its stream can be started";
-            let error = Error::new(ErrorKind::Overloaded, message).caused_by(error);
-            this.end(Some(error.of(&this.inner.slot.name)), Release::OnThread);
-        }
-    }
-
-    /// Makes items on a thread of the plugin until the window is full.
-    fn make_on_thread(&self, mut opened: Opened) {
-        loop {
-            {
-                let mut state = self.lock();
-                if state.end.is_some() {
-                    break;
-                }
-                if state.credits() == 0 {
-                    return state.producer = Producer::Idle(opened);
-                }
-            }
-            let mut item = Vec::new();
-            let made = self.make(&mut opened, &mut item);
-            if self.add(opened.format, made.map(|made| made.then_some(item))).is_last() {
-                break;
-            }
-        }
-        drop(opened);
-        self.lock().producer = Producer::Gone;
     }
 
     /// Reads items of a program until the window is full.
@@ -632,6 +621,45 @@ fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         // A waker of the application may panic.
         let _ = drop_panic(|| waker.wake());
+    }
+}
+
+impl MakeItems for Core {
+    fn make_items(self: Arc<Self>) -> Turn {
+        let mut opened = {
+            let mut state = self.lock();
+            match std::mem::replace(&mut state.producer, Producer::Busy) {
+                Producer::Waiting(opened) => opened,
+                other => {
+                    state.producer = other;
+                    return Turn::Done;
+                }
+            }
+        };
+        for made_now in 0.. {
+            {
+                let mut state = self.lock();
+                if state.end.is_some() {
+                    break;
+                }
+                if state.credits() == 0 {
+                    state.producer = Producer::Idle(opened);
+                    return Turn::Done;
+                }
+                if made_now == ITEMS_PER_TURN {
+                    state.producer = Producer::Waiting(opened);
+                    return Turn::Again;
+                }
+            }
+            let mut item = Vec::new();
+            let made = self.make(&mut opened, &mut item);
+            if self.add(opened.format, made.map(|made| made.then_some(item))).is_last() {
+                break;
+            }
+        }
+        drop(opened);
+        self.lock().producer = Producer::Gone;
+        Turn::Done
     }
 }
 

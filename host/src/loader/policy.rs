@@ -44,6 +44,8 @@ pub(super) fn call_policy(
         default_deadline: context.default_deadline,
         max_in_flight: limits.in_flight,
         in_flight: Arc::default(),
+        max_open_streams: limits.open_streams,
+        max_stream_threads: host.max_stream_threads,
         max_memory_bytes: limits.memory_bytes,
         max_input_bytes: limits.input_bytes,
         permissions: candidate.granted.clone(),
@@ -172,6 +174,7 @@ pub(crate) struct PluginLimits {
     pub(crate) output_bytes: u64,
     pub(crate) stack_bytes: u64,
     pub(crate) in_flight: Option<u32>,
+    pub(crate) open_streams: u32,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) deadline: Option<Duration>,
 }
@@ -209,6 +212,8 @@ pub(crate) fn effective_limits(
     let input_bytes = clamp("input_bytes", requested.input_bytes, 0, host.max_input_bytes);
     let output_bytes = clamp("output_bytes", requested.output_bytes, 0, host.max_output_bytes);
     let stack_bytes = clamp("stack_bytes", requested.stack_bytes, MIN_STACK_BYTES, max_stack_bytes);
+    let (streams, max_streams) = (requested.open_streams, host.max_open_streams);
+    let open_streams = clamp("open_streams", streams.map(u64::from), 1, max_streams.into());
     // `None` means no limit.
     let mut clamp_open = |field: &str, requested: Option<u64>, max: Option<u64>| {
         let effective = clamp(field, requested, 1, max.unwrap_or(u64::MAX));
@@ -226,6 +231,7 @@ pub(crate) fn effective_limits(
         output_bytes,
         stack_bytes,
         in_flight,
+        open_streams: narrow(open_streams),
         memory_bytes,
         deadline: requested.deadline,
     };
@@ -291,15 +297,17 @@ mod tests {
         let requested = Limits::default()
             .with_queue(Some(1000))
             .with_input_bytes(Some(7))
-            .with_stack_bytes(Some(1));
+            .with_stack_bytes(Some(1))
+            .with_open_streams(Some(2000));
         let (limits, notes) = effective_limits(&requested, Kind::Library, &host);
         assert_eq!((limits.queue, limits.input_bytes), (100, 7));
-        assert_eq!(limits.stack_bytes, MIN_STACK_BYTES);
+        assert_eq!((limits.stack_bytes, limits.open_streams), (MIN_STACK_BYTES, 1024));
         assert_eq!(
             notes,
             [
                 "`limits.queue` is 1000; this host allows at most 100",
                 "`limits.stack_bytes` is 1; this host requires at least 262144",
+                "`limits.open_streams` is 2000; this host allows at most 1024",
             ]
         );
     }

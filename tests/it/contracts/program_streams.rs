@@ -255,3 +255,18 @@ fn stream_of_a_process_that_exits_is_interrupted() {
     event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
     assert_eq!(tables.count(5).unwrap().next().unwrap().unwrap(), 5);
 }
+
+#[test]
+fn open_streams_of_a_program_are_limited() {
+    for (plugins, program) in programs() {
+        let host = host(&plugins);
+        loaded(&host, program.set("limits", json!({ "open_streams": 2 })).install());
+        let tables = host.contract::<dyn Tables>("reader").unwrap();
+        let streams = [tables.count(0).unwrap(), tables.pooled().count(0).unwrap()];
+        let error = tables.count(0).unwrap_err();
+        assert_eq!(error.kind(), CallErrorKind::Overloaded);
+        assert!(error.to_string().contains("(`limits.open_streams` is 2)"), "{error}");
+        drop(streams);
+        until("they are closed", || tables.count(0).ok());
+    }
+}

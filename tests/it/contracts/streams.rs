@@ -532,3 +532,65 @@ fn many_streams_are_read_concurrently() {
     drop(merged);
     until("all are dropped", || (tables.dropped().unwrap() == 20).then_some(()));
 }
+
+#[test]
+fn streams_beyond_the_limit_are_refused() {
+    let plugins = Plugins::new();
+    let limits = limits(|limits| limits.max_open_streams = 3);
+    let host = Host::builder().plugin_dir(plugins.dir()).limits(limits).build().unwrap();
+    let greedy = serde_json::json!({ "open_streams": 4 });
+    loaded(&host, plugins.add("reader", "table-reader").set("limits", greedy).write());
+    let tables = host.contract::<dyn Tables>("reader").unwrap();
+    let open =
+        || [tables.count(0).unwrap(), tables.pooled().wait().unwrap(), tables.ticks(9, 0).unwrap()];
+    let streams = open();
+    for refused in [tables.count(0), tables.pooled().count(0), tables.ticks(9, 0)] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), CallErrorKind::Overloaded);
+        assert!(error.hint().unwrap().contains("`max_open_streams`"), "{error:?}");
+        let message = Error::from(error).full_message();
+        assert!(message.contains("(`limits.open_streams` is 3)"), "{message}");
+    }
+    assert_eq!(host.list()[0].stats.faults, 0);
+    drop(streams);
+    until("all are dropped", || (tables.dropped().unwrap() == 3).then_some(()));
+    // Streams that have failed, or were read to their end, are not open.
+    for _ in 0..9 {
+        assert_eq!(read(tables.fail(1, Failure::Error).unwrap()).0, [0]);
+        assert_eq!(read(tables.ticks(2, 0).unwrap()).0, [0, 1]);
+        assert!(tables.refuse().is_err());
+    }
+    until("they are closed", || tables.count(0).ok());
+}
+
+#[test]
+fn streams_wait_for_a_thread_that_makes_items() {
+    let plugins = Plugins::new();
+    let limits = limits(|limits| limits.max_stream_threads = 1);
+    let host = Host::builder().plugin_dir(plugins.dir()).limits(limits).build().unwrap();
+    loaded(&host, plugins.add("reader", "table-reader").write());
+    let tables = host.contract::<dyn Tables>("reader").unwrap();
+    // Holds the thread after its first item.
+    let mut holder = tables.pooled().wait().unwrap();
+    assert_eq!(holder.next().unwrap().unwrap(), 0);
+    let mut waiting = [tables.pooled().count(0).unwrap(), tables.count(10).unwrap()];
+    let mut dropped = tables.pooled().count(0).unwrap();
+    for stream in waiting.iter_mut().chain([&mut dropped]) {
+        assert!(is_pending(stream));
+    }
+    drop(dropped);
+    until("it is dropped", || (tables.dropped().unwrap() == 1).then_some(()));
+    let soon = tables.with_timeout(Duration::from_millis(20)).pooled();
+    let (_, error) = read(soon.count(0).unwrap());
+    assert_eq!(error.expect("an error").kind(), CallErrorKind::DeadlineExceeded);
+    // Neither a caller that blocks nor the plugin's runtime needs the thread.
+    assert_eq!(tables.even().unwrap().nth(1).unwrap().unwrap(), 2);
+    assert_eq!(read(tables.ticks(2, 0).unwrap()).0, [0, 1]);
+    assert_eq!(tables.made().unwrap(), 2);
+    assert_eq!(host.list()[0].stats.faults, 0);
+    drop(holder);
+    for (stream, from) in waiting.iter_mut().zip([0, 10]) {
+        let items = stream.take(100).map(Result::unwrap);
+        assert!(items.into_iter().eq(from..from + 100));
+    }
+}
