@@ -28,6 +28,7 @@ use bounds::outer_cancelled;
 pub(crate) use brief_task::BriefTask;
 
 use super::bindings::{Bindings, MethodBinding, ServedMethod};
+use super::stream_threads::StreamThreads;
 use super::{Backend, Generation, IoLimits, Parts, State};
 use crate::boundary::task::RunningTask;
 use crate::boundary::{Instance, MethodFault};
@@ -69,6 +70,7 @@ impl InstanceRef {
             id: parts.id,
             version: parts.version,
             limits: parts.limits,
+            stream_threads: StreamThreads::new(parts.policy.max_stream_threads).into(),
             policy: parts.policy,
             retain_reason: parts.retain_reason,
             workers: parts.workers,
@@ -80,7 +82,6 @@ impl InstanceRef {
             returned: ReturnSlot::new(),
             tasks: Arc::default(),
             streams: Default::default(),
-            stream_threads: Default::default(),
             services: parts.services.into(),
         };
         Self::resumed(Arc::new(generation), backend)

@@ -73,7 +73,7 @@ pub(crate) struct Generation {
     /// Streams that callers have not read to their end.
     streams: OpenStreams,
     /// Make items of streams whose callers do not block.
-    stream_threads: StreamThreads,
+    pub(crate) stream_threads: Arc<StreamThreads>,
     /// Serves the plugin's calls to the host until it is stopped.
     services: Mutex<Option<Registration>>,
 }

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
 
-use super::Generation;
 use crate::panic::drop_panic;
 use crate::sync::lock;
+use crate::worker::WorkerThreads;
 
 /// A stream whose items a thread makes.
 pub(crate) trait MakeItems: Send + Sync {
@@ -25,8 +25,10 @@ pub(crate) enum Turn {
 }
 
 /// The threads that make items of a generation's streams.
-#[derive(Default)]
-pub(super) struct StreamThreads(Mutex<Queue>);
+pub(crate) struct StreamThreads {
+    max: u32,
+    queue: Mutex<Queue>,
+}
 
 #[derive(Default)]
 struct Queue {
@@ -44,17 +46,25 @@ impl Queue {
     }
 }
 
-impl Generation {
+impl StreamThreads {
+    pub(super) fn new(max: u32) -> Self {
+        Self { max: max.max(1), queue: Mutex::default() }
+    }
+
     /// Lets a thread make items of a stream, at once or when another thread is free. Fails if no
     /// thread runs or can be started.
-    pub(crate) fn make_on_thread(self: &Arc<Self>, stream: Weak<dyn MakeItems>) -> io::Result<()> {
-        let mut queue = lock(&self.stream_threads.0);
+    pub(crate) fn make_items(
+        self: &Arc<Self>,
+        threads: &WorkerThreads,
+        stream: Weak<dyn MakeItems>,
+    ) -> io::Result<()> {
+        let mut queue = lock(&self.queue);
         queue.push(stream);
-        if queue.threads >= self.policy.max_stream_threads.max(1) {
+        if queue.threads >= self.max {
             return Ok(());
         }
-        let generation = Arc::clone(self);
-        match self.workers.spawn(move || generation.make_items()) {
+        let this = Arc::clone(self);
+        match threads.spawn(move || this.run()) {
             Ok(_) => queue.threads += 1,
             Err(error) if queue.threads == 0 => {
                 queue.waiting.pop_back();
@@ -67,10 +77,10 @@ impl Generation {
     }
 
     /// Makes items of streams until none waits.
-    fn make_items(&self) {
+    fn run(&self) {
         loop {
             let stream = {
-                let mut queue = lock(&self.stream_threads.0);
+                let mut queue = lock(&self.queue);
                 match queue.waiting.pop_front() {
                     Some(stream) => stream,
                     None => return queue.threads -= 1,
@@ -78,7 +88,7 @@ impl Generation {
             };
             let Some(making) = stream.upgrade() else { continue };
             if drop_panic(|| making.make_items()) == Some(Turn::Again) {
-                lock(&self.stream_threads.0).push(stream);
+                lock(&self.queue).push(stream);
             }
         }
     }

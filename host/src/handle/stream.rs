@@ -457,7 +457,8 @@ impl Core {
             state.producer = Producer::Waiting(opened);
             drop(state);
             let stream: Weak<dyn MakeItems> = Arc::<Self>::downgrade(this);
-            if let Err(error) = this.generation.make_on_thread(stream) {
+            let Generation { stream_threads, workers, .. } = &*this.generation;
+            if let Err(error) = stream_threads.make_items(workers, stream) {
                 let message = "was called, but no thread for its stream can be started";
                 let error = Error::new(ErrorKind::Overloaded, message).caused_by(error);
                 this.end(Some(error.of(&this.inner.slot.name)), Release::OnThread);
