@@ -5,6 +5,7 @@
 #[cfg(all(unix, feature = "process"))]
 mod mapped;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use hotbay_plugin::contract::internal::Description;
 use hotbay_plugin::contract::{ContractText, Incompatible, bind};
 use semver::{Version, VersionReq};
 
+use crate::id::PluginName;
 use crate::sync::lock;
 
 #[cfg(all(unix, feature = "process"))]
@@ -131,8 +133,36 @@ impl Offer {
     }
 }
 
-/// Maximum number of known contracts beyond which those of plugins that call are refused.
-pub(crate) const MAX_OF_PLUGINS: usize = 4096;
+/// Maximum number of known contracts beyond which those of plugins that call are refused. A contract
+/// is never removed, since generations keep how they serve it by its id.
+const MAX_OF_PLUGINS: usize = 4096;
+
+/// Maximum number of contracts that one plugin adds, by its name. With all of its builds, since their
+/// contracts stay known.
+const MAX_OF_ONE_PLUGIN: usize = 256;
+
+/// The reason a contract that a plugin calls is not added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TooMany {
+    OfThisPlugin,
+    OfAllPlugins,
+}
+
+impl fmt::Display for TooMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfThisPlugin => {
+                write!(
+                    f,
+                    "its builds have already called {MAX_OF_ONE_PLUGIN} versions of contracts"
+                )
+            }
+            Self::OfAllPlugins => {
+                write!(f, "plugins have already called {MAX_OF_PLUGINS} versions of contracts")
+            }
+        }
+    }
+}
 
 /// The contracts that the application of a host uses, and those that plugins call.
 #[derive(Default)]
@@ -142,6 +172,8 @@ pub(crate) struct ContractRegistry(Mutex<Known>);
 struct Known {
     contracts: Vec<Arc<KnownContract>>,
     next_function: NextFunction,
+    /// Number of contracts that each plugin has added.
+    added: BTreeMap<PluginName, usize>,
 }
 
 impl ContractRegistry {
@@ -149,32 +181,31 @@ impl ContractRegistry {
     /// is invalid, or too many are known.
     pub(crate) fn register(&self, description: &Description) -> Option<Arc<KnownContract>> {
         let text = ContractText::parse(&description.text()).ok()?.pop()?;
-        self.add(text, true, usize::MAX)
-    }
-
-    /// Returns the contract with this text, by which a plugin calls others. `None` if too many are
-    /// known.
-    pub(crate) fn of_plugin(&self, text: ContractText) -> Option<Arc<KnownContract>> {
-        self.add(text, false, MAX_OF_PLUGINS)
-    }
-
-    fn add(&self, text: ContractText, is_required: bool, max: usize) -> Option<Arc<KnownContract>> {
         let mut known = lock(&self.0);
-        let is_same =
-            |known: &&Arc<KnownContract>| known.is_required == is_required && known.text == text;
-        if let Some(contract) = known.contracts.iter().find(is_same) {
-            return Some(Arc::clone(contract));
+        known.find(&text, true).or_else(|| known.add(text, true))
+    }
+
+    /// Returns the contract with this text, by which a plugin calls others; fails if too many are
+    /// known.
+    pub(crate) fn of_plugin(
+        &self,
+        caller: &PluginName,
+        text: ContractText,
+    ) -> Result<Arc<KnownContract>, TooMany> {
+        let mut known = lock(&self.0);
+        if let Some(contract) = known.find(&text, false) {
+            return Ok(contract);
         }
-        let id = ContractId::new(known.contracts.len());
-        if id.chunk >= CHUNKS || known.contracts.len() >= max {
-            return None;
+        let added = known.added.get(caller).copied().unwrap_or_default();
+        if added >= MAX_OF_ONE_PLUGIN {
+            return Err(TooMany::OfThisPlugin);
         }
-        // Calls of plugins cross serialized.
-        let functions =
-            if is_required { known.next_function.take(text.methods.len()) } else { None };
-        let contract = Arc::new(KnownContract { id, functions, text, is_required });
-        known.contracts.push(Arc::clone(&contract));
-        Some(contract)
+        if known.contracts.len() >= MAX_OF_PLUGINS {
+            return Err(TooMany::OfAllPlugins);
+        }
+        let contract = known.add(text, false).ok_or(TooMany::OfAllPlugins)?;
+        known.added.insert(caller.clone(), added + 1);
+        Ok(contract)
     }
 
     /// Checks that the plugin's contracts are compatible with those of the same name that the
@@ -199,6 +230,27 @@ impl ContractRegistry {
         let known = lock(&self.0);
         let required = known.contracts.iter().filter(|known| known.is_required);
         required.filter(|known| known.text.name == name).try_for_each(|known| check(&known.text))
+    }
+}
+
+impl Known {
+    fn find(&self, text: &ContractText, is_required: bool) -> Option<Arc<KnownContract>> {
+        let mut known = self.contracts.iter();
+        known.find(|known| known.is_required == is_required && known.text == *text).cloned()
+    }
+
+    /// Adds a contract; `None` if there is no id for it.
+    fn add(&mut self, text: ContractText, is_required: bool) -> Option<Arc<KnownContract>> {
+        let id = ContractId::new(self.contracts.len());
+        if id.chunk >= CHUNKS {
+            return None;
+        }
+        // Calls of plugins cross serialized.
+        let functions =
+            if is_required { self.next_function.take(text.methods.len()) } else { None };
+        let contract = Arc::new(KnownContract { id, functions, text, is_required });
+        self.contracts.push(Arc::clone(&contract));
+        Some(contract)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::call::{
     BoundContract, Caller, Chain, ContractCalls, EncodedArguments, MethodArguments, MethodRequest,
     NeedsJson, OuterBounds, OutgoingFuture, Reply, Request, RunningChain, crossing,
 };
-use crate::contracts::{KnownContract, MAX_OF_PLUGINS};
+use crate::contracts::KnownContract;
 use crate::error::{Error, ErrorKind};
 use crate::generation::next_call_id;
 use crate::handle::PluginHandle;
@@ -91,12 +91,12 @@ impl ContractCalls for HostContracts {
         if let Some(handle) = callee.plugin(&host, &caller.name, try_check) {
             handle?.check_text(text)?;
         }
-        let contract = host.context.contracts.of_plugin(contract).ok_or_else(|| {
-            let message = format!(
-                "the host already knows {MAX_OF_PLUGINS} versions of contracts that it calls"
-            );
+        let name = contract.name.clone();
+        let added = host.context.contracts.of_plugin(&caller.name, contract);
+        let contract = added.map_err(|too_many| {
             let hint = "use fewer versions of contracts in the plugins, or restart the host";
-            Error::new(ErrorKind::Overloaded, message).with_hint(hint)
+            let message = format!("cannot call another version of contract `{name}`: {too_many}");
+            Error::new(ErrorKind::Overloaded, message).with_hint(hint).of(&caller.name)
         })?;
         let caller = Arc::clone(caller);
         Ok(Arc::new(PluginContract { caller, contract, callee, host: Arc::downgrade(&host) }))

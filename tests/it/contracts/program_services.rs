@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hotbay::contract::{CallErrorKind, Handle};
-use hotbay::{Host, Request, TraceContext};
+use hotbay::{Host, PluginHandle, Request, TraceContext};
 use hotbay_tests::{Plugins, ProgramFolder, StopOnDrop, block_on, loaded, reloaded, until};
 use serde_json::{Value, json};
 use text_contract::{KeyValue, Relay};
@@ -237,4 +237,35 @@ fn any_language_can_call_contracts() {
     );
     let wrong = call("/contract/key-value/get", json!({}), json!({ "Hotbay-Token": "wrong" }));
     assert_eq!(wrong.0, 401);
+}
+
+#[test]
+fn contracts_of_one_plugin_leave_room_for_others() {
+    let plugins = Plugins::new();
+    let Some(caller) = python(&plugins) else { return };
+    let (host, _, _) = relay(&plugins);
+    let other = ProgramFolder::new(plugins.dir(), "other").bytes(include_str!("caller.py"));
+    let other = other.set("package", "program").set("permissions", ALL.to_vec());
+    let [caller, other] = [caller, other].map(|program| loaded(&host, program.install()));
+    let bind = |plugin: &PluginHandle, version: usize| {
+        let text = format!("contract key-value 1.{version}\nfn get(key: string) -> string?");
+        let request = json!({ "path": "/contract", "body": { "text": text }, "headers": {} });
+        let reply = plugin.call(Request::json(&request).unwrap()).unwrap();
+        let reply: Value = serde_json::from_slice(reply.as_bytes()).unwrap();
+        (reply["status"].as_u64().unwrap(), reply["body"].clone())
+    };
+    let max = 256;
+    for version in 0..max {
+        assert_eq!(bind(&caller, version), (200, json!({})));
+    }
+    let (status, body) = bind(&caller, max);
+    assert_eq!((status, &body["kind"]), (429, &json!("overloaded")), "{body}");
+    let message = body["message"].as_str().unwrap();
+    assert!(message.ends_with("its builds have already called 256 versions of contracts"));
+    // What is known can be called, and another plugin has its own share.
+    assert_eq!(bind(&caller, 0).0, 200);
+    for version in [0, max, max + 1] {
+        assert_eq!(bind(&other, version).0, 200);
+    }
+    assert_eq!(bind(&caller, max).0, 200);
 }
