@@ -223,7 +223,14 @@ impl PluginHandle {
         self.inner.slot.try_pin()?.served_method(contract, index)
     }
 
-    /// Returns the text of a contract that the current generation serves.
+    /// Returns whether the current generation serves a contract with this name; fails while the plugin
+    /// is paused.
+    pub(crate) fn serves(&self, contract: &str) -> Result<bool, Error> {
+        Ok(self.inner.slot.try_pin()?.contract_text(contract).is_some())
+    }
+
+    /// Returns the text of a contract that the current generation serves; waits while the plugin is
+    /// paused.
     pub(crate) fn contract_text(&self, contract: &str) -> Result<Option<ContractText>, Error> {
         Ok(self.inner.slot.pin()?.contract_text(contract))
     }

@@ -109,23 +109,26 @@ impl ContractCalls for HostContracts {
         plugin: Option<&str>,
     ) -> Result<ContractText, Error> {
         caller.check_contract(contract)?;
-        let text_of_plugin = |handle: &PluginHandle| handle.contract_text(contract);
+        let not_typed = || {
+            let message = format!("contract `{contract}` is not served as a typed contract");
+            Error::new(ErrorKind::NotProvided, message)
+        };
         let text = match (plugin, self.services.get(contract)) {
-            (Some(plugin), _) => text_of_plugin(&self.host()?.registry.find(plugin)?)?,
+            (Some(plugin), _) => self.host()?.registry.find(plugin)?.contract_text(contract)?,
             (None, Some(service)) => {
                 let mut texts = service.contracts().into_iter().flat_map(Contracts::texts);
                 texts.next().cloned()
             }
             (None, None) => {
-                let found = self.providers(contract)?.in_order()?;
-                let mut others = found.iter().filter(|handle| *handle.name() != caller.name);
-                others.find_map(|handle| text_of_plugin(handle).ok().flatten())
+                let try_check = |handle: &PluginHandle| match handle.serves(contract)? {
+                    true => Ok(()),
+                    false => Err(not_typed().of(handle.name())),
+                };
+                let providers = self.providers(contract)?;
+                providers.first_other(&caller.name, try_check)?.contract_text(contract)?
             }
         };
-        text.ok_or_else(|| {
-            let message = format!("contract `{contract}` is not served as a typed contract");
-            Error::new(ErrorKind::NotProvided, message)
-        })
+        text.ok_or_else(not_typed)
     }
 }
 
@@ -145,8 +148,7 @@ enum Callee {
 }
 
 impl Callee {
-    /// Returns the plugin to call; `None` if it is a service. Of the providers, it is the first
-    /// other than the caller that `try_check` does not refuse.
+    /// Returns the plugin to call; `None` if it is a service. `try_check` is for providers.
     fn plugin(
         &self,
         host: &Inner,
@@ -155,41 +157,17 @@ impl Callee {
     ) -> Option<Result<PluginHandle, Error>> {
         match self {
             Self::Plugin(name) => Some(host.registry.find(name)),
-            Self::Provider(providers) => Some(first_of(providers, caller, try_check)),
+            Self::Provider(providers) => Some(providers.first_other(caller, try_check)),
             Self::Service(..) => None,
         }
     }
-}
-
-/// Returns the first provider other than the caller that `try_check` does not refuse.
-fn first_of(
-    providers: &Providers,
-    caller: &PluginName,
-    try_check: impl Fn(&PluginHandle) -> Result<(), Error>,
-) -> Result<PluginHandle, Error> {
-    let mut refused = None;
-    for handle in providers.in_order()? {
-        if handle.name() == caller {
-            continue;
-        }
-        match try_check(&handle) {
-            Err(error) if is_refusal(&error) => _ = refused.get_or_insert(error),
-            // It may be paused, for which its call waits.
-            _ => return Ok(handle),
-        }
-    }
-    Err(refused.unwrap_or_else(|| {
-        let contract = providers.contract();
-        let message = format!("no other plugin provides contract `{contract}`");
-        Error::new(ErrorKind::NotFound, message)
-    }))
 }
 
 impl PluginContract {
     /// Returns the plugin to call.
     fn plugin(&self) -> Result<PluginHandle, Error> {
         let host = self.host.upgrade().ok_or_else(shutting_down)?;
-        let try_check = |handle: &PluginHandle| handle.served_method(&self.contract, 0).map(drop);
+        let try_check = |handle: &PluginHandle| handle.check_contract(&self.contract);
         let plugin = self.callee.plugin(&host, &self.caller.name, try_check);
         plugin.unwrap_or_else(|| Err(crate::error::bug!("a service is not a plugin")))
     }
@@ -250,7 +228,7 @@ impl PluginContract {
                 return Err(CallFailure::WrongFormat);
             }
             Ok(served) => is_task = served.is_task,
-            Err(error) if is_refusal(&error) => return Err(crossing(error).into()),
+            Err(error) if error.is_not_served() => return Err(crossing(error).into()),
             // It may be paused, for which the call waits.
             Err(_) => {}
         }
@@ -482,11 +460,6 @@ fn call_on_thread(
             Err(CallError::new(CallErrorKind::Other, message).into())
         })
     }))
-}
-
-/// Returns whether a plugin will not serve the contract, whatever happens.
-fn is_refusal(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotProvided | ErrorKind::Incompatible)
 }
 
 /// Copies a reply, so that the plugin that wrote it can be unloaded.

@@ -16,7 +16,7 @@ use semver::VersionReq;
 
 use crate::call::{Reply, Request};
 use crate::contracts::KnownContract;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::handle::{Execute, PluginHandle};
 use crate::id::PluginName;
 pub use fallback::OnFailure;
@@ -24,6 +24,7 @@ use fallback::{Attempts, RetryPolicy};
 pub(crate) use offers::Offers;
 pub use selection::Preference;
 pub(crate) use selection::{Choices, Location, Preferences, Rank};
+use serving::{first_serving, serving};
 pub use typed::ProvidersTransport;
 
 /// The plugins that provide a contract, created by [`Host::providers`](crate::Host::providers).
@@ -216,9 +217,18 @@ impl Providers {
         }
     }
 
-    /// Returns the current providers, at least one.
-    pub(crate) fn in_order(&self) -> Result<Vec<PluginHandle>, Error> {
-        Ok(self.find()?.in_order.to_vec())
+    /// Returns the first provider other than `caller` that `check` does not refuse.
+    pub(crate) fn first_other(
+        &self,
+        caller: &PluginName,
+        check: impl Fn(&PluginHandle) -> Result<(), Error>,
+    ) -> Result<PluginHandle, Error> {
+        let found = self.find()?;
+        let others = found.in_order.iter().filter(|plugin| plugin.name() != caller);
+        first_serving(others, check)?.ok_or_else(|| {
+            let message = format!("no other plugin provides contract `{}`", self.contract);
+            Error::new(ErrorKind::NotFound, message)
+        })
     }
 
     /// Returns the current providers, at least one; looks them up if the host's plugins changed.
@@ -243,7 +253,9 @@ impl Providers {
     fn look_up(&self) -> Result<Vec<PluginHandle>, Error> {
         let found = self.registry.look_up(&self.contract, &self.accepted)?;
         match &self.typed {
-            Some(contract) => serving::serving(contract, found),
+            Some(contract) => serving(&contract.text.name, found, |plugin: &PluginHandle| {
+                plugin.check_contract(contract)
+            }),
             None => Ok(found),
         }
     }

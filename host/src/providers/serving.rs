@@ -1,30 +1,64 @@
-//! Which of the plugins that name a contract serve its methods. Reports the others with their reasons.
+//! Which of the plugins that name a contract serve it: the only place where this is decided, for typed
+//! providers and for plugins that call. Reports the others with their reasons.
 
-use crate::contracts::KnownContract;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::handle::PluginHandle;
 
-/// Returns the plugins that serve a contract; fails with the reasons of all others if none does.
-pub(super) fn serving(
-    contract: &KnownContract,
-    mut found: Vec<PluginHandle>,
-) -> Result<Vec<PluginHandle>, Error> {
-    let mut refused = Vec::new();
-    found.retain(|plugin| match plugin.check_contract(contract) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotProvided | ErrorKind::Incompatible) => {
-            refused.push(error);
-            false
+/// The reasons for which plugins do not serve a contract.
+#[derive(Default)]
+struct Refused(Vec<Error>);
+
+impl Refused {
+    /// Returns whether a plugin serves the contract, by the result of its check.
+    fn admits(&mut self, checked: Result<(), Error>) -> bool {
+        match checked {
+            Err(error) if error.is_not_served() => {
+                self.0.push(error);
+                false
+            }
+            // Whether it can be called is found out when it is.
+            _ => true,
         }
-        // Whether it can be called is found out when it is.
-        _ => true,
-    });
-    if !found.is_empty() || refused.is_empty() {
-        for error in refused {
-            let error = error.full_message();
-            tracing::warn!(contract = contract.text.name, error, "not used as a provider");
-        }
-        return Ok(found);
     }
-    let first = refused.remove(0);
-    Err(first.also_tried(&refused))
+
+    /// Returns the error of a contract that no plugin serves; `None` if no plugin was checked.
+    fn into_error(mut self) -> Option<Error> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let first = self.0.remove(0);
+        Some(first.also_tried(&self.0))
+    }
+}
+
+/// Returns the plugins that `check` does not refuse; fails with the reasons of all others if it refuses
+/// each.
+pub(super) fn serving(
+    contract: &str,
+    mut found: Vec<PluginHandle>,
+    check: impl Fn(&PluginHandle) -> Result<(), Error>,
+) -> Result<Vec<PluginHandle>, Error> {
+    let mut refused = Refused::default();
+    found.retain(|plugin| refused.admits(check(plugin)));
+    if found.is_empty() {
+        return refused.into_error().map_or(Ok(found), Err);
+    }
+    for error in refused.0 {
+        let error = error.full_message();
+        tracing::warn!(contract, error, "not used as a provider");
+    }
+    Ok(found)
+}
+
+/// Returns the first plugin that `check` does not refuse, and `None` if there is no plugin; fails with
+/// the reasons of all if it refuses each.
+pub(super) fn first_serving<'p>(
+    mut plugins: impl Iterator<Item = &'p PluginHandle>,
+    check: impl Fn(&PluginHandle) -> Result<(), Error>,
+) -> Result<Option<PluginHandle>, Error> {
+    let mut refused = Refused::default();
+    match plugins.find(|plugin| refused.admits(check(plugin))) {
+        Some(plugin) => Ok(Some(plugin.clone())),
+        None => refused.into_error().map_or(Ok(None), Err),
+    }
 }
