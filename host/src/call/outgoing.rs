@@ -120,12 +120,12 @@ pub(crate) trait BoundContract: Send + Sync {
     fn start(&self, call: &OutgoingCall<'_>) -> Result<OutgoingFuture, CallFailure>;
 }
 
-/// Returns an error as it crosses to a plugin, which gets its whole message.
+/// Returns an error as it crosses to a plugin, which gets its whole message. The source does not cross.
 #[cold]
 pub(crate) fn crossing(error: Error) -> CallError {
     let message = error.full_message();
-    let converted = CallError::from(error);
-    let crossing = CallError::new(converted.kind(), message);
+    let converted = CallError::from(error.cloned());
+    let crossing = CallError::new(converted.kind(), message).with_source(error);
     let crossing = match converted.hint() {
         Some(hint) => crossing.with_hint(hint.to_owned()),
         None => crossing,

@@ -73,40 +73,74 @@ fn run(
         }
         ContractRequest::Method { contract, method, arguments } => (contract, method, arguments),
     };
-    // The program's arguments are JSON by name, so it needs no text.
-    let text = calls.text_of(caller, &contract, plugin).map_err(crossing)?;
-    let mut methods = text.methods.iter().enumerate();
-    let found = methods.find(|(_, found)| found.name == method);
-    let (index, kind) = found.map(|(index, found)| (index, found.kind)).ok_or_else(|| {
-        let version = text.version;
-        let message = format!("contract `{contract}` {version} has no method `{method}`");
-        crossing(Error::new(ErrorKind::NotProvided, message))
-    })?;
-    let bound = calls.bind(caller, text.clone(), plugin).map_err(crossing)?;
     let bounds = ProgramBounds { deadline, token };
     // Zero is the id of no call.
     let context = RawContext::new(outer_id.unwrap_or(0)).with_trace(trace.as_ref());
     let context = context.with_bounds(&bounds);
-    let outgoing = OutgoingCall {
-        target: 0,
-        method: index,
-        format: Format::Json,
-        arguments: &arguments,
-        outer: Some(CallContext::new(&context)),
-    };
-    let result = match kind {
-        MethodKind::Async => bound.start(&outgoing).and_then(|task| {
-            match block_on(pin!(select(task, pin!(token.cancelled())))) {
-                Either::Left((result, _)) => result,
-                // The program has closed the connection.
-                Either::Right(_) => {
-                    Err(CallError::new(CallErrorKind::Cancelled, "the call was cancelled").into())
+    let call = MethodCall { contract: &contract, method: &method, arguments: &arguments, plugin };
+    match call.run(caller, calls, &context, token) {
+        // It was swapped for another version after its text was read.
+        Err(error) if was_not_served(&error) => call.run(caller, calls, &context, token),
+        result => result,
+    }
+}
+
+/// Returns whether a plugin was not called, since it does not serve the contract or the method.
+fn was_not_served(error: &CallError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    source.is_some_and(Error::is_not_served)
+}
+
+/// A call of a method by its name.
+struct MethodCall<'a> {
+    contract: &'a str,
+    method: &'a str,
+    arguments: &'a [u8],
+    plugin: Option<&'a str>,
+}
+
+impl MethodCall<'_> {
+    /// Calls the method as its plugin serves it now.
+    fn run(
+        &self,
+        caller: &Arc<Caller>,
+        calls: &dyn ContractCalls,
+        context: &RawContext<'_>,
+        token: &CancellationToken,
+    ) -> Result<Vec<u8>, CallError> {
+        let Self { contract, method, arguments, plugin } = *self;
+        // The program's arguments are JSON by name, so it needs no text.
+        let text = calls.text_of(caller, contract, plugin).map_err(crossing)?;
+        let mut methods = text.methods.iter().enumerate();
+        let found = methods.find(|(_, found)| found.name == method);
+        let (index, kind) = found.map(|(index, found)| (index, found.kind)).ok_or_else(|| {
+            let version = text.version;
+            let message = format!("contract `{contract}` {version} has no method `{method}`");
+            crossing(Error::new(ErrorKind::NotProvided, message))
+        })?;
+        let bound = calls.bind(caller, text.clone(), plugin).map_err(crossing)?;
+        let outgoing = OutgoingCall {
+            target: 0,
+            method: index,
+            format: Format::Json,
+            arguments,
+            outer: Some(CallContext::new(context)),
+        };
+        let result = match kind {
+            MethodKind::Async => bound.start(&outgoing).and_then(|task| {
+                match block_on(pin!(select(task, pin!(token.cancelled())))) {
+                    Either::Left((result, _)) => result,
+                    // The program has closed the connection.
+                    Either::Right(_) => {
+                        Err(CallError::new(CallErrorKind::Cancelled, "the call was cancelled")
+                            .into())
+                    }
                 }
-            }
-        }),
-        _ => bound.call(&outgoing),
-    };
-    result.map_err(error_of).map(|output: Output| output.as_bytes().to_vec())
+            }),
+            _ => bound.call(&outgoing),
+        };
+        result.map_err(error_of).map(|output: Output| output.as_bytes().to_vec())
+    }
 }
 
 #[cold]

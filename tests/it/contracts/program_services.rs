@@ -1,10 +1,11 @@
 //! Programs that call services of the host, and other plugins: in Rust by the SDK, in Python by hand.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hotbay::contract::{CallErrorKind, Handle};
-use hotbay::{Host, PluginHandle, Request, TraceContext};
+use hotbay::{Call, Error, Host, Layer, Next, PluginHandle, Reply, Request, TraceContext};
 use hotbay_tests::{Plugins, ProgramFolder, StopOnDrop, block_on, loaded, reloaded, until};
 use serde_json::{Value, json};
 use text_contract::{KeyValue, Relay};
@@ -268,4 +269,36 @@ fn contracts_of_one_plugin_leave_room_for_others() {
         assert_eq!(bind(&other, version).0, 200);
     }
     assert_eq!(bind(&caller, max).0, 200);
+}
+
+/// Reloads `analyst` of this host while a call of it is on its way, once.
+struct Swapping(Arc<Mutex<Option<Host>>>);
+
+impl Layer for Swapping {
+    fn call(&self, call: Call<'_>, next: Next<'_>) -> Result<Reply, Error> {
+        let is_words = call.request().contract_method() == Some(("text-analysis", "words"));
+        let host = if is_words { self.0.lock().unwrap().take() } else { None };
+        if let Some(host) = host {
+            reloaded(&host, "analyst");
+        }
+        next.call(call)
+    }
+}
+
+#[test]
+fn call_of_a_plugin_swapped_meanwhile_reaches_the_new_version() {
+    let plugins = Plugins::new();
+    let swapped = Arc::new(Mutex::new(None));
+    let builder = Host::builder().plugin_dir(plugins.dir()).layer(Swapping(Arc::clone(&swapped)));
+    let host = builder.build().unwrap();
+    loaded(&host, program(&plugins, "relay").install());
+    let relay = host.contract::<dyn Relay>("relay").unwrap();
+    loaded(&host, plugins.add("analyst", "analyst-old").write());
+    // The results of the two versions have other types.
+    for build in ["analyst", "analyst-old", "analyst"] {
+        plugins.add("analyst", build).write();
+        *swapped.lock().unwrap() = Some(host.clone());
+        assert_eq!(relay.words(Some("analyst"), "a b").unwrap(), 2);
+        assert!(swapped.lock().unwrap().is_none(), "it was reloaded");
+    }
 }
