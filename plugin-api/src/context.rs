@@ -92,6 +92,11 @@ impl<'a> CallContext<'a> {
     }
 }
 
+/// Interval at which a wait checks whether its call was cancelled. Nothing wakes it: a cancellation
+/// crosses between plugin and host as a function that is queried.
+#[doc(hidden)]
+pub const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Remaining time of a call without a deadline.
 const NO_DEADLINE: u64 = u64::MAX;
 

@@ -165,7 +165,7 @@ pub mod abi {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     pub use crate::census::interposers;
     pub use crate::census::{CALLBACKS, Callback, CountingAllocator, init_census};
-    pub use crate::context::{Bounds, RawContext};
+    pub use crate::context::{Bounds, CANCEL_INTERVAL, RawContext};
     #[cfg(feature = "contracts")]
     pub use crate::contract::{Contract, internal as contract};
     pub use crate::export::{Exports, PanicRecords, into_instance};

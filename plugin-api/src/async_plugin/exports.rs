@@ -3,11 +3,10 @@
 
 use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::context::AsyncContext;
 use super::plugin::AsyncPlugin;
-use crate::context::{CallContext, RawContext};
+use crate::context::{CANCEL_INTERVAL, CallContext, RawContext};
 use crate::contract::internal::{
     Failed, RawAsyncPlugin, RawCompletion, RawTask, code as task_code,
 };
@@ -15,9 +14,6 @@ use crate::contract::{CallLimits, Complete, spawn_call, write_task};
 use crate::payload::Output;
 use crate::root::{AsyncFunctions, RawFault, RawInstance, code};
 use crate::{Config, HostServices, OwnedPayload, Payload, Plugin, PluginError, Snapshot};
-
-/// Interval at which a waiting thread checks whether its call was cancelled.
-const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// An [`AsyncPlugin`] as a [`Plugin`], for a host that registers it:
 /// `register::<Async<MyPlugin>>(manifest)`. Hosts run its calls as tasks all the same.

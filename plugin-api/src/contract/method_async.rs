@@ -53,10 +53,6 @@ fn call_and_wait<T, M>(_: &T, _: &RawContext<'_>, _: Format, _: &[u8]) -> Answer
     Err((Failed::Method, PluginError::new(501, "needs the feature `serve` of `hotbay-plugin`")))
 }
 
-/// Interval at which a program checks whether a call was cancelled.
-#[cfg(feature = "serve")]
-const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
-
 #[cfg(feature = "serve")]
 fn call_and_wait<T: Sync, M: ServesAsync<T>>(
     target: &T,
@@ -74,7 +70,7 @@ fn call_and_wait<T: Sync, M: ServesAsync<T>>(
         result_of(format, result.map_err(M::Error::into_plugin_error))
     });
     runtime.block_on(async {
-        let mut ticks = tokio::time::interval(CANCEL_INTERVAL);
+        let mut ticks = tokio::time::interval(crate::context::CANCEL_INTERVAL);
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(result) = in_context(context, || call.as_mut().poll(cx)) {
                 return Poll::Ready(result);

@@ -15,6 +15,7 @@ use hyper::{Request, StatusCode};
 
 use super::body::{self, BodyError, OutgoingBody};
 use super::host_client::{HostClient, client};
+use crate::context::CANCEL_INTERVAL;
 use crate::contract::internal::{
     CallFailure, CancelCall, Completer, ContractHost, OutgoingCall, RawHostFunctions,
 };
@@ -27,9 +28,6 @@ static PLUGIN: HeaderName = HeaderName::from_static(header::PLUGIN);
 static CALL_ID: HeaderName = HeaderName::from_static(header::CALL_ID);
 static DEADLINE_MS: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
 static TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
-
-/// Interval at which a waiting call checks whether it was cancelled.
-const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Time limit for the connection to the host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -47,15 +47,12 @@ impl Bounds for CallBounds<'_> {
     }
 }
 
-/// Interval at which a call of a process checks whether the call that its plugin serves is cancelled.
-#[cfg(all(unix, feature = "process"))]
-const CANCEL_INTERVAL: Duration = Duration::from_millis(10);
-
 /// Waits until a call that the plugin serves on this thread is cancelled. At its deadline, the wait
 /// for the process ends by itself.
 #[cfg(all(unix, feature = "process"))]
 pub(super) async fn outer_cancelled(outer: CallContext<'_>) {
     while !outer.is_cancelled() || outer.remaining().is_some_and(|left| left.is_zero()) {
-        hotbay_plugin::wire::sleep_until(Instant::now() + CANCEL_INTERVAL).await;
+        hotbay_plugin::wire::sleep_until(Instant::now() + hotbay_plugin::abi::CANCEL_INTERVAL)
+            .await;
     }
 }
