@@ -105,6 +105,9 @@ async fn respond(
         && let Some(call) = ContractCall::parse(parts.uri.path(), &parts.headers, body)
     {
         let result = match (call, calls.try_acquire()) {
+            // A program that closes the connection cancels the call and returns the permit, though the
+            // thread of the call may still run. Otherwise, calls that never return would block the
+            // program forever. The host counts these threads until they exit, up to a higher limit.
             (Ok(call), Ok(_permit)) => observer.call_contract(call).await,
             (Ok(_), Err(_)) => Err(too_many()),
             (Err(error), _) => Err(error),
