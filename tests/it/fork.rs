@@ -6,10 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use hotbay::contract::CallError;
 use hotbay::metrics::{CollectError, Collector, CollectorLimits, MemoryStore};
 use hotbay::pool::{PoolLimits, Stopped, SubmitErrorKind, TaskError, WorkerPool};
 use hotbay::{CancellationToken, ErrorKind, Host, Output, Request};
 use hotbay_tests::{LIMIT, Plugins, block_on};
+use text_contract::AsyncWork;
 
 /// Runs `check` in a forked child, and expects it to return in time.
 #[track_caller]
@@ -149,5 +151,37 @@ fn collector_in_forked_child_accepts_nothing() {
         let refused = collector.record_blocking("after");
         assert!(matches!(refused, Err(CollectError::Forked)), "{refused:?}");
         drop(collector);
+    });
+}
+
+/// Polls a future once.
+fn is_pending<F: Future>(future: std::pin::Pin<&mut F>) -> bool {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    future.poll(&mut cx).is_pending()
+}
+
+#[test]
+fn typed_call_of_the_parent_fails_in_a_forked_child() {
+    let plugins = Plugins::new();
+    let host = Host::builder().build().unwrap();
+    block_on(host.load(&plugins.add("worker", "async-worker").write())).unwrap();
+    let worker = host.contract::<dyn AsyncWork>("worker").unwrap();
+    // The methods are known after the first call; then one without options is only a task.
+    block_on(worker.delay(0, "known")).unwrap();
+    let (limited, pinned) = (worker.with_timeout(LIMIT), worker.pin().unwrap());
+    let mut brief = Box::pin(worker.forever());
+    let mut in_full = Box::pin(limited.forever());
+    let mut of_pin = Box::pin(pinned.forever());
+    let mut dropped = Box::pin(worker.forever());
+    assert!(is_pending(brief.as_mut()) && is_pending(in_full.as_mut()));
+    assert!(is_pending(of_pin.as_mut()) && is_pending(dropped.as_mut()));
+    in_forked_child(|| {
+        let forked = Some(ErrorKind::Forked);
+        let result = |result: Result<(), CallError>| kind(result.map_err(hotbay::Error::from));
+        assert_eq!(result(now(brief)), forked);
+        assert_eq!(result(now(in_full)), forked);
+        assert_eq!(result(now(of_pin)), forked);
+        assert_eq!(result(now(worker.forever())), forked);
+        drop(dropped);
     });
 }

@@ -2,8 +2,10 @@
 //! middleware as a call with bytes, and takes the brief path under the same conditions.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hotbay_plugin::ContentType;
@@ -16,15 +18,15 @@ use hotbay_plugin::contract::{CallError, Contract, Format, Stream, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::{RunsOn, open_stream};
-use super::task::{CountOnDrop, call_as_task};
+use super::task::{CountOnDrop, TaskCall};
 use super::{Execute, Inner};
 use crate::call::{Chain, MethodArguments, MethodRequest, Reply, ReplySlot, Request};
 use crate::contracts::{FunctionRange, KnownContract};
-use crate::error::{Error, bug};
+use crate::error::{Error, ErrorKind, bug};
 use crate::generation::{BriefFailure, BriefTask, InstanceRef, next_call_id};
 use crate::id::{GenerationId, PluginName};
 use crate::slot::{Admission, CallScope, InstanceLease};
-use crate::sync::{Shard, block_on, deadline_in, owned_shard, shard};
+use crate::sync::{SameProcess, Shard, block_on, deadline_in, owned_shard, shard};
 
 /// Calls the current generation of a plugin on the caller's thread.
 ///
@@ -304,10 +306,24 @@ impl Target {
             return result_of::<M>(self.call_async(request, pin).await?);
         };
         let outcome = match started {
-            Ok(mut task) => {
+            Ok(task) => {
+                let mut task = SameProcess::of(self.inner.process, task);
                 let mut counted = CountOnDrop(Some(slot));
-                let outcome = task.output().await;
+                let outcome = {
+                    let mut output = pin!(task.output());
+                    poll_fn(|cx| match self.inner.check_process() {
+                        Ok(()) => output.as_mut().poll(cx),
+                        Err(forked) => Poll::Ready(Err(forked)),
+                    })
+                    .await
+                };
                 counted.0 = None;
+                if let Err(error) = &outcome
+                    && error.kind() == ErrorKind::Forked
+                {
+                    // The counters are the parent's.
+                    return Err(error.cloned().into());
+                }
                 outcome.map(|reply| (task.format(), reply))
             }
             Err(error) => Err(error),
@@ -363,7 +379,10 @@ impl Target {
         let is_task =
             |instance: &Arc<InstanceRef>| slot.supports_async() && instance.is_task(&request);
         match instance.filter(is_task) {
-            Some(instance) => call_as_task(inner, request, instance).await,
+            Some(instance) => {
+                let mut call = TaskCall::of(inner, request, instance);
+                poll_fn(|cx| call.poll(cx)).await
+            }
             // A layer is synchronous, or the plugin is paused, or a process.
             None => Execute::new(inner, request).await,
         }

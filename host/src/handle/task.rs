@@ -36,18 +36,25 @@ impl TaskCall {
             return None;
         }
         let instance = slot.try_pin().ok().filter(|instance| instance.is_task(request))?;
-        let (own, mut request) = (Arc::clone(inner), request.clone().into_owned());
+        let mut request = request.clone().into_owned();
         request.join_chain();
-        let call = async move {
-            own.check_process()?;
-            call_as_task(&own, request, instance).await
-        };
-        let mut call = Self { inner: Arc::clone(inner), call: Some(Mutex::new(Box::pin(call))) };
+        let mut call = Self::of(inner, request, instance);
         // Starts the task. The caller's waker is known at the next poll.
         Some(match call.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => Ok(call),
             Poll::Ready(answer) => Err(answer),
         })
+    }
+
+    /// Creates a call that runs as a task of the plugin. The first poll starts it.
+    pub(super) fn of(
+        inner: &Arc<Inner>,
+        request: Request<'static>,
+        instance: Arc<InstanceRef>,
+    ) -> Self {
+        let own = Arc::clone(inner);
+        let call = async move { call_as_task(&own, request, instance).await };
+        Self { inner: Arc::clone(inner), call: Some(Mutex::new(Box::pin(call))) }
     }
 
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Answer> {
@@ -80,7 +87,7 @@ impl fmt::Debug for TaskCall {
 }
 
 /// Makes a call as a task of the plugin, which this future waits for.
-pub(super) async fn call_as_task(
+async fn call_as_task(
     inner: &Arc<Inner>,
     request: Request<'static>,
     instance: Arc<InstanceRef>,

@@ -42,6 +42,11 @@ impl<T> SameProcess<T> {
         Self { value: ManuallyDrop::new(value), process: ProcessEpoch::now() }
     }
 
+    /// Creates a value of the process to which another value belongs.
+    pub(crate) fn of(process: ProcessEpoch, value: T) -> Self {
+        Self { value: ManuallyDrop::new(value), process }
+    }
+
     pub(crate) fn is_current(&self) -> bool {
         self.process.is_current()
     }
