@@ -4,19 +4,16 @@ use hotbay_plugin::contract::{CallError, CallErrorKind, Incompatible};
 
 use super::{Error, ErrorKind};
 
-impl Error {
-    /// Returns whether a plugin was not called, since it does not serve the contract or the method.
-    pub(crate) fn is_not_served(&self) -> bool {
-        let is_incompatible = || {
-            let source = std::error::Error::source(self);
+/// Returns whether a plugin was not called, since it does not serve the contract or the method.
+pub(crate) fn is_not_served(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::NotProvided => true,
+        // Code in this process may also return a code that is unknown to this host.
+        ErrorKind::Incompatible => {
+            let source = std::error::Error::source(error);
             source.is_some_and(|source| source.is::<Incompatible>())
-        };
-        match self.kind() {
-            ErrorKind::NotProvided => true,
-            // Code in this process may also return a code that is unknown to this host.
-            ErrorKind::Incompatible => is_incompatible(),
-            _ => false,
         }
+        _ => false,
     }
 }
 

@@ -20,6 +20,7 @@ use hotbay_plugin::{Fault, PluginError};
 use crate::id::{GenerationId, PluginName};
 use artifact::ArtifactError;
 use boundary::{BoundaryError, ProbeError};
+pub(crate) use call_error::is_not_served;
 
 /// The result of most operations of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -25,7 +25,7 @@ use crate::call::{
     NeedsJson, OuterBounds, OutgoingFuture, Reply, Request, RunningChain, crossing,
 };
 use crate::contracts::KnownContract;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, is_not_served};
 use crate::generation::next_call_id;
 use crate::handle::PluginHandle;
 use crate::id::PluginName;
@@ -228,7 +228,7 @@ impl PluginContract {
                 return Err(CallFailure::WrongFormat);
             }
             Ok(served) => is_task = served.is_task,
-            Err(error) if error.is_not_served() => return Err(crossing(error).into()),
+            Err(error) if is_not_served(&error) => return Err(crossing(error).into()),
             // It may be paused, for which the call waits.
             Err(_) => {}
         }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::services::{CallableContracts, parse_one};
 use crate::call::{Caller, ContractCalls, crossing};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, is_not_served};
 use crate::sync::block_on;
 
 impl CallableContracts {
@@ -88,7 +88,7 @@ fn run(
 /// Returns whether a plugin was not called, since it does not serve the contract or the method.
 fn was_not_served(error: &CallError) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
-    source.is_some_and(Error::is_not_served)
+    source.is_some_and(is_not_served)
 }
 
 /// A call of a method by its name.

@@ -1,7 +1,7 @@
 //! Which of the plugins that name a contract serve it: the only place where this is decided, for typed
 //! providers and for plugins that call. Reports the others with their reasons.
 
-use crate::error::Error;
+use crate::error::{Error, is_not_served};
 use crate::handle::PluginHandle;
 
 /// The reasons for which plugins do not serve a contract.
@@ -12,7 +12,7 @@ impl Refused {
     /// Returns whether a plugin serves the contract, by the result of its check.
     fn admits(&mut self, checked: Result<(), Error>) -> bool {
         match checked {
-            Err(error) if error.is_not_served() => {
+            Err(error) if is_not_served(&error) => {
                 self.0.push(error);
                 false
             }

@@ -241,7 +241,7 @@ fn any_language_can_call_contracts() {
 }
 
 #[test]
-fn contracts_of_one_plugin_leave_room_for_others() {
+fn contracts_of_one_plugin_do_not_limit_others() {
     let plugins = Plugins::new();
     let Some(caller) = python(&plugins) else { return };
     let (host, _, _) = relay(&plugins);
