@@ -310,7 +310,7 @@ impl Target {
                 let mut task = SameProcess::of(self.inner.process, task);
                 let mut counted = CountOnDrop(Some(slot));
                 let outcome = {
-                    let mut output = pin!(task.output());
+                    let mut output = pin!(task.output(self.inner.process));
                     poll_fn(|cx| match self.inner.check_process() {
                         Ok(()) => output.as_mut().poll(cx),
                         Err(forked) => Poll::Ready(Err(forked)),

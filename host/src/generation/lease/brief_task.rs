@@ -1,6 +1,5 @@
 //! A call of an async method without options, which needs no middleware and only waits for its task.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::future::{Either, select};
@@ -13,6 +12,7 @@ use crate::call::{Failure, ReplySlot};
 use crate::contracts::KnownContract;
 use crate::error::{Error, bug};
 use crate::generation::Backend;
+use crate::sync::{ProcessEpoch, SameProcess};
 
 /// The task of a call of an async method without options. Dropping it cancels the call.
 pub(crate) struct BriefTask {
@@ -56,9 +56,11 @@ impl BriefTask {
     }
 
     /// Waits for the output, or until the unload of the generation aborts its calls.
-    pub(crate) async fn output(&mut self) -> Result<ReplySlot, Error> {
-        let aborted = pin!(self.instance.generation.calls_aborted());
-        let output = match select(&mut self.running, aborted).await {
+    pub(crate) async fn output(&mut self, process: ProcessEpoch) -> Result<ReplySlot, Error> {
+        // Dropping it takes a lock. Boxed, so that it can be leaked in a forked child.
+        let aborted = Box::pin(self.instance.generation.calls_aborted());
+        let mut aborted = SameProcess::of(process, aborted);
+        let output = match select(&mut self.running, &mut *aborted).await {
             Either::Left((output, _)) => output,
             Either::Right(_) => Err(Failure::Cancelled),
         };
