@@ -121,11 +121,14 @@ impl Call<'_> {
         match self.serves {
             Serves::Calls => output(response),
             Serves::Method if response.status != StatusCode::OK => Err(method_failure(&response)),
-            Serves::MappedMethod if response.status != StatusCode::OK => Err(failure(&response)),
-            // Programs that know no contracts return nothing as nothing.
-            Serves::MappedMethod if response.body.is_empty() => {
+            // Programs that know no contracts send an empty body if there is no result.
+            Serves::MappedMethod
+                if response.status == StatusCode::NO_CONTENT
+                    || (response.status == StatusCode::OK && response.body.is_empty()) =>
+            {
                 Ok(Output::copy_of(b"null").with_content_type(ContentType::JSON))
             }
+            Serves::MappedMethod if response.status != StatusCode::OK => Err(failure(&response)),
             Serves::Method | Serves::MappedMethod => method_result(response, self.content_type),
         }
     }

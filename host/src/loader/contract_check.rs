@@ -1,5 +1,8 @@
 //! Checks the contracts that a plugin serves against its manifest and the application.
 
+#[cfg(all(unix, feature = "process"))]
+use std::collections::BTreeSet;
+
 use hotbay_manifest::Manifest;
 use hotbay_plugin::contract::ContractText;
 
@@ -38,6 +41,7 @@ pub(super) fn check_contracts<'t>(
 pub(super) fn check_mapped<'t>(
     candidate: &Candidate,
     described: impl IntoIterator<Item = &'t ContractText> + Clone,
+    endpoints: &BTreeSet<String>,
     contracts: Option<&ContractRegistry>,
 ) -> Result<(), Error> {
     let incompatible = || candidate.failed(LoadStep::Capabilities, ErrorKind::Incompatible);
@@ -51,6 +55,16 @@ pub(super) fn check_mapped<'t>(
             );
             let hint = format!("remove `methods` from the entry `{name}` of `provides`");
             return Err(incompatible().caused_by(message).with_hint(hint));
+        }
+        // Those of older dialects declare none.
+        let is_missing = |endpoint: &str| !endpoints.is_empty() && !endpoints.contains(endpoint);
+        let mut mapped = provided.methods.values().map(|mapped| mapped.endpoint.as_str());
+        if let Some(endpoint) = mapped.find(|endpoint| is_missing(endpoint)) {
+            let message = format!(
+                "its manifest maps a method of contract `{name}` onto the endpoint `{endpoint}`, which \
+                 the program does not declare"
+            );
+            return Err(incompatible().caused_by(message).with_hint(MAPPED_HINT));
         }
         let Some(contracts) = contracts else { continue };
         contracts.check_each(name, |caller| bind_mapped(caller, provided).map(drop)).map_err(

@@ -355,7 +355,7 @@ pub(super) fn check_served(
 ) -> Result<(), Error> {
     let served = capabilities.contracts.iter().map(|served| &served.text);
     check_contracts(candidate, served.clone(), contracts, LoadStep::Capabilities)?;
-    check_mapped(candidate, served, contracts)
+    check_mapped(candidate, served, &capabilities.endpoints, contracts)
 }
 
 pub(super) struct PluginProcessObserver {

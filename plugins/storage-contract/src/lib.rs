@@ -22,7 +22,8 @@ pub const MAX_BATCH: usize = 10_000;
 ///
 /// Each change of a value gives it a new revision, greater than all earlier ones of the store. A
 /// method with `expected` changes the value only if it has this revision (0: if there is no value),
-/// and fails with [`StoreErrorKind::Conflict`] otherwise.
+/// and fails with [`StoreErrorKind::Conflict`] otherwise. Removing a value that does not exist fails with
+/// `NotFound`, and succeeds if 0 is expected.
 #[hotbay_plugin::contract(name = "key-value", version = "1.0")]
 pub trait KeyValue {
     /// Stores a value, and returns its revision.

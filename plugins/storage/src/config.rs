@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hotbay_plugin::{Config, PluginError};
 use serde::Deserialize;
 
 /// The config; `plugin.json` describes its fields.
@@ -27,6 +28,18 @@ pub(crate) enum Synchronous {
 }
 
 impl Settings {
+    /// Parses and checks the config, also for hosts that do not check it against its schema.
+    pub(crate) fn parse(config: &Config) -> Result<Self, PluginError> {
+        let settings: Self = config.parse()?;
+        let check = |field: &str, number: u64, max: u64| {
+            let message = format!("`{field}` is {number}; expected 1 to {max}");
+            (1..=max).contains(&number).then_some(()).ok_or_else(|| PluginError::new(400, message))
+        };
+        check("readers", settings.readers as u64, 64)?;
+        check("timeout_ms", settings.timeout_ms, 600_000)?;
+        Ok(settings)
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }

@@ -19,3 +19,15 @@ pub(crate) fn of_sqlite(error: &rusqlite::Error) -> StoreError {
     };
     StoreError::new(kind, format!("the database failed: {error}"))
 }
+
+/// Returns the error of a file.
+pub(crate) fn error_of_io(error: &std::io::Error) -> StoreError {
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            StoreErrorKind::ReadOnly
+        }
+        std::io::ErrorKind::StorageFull => StoreErrorKind::Full,
+        _ => StoreErrorKind::Failed,
+    };
+    StoreError::new(kind, error.to_string())
+}

@@ -25,8 +25,7 @@ pub struct Storage {
 
 impl Plugin for Storage {
     fn init(config: &Config, _: HostServices) -> Result<Self, PluginError> {
-        let settings: Settings = config.parse()?;
-        Ok(Self { database: Database::open(&settings)? })
+        Ok(Self { database: Database::open(&Settings::parse(config)?)? })
     }
 
     /// Runs a request in JSON; see `json.rs`.
@@ -35,7 +34,7 @@ impl Plugin for Storage {
     }
 
     fn validate_config(config: &Config) -> Result<(), PluginError> {
-        config.parse::<Settings>().map(drop)
+        Settings::parse(config).map(drop)
     }
 
     /// Closes the database, which the next build opens. It has no other state.

@@ -1,15 +1,22 @@
-//! A lock that admits one instance of the plugin to a database, also within one process.
+//! A lock that admits one instance of the plugin to a database, also within one process (Unix; on other
+//! systems, the locks of SQLite do that).
 
 use std::fs::File;
 use std::path::Path;
 
 use storage_contract::{StoreError, StoreErrorKind};
 
+use crate::error::error_of_io;
+
 /// A lock on `FILE.lock`, which ends when it is dropped. The file stays: another instance may wait to
 /// lock it.
 #[derive(Debug)]
 pub(crate) struct InstanceLock {
-    _file: File,
+    #[cfg_attr(not(unix), allow(dead_code, reason = "only held"))]
+    file: File,
+    /// The process that locked it: a forked child must not release it.
+    #[cfg(unix)]
+    process: u32,
 }
 
 impl InstanceLock {
@@ -18,10 +25,11 @@ impl InstanceLock {
         let mut path = database.as_os_str().to_owned();
         path.push(".lock");
         let path = Path::new(&path);
-        let fail = |message| StoreError::new(StoreErrorKind::Unavailable, message);
         let open = File::options().create(true).truncate(false).write(true).open(path);
-        let file =
-            open.map_err(|error| fail(format!("cannot create `{}`: {error}", path.display())))?;
+        let file = open.map_err(|error| {
+            let error = error_of_io(&error);
+            StoreError::new(error.kind(), format!("cannot create `{}`: {error}", path.display()))
+        })?;
         #[cfg(unix)]
         {
             use rustix::fs::{FlockOperation, flock};
@@ -31,10 +39,23 @@ impl InstanceLock {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => {
-                    return Err(fail(format!("cannot lock `{}`: {error}", path.display())));
+                    let message = format!("cannot lock `{}`: {error}", path.display());
+                    return Err(StoreError::new(StoreErrorKind::Unavailable, message));
                 }
             }
+            Ok(Some(Self { file, process: std::process::id() }))
         }
-        Ok(Some(Self { _file: file }))
+        #[cfg(not(unix))]
+        Ok(Some(Self { file }))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a child that was just forked still has it.
+        if self.process == std::process::id() {
+            let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
+        }
     }
 }

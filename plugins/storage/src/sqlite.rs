@@ -5,9 +5,9 @@
 //! both have open. A lock of another kind therefore admits one instance of the plugin at a time, and an
 //! instance closes the database before its state is handed over.
 
-use std::fs;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+use std::{fs, io};
 
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params,
@@ -18,7 +18,7 @@ use storage_contract::{
 };
 
 use crate::config::Settings;
-use crate::error::of_sqlite;
+use crate::error::{error_of_io, of_sqlite};
 use crate::lock::InstanceLock;
 use crate::pool::Pool;
 use crate::schema::migrate;
@@ -26,8 +26,9 @@ use crate::schema::migrate;
 /// A database, which is closed while the state of the plugin is handed over.
 #[derive(Debug)]
 pub(crate) struct Database {
+    /// Its path is absolute and without links, so that all names of a database have one lock.
     settings: Settings,
-    open: RwLock<Option<Arc<Open>>>,
+    open: RwLock<Option<Open>>,
 }
 
 /// An open database.
@@ -35,8 +36,8 @@ pub(crate) struct Database {
 struct Open {
     /// The file as it was opened: its device and number, if the system has them.
     file: Option<(u64, u64)>,
-    /// Callers wait for each other here, in order, instead of polling SQLite's lock.
-    writer: Mutex<Connection>,
+    /// One connection: callers wait for each other here, instead of polling SQLite's lock.
+    writer: Pool,
     readers: Pool,
     /// Released last.
     _lock: InstanceLock,
@@ -46,12 +47,11 @@ impl Open {
     /// Returns `None` if another instance has the database open.
     fn new(settings: &Settings) -> Result<Option<Self>, StoreError> {
         let Some(lock) = InstanceLock::acquire(&settings.file)? else { return Ok(None) };
-        let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-        let mut writer = open_connection(settings, create)?;
-        migrate(&mut writer)?;
+        let writer = Pool::new(1, settings.timeout());
+        writer.with(|| open_writer(settings), |_| Ok(()))?;
         Ok(Some(Self {
             file: identity(&settings.file),
-            writer: writer.into(),
+            writer,
             readers: Pool::new(settings.readers, settings.timeout()),
             _lock: lock,
         }))
@@ -63,7 +63,10 @@ impl Open {
             return Ok(());
         }
         let file = file.display();
-        let message = format!("the database `{file}` was removed or replaced; reload the plugin");
+        let message = format!(
+            "the database `{file}` was removed or replaced; remove `{file}-wal` and `{file}-shm`, \
+             which belong to the former one, and reload the plugin"
+        );
         Err(StoreError::new(StoreErrorKind::Failed, message))
     }
 }
@@ -72,8 +75,11 @@ impl Database {
     /// Opens the database, which is created if it does not exist. If another instance has it open,
     /// such as the build that this one replaces, it is opened when it is needed.
     pub(crate) fn open(settings: &Settings) -> Result<Self, StoreError> {
-        let database = Self { settings: settings.clone(), open: RwLock::default() };
-        database.try_opened()?;
+        let mut settings = settings.clone();
+        settings.file = resolved(&settings.file)
+            .map_err(|error| cannot_open(&settings.file, error_of_io(&error)))?;
+        let database = Self { settings, open: RwLock::default() };
+        database.open_if_free()?;
         Ok(database)
     }
 
@@ -83,35 +89,48 @@ impl Database {
         drop(open);
     }
 
-    /// Returns the open database; opens it if it was closed.
-    fn opened(&self) -> Result<Arc<Open>, StoreError> {
-        self.try_opened()?.ok_or_else(|| {
-            let file = self.settings.file.display();
-            let message = format!("another instance of this plugin has `{file}` open");
-            StoreError::new(StoreErrorKind::Unavailable, message)
-        })
+    /// Runs a call with the open database, which is opened if it was closed.
+    fn with_open<T>(
+        &self,
+        call: impl FnOnce(&Open) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut call = Some(call);
+        let mut run = |open: &Open| {
+            open.check_file(&self.settings.file)?;
+            call.take().map_or_else(|| Err(self.in_use()), |call| call(open))
+        };
+        // Held during the call, so that closing waits for it.
+        if let Some(open) = &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
+            return run(open);
+        }
+        self.open_if_free()?;
+        match &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(open) => run(open),
+            None => Err(self.in_use()),
+        }
     }
 
-    /// Returns the same, or `None` if another instance has it open.
-    fn try_opened(&self) -> Result<Option<Arc<Open>>, StoreError> {
-        if let Some(open) = &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(Some(Arc::clone(open)));
-        }
+    /// Opens the database if it is closed, unless another instance has it open.
+    fn open_if_free(&self) -> Result<(), StoreError> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.is_none() {
-            let opened = Open::new(&self.settings).map_err(|error| {
-                let message = format!("cannot open `{}`: {error}", self.settings.file.display());
-                StoreError::new(error.kind(), message)
-            });
-            *open = opened?.map(Arc::new);
+            let opened = Open::new(&self.settings);
+            *open = opened.map_err(|error| cannot_open(&self.settings.file, error))?;
         }
-        Ok(open.clone())
+        Ok(())
+    }
+
+    #[cold]
+    fn in_use(&self) -> StoreError {
+        let file = self.settings.file.display();
+        let message = format!("another instance of this plugin has `{file}` open");
+        StoreError::new(StoreErrorKind::Unavailable, message)
     }
 
     /// Checks that the database answers.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
-        self.opened()?.check_file(&self.settings.file)?;
-        self.read(|connection| connection.query_row("SELECT 1", [], |_| Ok(())))
+        let last = "SELECT last FROM revisions";
+        self.read(|connection| connection.query_row(last, [], |_| Ok(())))
     }
 
     pub(crate) fn load(&self, key: &[u8]) -> Result<Entry, StoreError> {
@@ -172,32 +191,48 @@ impl Database {
         &self,
         change: impl FnOnce(&Changing<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let open = self.opened()?;
-        let mut writer = open.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        open.check_file(&self.settings.file)?;
         let fail = |error| of_sqlite(&error);
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate);
-        let changing = Changing(transaction.map_err(fail)?);
-        let changed = change(&changing)?;
-        changing.0.commit().map_err(fail)?;
-        Ok(changed)
+        self.with_open(|open| {
+            let reopen = || open_writer(&self.settings);
+            open.writer.with(reopen, |connection| {
+                // The connection is used by this thread alone.
+                let behavior = TransactionBehavior::Immediate;
+                let transaction = Transaction::new_unchecked(connection, behavior);
+                let changing = Changing(transaction.map_err(fail)?);
+                let changed = change(&changing)?;
+                changing.0.commit().map_err(fail)?;
+                Ok(changed)
+            })
+        })
     }
 
     /// Limits the size of the file, as a full disk does.
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: u32) {
-        let open = self.opened().expect("it is open");
-        let writer = open.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.pragma_update(None, "max_page_count", pages).expect("the pragma is valid");
+        let set = |open: &Open| {
+            open.writer.with(
+                || open_writer(&self.settings),
+                |writer| {
+                    writer.pragma_update(None, "max_page_count", pages).map_err(|e| of_sqlite(&e))
+                },
+            )
+        };
+        self.with_open(set).expect("the pragma is valid");
     }
 
     fn read<T>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, StoreError> {
-        let open = || open_connection(&self.settings, OpenFlags::SQLITE_OPEN_READ_WRITE);
-        let opened = self.opened()?;
-        opened.readers.with(open, |connection| read(connection).map_err(|error| of_sqlite(&error)))
+        let connect = || {
+            let connection = connect(&self.settings, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            set_modes(&connection, &self.settings)?;
+            Ok(connection)
+        };
+        self.with_open(|open| {
+            open.readers
+                .with(connect, |connection| read(connection).map_err(|error| of_sqlite(&error)))
+        })
     }
 }
 
@@ -285,19 +320,50 @@ enum Deleted {
     Conflict,
 }
 
-fn open_connection(settings: &Settings, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let open = || -> Result<Connection, rusqlite::Error> {
-        // Each connection is used by one thread at a time.
-        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&settings.file, flags)?;
-        connection.busy_timeout(settings.timeout())?;
-        // With it, a database can be read while it is written. Some network file systems do not
-        // support it, and the pragma then leaves the mode as it is.
-        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-        connection.pragma_update(None, "synchronous", settings.synchronous.as_str())?;
-        Ok(connection)
-    };
-    open().map_err(|error| of_sqlite(&error))
+/// Opens the database, creates or migrates its tables, and then sets its modes: a database of another
+/// application stays as it is.
+fn open_writer(settings: &Settings) -> Result<Connection, StoreError> {
+    let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let mut connection = connect(settings, create)?;
+    migrate(&mut connection)?;
+    set_modes(&connection, settings)?;
+    Ok(connection)
+}
+
+fn connect(settings: &Settings, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let fail = |error| of_sqlite(&error);
+    // Each connection is used by one thread at a time.
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&settings.file, flags).map_err(fail)?;
+    connection.busy_timeout(settings.timeout()).map_err(fail)?;
+    Ok(connection)
+}
+
+fn set_modes(connection: &Connection, settings: &Settings) -> Result<(), StoreError> {
+    let fail = |error| of_sqlite(&error);
+    // With it, a database can be read while it is written. Some network file systems do not support it,
+    // and the pragma then leaves the mode as it is.
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(fail)?;
+    let synchronous = settings.synchronous.as_str();
+    connection.pragma_update(None, "synchronous", synchronous).map_err(fail)
+}
+
+/// Returns the absolute path of a file that may not exist yet, without links.
+fn resolved(file: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        resolved => return resolved,
+    }
+    let absolute = std::path::absolute(file)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(folder), Some(name)) => Ok(fs::canonicalize(folder)?.join(name)),
+        _ => Ok(absolute),
+    }
+}
+
+#[cold]
+fn cannot_open(file: &Path, error: StoreError) -> StoreError {
+    StoreError::new(error.kind(), format!("cannot open `{}`: {error}", file.display()))
 }
 
 /// Returns the device and number of a file; `None` if it does not exist or the system has none.

@@ -83,6 +83,9 @@ fn endpoints_serve_methods() {
     check(&mapped.pin().unwrap());
     check(&mapped.pooled());
     check(&host.providers_of::<dyn Mapped>().unwrap());
+    let plugins = Plugins::new();
+    let host = host_with(&plugins, json!({ "status": 204, "body": "" }));
+    host.contract::<dyn Mapped>("old").unwrap().store("key").unwrap();
 }
 
 #[test]
@@ -155,6 +158,15 @@ fn endpoint_serves_no_stream() {
     let error = host.contract::<dyn Streaming>("old").map(drop).unwrap_err();
     let message = error.full_message();
     assert!(message.contains("it returns a value, expected a stream"), "{message}");
+}
+
+#[test]
+fn endpoint_that_the_program_does_not_declare_is_refused() {
+    let plugins = Plugins::new();
+    let program = ProgramFolder::new(plugins.dir(), "old").set("package", "program");
+    let folder = program.set("provides", provides("1.0.0", all_methods())).install();
+    let message = refused(&host(&plugins), folder).full_message();
+    assert!(message.contains("onto the endpoint `store`, which the program does not"), "{message}");
 }
 
 #[test]
