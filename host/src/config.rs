@@ -43,7 +43,7 @@ pub struct HostLimits {
     /// Open streams of one build of a plugin: an open one may hold 1 MiB of items, and that of a
     /// program a connection. A stream counts until the plugin has dropped it. Default: 1,024.
     pub max_open_streams: u32,
-    /// Threads of one plugin that make items of its streams at the same time, for callers that do
+    /// Threads of one build of a plugin that make items of its streams at the same time, for callers that do
     /// not block; further streams wait until one of them has made some items. Default: 64.
     pub max_stream_threads: u32,
     /// Workers of one plugin that are replaced because their calls exceeded their deadlines or were

@@ -40,7 +40,7 @@ const CONNECTION_HEADERS: [&str; 6] =
 
 /// What an endpoint serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serves {
+pub enum EndpointKind {
     /// Calls with any input and output.
     Calls,
     /// A method that the program describes in its capabilities.
@@ -61,7 +61,7 @@ pub struct Call<'c> {
     /// The endpoint, if it is not `execute`.
     pub endpoint: Option<&'c str>,
     /// What the endpoint serves.
-    pub serves: Serves,
+    pub kind: EndpointKind,
     /// The hash of the signature of that method, if the arguments are postcard.
     pub signature: Option<u64>,
     /// The HTTP method, if it is not `POST`.
@@ -118,18 +118,24 @@ impl Call<'_> {
 
     /// Returns the outcome of the response.
     pub(crate) fn outcome(&self, response: HttpResponse) -> Result<Output, Failure> {
-        match self.serves {
-            Serves::Calls => output(response),
-            Serves::Method if response.status != StatusCode::OK => Err(method_failure(&response)),
+        match self.kind {
+            EndpointKind::Calls => output(response),
+            EndpointKind::Method if response.status != StatusCode::OK => {
+                Err(method_failure(&response))
+            }
             // Programs that know no contracts send an empty body if there is no result.
-            Serves::MappedMethod
+            EndpointKind::MappedMethod
                 if response.status == StatusCode::NO_CONTENT
                     || (response.status == StatusCode::OK && response.body.is_empty()) =>
             {
                 Ok(Output::copy_of(b"null").with_content_type(ContentType::JSON))
             }
-            Serves::MappedMethod if response.status != StatusCode::OK => Err(failure(&response)),
-            Serves::Method | Serves::MappedMethod => method_result(response, self.content_type),
+            EndpointKind::MappedMethod if response.status != StatusCode::OK => {
+                Err(failure(&response))
+            }
+            EndpointKind::Method | EndpointKind::MappedMethod => {
+                method_result(response, self.content_type)
+            }
         }
     }
 
@@ -442,7 +448,7 @@ mod tests {
             input,
             content_type: ContentType::BYTES,
             endpoint: None,
-            serves: Serves::Calls,
+            kind: EndpointKind::Calls,
             signature: None,
             method: None,
             headers,

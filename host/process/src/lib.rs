@@ -61,7 +61,7 @@ pub mod unsupervised {
     pub use crate::start::{Started, start};
 }
 
-pub use call::{Call, Serves};
+pub use call::{Call, EndpointKind};
 pub use capabilities::{Capabilities, Dialect, Offered, ServedContract};
 pub use contract_calls::{ContractCall, ContractFuture, ContractRequest};
 pub use error::{Diagnosis, Error, ErrorKind, ErrorParts, Failure, Step};

@@ -35,7 +35,7 @@ pub trait ProcessObserver: Send + Sync {
     fn log_level(&self) -> u32;
     /// Handles a panic on a thread of the program.
     fn thread_panicked(&self, message: &str, location: &str);
-    /// Serves a call of a contract that the program makes. Must not block.
+    /// EndpointKind a call of a contract that the program makes. Must not block.
     fn call_contract(&self, call: ContractCall) -> ContractFuture;
     /// Handles an unexpected exit of the process.
     fn exited(&self, pid: u32, reason: Diagnosis);

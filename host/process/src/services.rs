@@ -48,7 +48,7 @@ impl Drop for HostSocket {
     }
 }
 
-/// Serves the host's services at `path`, in a private folder.
+/// EndpointKind the host's services at `path`, in a private folder.
 pub(crate) fn serve(path: &Path, token: &str, observer: ObserverRef) -> io::Result<HostSocket> {
     let listener = UnixListener::bind(path)?;
     let token: Arc<str> = token.into();

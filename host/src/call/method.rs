@@ -14,7 +14,7 @@ use hotbay_plugin::CallContext;
 use hotbay_plugin::contract::internal::{MethodCall, OwnedArguments};
 use hotbay_plugin::contract::{CallError, CallErrorKind, Format, MethodText};
 #[cfg(all(unix, feature = "process"))]
-use hotbay_process::Serves;
+use hotbay_process::EndpointKind;
 #[cfg(all(unix, feature = "process"))]
 use serde_json::value::RawValue;
 
@@ -114,7 +114,7 @@ impl<'a> MethodArguments<'a> {
 #[derive(Debug)]
 pub(crate) struct MethodMessage {
     pub(super) endpoint: String,
-    pub(super) serves: Serves,
+    pub(super) kind: EndpointKind,
     pub(super) format: Format,
     pub(super) arguments: Vec<u8>,
     /// The hash of its signature.
@@ -137,16 +137,16 @@ impl MethodRequest<'_> {
         let arguments = self.encode(format)?;
         let Some(MappedMethod { endpoint, body, .. }) = mapped else {
             let endpoint = hotbay_process::method_endpoint(&self.contract.text.name, name);
-            let serves = Serves::Method;
-            return Ok(MethodMessage { endpoint, serves, format, arguments, signature });
+            let kind = EndpointKind::Method;
+            return Ok(MethodMessage { endpoint, kind, format, arguments, signature });
         };
         let arguments = match body {
             Some(name) => json_member(&arguments, name)?,
             None => arguments,
         };
         let endpoint = endpoint.clone();
-        let serves = Serves::MappedMethod;
-        Ok(MethodMessage { endpoint, serves, format, arguments, signature })
+        let kind = EndpointKind::MappedMethod;
+        Ok(MethodMessage { endpoint, kind, format, arguments, signature })
     }
 
     /// Returns the method's name and signature.

@@ -382,7 +382,7 @@ impl<'a> Request<'a> {
             input: self.as_bytes(),
             content_type: self.content_type(),
             endpoint: self.endpoint(),
-            serves: hotbay_process::Serves::Calls,
+            kind: hotbay_process::EndpointKind::Calls,
             signature: None,
             method: self.method(),
             headers: self.named_headers().map_or(&[], Headers::as_slice),
@@ -395,7 +395,7 @@ impl<'a> Request<'a> {
             input: &message.arguments,
             content_type: message.format.content_type(),
             endpoint: Some(&message.endpoint),
-            serves: message.serves,
+            kind: message.kind,
             signature: (message.format == Format::Postcard).then_some(message.signature),
             ..call
         }

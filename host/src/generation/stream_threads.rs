@@ -70,7 +70,7 @@ impl StreamThreads {
                 queue.waiting.pop_back();
                 return Err(error);
             }
-            // The others get to it.
+            // A running thread takes it from the queue.
             Err(_) => {}
         }
         Ok(())

@@ -22,7 +22,7 @@ const MIGRATIONS: [&str; 1] = ["
 /// Creates the tables, or migrates them.
 pub(crate) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let fail = |error| of_sqlite(&error);
-    // Two hosts may open the database at the same time.
+    // Other programs may have the database open.
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
     let number =
