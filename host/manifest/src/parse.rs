@@ -139,6 +139,7 @@ fn schema(fields: &Fields<'_>, name: &str) -> Result<Option<ConfigSchema>, Manif
 }
 
 fn provides(fields: &Fields<'_>, kind: Option<Kind>, mistakes: &Mistakes) -> Vec<Provided> {
+    let mut mapped = BTreeSet::new();
     let entry = |entry: FieldValue<'_>| {
         let expected = || Some("an object with `contract` and `version`".to_owned());
         let Value::Object(object) = entry.value else {
@@ -149,8 +150,15 @@ fn provides(fields: &Fields<'_>, kind: Option<Kind>, mistakes: &Mistakes) -> Vec
         if let Some(kind) = kind {
             fields.check_kind(kind);
         }
-        let contract =
-            fields.required("contract").and_then(|value| value.parse_string(rules::not_blank));
+        let is_mapped = fields.get("methods").is_some();
+        let contract = fields.required("contract").and_then(|value| {
+            let contract: String = value.parse_string(rules::not_blank)?;
+            // Which endpoint a call of such a contract means would be unclear.
+            if is_mapped && !mapped.insert(contract.clone()) {
+                return Err(value.error(Some("a contract that no earlier entry maps".to_owned())));
+            }
+            Ok(contract)
+        });
         let contract = mistakes.take(contract);
         let version =
             fields.required("version").and_then(|value| value.parse_string(rules::version));

@@ -216,6 +216,29 @@ fn endpoints_of_methods_are_parsed_and_mistakes_reported() {
 }
 
 #[test]
+fn contract_is_mapped_once() {
+    let entry = |name: &str, more: &str| {
+        format!("{{ \"contract\": \"{name}\", \"version\": \"1.0.0\"{more} }}")
+    };
+    let mapped = |name| entry(name, ", \"methods\": { \"f\": { \"endpoint\": \"f\" } }");
+    let manifest = |entries: &[String]| {
+        format!(
+            "{{ \"name\": \"a\", \"version\": \"1.0.0\", \"api\": \"^1\", \"kind\": \"process\",\
+             \"command\": [\"a\"], \"provides\": [\n{}\n] }}",
+            entries.join(",\n")
+        )
+    };
+    for entries in [[mapped("c"), mapped("d")], [entry("c", ""), mapped("c")]] {
+        assert_eq!(parse(&manifest(&entries)).unwrap().provides().len(), 2);
+    }
+    check(
+        &manifest(&[mapped("c"), mapped("d"), mapped("c")]),
+        "plugin.json:4:15: `provides[2].contract` is \"c\"; expected a contract that no earlier entry \
+         maps",
+    );
+}
+
+#[test]
 fn missing_field_is_reported_with_expected_value() {
     check(
         "{\"name\": \"a\"}",

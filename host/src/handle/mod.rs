@@ -223,10 +223,10 @@ impl PluginHandle {
         self.inner.slot.try_pin()?.served_method(contract, index)
     }
 
-    /// Returns whether the current generation serves a contract with this name; fails while the plugin
-    /// is paused.
-    pub(crate) fn serves(&self, contract: &str) -> Result<bool, Error> {
-        Ok(self.inner.slot.try_pin()?.contract_text(contract).is_some())
+    /// Returns the same as [`contract_text`](Self::contract_text), but fails while the plugin is
+    /// paused.
+    pub(crate) fn try_contract_text(&self, contract: &str) -> Result<Option<ContractText>, Error> {
+        Ok(self.inner.slot.try_pin()?.contract_text(contract))
     }
 
     /// Returns the text of a contract that the current generation serves; waits while the plugin is

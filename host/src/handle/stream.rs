@@ -85,6 +85,8 @@ struct State {
     window: u32,
     /// Whether the plugin has made an item.
     has_made: bool,
+    /// Whether it stands in the queue of the threads, though perhaps no longer `Waiting`.
+    is_queued: bool,
 }
 
 enum End {
@@ -141,6 +143,7 @@ pub(super) fn open_stream(
         waker: None,
         window: DEFAULT_WINDOW,
         has_made: false,
+        is_queued: false,
     };
     let core = Arc::new(Core {
         inner: Arc::clone(inner),
@@ -282,12 +285,16 @@ impl Core {
         }
         let mut opened = {
             let mut state = self.lock();
-            match (&state.producer, state.items.is_empty()) {
-                (Producer::Idle(Opened { source: StreamSource::Blocking(_), .. }), true) => {}
-                _ => return None,
+            if !state.items.is_empty() {
+                return None;
             }
             match std::mem::replace(&mut state.producer, Producer::Busy) {
-                Producer::Idle(opened) => opened,
+                // All threads may be busy forever, so it does not wait for one.
+                Producer::Idle(opened) | Producer::Waiting(opened)
+                    if matches!(opened.source, StreamSource::Blocking(_)) =>
+                {
+                    opened
+                }
                 other => {
                     state.producer = other;
                     return None;
@@ -455,7 +462,11 @@ impl Core {
         };
         if matches!(opened.source, StreamSource::Blocking(_)) {
             state.producer = Producer::Waiting(opened);
+            let was_queued = std::mem::replace(&mut state.is_queued, true);
             drop(state);
+            if was_queued {
+                return;
+            }
             let stream: Weak<dyn MakeItems> = Arc::<Self>::downgrade(this);
             let Generation { stream_threads, workers, .. } = &*this.generation;
             if let Err(error) = stream_threads.make_items(workers, stream) {
@@ -629,6 +640,7 @@ impl MakeItems for Core {
     fn make_items(self: Arc<Self>) -> Turn {
         let mut opened = {
             let mut state = self.lock();
+            state.is_queued = false;
             match std::mem::replace(&mut state.producer, Producer::Busy) {
                 Producer::Waiting(opened) => opened,
                 other => {
@@ -649,6 +661,7 @@ impl MakeItems for Core {
                 }
                 if made_now == ITEMS_PER_TURN {
                     state.producer = Producer::Waiting(opened);
+                    state.is_queued = true;
                     return Turn::Again;
                 }
             }

@@ -1,6 +1,7 @@
 //! What plugins may call: the services of the host, and the contracts of other plugins.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::pin;
@@ -120,12 +121,16 @@ impl ContractCalls for HostContracts {
                 texts.next().cloned()
             }
             (None, None) => {
-                let try_check = |handle: &PluginHandle| match handle.serves(contract)? {
-                    true => Ok(()),
-                    false => Err(not_typed().of(handle.name())),
+                let found = Cell::new(None);
+                let try_check = |handle: &PluginHandle| {
+                    let text = handle.try_contract_text(contract)?;
+                    found.set(Some(text.ok_or_else(|| not_typed().of(handle.name()))?));
+                    Ok(())
                 };
-                let providers = self.providers(contract)?;
-                providers.first_other(&caller.name, try_check)?.contract_text(contract)?
+                let first = self.providers(contract)?.first_other(&caller.name, try_check)?;
+                // It is paused, for which the call waits.
+                let wait = || first.contract_text(contract).transpose();
+                found.take().map(Ok).or_else(wait).transpose()?
             }
         };
         text.ok_or_else(not_typed)

@@ -1,14 +1,15 @@
 //! Calls of contracts that a program makes. Each runs on its own thread: a worker of the plugin
 //! called, or a thread of the runtime that all processes share, may wait for such a call.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use hotbay_plugin::abi::{Bounds, RawContext};
 use hotbay_plugin::contract::internal::{CallFailure, MethodKind, OutgoingCall};
-use hotbay_plugin::contract::{CallError, CallErrorKind, Format};
+use hotbay_plugin::contract::{CallError, CallErrorKind, ContractText, Format};
 use hotbay_plugin::{CallContext, Output};
 use hotbay_process::{ContractCall, ContractFuture, ContractRequest};
 use tokio::sync::oneshot;
@@ -17,18 +18,22 @@ use tokio_util::sync::CancellationToken;
 use super::services::{CallableContracts, parse_one};
 use crate::call::{Caller, ContractCalls, crossing};
 use crate::error::{Error, ErrorKind, is_not_served};
-use crate::sync::block_on;
+use crate::sync::{block_on, lock};
 
 impl CallableContracts {
     /// Starts a call of a program. Dropping the future cancels it.
     pub(super) fn call_of_program(&self, call: ContractCall) -> ContractFuture {
-        let (caller, calls) = (Arc::clone(&self.caller), Arc::clone(&self.calls));
+        let program = CallingProgram {
+            caller: Arc::clone(&self.caller),
+            calls: Arc::clone(&self.calls),
+            checked: Arc::clone(&self.checked),
+        };
         let token = CancellationToken::new();
         let (sender, receiver) = oneshot::channel();
         let guard = token.clone().drop_guard();
         let run = move || {
             // The receiver is gone if the program has closed the connection.
-            let _ = sender.send(run(&caller, &*calls, call, &token));
+            let _ = sender.send(program.run(call, &token));
         };
         let spawned = self.caller.call_on_thread(run);
         Box::pin(async move {
@@ -58,30 +63,54 @@ impl Bounds for ProgramBounds<'_> {
     }
 }
 
-fn run(
-    caller: &Arc<Caller>,
-    calls: &dyn ContractCalls,
-    call: ContractCall,
-    token: &CancellationToken,
-) -> Result<Vec<u8>, CallError> {
-    let ContractCall { request, plugin, outer_id, deadline, trace } = call;
-    let plugin = plugin.as_deref();
-    let (contract, method, arguments) = match request {
-        ContractRequest::Check(text) => {
-            calls.bind(caller, parse_one(&text)?, plugin).map_err(crossing)?;
-            return Ok(b"{}".to_vec());
+/// A program that calls contracts.
+struct CallingProgram {
+    caller: Arc<Caller>,
+    calls: Arc<dyn ContractCalls>,
+    /// The texts that it has checked last, by contract.
+    checked: Arc<Mutex<BTreeMap<String, ContractText>>>,
+}
+
+impl CallingProgram {
+    fn run(&self, call: ContractCall, token: &CancellationToken) -> Result<Vec<u8>, CallError> {
+        let ContractCall { request, plugin, outer_id, deadline, trace } = call;
+        let plugin = plugin.as_deref();
+        let (contract, method, arguments) = match request {
+            ContractRequest::Check(text) => {
+                let text = parse_one(&text)?;
+                self.calls.bind(&self.caller, text.clone(), plugin).map_err(crossing)?;
+                // The host limits the number of contracts that it can bind.
+                lock(&self.checked).insert(text.name.clone(), text);
+                return Ok(b"{}".to_vec());
+            }
+            ContractRequest::Method { contract, method, arguments } => {
+                (contract, method, arguments)
+            }
+        };
+        let bounds = ProgramBounds { deadline, token };
+        // Zero is the id of no call.
+        let context = RawContext::new(outer_id.unwrap_or(0)).with_trace(trace.as_ref());
+        let context = context.with_bounds(&bounds);
+        let call =
+            MethodCall { contract: &contract, method: &method, arguments: &arguments, plugin };
+        match call.run(self, &context, token) {
+            // It was swapped for another version after its text was read.
+            Err(error) if was_not_served(&error) => call.run(self, &context, token),
+            result => result,
         }
-        ContractRequest::Method { contract, method, arguments } => (contract, method, arguments),
-    };
-    let bounds = ProgramBounds { deadline, token };
-    // Zero is the id of no call.
-    let context = RawContext::new(outer_id.unwrap_or(0)).with_trace(trace.as_ref());
-    let context = context.with_bounds(&bounds);
-    let call = MethodCall { contract: &contract, method: &method, arguments: &arguments, plugin };
-    match call.run(caller, calls, &context, token) {
-        // It was swapped for another version after its text was read.
-        Err(error) if was_not_served(&error) => call.run(caller, calls, &context, token),
-        result => result,
+    }
+
+    /// Returns the text of a contract as it is served. A manifest that maps a contract onto endpoints
+    /// states no types: then it is the text that the program has checked.
+    fn text_of(&self, contract: &str, plugin: Option<&str>) -> Result<ContractText, Error> {
+        match self.calls.text_of(&self.caller, contract, plugin) {
+            Err(error) if error.kind() == ErrorKind::NotProvided => {
+                let hint = "if a manifest maps it onto endpoints, check its text first";
+                let checked = lock(&self.checked).get(contract).cloned();
+                checked.ok_or_else(|| error.with_hint(hint))
+            }
+            text => text,
+        }
     }
 }
 
@@ -103,14 +132,13 @@ impl MethodCall<'_> {
     /// Calls the method as its plugin serves it now.
     fn run(
         &self,
-        caller: &Arc<Caller>,
-        calls: &dyn ContractCalls,
+        program: &CallingProgram,
         context: &RawContext<'_>,
         token: &CancellationToken,
     ) -> Result<Vec<u8>, CallError> {
         let Self { contract, method, arguments, plugin } = *self;
         // The program's arguments are JSON by name, so it needs no text.
-        let text = calls.text_of(caller, contract, plugin).map_err(crossing)?;
+        let text = program.text_of(contract, plugin).map_err(crossing)?;
         let mut methods = text.methods.iter().enumerate();
         let found = methods.find(|(_, found)| found.name == method);
         let (index, kind) = found.map(|(index, found)| (index, found.kind)).ok_or_else(|| {
@@ -118,7 +146,7 @@ impl MethodCall<'_> {
             let message = format!("contract `{contract}` {version} has no method `{method}`");
             crossing(Error::new(ErrorKind::NotProvided, message))
         })?;
-        let bound = calls.bind(caller, text.clone(), plugin).map_err(crossing)?;
+        let bound = program.calls.bind(&program.caller, text.clone(), plugin).map_err(crossing)?;
         let outgoing = OutgoingCall {
             target: 0,
             method: index,

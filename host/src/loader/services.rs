@@ -1,5 +1,7 @@
 //! The host's services for one generation of a plugin: its log, and panics on its threads.
 
+#[cfg(all(unix, feature = "process"))]
+use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
@@ -144,6 +146,9 @@ pub(super) struct CallableContracts {
     pub(super) caller: Arc<Caller>,
     pub(super) calls: Arc<dyn ContractCalls>,
     bound: Mutex<Vec<Bound>>,
+    /// The texts that a program has checked last, by contract.
+    #[cfg(all(unix, feature = "process"))]
+    pub(super) checked: Arc<Mutex<BTreeMap<String, ContractText>>>,
 }
 
 /// A contract that a plugin has bound.
@@ -158,7 +163,13 @@ const MAX_BOUND: usize = 1024;
 
 impl CallableContracts {
     fn new(caller: Arc<Caller>, calls: Arc<dyn ContractCalls>) -> Self {
-        Self { caller, calls, bound: Mutex::default() }
+        Self {
+            caller,
+            calls,
+            bound: Mutex::default(),
+            #[cfg(all(unix, feature = "process"))]
+            checked: Arc::default(),
+        }
     }
 
     /// Finds the provider of a contract, and returns a number for the calls.

@@ -6,17 +6,17 @@ use crate::handle::PluginHandle;
 
 /// The reasons for which plugins do not serve a contract.
 #[derive(Default)]
-struct Refused(Vec<Error>);
+struct Refusals(Vec<Error>);
 
-impl Refused {
+impl Refusals {
     /// Returns whether a plugin serves the contract, by the result of its check.
-    fn admits(&mut self, checked: Result<(), Error>) -> bool {
+    fn is_serving(&mut self, checked: Result<(), Error>) -> bool {
         match checked {
             Err(error) if is_not_served(&error) => {
                 self.0.push(error);
                 false
             }
-            // Whether it can be called is found out when it is.
+            // Whether it can be called now shows in the call.
             _ => true,
         }
     }
@@ -38,12 +38,12 @@ pub(super) fn serving(
     mut found: Vec<PluginHandle>,
     check: impl Fn(&PluginHandle) -> Result<(), Error>,
 ) -> Result<Vec<PluginHandle>, Error> {
-    let mut refused = Refused::default();
-    found.retain(|plugin| refused.admits(check(plugin)));
+    let mut refusals = Refusals::default();
+    found.retain(|plugin| refusals.is_serving(check(plugin)));
     if found.is_empty() {
-        return refused.into_error().map_or(Ok(found), Err);
+        return refusals.into_error().map_or(Ok(found), Err);
     }
-    for error in refused.0 {
+    for error in refusals.0 {
         let error = error.full_message();
         tracing::warn!(contract, error, "not used as a provider");
     }
@@ -56,9 +56,9 @@ pub(super) fn first_serving<'p>(
     mut plugins: impl Iterator<Item = &'p PluginHandle>,
     check: impl Fn(&PluginHandle) -> Result<(), Error>,
 ) -> Result<Option<PluginHandle>, Error> {
-    let mut refused = Refused::default();
-    match plugins.find(|plugin| refused.admits(check(plugin))) {
+    let mut refusals = Refusals::default();
+    match plugins.find(|plugin| refusals.is_serving(check(plugin))) {
         Some(plugin) => Ok(Some(plugin.clone())),
-        None => refused.into_error().map_or(Ok(None), Err),
+        None => refusals.into_error().map_or(Ok(None), Err),
     }
 }

@@ -67,3 +67,18 @@ fn mistakes_are_errors_at_their_place() {
 fn types_that_cannot_cross_are_errors_at_their_place() {
     check("types");
 }
+
+#[test]
+fn async_method_is_not_served_without_the_feature_tokio() {
+    let package = ["rustc", "--package", "invalid-contracts", "--features", "tasks"];
+    let built = cargo(None, FOLDER, &[&package[..], &["--crate-type", "cdylib"]].concat());
+    assert_eq!(built.code(), Some(101), "{}", built.stderr);
+    let errors = messages(&built).filter(|message| message["message"]["level"] == "error");
+    let texts: Vec<_> = errors.map(|error| error["message"]["message"].clone()).collect();
+    let expected = "a contract with an `async fn` is served with the feature `tokio` of \
+                    `hotbay-plugin`, on Unix";
+    let is_expected =
+        |text: &&serde_json::Value| text.as_str().is_some_and(|t| t.contains(expected));
+    assert_eq!(texts.iter().find(is_expected), texts.first(), "{texts:#?}");
+    assert!(!texts.is_empty());
+}

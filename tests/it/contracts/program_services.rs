@@ -241,6 +241,38 @@ fn any_language_can_call_contracts() {
 }
 
 #[test]
+fn programs_call_contracts_that_a_manifest_maps() {
+    let plugins = Plugins::new();
+    let Some(caller) = python(&plugins) else { return };
+    let (host, _, relay) = relay(&plugins);
+    loaded(&host, caller.install());
+    let methods = json!({ "words": { "endpoint": "execute", "body": "text" } });
+    let provides = json!([{ "contract": "text-analysis", "version": "1.0.0", "methods": methods }]);
+    let older = ProgramFolder::new(plugins.dir(), "old").set("package", "program");
+    loaded(&host, older.set("provides", provides).install());
+    let caller = host.plugin("caller").unwrap();
+    let call = |path: &str, body: Value| {
+        let request = json!({ "path": path, "body": body, "headers": {} });
+        let reply = caller.call(Request::json(&request).unwrap()).unwrap();
+        let reply: Value = serde_json::from_slice(reply.as_bytes()).unwrap();
+        (reply["status"].as_u64().unwrap(), reply["body"].clone())
+    };
+    // No text says what types the endpoint has.
+    let words = || call("/contract/text-analysis/words", json!({ "text": 7 }));
+    let (status, body) = words();
+    assert_eq!((status, &body["kind"]), (501, &json!("not-provided")), "{body}");
+    let text = "contract text-analysis 1.0\nfn words(text: u64) -> u64";
+    assert_eq!(call("/contract", json!({ "text": text })), (200, json!({})));
+    assert_eq!(words(), (200, json!(7)));
+    let (status, body) = call("/contract/text-analysis/other", json!({}));
+    assert_eq!((status, &body["kind"]), (501, &json!("not-provided")), "{body}");
+    // The program in Rust has the whole contract, which the endpoints do not serve.
+    let (code, message) = passed_on(relay.words(Some("old"), "a"));
+    assert_eq!(code, 500, "{message}");
+    assert!(message.contains("serves an incompatible version"), "{message}");
+}
+
+#[test]
 fn contracts_of_one_plugin_do_not_limit_others() {
     let plugins = Plugins::new();
     let Some(caller) = python(&plugins) else { return };

@@ -587,9 +587,14 @@ fn streams_wait_for_a_thread_that_makes_items() {
     assert_eq!(tables.even().unwrap().nth(1).unwrap().unwrap(), 2);
     assert_eq!(read(tables.ticks(2, 0).unwrap()).0, [0, 1]);
     assert_eq!(tables.made().unwrap(), 2);
+    // Nor does a stream that waits for it, once its caller blocks.
+    for expected in 10..15 {
+        assert_eq!(waiting[1].next().unwrap().unwrap(), expected);
+        assert!(is_pending(&mut waiting[1]));
+    }
     assert_eq!(host.list()[0].stats.faults, 0);
     drop(holder);
-    for (stream, from) in waiting.iter_mut().zip([0, 10]) {
+    for (stream, from) in waiting.iter_mut().zip([0, 15]) {
         let items = stream.take(100).map(Result::unwrap);
         assert!(items.into_iter().eq(from..from + 100));
     }
