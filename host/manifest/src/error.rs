@@ -38,14 +38,44 @@ struct Mistake {
 /// The kind of a mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
-    NotJson { reason: String },
-    TooLong { bytes: usize, max_bytes: usize },
-    TooDeep { max_depth: usize },
-    Value { found: String, expected: String, nearest: Option<&'static str> },
-    Missing { expected: String },
-    Unknown { nearest: Option<&'static str>, known: Vec<&'static str> },
-    Duplicate { first_line: usize, second_line: usize },
-    OnlyFor { kind: &'static str, other: &'static str },
+    NotJson {
+        reason: String,
+    },
+    #[cfg_attr(not(feature = "host-file"), allow(dead_code, reason = "only hotbay.toml is TOML"))]
+    NotToml {
+        reason: String,
+    },
+    #[cfg_attr(not(feature = "host-file"), allow(dead_code, reason = "only hotbay.toml is read"))]
+    Unreadable {
+        reason: String,
+    },
+    TooLong {
+        bytes: usize,
+        max_bytes: usize,
+    },
+    TooDeep {
+        max_depth: usize,
+    },
+    Value {
+        found: String,
+        expected: String,
+        nearest: Option<&'static str>,
+    },
+    Missing {
+        expected: String,
+    },
+    Unknown {
+        nearest: Option<&'static str>,
+        known: Vec<&'static str>,
+    },
+    Duplicate {
+        first_line: usize,
+        second_line: usize,
+    },
+    OnlyFor {
+        kind: &'static str,
+        other: &'static str,
+    },
     RequiresItself,
 }
 
@@ -133,7 +163,9 @@ impl Mistake {
 
     /// Formats the field and the problem, without the position.
     fn fmt_problem(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() {
+        if let Problem::NotToml { .. } | Problem::Unreadable { .. } = &self.problem {
+            f.write_str("the file ")?;
+        } else if self.path.is_empty() {
             f.write_str("the manifest ")?;
         } else {
             write!(f, "`{}` ", self.path)?;
@@ -184,6 +216,8 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson { reason } => write!(f, "is not JSON: {reason}"),
+            Self::NotToml { reason } => write!(f, "is not TOML: {reason}"),
+            Self::Unreadable { reason } => write!(f, "cannot be read: {reason}"),
             Self::TooLong { bytes, max_bytes } => {
                 write!(f, "is {bytes} bytes long; expected at most {max_bytes}")
             }

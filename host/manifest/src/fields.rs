@@ -21,7 +21,10 @@ pub(crate) enum Shape {
     Text,
     Pattern(&'static str),
     Words(&'static [&'static str]),
-    Number { min: u64, max: u64 },
+    Number {
+        min: u64,
+        max: u64,
+    },
     Texts,
     Patterns(&'static str),
     FreeObject,
@@ -30,6 +33,27 @@ pub(crate) enum Shape {
     Object(&'static [Field]),
     Objects(&'static [Field]),
     ObjectsByName(&'static [Field]),
+    #[cfg(feature = "host-file")]
+    Host(HostShape),
+}
+
+/// The shapes of values in `hotbay.toml` only.
+#[cfg(feature = "host-file")]
+#[derive(Debug)]
+pub(crate) enum HostShape {
+    Flag,
+    /// A path, relative to the folder of the file.
+    Path,
+    Paths,
+    Duration,
+    DurationOrNone,
+    NumberOrNone {
+        min: u64,
+        max: u64,
+    },
+    /// Lists of plugins by the name of a contract.
+    Providers,
+    ObjectsByPlugin(&'static [Field]),
 }
 
 /// Whether a field is required, and its default.
@@ -338,7 +362,7 @@ pub(crate) fn is_ignored(key: &str) -> bool {
     key == "$schema" || key.starts_with("x-")
 }
 
-const fn field(
+pub(crate) const fn field(
     name: &'static str,
     shape: Shape,
     presence: Presence,

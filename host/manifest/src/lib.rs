@@ -14,6 +14,8 @@ mod compatible;
 mod digest;
 mod error;
 mod fields;
+#[cfg(feature = "host-file")]
+mod host_file;
 mod name;
 #[cfg(not(feature = "schema"))]
 mod no_check;
@@ -21,6 +23,7 @@ mod order;
 mod parse;
 #[cfg(test)]
 mod random_tests;
+mod reader;
 #[cfg(test)]
 mod reference;
 mod render;
@@ -48,6 +51,8 @@ pub use check::Checker;
 pub use compatible::{check_api, check_stamp};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{ApiMismatch, ManifestError, StampMismatch, Unstartable};
+#[cfg(feature = "host-file")]
+pub use host_file::{HostFile, HostLimit, HostSettings, Origin, Outside, PluginSettings, Setting};
 pub use name::{InvalidName, PluginName, nearest};
 #[cfg(not(feature = "schema"))]
 pub use no_check::Checker;

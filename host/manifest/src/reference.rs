@@ -46,7 +46,7 @@ fn reference() -> String {
     text
 }
 
-fn table(text: &mut String, fields: &[Field]) {
+pub(crate) fn table(text: &mut String, fields: &[Field]) {
     text.push_str("| field | value | presence | meaning |\n|---|---|---|---|\n");
     for field in fields {
         let cells = [

@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+#[cfg(feature = "host-file")]
+use super::fields::HostShape;
 use super::fields::{Field, MANIFEST, NAME_PATTERN, Presence, Shape};
+#[cfg(feature = "host-file")]
+use super::host_file::HOST_FILE;
 use super::words::Kind;
 
 /// Returns the JSON Schema of `plugin.json`.
@@ -19,6 +23,15 @@ pub(crate) fn json_schema() -> Value {
     );
     schema.insert("then".into(), rules_for(Kind::Process, MANIFEST).into());
     schema.insert("else".into(), rules_for(Kind::Library, MANIFEST).into());
+    Value::Object(schema)
+}
+
+/// Returns the JSON Schema of `hotbay.toml`.
+#[cfg(feature = "host-file")]
+pub(crate) fn host_file_schema() -> Value {
+    let mut schema = object(HOST_FILE);
+    schema.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
+    schema.insert("title".into(), "hotbay.toml, the configuration of a hotbay host".into());
     Value::Object(schema)
 }
 
@@ -73,10 +86,42 @@ fn shape(shape: &Shape) -> Map<String, Value> {
         Shape::ObjectsByName(table) => {
             json!({ "type": "object", "additionalProperties": object(table) })
         }
+        #[cfg(feature = "host-file")]
+        Shape::Host(ref shape) => host_shape(shape),
     };
     match schema {
         Value::Object(schema) => schema,
         _ => Map::new(),
+    }
+}
+
+#[cfg(feature = "host-file")]
+fn host_shape(shape: &HostShape) -> Value {
+    let duration = || json!({ "type": "string", "pattern": r"^\s*[0-9.].*[a-zµ]\s*$" });
+    let or_none = |schema: Value| json!({ "anyOf": [schema, { "const": "none" }] });
+    match *shape {
+        HostShape::Flag => json!({ "type": "boolean" }),
+        HostShape::Path => json!({ "type": "string", "minLength": 1 }),
+        HostShape::Paths => {
+            json!({ "type": "array", "items": { "type": "string", "minLength": 1 } })
+        }
+        HostShape::Duration => duration(),
+        HostShape::DurationOrNone => or_none(duration()),
+        HostShape::NumberOrNone { min, max } => {
+            or_none(self::shape(&Shape::Number { min, max }).into())
+        }
+        HostShape::Providers => json!({
+            "type": "object",
+            "additionalProperties": {
+                "type": "array",
+                "items": { "type": "string", "pattern": NAME_PATTERN },
+            },
+        }),
+        HostShape::ObjectsByPlugin(table) => json!({
+            "type": "object",
+            "propertyNames": { "pattern": NAME_PATTERN },
+            "additionalProperties": object(table),
+        }),
     }
 }
 

@@ -84,6 +84,17 @@ impl<'t> Source<'t> {
         ManifestError::new(self.file, Some(line_and_column(self.text, offset)), path, problem)
     }
 
+    #[cfg(feature = "host-file")]
+    pub(crate) fn text(&self) -> &'t str {
+        self.text
+    }
+
+    /// Returns line and column of a value.
+    #[cfg(feature = "host-file")]
+    pub(crate) fn position(&self, value: &Value<'_>) -> (usize, usize) {
+        line_and_column(self.text, value.start())
+    }
+
     /// Parses the text into a tree.
     pub(crate) fn tree(&self) -> Result<Value<'t>, ManifestError> {
         if self.text.len() > MAX_MANIFEST_BYTES {

@@ -1,0 +1,326 @@
+//! The table of the fields of `hotbay.toml`, like that of `plugin.json`: names, shapes and
+//! descriptions.
+
+use crate::fields::{Field, HostShape, LIMITS, Presence, Shape, field};
+
+const DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`";
+const OPTIONAL_DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`, or `none`";
+const COUNT: &str = "a whole number";
+const BYTES: &str = "a whole number of bytes";
+const FLAG: &str = "`true` or `false`";
+
+const ANY: Shape = Shape::Number { min: 0, max: u64::MAX };
+const ONE: Shape = Shape::Number { min: 1, max: u32::MAX as u64 };
+const MANY: Shape = Shape::Number { min: 0, max: u32::MAX as u64 };
+
+/// The fields of the file.
+pub(crate) const HOST_FILE: &[Field] = &[
+    optional(
+        "include",
+        Shape::Host(HostShape::Paths),
+        "a list of paths",
+        "Other files of this format, which are read first: a value in this file replaces theirs, and \
+         a later file those of an earlier one. Relative to the folder of this file.",
+    ),
+    optional(
+        "plugin_dirs",
+        Shape::Host(HostShape::Paths),
+        "a list of paths",
+        "Folders below which plugins are searched, relative to the folder of this file.",
+    ),
+    optional(
+        "staging_dir",
+        Shape::Host(HostShape::Path),
+        "a path",
+        "Folder for private copies of libraries, which must allow files to be executed; relative to \
+         the folder of this file. By default the system's folder for temporary files.",
+    ),
+    optional(
+        "default_deadline",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Time limit of pooled calls without a deadline, for plugins whose manifests state none.",
+    ),
+    optional(
+        "environment",
+        Shape::Texts,
+        "a list of names",
+        "Variables of the host's environment that processes get besides the usual ones.",
+    ),
+    optional("trust", Shape::Object(TRUST), "a table", "Which plugins are accepted."),
+    optional("reload", Shape::Object(RELOAD), "a table", "How changes on disk are followed."),
+    optional(
+        "limits",
+        Shape::Object(HOST_LIMITS),
+        "a table",
+        "Limits of each plugin, which are also the defaults for its manifest.",
+    ),
+    optional(
+        "quarantine",
+        Shape::Object(QUARANTINE),
+        "a table",
+        "When a plugin with repeated faults is quarantined, and for how long.",
+    ),
+    optional(
+        "permissions",
+        Shape::Object(PERMISSIONS),
+        "a table",
+        "Which of the permissions that manifests request are granted.",
+    ),
+    optional(
+        "providers",
+        Shape::Host(HostShape::Providers),
+        "a table of contracts and lists of plugins",
+        "Plugins that are tried first for a contract, in this order.",
+    ),
+    optional(
+        "plugins",
+        Shape::Host(HostShape::ObjectsByPlugin(PLUGIN)),
+        "a table of plugins",
+        "Settings of single plugins, by name.",
+    ),
+];
+
+/// The fields of `trust`.
+pub(crate) const TRUST: &[Field] = &[
+    optional(
+        "allow_unverified",
+        Shape::Host(HostShape::Flag),
+        FLAG,
+        "Accepts libraries whose manifests state no digest. A damaged one can end the process.",
+    ),
+    optional(
+        "allow_writable_by_others",
+        Shape::Host(HostShape::Flag),
+        FLAG,
+        "Accepts folders and files that other users own or may write to.",
+    ),
+];
+
+/// The fields of `reload`.
+pub(crate) const RELOAD: &[Field] = &[
+    optional(
+        "watch",
+        Shape::Host(HostShape::Flag),
+        FLAG,
+        "Loads, reloads and unloads plugins as their folders change, and applies changes of this \
+         file.",
+    ),
+    optional(
+        "poll_interval",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Polls for changes in this interval, for file systems that report none.",
+    ),
+    optional(
+        "unload_removed",
+        Shape::Host(HostShape::Flag),
+        FLAG,
+        "Whether a plugin is unloaded when its folder is gone.",
+    ),
+];
+
+/// The fields of `quarantine`.
+pub(crate) const QUARANTINE: &[Field] = &[
+    optional(
+        "enabled",
+        Shape::Host(HostShape::Flag),
+        FLAG,
+        "Whether plugins with repeated faults are quarantined.",
+    ),
+    optional(
+        "max_faults",
+        ONE,
+        "a whole number of faults",
+        "Number of faults within `window` that quarantine a plugin.",
+    ),
+    optional(
+        "window",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Window in which faults are counted.",
+    ),
+    optional(
+        "initial_backoff",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Duration of the first quarantine.",
+    ),
+    optional(
+        "max_backoff",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Maximum duration of a quarantine.",
+    ),
+];
+
+const PERMISSION: &str = "a permission such as `log` or `contract:key-value`, one that ends in `*` \
+                          for all that begin so, or `*` for all";
+
+/// A permission, or the beginning of one and `*`.
+const PERMISSION_PATTERN: &str = r"^(\*|[a-z][a-z0-9:._-]*\*?)$";
+
+/// The fields of `permissions`.
+pub(crate) const PERMISSIONS: &[Field] = &[optional(
+    "default",
+    Shape::Patterns(PERMISSION_PATTERN),
+    PERMISSION,
+    "Permissions that are granted to each plugin that requests them and has no `permissions` of its \
+     own here. Without this list, all are granted.",
+)];
+
+/// The fields of an entry of `plugins`.
+pub(crate) const PLUGIN: &[Field] = &[
+    optional(
+        "enabled",
+        Shape::Host(HostShape::Flag),
+        FLAG,
+        "Whether the plugin is loaded when all plugins are, and when its folder changes.",
+    ),
+    optional(
+        "folder",
+        Shape::Host(HostShape::Path),
+        "a path",
+        "Loads the plugin in this folder under the name of this entry, in addition to those that are \
+         found. So one folder can have several instances. Relative to the folder of this file.",
+    ),
+    optional(
+        "permissions",
+        Shape::Patterns(PERMISSION_PATTERN),
+        PERMISSION,
+        "Permissions that are granted to the plugin if its manifest requests them, instead of the \
+         default ones.",
+    ),
+    optional(
+        "config",
+        Shape::FreeObject,
+        "a table",
+        "Config, whose values replace those of the manifest, field by field. In its texts, `${NAME}` \
+         is replaced by a variable of the environment, and `${file:PATH}` by the text of a file; \
+         such values are never shown. `$${` stands for `${`. The same works in paths.",
+    ),
+    optional(
+        "limits",
+        Shape::Object(LIMITS),
+        "a table",
+        "Limits, which replace those of the manifest, bounded by those of the host.",
+    ),
+];
+
+/// The fields of `limits`: those of `HostLimits`.
+pub(crate) const HOST_LIMITS: &[Field] = &[
+    optional("max_workers", ONE, COUNT, "Worker threads of one plugin."),
+    optional("max_queued_calls", ONE, COUNT, "Queued calls of one plugin."),
+    optional(
+        "max_queue_waiters",
+        MANY,
+        COUNT,
+        "Pooled calls of one plugin that may wait for space in its queue.",
+    ),
+    optional(
+        "queue_timeout",
+        Shape::Host(HostShape::DurationOrNone),
+        OPTIONAL_DURATION,
+        "Maximum time that a pooled call waits in the queue before it is rejected.",
+    ),
+    optional(
+        "max_in_flight",
+        Shape::Host(HostShape::NumberOrNone { min: 1, max: u32::MAX as u64 }),
+        "a whole number, or `none`",
+        "Concurrent calls of one plugin, however they are made.",
+    ),
+    optional("max_open_streams", ONE, COUNT, "Open streams of one build of a plugin."),
+    optional(
+        "max_stream_threads",
+        ONE,
+        COUNT,
+        "Threads of one build of a plugin that make items of its streams at the same time.",
+    ),
+    optional(
+        "max_abandoned_calls",
+        MANY,
+        COUNT,
+        "Workers of one plugin that are replaced because their calls did not return.",
+    ),
+    optional(
+        "max_memory_bytes",
+        Shape::Host(HostShape::NumberOrNone { min: 1, max: u64::MAX }),
+        "a whole number of bytes, or `none`",
+        "Bytes that one plugin may have allocated before it is quarantined, if it counts them.",
+    ),
+    optional("max_log_lines_per_second", MANY, COUNT, "Lines that one plugin may log in a second."),
+    optional("max_input_bytes", ANY, BYTES, "Bytes of one input."),
+    optional("max_output_bytes", ANY, BYTES, "Bytes of one output."),
+    optional("max_stack_bytes", ANY, BYTES, "Stack size of each thread of a plugin."),
+    optional("max_library_bytes", ANY, BYTES, "Bytes of a library."),
+    optional(
+        "max_retained_libraries",
+        MANY,
+        COUNT,
+        "Libraries of unloaded builds that may stay mapped.",
+    ),
+    optional(
+        "max_snapshot_bytes",
+        ANY,
+        BYTES,
+        "Bytes of the state that a plugin hands over to its next build.",
+    ),
+    optional("max_process_calls", ONE, COUNT, "Concurrent pooled calls of one process."),
+    optional(
+        "process_idle_timeout",
+        Shape::Host(HostShape::DurationOrNone),
+        OPTIONAL_DURATION,
+        "Time that a process may be idle before it exits.",
+    ),
+    optional(
+        "process_health_timeout",
+        Shape::Host(HostShape::DurationOrNone),
+        OPTIONAL_DURATION,
+        "Time for which a process may leave everything unanswered after a missed deadline.",
+    ),
+    optional(
+        "max_process_descriptors",
+        Shape::Host(HostShape::NumberOrNone { min: 1, max: u64::MAX }),
+        "a whole number, or `none`",
+        "Descriptors that a process may have open.",
+    ),
+    optional(
+        "max_process_cpu_time",
+        Shape::Host(HostShape::DurationOrNone),
+        OPTIONAL_DURATION,
+        "Processor time after which a process is restarted.",
+    ),
+    optional(
+        "start_timeout",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Time limit of each of the steps of a start.",
+    ),
+    optional(
+        "drain_timeout",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Maximum time that an unload waits for running calls.",
+    ),
+    optional(
+        "pause_timeout",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Maximum time that a call waits while its plugin is paused for a reload.",
+    ),
+    optional(
+        "stop_timeout",
+        Shape::Host(HostShape::Duration),
+        DURATION,
+        "Time limit of a plugin's shutdown; a process is killed after it.",
+    ),
+];
+
+const fn optional(
+    name: &'static str,
+    shape: Shape,
+    expected: &'static str,
+    doc: &'static str,
+) -> Field {
+    field(name, shape, Presence::Optional, expected, doc)
+}
