@@ -207,6 +207,21 @@ pub enum HostEvent {
         /// Advice on how to fix it.
         hint: Option<String>,
     },
+    /// The changed configuration file of the host was read, and what can be changed while the host runs
+    /// was applied. Plugins that failed to follow have events of their own.
+    ConfigChanged {
+        /// The values that were applied, as paths such as `plugins.storage.config.file`.
+        applied: Vec<String>,
+        /// The values that apply after a restart.
+        needs_restart: Vec<String>,
+    },
+    /// The changed configuration file of the host is invalid, so nothing of it was applied.
+    ConfigRejected {
+        /// The mistakes.
+        reason: String,
+        /// Advice on how to fix them.
+        hint: Option<String>,
+    },
     /// The host stopped.
     Stopped,
     /// This reader was too slow and missed events.
@@ -235,6 +250,8 @@ impl HostEvent {
             Self::Restarted { .. } => "restarted",
             Self::ProviderChosen { .. } => "provider_chosen",
             Self::ShutdownFailed { .. } => "shutdown_failed",
+            Self::ConfigChanged { .. } => "config_changed",
+            Self::ConfigRejected { .. } => "config_rejected",
             Self::Stopped => "stopped",
             Self::Missed { .. } => "missed",
         }
@@ -258,7 +275,10 @@ impl HostEvent {
             | Self::Restarted { plugin, .. }
             | Self::ProviderChosen { plugin, .. }
             | Self::ShutdownFailed { plugin, .. } => Some(plugin.as_str()),
-            Self::Stopped | Self::Missed { .. } => None,
+            Self::ConfigChanged { .. }
+            | Self::ConfigRejected { .. }
+            | Self::Stopped
+            | Self::Missed { .. } => None,
         }
     }
 
@@ -336,6 +356,24 @@ impl HostEvent {
                     write!(f, "{} `{other}`", if at == 0 { ", then" } else { "," })?;
                 }
                 Ok(())
+            }
+            Self::ConfigChanged { applied, needs_restart } => {
+                let listed = |paths: &[String]| {
+                    let paths = paths.iter().map(|path| format!("`{}`", escaped(path, Lines::One)));
+                    paths.collect::<Vec<_>>().join(", ")
+                };
+                if !applied.is_empty() {
+                    write!(f, "applied {}", listed(applied))?;
+                }
+                if !needs_restart.is_empty() {
+                    let gap = if applied.is_empty() { "" } else { "; " };
+                    write!(f, "{gap}applies after a restart: {}", listed(needs_restart))?;
+                }
+                Ok(())
+            }
+            Self::ConfigRejected { reason, hint } => {
+                f.write_str(&shown(reason))?;
+                fmt_hint(f, hint.as_deref())
             }
             Self::Stopped => Ok(()),
             Self::Missed { events: 1 } => {

@@ -22,7 +22,8 @@ use crate::error::Error;
 #[cfg(all(feature = "conformance", any(doc, not(unix))))]
 use crate::error::ErrorKind;
 use crate::host::HostBuilder;
-pub use crate::loader::{Built, Inspection, SurveyedPlugin};
+use crate::id::{InvalidName, PluginName};
+pub use crate::loader::{Built, InspectedPermission, Inspection, SurveyedPlugin};
 #[cfg(feature = "conformance")]
 pub use hotbay_conformance::{Conformance, ConformanceOutcome, ConformanceStep};
 
@@ -41,13 +42,34 @@ pub struct Survey {
 /// Reads the manifests and stamps of all plugins below the builder's plugin directories, without
 /// running anything.
 pub fn survey(builder: &HostBuilder) -> Survey {
-    let (plugins, found) = crate::host::survey(&builder.dirs, &builder.rules);
+    let (plugins, found) = crate::host::survey(&builder.dirs, &builder.rules, &builder.settings);
     Survey { plugins, without_manifest: found.without_manifest, errors: found.problems }
 }
 
 /// Inspects the plugin in `folder`, without running anything.
+///
+/// The plugin has the settings that the builder's configuration has for it.
 pub fn plugin(builder: &HostBuilder, folder: impl AsRef<Path>) -> Inspection {
-    crate::loader::inspect(folder.as_ref(), &builder.rules)
+    inspect(builder, folder.as_ref(), None)
+}
+
+/// Inspects the plugin in `folder` as the instance `name`, which the builder's configuration names.
+///
+/// # Errors
+///
+/// [`InvalidName`] if no plugin can have the name.
+pub fn instance(
+    builder: &HostBuilder,
+    folder: impl AsRef<Path>,
+    name: &str,
+) -> Result<Inspection, InvalidName> {
+    let name = PluginName::new(name)?;
+    Ok(inspect(builder, folder.as_ref(), Some(&name)))
+}
+
+fn inspect(builder: &HostBuilder, folder: &Path, instance: Option<&PluginName>) -> Inspection {
+    let HostBuilder { rules, settings, permission_policy, .. } = builder;
+    crate::loader::inspect(folder, rules, settings, permission_policy.as_ref(), instance)
 }
 
 /// Returns the contracts that a library serves, from its file, without opening it.

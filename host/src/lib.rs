@@ -145,10 +145,14 @@ pub use config::{HostLimits, Quarantine};
 pub use error::{Error, ErrorKind, LoadStep, Result};
 pub use event::{Events, HostEvent, QuarantineReason};
 pub use handle::{Execute, Pinned, PluginHandle};
+#[cfg(feature = "config-file")]
+pub use host::{ConfigChanges, ConfigFile, ConfigValue};
 pub use host::{
     Discovered, Discovery, Host, HostBuilder, LoadReport, LoadedPlugin, RefusedPlugin, Reloaded,
     RetainedLibrary, UnloadReport,
 };
+#[cfg(feature = "config-file")]
+pub use hotbay_manifest::Origin as ConfigOrigin;
 pub use id::{GenerationId, InvalidName, PluginName};
 pub use loader::LoadOptions;
 pub use manifest::{Manifest, ManifestError};

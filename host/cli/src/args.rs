@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use hotbay::ConfigFile;
 use hotbay_build::new_plugin;
 use jiff::SignedDuration;
 
@@ -32,7 +33,8 @@ const PLUGIN_OPTIONS: &str = "Plugin options";
         hotbay call greet --text you           call it once\n  \
         echo hi | hotbay pipe transform        send stdin through a plugin\n  \
         hotbay run --watch                     serve plugins, and reload them as they change\n  \
-        hotbay check my-plugins                load and check all plugins, for CI\n\n\
+        hotbay check my-plugins                load and check all plugins, for CI\n  \
+        hotbay config show                     print the configuration and its origins\n\n\
         Exit codes: 0 success, 1 failure, 2 invalid usage."
 )]
 pub(crate) struct Args {
@@ -49,6 +51,12 @@ pub(crate) struct Options {
     /// exists, otherwise plugins].
     #[arg(long = "dir", value_name = "DIR", global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) dirs: Vec<PathBuf>,
+    /// Reads the configuration of the host from this file [default: hotbay.toml, if it exists].
+    #[arg(long, value_name = "FILE", global = true, help_heading = PLUGIN_OPTIONS)]
+    pub(crate) config: Option<PathBuf>,
+    /// The configuration, once it was read.
+    #[arg(skip)]
+    pub(crate) config_file: Option<ConfigFile>,
     /// Accepts plugins without a digest in their manifest. A damaged library can crash this process.
     #[arg(long, global = true, help_heading = PLUGIN_OPTIONS)]
     pub(crate) allow_unverified: bool,
@@ -139,6 +147,8 @@ pub(crate) enum Verb {
     /// With `--metrics`, serves metrics for Prometheus. Exits with 1 if no plugin could be loaded,
     /// unless `--watch` is given.
     Run(Run),
+    /// Checks or prints the configuration of the host, hotbay.toml.
+    Config(Config),
     /// Prints a completion script for a shell.
     ///
     /// For bash: `source <(hotbay completions bash)`.
@@ -165,6 +175,27 @@ pub(crate) struct Build {
     /// Rebuilds plugins as they change, without debug information, until Ctrl-C.
     #[arg(long)]
     pub(crate) watch: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub(crate) verb: ConfigVerb,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Reports the mistakes in the file, and what it names that does not exist.
+    ///
+    /// Reads only manifests and the stamps of libraries. Runs no plugin code. Exits with 1 if there is a
+    /// mistake.
+    Check,
+    /// Prints the effective values, and the place that sets each.
+    ///
+    /// Values that contain a variable of the environment or the text of another file are not shown.
+    Show,
+    /// Prints the JSON Schema of the file, for editors.
+    Schema,
 }
 
 #[derive(Debug, clap::Args)]

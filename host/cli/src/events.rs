@@ -65,7 +65,9 @@ impl EventPrinter {
 fn columns(event: &HostEvent) -> (String, String, Vec<String>) {
     let name = event.name().replace('_', " ");
     let text = event.to_string();
-    let mut lines = text.strip_prefix(&name).unwrap_or(&text).lines();
+    let rest = text.strip_prefix(&name).unwrap_or(&text);
+    // An event about no plugin.
+    let mut lines = rest.strip_prefix(':').unwrap_or(rest).lines();
     let first = lines.next().unwrap_or_default();
     let gap = NAME_WIDTH.saturating_sub(name.len()) + 1;
     let first = if first.is_empty() { String::new() } else { format!("{:gap$}{first}", "") };
@@ -74,8 +76,9 @@ fn columns(event: &HostEvent) -> (String, String, Vec<String>) {
 
 fn style(event: &HostEvent) -> Style {
     match event.name() {
-        "loaded" | "promoted" | "restored" | "restarted" => Style::Green,
-        "refused" | "rolled_back" | "faulted" | "child_exited" | "shutdown_failed" => Style::Red,
+        "config_changed" | "loaded" | "promoted" | "restored" | "restarted" => Style::Green,
+        "config_rejected" | "refused" | "rolled_back" | "faulted" | "child_exited"
+        | "shutdown_failed" => Style::Red,
         "quarantined" | "kept" | "listens_beyond_loopback" | "missed" => Style::Yellow,
         _ => Style::Dim,
     }

@@ -1,37 +1,43 @@
 //! `hotbay inspect`: prints details of a plugin, without running it.
 
 use hotbay::Manifest;
-use hotbay::inspect::{Built, Inspection};
+use hotbay::inspect::{self, Built, Inspection};
 use hotbay::manifest::Provided;
 use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
 use crate::child_process::{self, ChildOutcome};
+use crate::config::without_secrets;
 use crate::contract::contract_json;
 use crate::failure::{Failure, error_json, short};
 use crate::output::Out;
-use crate::plugin_dirs::{builder, find_folder};
+use crate::plugin_dirs::{FoundPlugin, builder, find};
 use crate::{Status, survey_report};
 
 /// The digest of a plugin whose manifest does not state it.
 const NO_DIGEST: &str = "not in the manifest";
 
 pub(crate) fn inspect(args: &Inspect, options: &Options, out: &mut Out) -> Result<Status, Failure> {
-    let folder = find_folder(&args.plugin, options)?;
-    let inspection = hotbay::inspect::plugin(&builder(options, &[]), &folder);
+    let FoundPlugin { folder, instance } = find(&args.plugin, options)?;
+    let builder = builder(options, &[]);
+    let inspection = match &instance {
+        Some(name) => inspect::instance(&builder, &folder, name)
+            .map_err(|error| Failure::new("not_found", error.to_string()))?,
+        None => inspect::plugin(&builder, &folder),
+    };
     let can_be_opened = inspection.library.is_some() && !is_process(&inspection);
     let abi = match args.verbose && can_be_opened {
         true => Some(abi(&inspection, options)?),
         false => None,
     };
     if options.json {
-        let mut json = as_json(&inspection);
+        let mut json = as_json(&inspection, options);
         if let Some(abi) = &abi {
             json["abi"] = abi.json();
         }
         out.json(&json)?;
     } else {
-        print(&inspection, out)?;
+        print(&inspection, options, out)?;
         if let Some(abi) = &abi {
             abi.print(out)?;
         }
@@ -96,12 +102,12 @@ impl Abi {
     }
 }
 
-fn print(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
+fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<(), Failure> {
     let surveyed = &inspection.surveyed;
     out.line(&title(inspection))?;
     let mut facts = vec![("folder", surveyed.folder.display().to_string())];
     if let Some(manifest) = &surveyed.manifest {
-        facts.extend(manifest_facts(manifest));
+        facts.extend(manifest_facts(manifest, options));
     }
     if let Some(built) = &surveyed.built {
         facts.extend(stamp_facts(built));
@@ -113,6 +119,7 @@ fn print(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
             out.line(&format!("  hint: {}", survey_report::seal_hint(surveyed)))?;
         }
     }
+    print_permissions(inspection, out)?;
     for contract in &inspection.contracts {
         out.line(&format!("  {:<15}{} {}", "contract", contract.name, contract.version))?;
         contract.methods.iter().try_for_each(|method| out.line(&format!("    {method}")))?;
@@ -124,6 +131,29 @@ fn print(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
             error.hint().map_or(Ok(()), |hint| out.line(&format!("  hint: {hint}")))
         }
     }
+}
+
+/// Prints what the manifest requests, what is granted, and what the plugin has.
+fn print_permissions(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
+    let permissions = &inspection.permissions;
+    let Some(width) = permissions.iter().map(|one| one.permission.len()).max() else {
+        return Ok(());
+    };
+    for (at, one) in permissions.iter().enumerate() {
+        let title = if at == 0 { "permissions" } else { "" };
+        let requested = if one.is_requested { "requested" } else { "not requested" };
+        let granted = if one.is_granted { "granted" } else { "not granted" };
+        let result = match (one.is_requested, one.is_granted) {
+            (true, true) => "allowed",
+            (true, false) => "denied",
+            (false, _) => "unused",
+        };
+        let permission = &one.permission;
+        out.line(&format!(
+            "  {title:<15}{permission:<width$}  {requested:<13}  {granted:<11}  {result}"
+        ))?;
+    }
+    Ok(())
 }
 
 fn title(inspection: &Inspection) -> String {
@@ -144,12 +174,11 @@ fn provided(provided: &Provided) -> String {
 
 type Facts = Vec<(&'static str, String)>;
 
-fn manifest_facts(manifest: &Manifest) -> Facts {
+fn manifest_facts(manifest: &Manifest, options: &Options) -> Facts {
     let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
     let requires = manifest.requires().iter();
     let requires: Vec<_> = requires.map(|(name, version)| format!("{name} {version}")).collect();
     let provides: Vec<_> = manifest.provides().iter().map(provided).collect();
-    let permissions: Vec<_> = manifest.permissions().iter().map(String::as_str).collect();
     vec![
         ("description", text(manifest.description())),
         ("authors", manifest.authors().join(", ")),
@@ -158,11 +187,15 @@ fn manifest_facts(manifest: &Manifest) -> Facts {
         ("requires API", manifest.api().to_string()),
         ("requires", requires.join(", ")),
         ("provides", provides.join(", ")),
-        ("permissions", permissions.join(", ")),
         ("limits", limits(manifest).to_string()),
-        ("config", manifest.config().to_string()),
+        ("config", shown_config(manifest, options).to_string()),
         ("command", manifest.command().join(" ")),
     ]
+}
+
+/// Returns the config without secrets.
+fn shown_config(manifest: &Manifest, options: &Options) -> Value {
+    without_secrets(manifest.name().as_str(), manifest.config(), options)
 }
 
 fn stamp_facts(built: &Built) -> Facts {
@@ -195,7 +228,7 @@ fn file_facts(inspection: &Inspection) -> Facts {
     ]
 }
 
-fn as_json(inspection: &Inspection) -> Value {
+fn as_json(inspection: &Inspection, options: &Options) -> Value {
     let surveyed = &inspection.surveyed;
     let manifest = surveyed.manifest.as_ref();
     let sha256 = manifest.and_then(|manifest| manifest.sha256());
@@ -217,13 +250,17 @@ fn as_json(inspection: &Inspection) -> Value {
         "version": manifest.map(|manifest| manifest.version().to_string()),
         "kind": manifest.map(|manifest| manifest.kind().as_str()),
         "folder": surveyed.folder.display().to_string(),
-        "manifest": manifest.map(manifest_json),
+        "manifest": manifest.map(|manifest| manifest_json(manifest, options)),
         "built": surveyed.built.as_ref().map(|built| json!({
             "package": built.package, "version": built.version.to_string(),
             "api": built.api.to_string(), "rustc": built.rustc,
             "target": built.target, "panic": built.panic,
         })),
         "library": file.as_ref().filter(|_| !is_process(inspection)),
+        "permissions": inspection.permissions.iter().map(|one| json!({
+            "permission": one.permission, "is_requested": one.is_requested,
+            "is_granted": one.is_granted, "is_allowed": one.is_requested && one.is_granted,
+        })).collect::<Vec<_>>(),
         "contracts": inspection.contracts.iter().map(contract_json).collect::<Vec<_>>(),
         "program": file.as_ref().filter(|_| is_process(inspection)),
         "state": if surveyed.problem.is_none() { "ready" } else { "refused" },
@@ -231,7 +268,7 @@ fn as_json(inspection: &Inspection) -> Value {
     })
 }
 
-fn manifest_json(manifest: &Manifest) -> Value {
+fn manifest_json(manifest: &Manifest, options: &Options) -> Value {
     let requires = manifest.requires().iter();
     let requires: serde_json::Map<_, _> =
         requires.map(|(name, version)| (name.to_string(), version.to_string().into())).collect();
@@ -241,7 +278,7 @@ fn manifest_json(manifest: &Manifest) -> Value {
         "package": manifest.package(), "api": manifest.api().to_string(),
         "description": manifest.description(), "authors": manifest.authors(),
         "license": manifest.license(), "homepage": manifest.homepage(),
-        "config": manifest.config(), "requires": requires, "provides": provides,
+        "config": shown_config(manifest, options), "requires": requires, "provides": provides,
         "permissions": manifest.permissions(), "limits": limits(manifest),
         "handover": manifest.handover().as_str(), "unload": manifest.unload().as_str(),
         "command": manifest.command(),

@@ -7,6 +7,7 @@ use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use serde_json::{Value, json};
 
 use crate::args::Options;
+use crate::config::accepts_unverified;
 use crate::failure::{Failure, error_json, own_json, short};
 use crate::output::{Out, Row, print_hint, print_message};
 use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, quoted};
@@ -73,10 +74,13 @@ struct Problem {
 
 impl Problem {
     fn of(one: &SurveyedPlugin, options: &Options) -> Option<Self> {
+        if one.is_disabled {
+            return None;
+        }
         if let Some(error) = &one.problem {
             return Some(Self { text: short(error), json: error_json(error) });
         }
-        if options.allow_unverified || !survey_report::has_no_digest(one) {
+        if accepts_unverified(options) || !survey_report::has_no_digest(one) {
             return None;
         }
         let message = "plugin.json contains no digest";
@@ -96,7 +100,7 @@ fn row(one: &SurveyedPlugin, problem: Option<&Problem>) -> Row {
             survey_report::name(one),
             or_dash(manifest.map(|manifest| manifest.version().to_string())),
             or_dash(manifest.map(|manifest| manifest.kind().to_string())),
-            state(problem).to_owned(),
+            state(one, problem).to_owned(),
             problem.map_or("", |problem| &problem.text).to_owned(),
         ],
         state_column: 3,
@@ -114,11 +118,15 @@ fn as_json(one: &SurveyedPlugin, problem: Option<&Problem>) -> Value {
         "folder": one.folder.display().to_string(),
         "has_digest": manifest.is_some_and(|manifest| manifest.sha256().is_some()),
         "api": one.built.as_ref().map(|built| built.api.to_string()),
-        "state": state(problem),
+        "state": state(one, problem),
         "problem": problem.map(|problem| &problem.json),
     })
 }
 
-fn state(problem: Option<&Problem>) -> &'static str {
-    if problem.is_some() { "refused" } else { "ready" }
+fn state(one: &SurveyedPlugin, problem: Option<&Problem>) -> &'static str {
+    match problem {
+        _ if one.is_disabled => "disabled",
+        Some(_) => "refused",
+        None => "ready",
+    }
 }

@@ -6,6 +6,7 @@ mod build;
 mod call;
 mod check;
 mod child_process;
+mod config;
 mod contract;
 mod events;
 mod failure;
@@ -48,10 +49,10 @@ fn main() -> ExitCode {
     if let Some(code) = hotbay_build::plugins::run_as_wrapper() {
         return code;
     }
-    let args = Args::parse();
+    let mut args = Args::parse();
     start_log(&args.options);
     let mut out = Out::new();
-    let outcome = run(&args, &mut out);
+    let outcome = config::read(&mut args).and_then(|()| run(&args, &mut out));
     match outcome.and_then(|status| out.flush().map(|()| status)) {
         Ok(Status::Success) => ExitCode::SUCCESS,
         Ok(Status::Failed) => ExitCode::from(1),
@@ -75,6 +76,7 @@ fn run(args: &Args, out: &mut Out) -> Result<Status, Failure> {
         Verb::Call(args) => call::call(args, options, out),
         Verb::Pipe(args) => pipe::pipe(args, options, out),
         Verb::Run(args) => run::run(args, options, out),
+        Verb::Config(args) => config::config(args, options, out),
         Verb::Completions(args) => args::completions(args, out),
         Verb::Man(args) => args::man(args, out),
         Verb::TrialLoad(args) => trial_loads::load(args, options, out),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use hotbay::inspect::{self, Survey, SurveyedPlugin};
-use hotbay::{Error, Host, HostBuilder, PluginName};
+use hotbay::{ConfigFile, Discovered, Error, Host, HostBuilder, LoadOptions, PluginName};
 use hotbay_manifest::nearest;
 
 use crate::args::Options;
@@ -21,10 +21,13 @@ const MAX_REASONS: usize = 4;
 pub(crate) const NO_PLUGINS_HINT: &str =
     "build a plugin with `hotbay build`, or pass the folder that contains plugins with `--dir`";
 
-/// Returns the folders of `--dir`, or the default one if it exists.
+/// Returns the folders of `--dir` or the configuration, or the default one if it exists.
 pub(crate) fn dirs(options: &Options) -> Vec<PathBuf> {
     if !options.dirs.is_empty() {
         return options.dirs.clone();
+    }
+    if let Some(dirs) = options.config_file.as_ref().and_then(ConfigFile::plugin_dirs) {
+        return dirs.to_vec();
     }
     let default = DEFAULT_DIRS.iter().map(PathBuf::from).find(|dir| dir.is_dir());
     if default.is_none() {
@@ -37,11 +40,19 @@ pub(crate) fn dirs(options: &Options) -> Vec<PathBuf> {
 
 /// Creates a builder for hosts that follow `options` and search `dirs`.
 pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
-    let builder = Host::builder()
-        .allow_unverified(options.allow_unverified)
-        .allow_writable_by_others(options.allow_writable)
-        .keep_staged(options.keep_staged);
-    dirs.iter().fold(builder, |builder, dir| builder.plugin_dir(dir))
+    let builder = Host::builder().keep_staged(options.keep_staged);
+    let mut builder = match &options.config_file {
+        Some(file) => builder.config(file.clone().with_plugin_dirs(dirs.to_vec())),
+        None => dirs.iter().fold(builder, |builder, dir| builder.plugin_dir(dir)),
+    };
+    // An option that is not given leaves the value of the configuration.
+    if options.allow_unverified {
+        builder = builder.allow_unverified(true);
+    }
+    if options.allow_writable {
+        builder = builder.allow_writable_by_others(true);
+    }
+    builder
 }
 
 /// Returns the paths in backticks, separated by commas.
@@ -50,53 +61,81 @@ pub(crate) fn quoted(dirs: &[PathBuf]) -> String {
     dirs.join(", ")
 }
 
+/// A plugin's folder, and its name if it is an instance that the configuration names.
+pub(crate) struct FoundPlugin {
+    pub(crate) folder: PathBuf,
+    pub(crate) instance: Option<String>,
+}
+
+impl From<PathBuf> for FoundPlugin {
+    fn from(folder: PathBuf) -> Self {
+        Self { folder, instance: None }
+    }
+}
+
 /// Returns the folder of a plugin that is given by its name, its folder or its manifest.
 pub(crate) fn find_folder(plugin: &str, options: &Options) -> Result<PathBuf, Failure> {
+    find(plugin, options).map(|found| found.folder)
+}
+
+/// Finds a plugin that is given by its name, its folder or its manifest.
+pub(crate) fn find(plugin: &str, options: &Options) -> Result<FoundPlugin, Failure> {
     let path = Path::new(plugin);
     if path.file_name().is_some_and(|name| name == "plugin.json") {
         let folder = path.parent().unwrap_or(Path::new(""));
         let is_current = folder.as_os_str().is_empty();
-        return Ok(if is_current { ".".into() } else { folder.to_owned() });
+        let folder = if is_current { ".".into() } else { folder.to_owned() };
+        return Ok(folder.into());
     }
     if PluginName::new(plugin).is_err() {
-        return Ok(path.to_owned());
+        return Ok(path.to_owned().into());
     }
     let dirs = dirs(options);
     let Survey { plugins: surveyed, errors, .. } = inspect::survey(&builder(options, &dirs));
-    let folders: Vec<_> = named(&surveyed, plugin).map(|one| one.folder.clone()).collect();
-    match folders.as_slice() {
-        [folder] => Ok(folder.clone()),
-        [] if path.join("plugin.json").is_file() => Ok(path.to_owned()),
+    let found: Vec<_> = named(&surveyed, plugin).collect();
+    match found.as_slice() {
+        [one] => Ok(FoundPlugin {
+            folder: one.folder.clone(),
+            instance: one.instance.as_ref().map(ToString::to_string),
+        }),
+        [] if path.join("plugin.json").is_file() => Ok(path.to_owned().into()),
         [] => Err(not_found(plugin, &surveyed, &errors, &dirs)),
         several => {
             let found = several.len();
-            let message = format!("found {found} plugins named `{plugin}`: {}", quoted(several));
+            let folders: Vec<_> = several.iter().map(|one| one.folder.clone()).collect();
+            let message = format!("found {found} plugins named `{plugin}`: {}", quoted(&folders));
             Err(Failure::new("duplicate", message)
                 .with_hint("pass the plugin's folder instead of its name"))
         }
     }
 }
 
-/// Returns the folders of the plugins with these names and of all their requirements.
+/// Returns the plugins with these names and all their requirements, as the host finds them.
 pub(crate) fn with_required(
     names: &[String],
     surveyed: &[SurveyedPlugin],
     errors: &[Error],
     dirs: &[PathBuf],
-) -> Result<Vec<PathBuf>, Failure> {
-    let mut folders = Vec::new();
+) -> Result<Vec<Discovered>, Failure> {
+    let (mut folders, mut instances) = (Vec::new(), Vec::new());
     for name in names {
         if named(surveyed, name).next().is_none() {
             return Err(not_found(name, surveyed, errors, dirs));
         }
         for one in named(surveyed, name) {
-            folders.push(one.folder.clone());
+            match one.instance.is_some() {
+                true => instances.push((one.folder.clone(), name)),
+                false => folders.push(one.folder.clone()),
+            }
             folders.extend(required(one, surveyed));
         }
     }
     folders.sort();
     folders.dedup();
-    Ok(folders)
+    let instances = instances.into_iter().map(|(folder, name)| {
+        Discovered::new(folder).with_options(LoadOptions::new().with_name(name))
+    });
+    Ok(folders.into_iter().map(Discovered::new).chain(instances).collect())
 }
 
 /// Returns the folders of a plugin's direct and indirect requirements, without its own.
@@ -123,9 +162,10 @@ fn named<'a>(
     surveyed: &'a [SurveyedPlugin],
     name: &'a str,
 ) -> impl Iterator<Item = &'a SurveyedPlugin> {
-    surveyed.iter().filter(move |one| match &one.manifest {
-        Some(manifest) => manifest.name().as_str() == name,
-        None => one.folder.file_name().is_some_and(|folder| folder == name),
+    surveyed.iter().filter(move |one| match (&one.manifest, &one.instance) {
+        (Some(manifest), _) => manifest.name().as_str() == name,
+        (None, Some(instance)) => instance.as_str() == name,
+        (None, None) => one.folder.file_name().is_some_and(|folder| folder == name),
     })
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{self, Receiver};
 
 use crate::Status;
 use crate::args::{Options, Run};
+use crate::config::is_set;
 use crate::events::{EventHistory, EventPrinter};
 use crate::failure::Failure;
 use crate::metrics_page::{self, BoundPage, MetricsPage};
@@ -26,7 +27,8 @@ pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Status
     // Before plugins are loaded, so that a signal always stops them.
     signals::listen(&sender).map_err(|error| Failure::io("cannot handle signals", &error))?;
     let page = args.metrics.map(metrics_page::bind).transpose()?;
-    let mut builder = builder(options, &dirs).hot_reload(args.watch);
+    let is_watched = args.watch || is_set(options, "reload.watch");
+    let mut builder = builder(options, &dirs).hot_reload(is_watched);
     if let Some(interval_ms) = args.poll_ms {
         builder = builder.watch_poll_interval(Duration::from_millis(interval_ms));
     }
@@ -42,8 +44,8 @@ pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Status
         shutdown: Shutdown::NotRequested,
         host,
         printer: EventPrinter::new(options.json),
-        history: EventHistory::new(args.watch),
-        watched: args.watch.then_some(dirs.as_slice()).filter(|dirs| !dirs.is_empty()),
+        history: EventHistory::new(is_watched),
+        watched: is_watched.then_some(dirs.as_slice()).filter(|dirs| !dirs.is_empty()),
         dirs: &dirs,
         status: Status::Success,
     };

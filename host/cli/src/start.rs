@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use hotbay::inspect::{self, Survey};
 use hotbay::{
-    Error, ErrorKind, Events, Host, HostBuilder, HostEvent, Pipeline, PipelineStep, PluginHandle,
+    Discovered, Discovery, Error, ErrorKind, Events, Host, HostBuilder, HostEvent, Pipeline,
+    PipelineStep, PluginHandle,
 };
 
 use crate::args::Options;
@@ -41,8 +42,8 @@ pub(crate) fn start_with(
 ) -> Result<LoadedPlugins, Failure> {
     let dirs = dirs(options);
     let Survey { plugins: surveyed, errors, .. } = inspect::survey(&builder(options, &dirs));
-    let folders = with_required(names, &surveyed, &errors, &dirs)?;
-    let host = configure(builder(options, &folders)).build()?;
+    let needed = Needed(with_required(names, &surveyed, &errors, &dirs)?);
+    let host = configure(builder(options, &[]).discovery(needed)).build()?;
     let events = host.events();
     let report = block_on(host.load_all());
     let is_requested = |name: &str| names.iter().any(|requested| requested == name);
@@ -60,6 +61,15 @@ pub(crate) fn start_with(
     let plugins = names.iter().map(|name| host.plugin(name));
     let plugins = plugins.collect::<Result<_, _>>()?;
     Ok(LoadedPlugins { plugins, host, events, grace: GRACE })
+}
+
+/// The plugins that a call needs.
+struct Needed(Vec<Discovered>);
+
+impl Discovery for Needed {
+    fn discover(&self) -> Vec<Result<Discovered, Error>> {
+        self.0.iter().cloned().map(Ok).collect()
+    }
 }
 
 impl LoadedPlugins {

@@ -10,6 +10,9 @@ use crate::output::{print_hint, print_message};
 
 /// Returns the plugin's name, or that of its folder if its manifest cannot be read.
 pub(crate) fn name(one: &SurveyedPlugin) -> String {
+    if let Some(instance) = &one.instance {
+        return instance.to_string();
+    }
     match (&one.manifest, one.folder.file_name()) {
         (Some(manifest), _) => manifest.name().to_string(),
         (None, Some(name)) => name.to_string_lossy().into_owned(),

@@ -11,6 +11,8 @@ use hotbay_plugin::contract::internal::{Description, ServedBy};
 use hotbay_plugin::{CallContext, Config, Output, Payload, Plugin, PluginError};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "config-file")]
+use super::config_file::{ConfigFile, ConfigState, watch_config};
 use super::discovery::{DirectoryWalk, Discovery};
 use super::factories::{
     Factories, Serves, function_source, invalid_contract, manifest_of, served_source, service_of,
@@ -31,8 +33,8 @@ use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
 use crate::id::{InvalidName, PluginName};
 use crate::loader::{
-    AbandonedChecks, Candidate, CheckedSchemas, CoalescingQueue, LoaderContext, PermissionPolicy,
-    Source,
+    AbandonedChecks, Candidate, CheckedSchemas, CoalescingQueue, CurrentSettings, LoaderContext,
+    PermissionPolicy, PluginSettings, Source,
 };
 use crate::middleware::{Layer, Layers, ResponseCache};
 use crate::providers::{Choices, Preference, Preferences};
@@ -65,7 +67,10 @@ pub struct HostBuilder {
     want_frames: bool,
     default_deadline: Option<Duration>,
     layers: Layers,
-    permission_policy: Option<PermissionPolicy>,
+    pub(crate) permission_policy: Option<PermissionPolicy>,
+    pub(crate) settings: PluginSettings,
+    #[cfg(feature = "config-file")]
+    config_file: Option<ConfigFile>,
     /// The first invalid setting.
     invalid: Option<Error>,
     preferences: Preferences,
@@ -100,6 +105,9 @@ impl HostBuilder {
             default_deadline: None,
             layers: Layers::default(),
             permission_policy: None,
+            settings: PluginSettings::default(),
+            #[cfg(feature = "config-file")]
+            config_file: None,
             invalid: None,
             preferences: Preferences::default(),
             staging_dir: None,
@@ -139,6 +147,63 @@ impl HostBuilder {
     /// program's folder is checked again at each start.
     pub fn allow_writable_by_others(mut self, allow: bool) -> Self {
         self.rules.allow_writable_by_others = allow;
+        self
+    }
+
+    /// Reads the configuration of the host from a `hotbay.toml`, as if its values were set here: later
+    /// calls of other methods replace them. With [`hot_reload`](Self::hot_reload), changes of the file
+    /// are applied while the host runs: see [`Host::apply_config`].
+    ///
+    /// A mistake in the file fails in [`build`](Self::build). The file must not be writable by other
+    /// users, unless [`allow_writable_by_others`](Self::allow_writable_by_others) was called before.
+    ///
+    /// ```
+    /// # use hotbay::{ErrorKind, Host};
+    /// let error = Host::builder().config_file("no/such/hotbay.toml").build().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Config);
+    /// ```
+    #[cfg(feature = "config-file")]
+    pub fn config_file(self, file: impl AsRef<std::path::Path>) -> Self {
+        match ConfigFile::read_with(file.as_ref(), self.rules.trust()) {
+            Ok(file) => self.config(file),
+            Err(error) => {
+                let mut this = self;
+                this.invalid.get_or_insert(error);
+                this
+            }
+        }
+    }
+
+    /// Uses a configuration that was read before, like [`config_file`](Self::config_file).
+    #[cfg(feature = "config-file")]
+    pub fn config(mut self, file: ConfigFile) -> Self {
+        let settings = file.settings();
+        self.dirs.extend(settings.plugin_dirs.clone().unwrap_or_default());
+        if let Some(dir) = &settings.staging_dir {
+            self.staging_dir = Some(dir.clone());
+        }
+        if let Some(deadline) = settings.default_deadline {
+            self.default_deadline = Some(deadline);
+        }
+        self.environment.extend(settings.environment.iter().cloned());
+        if let Some(allow) = settings.allow_unverified {
+            self.rules.allow_unverified = allow;
+        }
+        if let Some(allow) = settings.allow_writable_by_others {
+            self.rules.allow_writable_by_others = allow;
+        }
+        self.is_watched = settings.watch.unwrap_or(self.is_watched);
+        self.poll_interval = settings.poll_interval.or(self.poll_interval);
+        self.unload_removed = settings.unload_removed.unwrap_or(self.unload_removed);
+        let mut limits = self.limits.clone();
+        file.set_limits(&mut limits);
+        self = self.limits(limits);
+        self.quarantine = file.quarantine(self.quarantine);
+        for (contract, plugins) in &settings.providers {
+            self = self.prefer_providers(contract, plugins.iter().map(PluginName::as_str));
+        }
+        self.settings = file.plugin_settings();
+        self.config_file = Some(file);
         self
     }
 
@@ -587,8 +652,10 @@ impl HostBuilder {
         }
         let staging_dir = self.staging_dir.unwrap_or_else(std::env::temp_dir);
         let dirs: Vec<_> = self.dirs.iter().map(|dir| absolute(dir)).collect();
+        let settings = Arc::new(CurrentSettings::new(self.settings));
         let discovery = self.discovery.unwrap_or_else(|| {
-            Box::new(DirectoryWalk { dirs: dirs.clone(), rules: self.rules.clone() })
+            let (dirs, rules) = (dirs.clone(), self.rules.clone());
+            Box::new(DirectoryWalk { dirs, rules, settings: Arc::clone(&settings) })
         });
         let services = Arc::new(self.services);
         let contract_calls: Arc<dyn ContractCalls> = Arc::<HostContracts>::clone(&services);
@@ -602,6 +669,7 @@ impl HostBuilder {
                 capture_panic_backtrace: self.want_frames,
                 default_deadline: self.default_deadline,
                 permission_policy: self.permission_policy,
+                settings,
                 timer: Timer::new(),
                 events,
                 staging: StagingArea::new(Some(&absolute(&staging_dir)), self.keep_staged).into(),
@@ -626,6 +694,8 @@ impl HostBuilder {
             cancellation: OnceLock::new(),
             reload_queue: CoalescingQueue::new(),
             watch: Mutex::default(),
+            #[cfg(feature = "config-file")]
+            config: Mutex::new(ConfigState::new(self.config_file)),
         });
         services.set_host(Arc::downgrade(&inner));
         let host = Host { inner: SameProcess::new(inner) };
@@ -634,6 +704,8 @@ impl HostBuilder {
         }
         if self.is_watched {
             watch(&host.inner, self.poll_interval, self.unload_removed)?;
+            #[cfg(feature = "config-file")]
+            watch_config(&host.inner, self.poll_interval)?;
         }
         // After the watch, which a shutdown ends.
         if let Some(token) = self.cancellation {

@@ -1,11 +1,12 @@
 //! Finds the folders of plugins that `load_all` loads.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::artifact::discover::folders;
 use crate::artifact::trust::Rules;
 use crate::error::Error;
-use crate::loader::LoadOptions;
+use crate::loader::{CurrentSettings, LoadOptions};
 
 /// Finds plugins for [`Host::load_all`](crate::Host::load_all).
 ///
@@ -73,12 +74,19 @@ impl Discovered {
 pub(super) struct DirectoryWalk {
     pub(super) dirs: Vec<PathBuf>,
     pub(super) rules: Rules,
+    /// What the configuration adds: further instances.
+    pub(super) settings: Arc<CurrentSettings>,
 }
 
 impl Discovery for DirectoryWalk {
     fn discover(&self) -> Vec<Result<Discovered, Error>> {
         let (folders, errors) = folders(&self.dirs, &self.rules);
         let folders = folders.into_iter().map(|folder| Ok(Discovered::new(folder)));
-        folders.chain(errors.into_iter().map(Err)).collect()
+        let settings = self.settings.load();
+        let instances = settings.instances().map(|(name, folder)| {
+            let options = LoadOptions::new().with_name(name.as_str());
+            Ok(Discovered::new(folder).with_options(options))
+        });
+        folders.chain(instances).chain(errors.into_iter().map(Err)).collect()
     }
 }

@@ -11,6 +11,8 @@ use hotbay_plugin::{CallContext, Output, Payload, Plugin, PluginError};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+#[cfg(feature = "config-file")]
+use super::config_file::{ConfigChanges, ConfigFile, apply_config};
 use super::factories::{
     Serves, function_source, invalid_contract, manifest_of, not_registered, served_source,
 };
@@ -128,6 +130,24 @@ impl Host {
         let state = options.take_state();
         let load = move || host.inner.load_folder(&folder, &Arc::new(options), state);
         on_thread("hotbay-load", load).await?
+    }
+
+    /// Applies a configuration that changed. The plugins whose settings differ are reloaded, loaded or
+    /// unloaded. Values that apply to the host itself need a restart, and so do those of compiled-in
+    /// plugins.
+    ///
+    /// A host with [`HostBuilder::config_file`](crate::HostBuilder::config_file) and
+    /// [`hot_reload`](crate::HostBuilder::hot_reload) does it by itself, and emits
+    /// [`HostEvent::ConfigChanged`].
+    ///
+    /// # Errors
+    ///
+    /// `Shutdown`. What fails for a plugin is in [`ConfigChanges::failed`].
+    #[cfg(feature = "config-file")]
+    pub async fn apply_config(&self, config: ConfigFile) -> Result<ConfigChanges, Error> {
+        self.check_process()?;
+        let host = self.clone();
+        on_thread("hotbay-config", move || apply_config(&host.inner, config)).await
     }
 
     /// Returns a handle to a plugin that serves.

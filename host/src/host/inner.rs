@@ -9,6 +9,8 @@ use std::{io, thread};
 use hotbay_plugin::Snapshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+#[cfg(feature = "config-file")]
+use super::config_file::ConfigState;
 use super::discovery::Discovery;
 use super::factories::Factories;
 use super::parallel::each;
@@ -43,6 +45,8 @@ pub(super) struct Inner {
     pub(super) unloads: Arc<WaitGroup>,
     /// `None` if nothing is watched, or not anymore.
     pub(super) watch: Mutex<Option<Watch>>,
+    #[cfg(feature = "config-file")]
+    pub(super) config: Mutex<ConfigState>,
     /// Stops the thread that waits for the application's token.
     pub(super) cancellation: OnceLock<DropGuard>,
     pub(super) _events: EventBusOwner,
@@ -121,6 +125,7 @@ impl Inner {
     ) -> Result<PluginHandle, Error> {
         // Counted first, so that a shutdown that does not find the plugin waits for its load.
         let _running = self.background.start();
+        let candidate = &candidate.clone().with_settings(&self.context.settings.load())?;
         let reservation = self.registry.reserve(candidate)?;
         self.check_retained(candidate)?;
         let layers = self.layers.of(&candidate.manifest)?;
@@ -200,6 +205,8 @@ impl Inner {
         // Joined before anything is locked: the watch may wait for the same locks.
         let watch = lock(&self.watch).take();
         drop(watch);
+        #[cfg(feature = "config-file")]
+        lock(&self.config).stop_watching();
         let Some(leaving) = self.registry.close() else {
             return self.registry.shutdown.wait();
         };

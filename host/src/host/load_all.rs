@@ -17,7 +17,7 @@ use crate::artifact::discover::{FolderSearch, search};
 use crate::artifact::trust::Rules;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
-use crate::loader::{Candidate, LoadOptions, Source, SurveyedPlugin, survey_one};
+use crate::loader::{Candidate, LoadOptions, PluginSettings, Source, SurveyedPlugin, survey_one};
 use crate::panic::catch_panic;
 
 /// The outcome of [`Host::load_all`](crate::Host::load_all).
@@ -96,11 +96,13 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
     let mut found = discover(host, &mut report);
     let serving = host.registry.serving();
     found.retain(|plugin| !is_serving(plugin, &serving));
+    let settings = host.context.settings.load();
     let read = each(&found, |plugin| plugin.read(&host.context.rules));
     let mut candidates = Vec::new();
     for (plugin, candidate) in found.into_iter().zip(read) {
         match candidate {
             Ok(candidate) if is_loaded(&candidate, &serving) => {}
+            Ok(candidate) if settings.is_disabled(candidate.manifest.name()) => {}
             Ok(candidate) => candidates.push((candidate, plugin.state)),
             Err(error) => report.refuse(host, &plugin.folder, error),
         }
@@ -116,9 +118,16 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
 }
 
 /// Surveys all plugins of `dirs` without running them.
-pub(crate) fn survey(dirs: &[PathBuf], rules: &Rules) -> (Vec<SurveyedPlugin>, FolderSearch) {
+pub(crate) fn survey(
+    dirs: &[PathBuf],
+    rules: &Rules,
+    settings: &PluginSettings,
+) -> (Vec<SurveyedPlugin>, FolderSearch) {
     let found = search(dirs, rules);
-    let mut surveyed = each(&found.folders, |folder| survey_one(folder, rules));
+    let folders = found.folders.iter().map(|folder| (folder, None));
+    let instances = settings.instances().map(|(name, folder)| (folder, Some(name)));
+    let all: Vec<_> = folders.chain(instances).collect();
+    let mut surveyed = each(&all, |(folder, name)| survey_one(folder, rules, settings, *name));
     for (index, problem) in problems_together(&surveyed) {
         surveyed[index].problem.get_or_insert(problem);
     }
@@ -287,6 +296,10 @@ fn start(
         for ((candidate, _), loaded) in level.into_iter().zip(loaded) {
             match loaded {
                 Ok(_) => report.loaded.extend(loaded_plugin(host, candidate)),
+                // Another thread loads it.
+                Err(error)
+                    if error.kind() == ErrorKind::Duplicate
+                        && host.registry.is_present(candidate) => {}
                 Err(error) => report.refuse(host, candidate.place(), error),
             }
         }

@@ -1,6 +1,8 @@
 //! The host: owns and connects the parts.
 
 mod builder;
+#[cfg(feature = "config-file")]
+mod config_file;
 mod discovery;
 mod factories;
 #[expect(clippy::module_inception, reason = "the file of the type `Host`")]
@@ -17,6 +19,8 @@ mod services;
 mod watching;
 
 pub use builder::HostBuilder;
+#[cfg(feature = "config-file")]
+pub use config_file::{ConfigChanges, ConfigFile, ConfigValue};
 pub use discovery::{Discovered, Discovery};
 pub use factories::Serves;
 pub use host::Host;

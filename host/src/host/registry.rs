@@ -91,6 +91,15 @@ impl Registry {
         Ok(Reservation { registry: self, name: manifest.name().clone() })
     }
 
+    /// Returns whether a plugin is loading or serves from the folder of a candidate with its name.
+    pub(super) fn is_present(&self, candidate: &Candidate) -> bool {
+        let entries = self.read();
+        let there = entries.by_name.get(candidate.manifest.name());
+        there.is_some_and(|there| {
+            there.folder == candidate.folder && !matches!(there.stage, Stage::Unloading)
+        })
+    }
+
     pub(super) fn find(&self, name: &str) -> Result<PluginHandle, Error> {
         self.check_process()?;
         let entries = self.read();

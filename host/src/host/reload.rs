@@ -24,7 +24,9 @@ impl Inner {
     /// is queued, since that one will see the same files.
     pub(super) fn request_reload(self: &Arc<Self>, plugin: &PluginName, request: ReloadRequest) {
         let submitted = match &request {
-            ReloadRequest::Caller(_) => self.reload_queue.submit(plugin, request),
+            ReloadRequest::Caller(_) | ReloadRequest::Settings(_) => {
+                self.reload_queue.submit(plugin, request)
+            }
             ReloadRequest::Watch(_) | ReloadRequest::SameFolder => {
                 self.reload_queue.submit_if_idle(plugin, request)
             }
@@ -32,7 +34,9 @@ impl Inner {
         match submitted {
             Submission::Run(request) => self.submit(plugin.clone(), request),
             Submission::Queued => {}
-            Submission::Replaced(ReloadRequest::Caller(sender)) => {
+            Submission::Replaced(
+                ReloadRequest::Caller(sender) | ReloadRequest::Settings(sender),
+            ) => {
                 let _ = sender.send(Err(superseded(plugin)));
             }
             // The request that waits sees the files of this plugin, but not those of the others.
@@ -70,10 +74,14 @@ impl Inner {
 
     fn reload(self: &Arc<Self>, plugin: &PluginName, request: ReloadRequest) {
         let mut content = Content::default();
-        let is_explicit = matches!(request, ReloadRequest::Caller(_));
-        let reloaded = self.reload_now(plugin, is_explicit, &mut content);
+        let cause = match &request {
+            ReloadRequest::Caller(_) => Cause::Caller,
+            ReloadRequest::Settings(_) => Cause::Settings,
+            ReloadRequest::Watch(_) | ReloadRequest::SameFolder => Cause::Files,
+        };
+        let reloaded = self.reload_now(plugin, cause, &mut content);
         match request {
-            ReloadRequest::Caller(sender) => {
+            ReloadRequest::Caller(sender) | ReloadRequest::Settings(sender) => {
                 self.emit_rolled_back(plugin, &reloaded);
                 let _ = sender.send(reloaded);
             }
@@ -125,11 +133,11 @@ impl Inner {
     fn reload_now(
         self: &Arc<Self>,
         plugin: &PluginName,
-        is_explicit: bool,
+        cause: Cause,
         content: &mut Content,
     ) -> Result<Reloaded, Error> {
         let mut unhashed = None;
-        let reloaded = self.reload_from(plugin, is_explicit, content, &mut unhashed);
+        let reloaded = self.reload_from(plugin, cause, content, &mut unhashed);
         if reloaded.is_err()
             && let Some(artifact) = unhashed
         {
@@ -142,7 +150,7 @@ impl Inner {
     fn reload_from(
         self: &Arc<Self>,
         plugin: &PluginName,
-        is_explicit: bool,
+        cause: Cause,
         content: &mut Content,
         unhashed: &mut Option<Arc<Artifact>>,
     ) -> Result<Reloaded, Error> {
@@ -159,6 +167,8 @@ impl Inner {
         let rules = &self.context.rules;
         let next = Candidate::read_with(folder, rules, &there.options);
         content.set_manifest(&next, rules);
+        let settings = self.context.settings.load();
+        let next = next.and_then(|next| next.with_settings(&settings));
         let mut next = next.map_err(rolled_back)?;
         next.serving = serving;
         if next.manifest.name() != plugin {
@@ -180,12 +190,12 @@ impl Inner {
         let library = library?;
         let sha256 = sha256.or_else(|| library.as_deref().map(Artifact::content));
         // A new generation of the same build starts without faults.
-        let ends_quarantine = is_explicit && there.slot.health.is_quarantined();
+        let ends_quarantine = cause == Cause::Caller && there.slot.health.is_quarantined();
+        // The permissions may differ, which the manifest does not show.
+        let is_new = ends_quarantine || cause == Cause::Settings;
         match plan(&there.build, &next.manifest, sha256, &reloading.dependents) {
             // Schema files are part of the build too.
-            Plan::Unchanged
-                if !ends_quarantine && there.build.schemas == schema_digests(&next, rules) =>
-            {
+            Plan::Unchanged if !is_new && there.build.schemas == schema_digests(&next, rules) => {
                 return Ok(Reloaded::Unchanged);
             }
             Plan::Refuse(message) => {
@@ -244,6 +254,14 @@ impl Inner {
             tracing::error!(%error, "cannot start a thread to unload a generation");
         }
     }
+}
+
+/// What asks for a reload.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Files,
+    Caller,
+    Settings,
 }
 
 /// Returns whether a library cannot be the current one, since its manifest states another digest.

@@ -147,6 +147,12 @@ fn load(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
     let rules = &host.context.rules;
     let content = Content::of(&attempt.folder, rules);
     let candidate = Candidate::read_with(&attempt.folder, rules, &attempt.options);
+    let settings = host.context.settings.load();
+    if let Ok(candidate) = &candidate
+        && settings.is_disabled(candidate.manifest.name())
+    {
+        return attempt.outcome.send(AttemptOutcome::Done);
+    }
     let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
     let error = match &loaded {
         Ok(handle) => {

@@ -10,6 +10,7 @@ use hotbay_manifest::{Kind, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError,
 use hotbay_plugin::Snapshot;
 use serde_json::Value;
 
+use super::settings::PluginSettings;
 use crate::artifact::digest::Artifact;
 use crate::artifact::trust::Rules;
 use crate::artifact::{discover, locate, trust};
@@ -63,6 +64,16 @@ impl Candidate {
             .map_err(|error| refused(folder, ErrorKind::Manifest).caused_by(error))?;
         let (folder, options) = (Some(folder.to_owned()), Arc::clone(options));
         Ok(Self { folder, text, options, ..Self::compiled_in(manifest) })
+    }
+
+    /// Applies what the configuration sets for the plugin, except where the application's options
+    /// replace it.
+    pub(crate) fn with_settings(mut self, settings: &PluginSettings) -> Result<Self, Error> {
+        let manifest = settings.apply(self.manifest.clone(), &self.options);
+        let refused =
+            |error: ManifestError| refused(self.place(), ErrorKind::Config).caused_by(error);
+        self.manifest = manifest.map_err(refused)?;
+        Ok(self)
     }
 
     /// Returns a compiled-in plugin, with a manifest made in code.
@@ -168,6 +179,10 @@ impl LoadOptions {
 
     pub(crate) fn replaces_config(&self) -> bool {
         self.config.is_some()
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits.unwrap_or_default()
     }
 
     /// Returns `manifest` with its fields replaced.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use semver::Version;
 
 use super::schemas::CheckedSchemas;
+use super::settings::CurrentSettings;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::call::ContractCalls;
@@ -39,6 +40,8 @@ pub(crate) struct LoaderContext {
     pub(crate) default_deadline: Option<Duration>,
     /// Decides about permissions; `None` grants all.
     pub(crate) permission_policy: Option<PermissionPolicy>,
+    /// What the configuration sets for single plugins.
+    pub(crate) settings: Arc<CurrentSettings>,
     pub(crate) timer: Timer,
     pub(crate) events: EventBus,
     pub(crate) deferred_unloads: DeferredUnloads,

@@ -113,7 +113,10 @@ impl NewGeneration {
                 Schemas::default()
             }
             None => {
-                notes.extend(candidate.evaluate(context.permission_policy.as_ref())?);
+                notes.extend(
+                    candidate
+                        .evaluate(context.permission_policy.as_ref(), &context.settings.load())?,
+                );
                 Schemas::read(&candidate, &context.rules)?
             }
         };

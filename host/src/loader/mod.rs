@@ -23,6 +23,7 @@ mod program_calls;
 mod schema_check;
 mod schemas;
 mod services;
+mod settings;
 mod start;
 mod survey;
 mod swap;
@@ -37,6 +38,9 @@ pub(crate) use context::{AbandonedChecks, LoaderContext, PermissionPolicy};
 pub(crate) use load::{Build, Constructor, Loaded, Source, load};
 pub(crate) use plan::{Content, Dependent, Plan, plan};
 pub(crate) use schemas::{CheckedSchemas, schema_digests};
-pub use survey::{Built, Inspection, SurveyedPlugin};
+pub(crate) use settings::{CurrentSettings, PluginSettings};
+#[cfg(feature = "config-file")]
+pub(crate) use settings::{Grants, OnePlugin};
+pub use survey::{Built, InspectedPermission, Inspection, SurveyedPlugin};
 pub(crate) use survey::{abi_report, contracts, inspect, read_artifact, survey as survey_one};
 pub(crate) use swap::{Swapped, swap};

@@ -21,6 +21,8 @@ use super::candidate::Candidate;
 use super::context::{LoaderContext, PermissionPolicy};
 use super::schema_check::run_check;
 use super::schemas::Schemas;
+use super::settings::PluginSettings;
+use super::survey::InspectedPermission;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{CallPolicy, Parts};
@@ -242,17 +244,22 @@ pub(crate) fn effective_limits(
 const MAX_NOTES: usize = 8;
 
 impl Candidate {
-    /// Evaluates the permission policy for each permission, if the application has one; returns
-    /// notes about withheld ones.
+    /// Decides about each permission: the settings and the application's policy, if there is one,
+    /// must both grant it. Returns notes about withheld ones.
     pub(super) fn evaluate(
         &mut self,
         policy: Option<&PermissionPolicy>,
+        settings: &PluginSettings,
     ) -> Result<Vec<String>, Error> {
-        let Some(PermissionPolicy(is_granted)) = policy else { return Ok(Vec::new()) };
         let name = self.manifest.name();
-        let mut granted = BTreeSet::new();
-        for permission in self.manifest.permissions() {
-            let is_granted = catch_fault(|| is_granted(name, permission));
+        let mut granted = self.manifest.permissions().clone();
+        granted.retain(|permission| settings.grants(name, permission));
+        let Some(PermissionPolicy(is_granted)) = policy else {
+            self.granted = granted;
+            return Ok(notes(&self.withheld()));
+        };
+        for permission in std::mem::take(&mut granted) {
+            let is_granted = catch_fault(|| is_granted(name, &permission));
             let is_granted = is_granted.map_err(|fault| {
                 let message =
                     format!("the application's permission policy panicked for `{permission}`");
@@ -260,11 +267,32 @@ impl Candidate {
                 self.failed(LoadStep::Manifest, ErrorKind::LayerPanicked).caused_by(cause)
             })?;
             if is_granted {
-                granted.insert(permission.clone());
+                granted.insert(permission);
             }
         }
         self.granted = granted;
         Ok(notes(&self.withheld()))
+    }
+
+    /// Returns the permissions that the manifest requests or the settings grant by name.
+    pub(super) fn permissions(
+        &mut self,
+        policy: Option<&PermissionPolicy>,
+        settings: &PluginSettings,
+    ) -> Result<Vec<InspectedPermission>, Error> {
+        self.evaluate(policy, settings)?;
+        let requested = self.manifest.permissions();
+        let named = settings.named_grants(self.manifest.name());
+        let all: BTreeSet<_> = requested.iter().map(String::as_str).chain(named).collect();
+        let permission = |permission: &str| {
+            let is_requested = requested.contains(permission);
+            InspectedPermission {
+                permission: permission.to_owned(),
+                is_requested,
+                is_granted: !is_requested || self.granted.contains(permission),
+            }
+        };
+        Ok(all.into_iter().map(permission).collect())
     }
 
     /// Returns the permissions that its manifest requests and the application withholds.

@@ -9,11 +9,12 @@ use hotbay_plugin::contract::ContractText;
 use hotbay_plugin::text::{Lines, escaped};
 use semver::Version;
 
-use super::candidate::Candidate;
-use super::context::host_api;
+use super::candidate::{Candidate, LoadOptions};
+use super::context::{PermissionPolicy, host_api};
 use super::contract_check::check_contracts;
 use super::dependencies::stage;
 use super::schemas::Schemas;
+use super::settings::PluginSettings;
 use crate::artifact::digest::Artifact;
 use crate::artifact::locate;
 use crate::artifact::stage::StagingArea;
@@ -24,6 +25,7 @@ use crate::contracts::ContractRegistry;
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::unload::{WaitForThreads, close};
+use crate::id::PluginName;
 
 /// The result of a survey of one folder with a manifest.
 #[derive(Debug)]
@@ -37,8 +39,24 @@ pub struct SurveyedPlugin {
     /// Whether the file has the digest that the manifest states; `None` if that was not checked, or
     /// the manifest states none.
     pub verified: Option<bool>,
+    /// The name of an additional instance of the folder's plugin, which the configuration names.
+    pub instance: Option<PluginName>,
+    /// Whether the configuration disables it.
+    pub is_disabled: bool,
     /// The reason it cannot be loaded.
     pub problem: Option<Error>,
+}
+
+/// A permission of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InspectedPermission {
+    /// The permission.
+    pub permission: String,
+    /// Whether the manifest requests it.
+    pub is_requested: bool,
+    /// Whether the configuration and the policy of the application grant it.
+    pub is_granted: bool,
 }
 
 /// The build information in a library's stamp.
@@ -75,6 +93,8 @@ pub struct Inspection {
     pub needs: Vec<String>,
     /// The names that it exports.
     pub exports: Vec<String>,
+    /// The permissions that its manifest requests, and those that the configuration grants by name.
+    pub permissions: Vec<InspectedPermission>,
     /// The contracts that it serves, according to its file.
     pub contracts: Vec<ContractText>,
     /// The reason the library will stay mapped when the plugin is replaced, according to its
@@ -83,21 +103,31 @@ pub struct Inspection {
 }
 
 /// Checks one folder: its manifest, its stamp, and its config against `config_schema`.
-pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
+///
+/// The plugin has the settings of the configuration, and with `instance` that name.
+pub(crate) fn survey(
+    folder: &Path,
+    rules: &Rules,
+    settings: &PluginSettings,
+    instance: Option<&PluginName>,
+) -> SurveyedPlugin {
     let mut surveyed = SurveyedPlugin {
         folder: folder.to_owned(),
         manifest: None,
         built: None,
         verified: None,
+        instance: instance.cloned(),
+        is_disabled: instance.is_some_and(|name| settings.is_disabled(name)),
         problem: None,
     };
-    let candidate = match Candidate::read(folder, rules) {
+    let candidate = match read(folder, rules, settings, instance) {
         Ok(candidate) => candidate,
         Err(error) => {
             surveyed.problem = Some(error);
             return surveyed;
         }
     };
+    surveyed.is_disabled = settings.is_disabled(candidate.manifest.name());
     let library = match read_artifact(&candidate, rules) {
         Ok(library) => library,
         Err(error) => {
@@ -128,9 +158,28 @@ pub(crate) fn survey(folder: &Path, rules: &Rules) -> SurveyedPlugin {
     surveyed
 }
 
+fn read(
+    folder: &Path,
+    rules: &Rules,
+    settings: &PluginSettings,
+    instance: Option<&PluginName>,
+) -> Result<Candidate, Error> {
+    let mut options = LoadOptions::new();
+    if let Some(name) = instance {
+        options = options.with_name(name.as_str());
+    }
+    Candidate::read_with(folder, rules, &Arc::new(options))?.with_settings(settings)
+}
+
 /// Inspects one folder in detail.
-pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
-    let surveyed = survey(folder, rules);
+pub(crate) fn inspect(
+    folder: &Path,
+    rules: &Rules,
+    settings: &PluginSettings,
+    policy: Option<&PermissionPolicy>,
+    instance: Option<&PluginName>,
+) -> Inspection {
+    let surveyed = survey(folder, rules, settings, instance);
     let mut inspection = Inspection {
         surveyed,
         library: None,
@@ -138,12 +187,17 @@ pub(crate) fn inspect(folder: &Path, rules: &Rules) -> Inspection {
         length: None,
         needs: Vec::new(),
         exports: Vec::new(),
+        permissions: Vec::new(),
         contracts: Vec::new(),
         stays_mapped: None,
     };
-    let Ok(candidate) = Candidate::read(folder, rules) else {
+    let Ok(mut candidate) = read(folder, rules, settings, instance) else {
         return inspection;
     };
+    match candidate.permissions(policy, settings) {
+        Ok(permissions) => inspection.permissions = permissions,
+        Err(error) => _ = inspection.surveyed.problem.get_or_insert(error),
+    }
     let Ok(Some(artifact)) = read_artifact(&candidate, rules) else {
         return inspection;
     };

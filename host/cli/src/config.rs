@@ -1,0 +1,273 @@
+//! `hotbay config`: checks and prints the configuration of the host; reads it for the other verbs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use hotbay::inspect::{self, Survey, SurveyedPlugin};
+use hotbay::{ConfigFile, ConfigValue};
+use hotbay_manifest::nearest;
+use serde_json::{Value, json};
+
+use crate::Status;
+use crate::args::{Args, Config, ConfigVerb, Options, Verb};
+use crate::failure::{Failure, short};
+use crate::output::{Out, print_hint, print_message};
+use crate::plugin_dirs::{builder, dirs};
+use crate::survey_report;
+
+/// The file that is read if `--config` is not given.
+const DEFAULT_FILE: &str = "hotbay.toml";
+
+/// Printed instead of a value that may be a secret.
+const HIDDEN: &str = "(hidden)";
+
+/// Reads the configuration, if the verb uses it and there is one.
+pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
+    let is_used = match &args.verb {
+        Verb::New(_) | Verb::Build(_) | Verb::Seal(_) | Verb::Completions(_) | Verb::Man(_) => {
+            false
+        }
+        Verb::Config(config) => !matches!(config.verb, ConfigVerb::Schema),
+        Verb::List
+        | Verb::Inspect(_)
+        | Verb::Contract(_)
+        | Verb::Check(_)
+        | Verb::Call(_)
+        | Verb::Pipe(_)
+        | Verb::Run(_)
+        | Verb::TrialLoad(_)
+        | Verb::TrialAbi(_) => true,
+    };
+    let options = &mut args.options;
+    let default = Path::new(DEFAULT_FILE);
+    let file = options.config.as_deref().or(default.exists().then_some(default));
+    if let Some(file) = file.filter(|_| is_used) {
+        let read = match options.allow_writable {
+            true => ConfigFile::read_writable_by_others(file),
+            false => ConfigFile::read(file),
+        };
+        options.config_file = Some(read?);
+    }
+    Ok(())
+}
+
+/// Returns whether libraries without a digest are accepted.
+pub(crate) fn accepts_unverified(options: &Options) -> bool {
+    options.allow_unverified || is_set(options, "trust.allow_unverified")
+}
+
+/// Returns whether the configuration sets a flag to `true`.
+pub(crate) fn is_set(options: &Options, path: &str) -> bool {
+    let mut values = options.config_file.iter().flat_map(ConfigFile::values);
+    values.any(|value| value.path == path && value.value == Some(Value::Bool(true)))
+}
+
+/// Replaces the values of a plugin's config that are secrets.
+pub(crate) fn without_secrets(plugin: &str, config: &Value, options: &Options) -> Value {
+    let mut config = config.clone();
+    let values = options.config_file.iter().flat_map(ConfigFile::values);
+    for secret in values.filter(|value| value.value.is_none()) {
+        let [first, name, field, path @ ..] = secret.keys.as_slice() else { continue };
+        if (first.as_str(), name.as_str(), field.as_str()) != ("plugins", plugin, "config") {
+            continue;
+        }
+        let found = path.iter().try_fold(&mut config, |value, key| value.get_mut(key.as_str()));
+        if let Some(found) = found {
+            *found = HIDDEN.into();
+        }
+    }
+    config
+}
+
+pub(crate) fn config(args: &Config, options: &Options, out: &mut Out) -> Result<Status, Failure> {
+    if let ConfigVerb::Schema = args.verb {
+        out.json(&ConfigFile::json_schema())?;
+        return Ok(Status::Success);
+    }
+    let Some(file) = &options.config_file else {
+        let message = format!("`{DEFAULT_FILE}` does not exist in the current folder");
+        let hint = "name the file with `--config`, or create one; host/manifest/HOTBAY_TOML.md lists \
+                    its fields";
+        return Err(Failure::new("not_found", message).with_hint(hint));
+    };
+    match args.verb {
+        ConfigVerb::Check => check(file, options, out),
+        _ => show(file, options, out),
+    }
+}
+
+/// A mistake that the file alone does not show.
+struct Problem {
+    place: String,
+    message: String,
+    hint: Option<String>,
+}
+
+fn check(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, Failure> {
+    let problems = problems(file, options);
+    let (files, values) = (file.files().len(), file.values().count());
+    if options.json {
+        let problem =
+            |one: &Problem| json!({ "place": one.place, "message": one.message, "hint": one.hint });
+        let problems: Vec<_> = problems.iter().map(problem).collect();
+        out.json(&json!({ "files": file.files(), "values": values, "problems": problems }))?;
+    } else {
+        for Problem { place, message, hint } in &problems {
+            print_message(&format!("error: {place}: {message}"));
+            hint.iter().for_each(|hint| print_hint(hint));
+        }
+        if problems.is_empty() {
+            let plural =
+                |count, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+            let (files, values) = (plural(files, "file"), plural(values, "value"));
+            out.line(&format!("{}: valid ({values} in {files})", file.path().display()))?;
+        }
+    }
+    Ok(if problems.is_empty() { Status::Success } else { Status::Failed })
+}
+
+fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for dir in file.plugin_dirs().unwrap_or_default().iter().filter(|dir| !dir.is_dir()) {
+        problems.push(Problem {
+            place: place_of(file, "plugin_dirs"),
+            message: format!("`plugin_dirs` has `{}`, which is not a folder", dir.display()),
+            hint: None,
+        });
+    }
+    let dirs = dirs(options);
+    let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
+    let names: BTreeMap<_, _> = plugins.iter().map(|one| (survey_report::name(one), one)).collect();
+    for name in named(file) {
+        let path = format!("plugins.{name}");
+        let problem = match names.get(&name) {
+            Some(plugin) => {
+                plugin.problem.as_ref().map(|error| (short(error), error.hint().map(str::to_owned)))
+            }
+            None => {
+                let nearest = nearest(&name, names.keys().map(String::as_str));
+                let hint = nearest.map(|nearest| format!("did you mean `{nearest}`?"));
+                Some((format!("`{path}` names a plugin that was not found"), hint))
+            }
+        };
+        if let Some((message, hint)) = problem {
+            problems.push(Problem { place: place_of(file, &path), message, hint });
+        }
+    }
+    problems
+}
+
+/// Returns the plugins that the file has settings for.
+fn named(file: &ConfigFile) -> BTreeSet<String> {
+    let names = file.values().filter_map(|value| {
+        let rest = value.path.strip_prefix("plugins.")?;
+        Some(rest.split('.').next().unwrap_or(rest).to_owned())
+    });
+    names.collect()
+}
+
+fn by_name(plugins: &[SurveyedPlugin]) -> BTreeMap<&str, &SurveyedPlugin> {
+    let named =
+        plugins.iter().filter_map(|one| Some((one.manifest.as_ref()?.name().as_str(), one)));
+    named.collect()
+}
+
+/// Returns the place of the first value at or below a path.
+fn place_of(file: &ConfigFile, path: &str) -> String {
+    let is_below = |value: &ConfigValue| {
+        value.path == path
+            || value.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
+    };
+    let origin = file.values().find(is_below).and_then(|value| value.origin);
+    match origin {
+        Some(origin) => format!("{}:{}:{}", origin.file.display(), origin.line, origin.column),
+        None => file.path().display().to_string(),
+    }
+}
+
+fn show(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, Failure> {
+    let manifests = manifest_values(file, options);
+    if options.json {
+        let own = file.values().chain(file.defaults()).map(|value| {
+            let origin = value.origin.as_ref();
+            json!({
+                "path": value.path,
+                "value": value.value,
+                "is_secret": value.value.is_none(),
+                "file": origin.map(|origin| &origin.file),
+                "line": origin.map(|origin| origin.line),
+                "column": origin.map(|origin| origin.column),
+            })
+        });
+        let manifests = manifests.iter().map(|(path, value, file)| {
+            json!({
+                "path": path, "value": value, "is_secret": false, "file": file, "line": null,
+                "column": null,
+            })
+        });
+        out.json(&json!({ "values": own.chain(manifests).collect::<Vec<_>>() }))?;
+        return Ok(Status::Success);
+    }
+    let mut lines: Vec<_> = file
+        .values()
+        .chain(file.defaults())
+        .map(|value| {
+            let shown = value.value.as_ref().map_or_else(|| HIDDEN.to_owned(), toml);
+            let origin = match &value.origin {
+                Some(origin) => format!("{}:{}", origin.file.display(), origin.line),
+                None => "default".to_owned(),
+            };
+            (format!("{} = {shown}", value.path), origin)
+        })
+        .collect();
+    lines.extend(
+        manifests
+            .into_iter()
+            .map(|(path, value, file)| (format!("{path} = {}", toml(&value)), file)),
+    );
+    lines.sort();
+    let width =
+        lines.iter().map(|(value, _)| value.chars().count()).max().unwrap_or_default().min(60);
+    for (value, origin) in lines {
+        out.line(&format!("{value:<width$}  # {origin}"))?;
+    }
+    Ok(Status::Success)
+}
+
+/// Returns the values that come from manifests: those of the configs of plugins that the file has
+/// settings for, with path, value, and the path of the manifest.
+fn manifest_values(file: &ConfigFile, options: &Options) -> Vec<(String, Value, String)> {
+    let dirs = dirs(options);
+    let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
+    let by_name = by_name(&plugins);
+    let own: BTreeSet<_> = file.values().map(|value| value.path).collect();
+    let mut found = Vec::new();
+    for name in named(file) {
+        let Some(plugin) = by_name.get(name.as_str()) else { continue };
+        let Some(manifest) = &plugin.manifest else { continue };
+        let Some(config) = manifest.config().as_object() else { continue };
+        let origin = plugin.folder.join("plugin.json").display().to_string();
+        for (key, value) in config {
+            let path = format!("plugins.{name}.config.{key}");
+            let is_own = |own: &String| *own == path || own.starts_with(&format!("{path}."));
+            if !own.iter().any(is_own) {
+                found.push((path, value.clone(), origin.clone()));
+            }
+        }
+    }
+    found
+}
+
+/// Formats a value as TOML has it, in one line.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Object(object) => {
+            let entry = |(key, value): (&String, &Value)| format!("{key:?} = {}", toml(value));
+            format!("{{ {} }}", object.iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        Value::Array(list) => {
+            format!("[{}]", list.iter().map(toml).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}

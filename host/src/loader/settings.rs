@@ -1,0 +1,149 @@
+//! What the configuration of the host sets for plugins, by their names. It can be replaced while the
+//! host runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hotbay_manifest::{Limits, Manifest, ManifestError};
+use serde_json::{Map, Value};
+
+use super::candidate::LoadOptions;
+use crate::id::PluginName;
+
+/// The current settings of all plugins.
+#[derive(Debug, Default)]
+pub(crate) struct CurrentSettings(ArcSwap<PluginSettings>);
+
+impl CurrentSettings {
+    pub(crate) fn new(settings: PluginSettings) -> Self {
+        Self(ArcSwap::from_pointee(settings))
+    }
+
+    pub(crate) fn load(&self) -> Arc<PluginSettings> {
+        self.0.load_full()
+    }
+
+    /// Replaces the settings; returns the previous ones.
+    #[cfg_attr(not(feature = "config-file"), allow(dead_code, reason = "only a file changes"))]
+    pub(crate) fn replace(&self, settings: PluginSettings) -> Arc<PluginSettings> {
+        self.0.swap(Arc::new(settings))
+    }
+}
+
+/// The settings of all plugins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct PluginSettings {
+    /// The permissions of plugins without their own; `None` grants all.
+    pub(crate) permissions: Option<Grants>,
+    pub(crate) plugins: BTreeMap<PluginName, OnePlugin>,
+}
+
+/// The settings of one plugin.
+#[derive(Clone, Default, PartialEq)]
+pub(crate) struct OnePlugin {
+    /// Whether the plugin is not loaded with the others.
+    pub(crate) is_disabled: bool,
+    /// The folder of an additional instance.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) permissions: Option<Grants>,
+    /// Values that replace those of the manifest's config.
+    pub(crate) config: Map<String, Value>,
+    pub(crate) limits: Limits,
+}
+
+/// Permissions that are granted: single ones, and all that begin with a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Grants(pub(crate) Vec<String>);
+
+impl Grants {
+    fn contains(&self, permission: &str) -> bool {
+        self.0.iter().any(|granted| match granted.strip_suffix('*') {
+            Some(start) => permission.starts_with(start),
+            None => granted == permission,
+        })
+    }
+}
+
+impl PluginSettings {
+    /// Returns whether a plugin that requests a permission gets it.
+    pub(crate) fn grants(&self, plugin: &PluginName, permission: &str) -> bool {
+        self.grants_of(plugin).is_none_or(|grants| grants.contains(permission))
+    }
+
+    fn grants_of(&self, plugin: &PluginName) -> Option<&Grants> {
+        let own = self.plugins.get(plugin).and_then(|plugin| plugin.permissions.as_ref());
+        own.or(self.permissions.as_ref())
+    }
+
+    /// Returns the single permissions that a plugin is granted by name.
+    pub(super) fn named_grants(&self, plugin: &PluginName) -> impl Iterator<Item = &str> {
+        let grants = self.grants_of(plugin).into_iter().flat_map(|grants| &grants.0);
+        grants.map(String::as_str).filter(|permission| !permission.ends_with('*'))
+    }
+
+    pub(crate) fn is_disabled(&self, plugin: &PluginName) -> bool {
+        self.plugins.get(plugin).is_some_and(|plugin| plugin.is_disabled)
+    }
+
+    /// Returns whether `other` sets the same for a plugin.
+    #[cfg_attr(not(feature = "config-file"), allow(dead_code, reason = "only a file changes"))]
+    pub(crate) fn is_same_for(&self, plugin: &PluginName, other: &Self) -> bool {
+        self.plugins.get(plugin) == other.plugins.get(plugin)
+            && self.grants_of(plugin) == other.grants_of(plugin)
+    }
+
+    /// Returns the additional instances: their names and folders.
+    pub(crate) fn instances(&self) -> impl Iterator<Item = (&PluginName, &PathBuf)> {
+        let enabled = self.plugins.iter().filter(|(_, plugin)| !plugin.is_disabled);
+        enabled.filter_map(|(name, plugin)| Some((name, plugin.folder.as_ref()?)))
+    }
+
+    /// Returns the manifest with the settings of its plugin. `options` of the application that
+    /// replace the same fields come first.
+    pub(super) fn apply(
+        &self,
+        mut manifest: Manifest,
+        options: &LoadOptions,
+    ) -> Result<Manifest, ManifestError> {
+        let Some(plugin) = self.plugins.get(manifest.name()) else { return Ok(manifest) };
+        if !plugin.config.is_empty() && !options.replaces_config() {
+            let mut config = manifest.config().clone();
+            merge(&mut config, &plugin.config);
+            manifest = manifest.with_config(config)?;
+        }
+        if plugin.limits != Limits::default() {
+            let limits = options.limits().or(&plugin.limits).or(manifest.limits());
+            manifest = manifest.with_limits(limits)?;
+        }
+        Ok(manifest)
+    }
+}
+
+/// Replaces the values of `config`, field by field.
+fn merge(config: &mut Value, with: &Map<String, Value>) {
+    if !config.is_object() {
+        *config = Map::new().into();
+    }
+    let Value::Object(config) = config else { return };
+    for (key, value) in with {
+        match value {
+            Value::Object(with) => merge(config.entry(key).or_insert(Value::Null), with),
+            _ => _ = config.insert(key.clone(), value.clone()),
+        }
+    }
+}
+
+/// Prints no config: it may hold a secret.
+impl fmt::Debug for OnePlugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnePlugin")
+            .field("is_disabled", &self.is_disabled)
+            .field("folder", &self.folder)
+            .field("permissions", &self.permissions)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
