@@ -88,6 +88,50 @@ pub enum FieldTypes {
     Named(Vec<(String, Type, bool)>),
 }
 
+impl Type {
+    /// Returns whether it has lists of values without bytes in postcard: a few bytes can then claim
+    /// any number of them.
+    #[doc(hidden)]
+    pub fn has_empty_items(&self) -> bool {
+        match self {
+            Self::Scalar(_) => false,
+            Self::List(item) | Self::Set(item) => item.is_empty() || item.has_empty_items(),
+            Self::Map(key, value) => {
+                (key.is_empty() && value.is_empty())
+                    || key.has_empty_items()
+                    || value.has_empty_items()
+            }
+            Self::Optional(part) => part.has_empty_items(),
+            Self::Tuple(parts) => parts.iter().any(Self::has_empty_items),
+            Self::Struct(_, fields) => fields.types().any(Self::has_empty_items),
+            Self::Enum(_, variants) => {
+                variants.iter().any(|(_, fields)| fields.types().any(Self::has_empty_items))
+            }
+        }
+    }
+
+    /// Returns whether its values have no bytes in postcard.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Scalar(name) => name == "unit",
+            Self::Tuple(parts) => parts.iter().all(Self::is_empty),
+            Self::Struct(_, fields) => fields.types().all(Self::is_empty),
+            _ => false,
+        }
+    }
+}
+
+impl FieldTypes {
+    fn types(&self) -> impl Iterator<Item = &Type> {
+        let (unnamed, named) = match self {
+            Self::Unit => (&[][..], &[][..]),
+            Self::Unnamed(types) => (&types[..], &[][..]),
+            Self::Named(fields) => (&[][..], &fields[..]),
+        };
+        unnamed.iter().chain(named.iter().map(|(_, found, _)| found))
+    }
+}
+
 /// The reason a text is not the text of contracts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidText {

@@ -132,6 +132,38 @@ fn postcard_is_sent_only_for_equal_signatures() {
     }
 }
 
+/// A contract with a value that has no bytes in postcard.
+#[hotbay_plugin::contract(name = "lines", version = "1.0")]
+trait EmptyLines {
+    fn count(&self, text: &str) -> Result<Vec<Empty>, CallError>;
+}
+
+#[hotbay_plugin::data]
+#[derive(Debug, PartialEq)]
+struct Empty {
+    nothing: ((), ()),
+}
+
+#[test]
+fn values_without_bytes_cross_as_json() {
+    // 2^60 values in postcard.
+    let many = "\u{80}\u{80}\u{80}\u{80}\u{10}";
+    let text = "contract lines 1.0\nfn count(text: string) -> [Empty { nothing: (unit, unit) }]";
+    for (answer, expected) in [
+        (json!({ "type": "application/x-postcard", "body": many }), None),
+        (json!({ "body": [{ "nothing": [null, null] }] }), Some(vec![Empty { nothing: ((), ()) }])),
+    ] {
+        let plugins = Plugins::new();
+        let host = host(&plugins);
+        let serve = json!({ "contract/lines/count": answer });
+        let contracts = json!([{ "text": text, "postcard": true }]);
+        loaded(&host, scripted(&plugins, contracts, serve).install());
+        let lines = host.contract::<dyn EmptyLines>("lines").unwrap();
+        assert_eq!(lines.count("").ok(), expected);
+        assert_eq!(lines.pooled().count("").ok(), expected);
+    }
+}
+
 #[test]
 fn program_serves_async_methods() {
     let plugins = Plugins::new();
