@@ -375,6 +375,19 @@ fn result_that_does_not_match_its_type_is_invalid() {
 }
 
 #[test]
+fn message_of_an_invalid_result_is_short_and_states_each_cause_once() {
+    let plugins = Plugins::new();
+    let (_host, lines) =
+        lines(&plugins, json!({ "body": Value::from("x".repeat(1 << 20)).to_string() }));
+    for result in [lines.count(""), lines.pooled().count("")] {
+        let message = Error::from(result.unwrap_err()).full_message();
+        assert!(message.len() < 20_000, "{} bytes", message.len());
+        assert_eq!(message.matches("the result does not match its type").count(), 1, "{message}");
+        assert!(message.contains("invalid type: string \"xxx"), "{message}");
+    }
+}
+
+#[test]
 fn rejected_calls_of_a_method_differ_from_its_errors() {
     let rejected = |status: u16| json!({ "status": status, "body": { "message": "no", "statusCode": status } });
     let own = json!({ "status": 422, "body": { "code": 404, "message": "no" } });
