@@ -5,6 +5,12 @@ use std::fmt;
 
 use super::shape::{self, MAX_TEXT_BYTES, MethodKind};
 
+/// The types without parts that have bytes in postcard.
+const SCALARS: [&str; 14] = [
+    "bool", "char", "f32", "f64", "i16", "i32", "i64", "i8", "json", "string", "u16", "u32", "u64",
+    "u8",
+];
+
 /// Maximum nesting of a shape.
 const MAX_DEPTH: usize = 32;
 
@@ -113,7 +119,8 @@ impl Type {
     /// Returns whether its values have no bytes in postcard.
     fn is_empty(&self) -> bool {
         match self {
-            Self::Scalar(name) => name == "unit",
+            // Any other name is that of a type without fields.
+            Self::Scalar(name) => !SCALARS.contains(&name.as_str()),
             Self::Tuple(parts) => parts.iter().all(Self::is_empty),
             Self::Struct(_, fields) => fields.types().all(Self::is_empty),
             _ => false,

@@ -141,17 +141,24 @@ trait EmptyLines {
 #[hotbay_plugin::data]
 #[derive(Debug, PartialEq)]
 struct Empty {
-    nothing: ((), ()),
+    nothing: ((), Nothing),
 }
+
+#[hotbay_plugin::data]
+#[derive(Debug, PartialEq)]
+struct Nothing;
 
 #[test]
 fn values_without_bytes_cross_as_json() {
     // 2^60 values in postcard.
     let many = "\u{80}\u{80}\u{80}\u{80}\u{10}";
-    let text = "contract lines 1.0\nfn count(text: string) -> [Empty { nothing: (unit, unit) }]";
+    let text = "contract lines 1.0\nfn count(text: string) -> [Empty { nothing: (unit, Nothing) }]";
     for (answer, expected) in [
         (json!({ "type": "application/x-postcard", "body": many }), None),
-        (json!({ "body": [{ "nothing": [null, null] }] }), Some(vec![Empty { nothing: ((), ()) }])),
+        (
+            json!({ "body": [{ "nothing": [null, null] }] }),
+            Some(vec![Empty { nothing: ((), Nothing) }]),
+        ),
     ] {
         let plugins = Plugins::new();
         let host = host(&plugins);
