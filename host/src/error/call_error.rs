@@ -74,9 +74,11 @@ impl From<CallError> for Error {
         };
         let converted = Self::new(kind, error.to_string());
         let converted = converted.with_optional_hint(error.hint().map(str::to_owned));
-        match error.plugin_error() {
-            Some(own) => converted.caused_by(own.clone()),
-            None => converted.caused_by(error),
+        match (error.plugin_error(), error.shared_source()) {
+            (Some(own), _) => converted.caused_by(own.clone()),
+            // Without the error itself, whose message it has.
+            (None, Some(cause)) => converted.caused_by_shared(cause),
+            (None, None) => converted,
         }
     }
 }

@@ -346,12 +346,16 @@ impl Error {
     }
 
     /// Sets the cause. If the error has no hint, it takes over that of a cause of this crate.
-    pub(crate) fn caused_by(mut self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        let cause = cause.into();
+    pub(crate) fn caused_by(self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.caused_by_shared(cause.into().into())
+    }
+
+    /// Sets the cause like [`caused_by`](Self::caused_by).
+    fn caused_by_shared(mut self, cause: Arc<dyn StdError + Send + Sync>) -> Self {
         if self.0.hint.is_none() {
             self.0.hint = hint_of(&*cause).map(Cow::Owned);
         }
-        self.0.cause = Some(cause.into());
+        self.0.cause = Some(cause);
         self
     }
 

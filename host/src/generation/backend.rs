@@ -40,10 +40,13 @@ fn bind_process(
         return Ok(bindings.into_iter().map(mapped_binding).collect());
     };
     let bindings = bind(caller, &served.text).map_err(BindError::Incompatible)?;
-    let is_stream = |at: usize| served.text.methods[at].kind == MethodKind::Stream;
-    let bound = bindings.into_iter().map(|binding| match binding {
+    let can_be_postcard = |at: usize| {
+        let method = &served.text.methods[at];
         // The items of a stream are JSON.
-        Binding::Same(at) if served.accepts_postcard && !is_stream(at) => {
+        method.kind != MethodKind::Stream && !method.output.has_empty_items()
+    };
+    let bound = bindings.into_iter().map(|binding| match binding {
+        Binding::Same(at) if served.accepts_postcard && can_be_postcard(at) => {
             MethodBinding::Remote(Format::Postcard)
         }
         Binding::Same(_) | Binding::Converted(_) => MethodBinding::Remote(Format::Json),

@@ -11,6 +11,7 @@ use syn::{
     TypeParamBound, TypePath, TypeReference,
 };
 
+use crate::data::{check_wire_name, wire_name};
 use crate::options::{Options, version};
 use crate::spans::{ends, respanned};
 use crate::types::leaves;
@@ -250,6 +251,7 @@ impl Method {
         let (since, permission) = parse_attributes(&function.sig.ident, attributes, contract)?;
         let signature = &function.sig;
         let name = signature.ident.clone();
+        check_wire_name(&wire_name(&name), &name)?;
         if RESERVED.contains(&name.to_string().as_str()) {
             return invalid(&name, "every proxy has a method of this name; choose another one");
         }
@@ -294,6 +296,7 @@ impl Method {
             }
             check_type(&input.ty, Position::Argument)?;
             let (kind, data) = kind_of(&input.ty, internal)?;
+            check_wire_name(&wire_name(&pattern.ident), &pattern.ident)?;
             arguments.push(Argument { name: pattern.ident.clone(), kind, data });
         }
         let (output, error) = result_types(&signature.output, &name)?;
@@ -544,11 +547,6 @@ fn return_future(function: &mut TraitItemFn) {
 
 fn default_name(method: &Ident) -> Ident {
     format_ident!("Default_{}", method.to_string().trim_start_matches("r#"))
-}
-
-/// Returns the name of a method or an argument on the wire.
-fn wire_name(name: &Ident) -> String {
-    name.to_string().trim_start_matches("r#").to_owned()
 }
 
 fn optional(value: Option<impl ToTokens>) -> TokenStream {

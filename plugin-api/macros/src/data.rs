@@ -14,6 +14,13 @@ use crate::options::Options;
 use crate::spans::{ends, respanned};
 use crate::types::leaves;
 
+/// Names with another meaning in the text of contracts. A type `u32` without fields would have the same
+/// text as the number, but cross in another form.
+const RESERVED: [&str; 17] = [
+    "bool", "char", "enum", "f32", "f64", "i16", "i32", "i64", "i8", "json", "plain", "string",
+    "u16", "u32", "u64", "u8", "unit",
+];
+
 /// Expands the macro. If the type is invalid, it still exists, so that its uses are valid.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let mut item: DeriveInput = syn::parse2(item)?;
@@ -56,7 +63,12 @@ fn expand_type(arguments: TokenStream, item: &DeriveInput) -> Result<TokenStream
     check_fields(item)?;
     let is_plain = is_repr_c(&item.attrs)?;
     let container = SerdeOptions::parse(&item.attrs, &["rename_all", "default"])?;
-    let text = name.to_string();
+    let text = wire_name(name);
+    check_wire_name(&text, name)?;
+    if RESERVED.contains(&text.as_str()) {
+        let message = format!("`{text}` has another meaning in contracts; choose another name");
+        return Err(Error::new_spanned(name, message));
+    }
     let shape = match &item.data {
         Data::Struct(data) => {
             let fields = fields(&data.fields, &internal, &container)?;
@@ -330,11 +342,10 @@ fn fields(found: &Fields, internal: &TokenStream, container: &SerdeOptions) -> R
             let mut parts = Vec::new();
             for field in &found.named {
                 let options = SerdeOptions::parse(&field.attrs, &["rename", "default"])?;
-                let ident = field.ident.as_ref().map(ToString::to_string).unwrap_or_default();
-                let ident = ident.trim_start_matches("r#");
+                let ident = field.ident.as_ref().map(wire_name).unwrap_or_default();
                 let name = match &options.rename {
                     Some(name) => name.clone(),
-                    None => container.rule.map_or(ident.to_owned(), |rule| rule.field(ident)),
+                    None => container.rule.map_or(ident.clone(), |rule| rule.field(&ident)),
                 };
                 check_wire_name(&name, field)?;
                 let (found, has_default) =
@@ -359,7 +370,7 @@ fn variants(
 ) -> Result<Vec<TokenStream>> {
     let variants = data.variants.iter().map(|variant| {
         let options = SerdeOptions::parse(&variant.attrs, &["rename", "rename_all"])?;
-        let ident = variant.ident.to_string();
+        let ident = wire_name(&variant.ident);
         let name = match &options.rename {
             Some(name) => name.clone(),
             None => container.rule.map_or(ident.clone(), |rule| rule.variant(&ident)),
@@ -371,7 +382,13 @@ fn variants(
     variants.collect()
 }
 
-fn check_wire_name(name: &str, at: &dyn ToTokens) -> Result<()> {
+/// Returns the name of a type, a method, an argument or a part on the wire.
+pub(crate) fn wire_name(name: &Ident) -> String {
+    name.to_string().trim_start_matches("r#").to_owned()
+}
+
+/// Rejects names that the text of contracts cannot have.
+pub(crate) fn check_wire_name(name: &str, at: &dyn ToTokens) -> Result<()> {
     let is_valid = |char: char| char.is_alphanumeric() || char == '_' || char == '-';
     if !name.is_empty() && name.chars().all(is_valid) {
         return Ok(());

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::text;
+
 /// A serialization of arguments and results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -76,8 +78,9 @@ impl Format {
 pub struct CodecError(Box<str>);
 
 impl CodecError {
+    /// Cuts the reason, which may quote what the other side wrote.
     pub(crate) fn new(reason: impl fmt::Display) -> Self {
-        Self(reason.to_string().into())
+        Self(text::cut(&reason.to_string(), text::MAX_MESSAGE_BYTES).into())
     }
 
     /// Adds the argument that is invalid.

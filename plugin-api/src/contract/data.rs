@@ -16,8 +16,8 @@ use super::shape::Shape;
     message = "`{Self}` cannot cross a contract",
     label = "not a type of contract data",
     note = "put `#[hotbay_plugin::data]` on a type of your own; of std, numbers except `usize`, \
-            `isize` and `u128`, `bool`, `char`, `String`, options, lists, sets, maps and tuples of data \
-            can cross; `hotbay_plugin::contract::Json` is any JSON value"
+            `isize`, `i128` and `u128`, `bool`, `char`, `String`, options, lists, sets, maps and tuples of \
+            data can cross; `hotbay_plugin::contract::Json` is any JSON value"
 )]
 pub trait Data: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The shape.

@@ -173,6 +173,12 @@ impl CallError {
         self.0.hint.as_deref()
     }
 
+    /// Returns the error that caused this one.
+    #[doc(hidden)]
+    pub fn shared_source(&self) -> Option<Arc<dyn Error + Send + Sync>> {
+        self.0.source.clone()
+    }
+
     /// Returns whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self.kind() {

@@ -65,6 +65,9 @@
 //! one can be read as the other, arguments and results cross as JSON by name. If not, the plugin is
 //! rejected before its library is opened.
 //!
+//! JSON has one `null`, and only finite numbers. There, `Some(None)` becomes `None`, and so does an
+//! optional number that is not finite. Any other such number cannot be read.
+//!
 //! # Versions
 //!
 //! - A method that a later version adds has `#[since("MAJOR.MINOR")]`. If it has a default body, that runs

@@ -5,6 +5,12 @@ use std::fmt;
 
 use super::shape::{self, MAX_TEXT_BYTES, MethodKind};
 
+/// The types without parts that have bytes in postcard.
+const SCALARS: [&str; 14] = [
+    "bool", "char", "f32", "f64", "i16", "i32", "i64", "i8", "json", "string", "u16", "u32", "u64",
+    "u8",
+];
+
 /// Maximum nesting of a shape.
 const MAX_DEPTH: usize = 32;
 
@@ -86,6 +92,51 @@ pub enum FieldTypes {
     Unnamed(Vec<Type>),
     /// With names; `true` if a reader uses a default for a missing field.
     Named(Vec<(String, Type, bool)>),
+}
+
+impl Type {
+    /// Returns whether it has lists of values without bytes in postcard: a few bytes can then claim
+    /// any number of them.
+    #[doc(hidden)]
+    pub fn has_empty_items(&self) -> bool {
+        match self {
+            Self::Scalar(_) => false,
+            Self::List(item) | Self::Set(item) => item.is_empty() || item.has_empty_items(),
+            Self::Map(key, value) => {
+                (key.is_empty() && value.is_empty())
+                    || key.has_empty_items()
+                    || value.has_empty_items()
+            }
+            Self::Optional(part) => part.has_empty_items(),
+            Self::Tuple(parts) => parts.iter().any(Self::has_empty_items),
+            Self::Struct(_, fields) => fields.types().any(Self::has_empty_items),
+            Self::Enum(_, variants) => {
+                variants.iter().any(|(_, fields)| fields.types().any(Self::has_empty_items))
+            }
+        }
+    }
+
+    /// Returns whether its values have no bytes in postcard.
+    fn is_empty(&self) -> bool {
+        match self {
+            // Any other name is that of a type without fields.
+            Self::Scalar(name) => !SCALARS.contains(&name.as_str()),
+            Self::Tuple(parts) => parts.iter().all(Self::is_empty),
+            Self::Struct(_, fields) => fields.types().all(Self::is_empty),
+            _ => false,
+        }
+    }
+}
+
+impl FieldTypes {
+    fn types(&self) -> impl Iterator<Item = &Type> {
+        let (unnamed, named) = match self {
+            Self::Unit => (&[][..], &[][..]),
+            Self::Unnamed(types) => (&types[..], &[][..]),
+            Self::Named(fields) => (&[][..], &fields[..]),
+        };
+        unnamed.iter().chain(named.iter().map(|(_, found, _)| found))
+    }
 }
 
 /// The reason a text is not the text of contracts.

@@ -188,3 +188,25 @@ fn layout_of_plain_data_is_that_of_its_fields() {
     assert!(!is_repr_c(16, 8, &[byte, word, byte])); // In another order.
     assert!(!is_repr_c(24, 8, &[byte, word])); // With another field.
 }
+
+#[hotbay_plugin::data]
+#[derive(Debug, PartialEq)]
+#[allow(non_camel_case_types, reason = "names on the wire")]
+enum r#match {
+    r#type { r#fn: u8 },
+}
+
+#[hotbay_plugin::contract(name = "raw", version = "1.0")]
+trait Raw {
+    fn r#loop(&self, r#in: r#match) -> Result<u8, CallError>;
+}
+
+#[test]
+fn raw_names_are_plain_on_the_wire() {
+    let text = <dyn Raw as Contract>::DESCRIPTION.text();
+    let expected = "contract raw 1.0\nfn loop(in: enum match { type { fn: u8 } }) -> u8\n";
+    assert_eq!(text, expected);
+    let value = r#match::r#type { r#fn: 1 };
+    let json = Format::Json.encode(&value).unwrap();
+    assert_eq!(json, br#"{"type":{"fn":1}}"#);
+}

@@ -5,3 +5,4 @@
 
 mod macros;
 mod text;
+mod values;

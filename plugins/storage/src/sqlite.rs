@@ -47,6 +47,7 @@ impl Open {
     /// Returns `None` if another instance has the database open.
     fn new(settings: &Settings) -> Result<Option<Self>, StoreError> {
         let Some(lock) = InstanceLock::acquire(&settings.file)? else { return Ok(None) };
+        check_names(&settings.file)?;
         let writer = Pool::new(1, settings.timeout());
         writer.with(|| open_writer(settings), |_| Ok(()))?;
         Ok(Some(Self {
@@ -348,17 +349,46 @@ fn set_modes(connection: &Connection, settings: &Settings) -> Result<(), StoreEr
     connection.pragma_update(None, "synchronous", synchronous).map_err(fail)
 }
 
+/// Maximum number of links that lead to a file, as on Linux.
+const MAX_LINKS: usize = 40;
+
 /// Returns the absolute path of a file that may not exist yet, without links.
 fn resolved(file: &Path) -> io::Result<PathBuf> {
-    match fs::canonicalize(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        resolved => return resolved,
+    let mut file = std::path::absolute(file)?;
+    for _ in 0..MAX_LINKS {
+        match fs::canonicalize(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            resolved => return resolved,
+        }
+        let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return Ok(file) };
+        let folder = fs::canonicalize(folder)?;
+        let path = folder.join(name);
+        // SQLite creates the target of a link that does not exist.
+        match fs::read_link(&path) {
+            Ok(target) => file = folder.join(target),
+            Err(_) => return Ok(path),
+        }
     }
-    let absolute = std::path::absolute(file)?;
-    match (absolute.parent(), absolute.file_name()) {
-        (Some(folder), Some(name)) => Ok(fs::canonicalize(folder)?.join(name)),
-        _ => Ok(absolute),
+    Err(io::Error::other("too many links lead to the file"))
+}
+
+/// Fails if the file has several names that are not links: each would have its own lock and log.
+fn check_names(file: &Path) -> Result<(), StoreError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let names = match fs::metadata(file) {
+            Ok(metadata) if metadata.is_file() => metadata.nlink(),
+            _ => 1,
+        };
+        if names > 1 {
+            let message = format!("the file has {names} names (hard links), expected one");
+            return Err(StoreError::new(StoreErrorKind::Failed, message));
+        }
     }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
 }
 
 #[cold]

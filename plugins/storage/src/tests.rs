@@ -232,6 +232,44 @@ fn one_instance_at_a_time_uses_a_database() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn all_names_of_a_new_database_have_one_lock() {
+    use std::os::unix::fs::symlink;
+
+    let folder = Folder::new();
+    let (first, second) = (folder.0.path().join("first"), folder.0.path().join("second"));
+    symlink(folder.file(), &first).unwrap();
+    symlink("first", &second).unwrap();
+    let open = |file| {
+        let settings = serde_json::from_value(json!({ "file": file })).unwrap();
+        Database::open(&settings).unwrap()
+    };
+    // Neither the links' target nor its name existed.
+    let database = open(second);
+    database.check().unwrap();
+    for file in [folder.file(), first] {
+        assert_eq!(kind(open(file).check()), StoreErrorKind::Unavailable);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn file_with_two_names_and_links_in_a_circle_are_refused() {
+    let (folder, storage) = opened();
+    storage.plugin().save(b"a", b"1", None).unwrap();
+    drop(storage);
+    let other = folder.0.path().join("other");
+    fs::hard_link(folder.file(), &other).unwrap();
+    let error = folder.try_open().unwrap_err();
+    assert!(error.message().contains("2 names"), "{error}");
+    fs::remove_file(&other).unwrap();
+    folder.open().plugin().load(b"a").unwrap();
+    fs::remove_file(folder.file()).unwrap();
+    std::os::unix::fs::symlink(folder.file(), folder.file()).unwrap();
+    assert!(folder.try_open().unwrap_err().message().contains("links"));
+}
+
 #[test]
 fn removed_or_replaced_file_fails_changes() {
     let (folder, storage) = opened();

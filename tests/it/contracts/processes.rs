@@ -132,6 +132,45 @@ fn postcard_is_sent_only_for_equal_signatures() {
     }
 }
 
+/// A contract with a value that has no bytes in postcard.
+#[hotbay_plugin::contract(name = "lines", version = "1.0")]
+trait EmptyLines {
+    fn count(&self, text: &str) -> Result<Vec<Empty>, CallError>;
+}
+
+#[hotbay_plugin::data]
+#[derive(Debug, PartialEq)]
+struct Empty {
+    nothing: ((), Nothing),
+}
+
+#[hotbay_plugin::data]
+#[derive(Debug, PartialEq)]
+struct Nothing;
+
+#[test]
+fn values_without_bytes_cross_as_json() {
+    // 2^60 values in postcard.
+    let many = "\u{80}\u{80}\u{80}\u{80}\u{10}";
+    let text = "contract lines 1.0\nfn count(text: string) -> [Empty { nothing: (unit, Nothing) }]";
+    for (answer, expected) in [
+        (json!({ "type": "application/x-postcard", "body": many }), None),
+        (
+            json!({ "body": [{ "nothing": [null, null] }] }),
+            Some(vec![Empty { nothing: ((), Nothing) }]),
+        ),
+    ] {
+        let plugins = Plugins::new();
+        let host = host(&plugins);
+        let serve = json!({ "contract/lines/count": answer });
+        let contracts = json!([{ "text": text, "postcard": true }]);
+        loaded(&host, scripted(&plugins, contracts, serve).install());
+        let lines = host.contract::<dyn EmptyLines>("lines").unwrap();
+        assert_eq!(lines.count("").ok(), expected);
+        assert_eq!(lines.pooled().count("").ok(), expected);
+    }
+}
+
 #[test]
 fn program_serves_async_methods() {
     let plugins = Plugins::new();
@@ -339,6 +378,19 @@ fn result_that_does_not_match_its_type_is_invalid() {
         for result in [lines.count(""), lines.pooled().count(""), lines.pin().unwrap().count("")] {
             assert_eq!(result.unwrap_err().kind(), CallErrorKind::InvalidOutput, "{answer}");
         }
+    }
+}
+
+#[test]
+fn message_of_an_invalid_result_is_short_and_states_each_cause_once() {
+    let plugins = Plugins::new();
+    let (_host, lines) =
+        lines(&plugins, json!({ "body": Value::from("x".repeat(1 << 20)).to_string() }));
+    for result in [lines.count(""), lines.pooled().count("")] {
+        let message = Error::from(result.unwrap_err()).full_message();
+        assert!(message.len() < 20_000, "{} bytes", message.len());
+        assert_eq!(message.matches("the result does not match its type").count(), 1, "{message}");
+        assert!(message.contains("invalid type: string \"xxx"), "{message}");
     }
 }
 
