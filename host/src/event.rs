@@ -208,7 +208,7 @@ pub enum HostEvent {
         hint: Option<String>,
     },
     /// The changed configuration file of the host was read, and what can be changed while the host runs
-    /// was applied. Plugins that failed to follow have events of their own.
+    /// was applied. Plugins that failed to follow have their own events.
     ConfigChanged {
         /// The values that were applied, as paths such as `plugins.storage.config.file`.
         applied: Vec<String>,

@@ -172,6 +172,10 @@ hotbay-build.1
 hotbay-call.1
 hotbay-check.1
 hotbay-completions.1
+hotbay-config-check.1
+hotbay-config-schema.1
+hotbay-config-show.1
+hotbay-config.1
 hotbay-contract-diff.1
 hotbay-contract-show.1
 hotbay-contract.1

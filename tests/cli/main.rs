@@ -12,6 +12,7 @@ mod check;
 #[cfg(unix)]
 mod check_programs;
 mod command;
+mod config;
 mod contract;
 mod help;
 mod inspect;

@@ -48,6 +48,9 @@ pub(crate) fn run(
     if options.allow_writable {
         command.arg("--allow-writable");
     }
+    if let Some(file) = &options.config {
+        command.arg("--config").arg(file);
+    }
     command.arg("--").arg(folder);
     // Removed afterward, with everything that a crashed child leaves in it.
     let scratch = tempfile::Builder::new().prefix("hotbay-trial-").tempdir()?;

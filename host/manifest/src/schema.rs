@@ -5,8 +5,6 @@ use serde_json::{Map, Value, json};
 #[cfg(feature = "host-file")]
 use super::fields::HostShape;
 use super::fields::{Field, MANIFEST, NAME_PATTERN, Presence, Shape};
-#[cfg(feature = "host-file")]
-use super::host_file::HOST_FILE;
 use super::words::Kind;
 
 /// Returns the JSON Schema of `plugin.json`.
@@ -26,12 +24,12 @@ pub(crate) fn json_schema() -> Value {
     Value::Object(schema)
 }
 
-/// Returns the JSON Schema of `hotbay.toml`.
+/// Returns the JSON Schema of a file with these fields.
 #[cfg(feature = "host-file")]
-pub(crate) fn host_file_schema() -> Value {
-    let mut schema = object(HOST_FILE);
+pub(crate) fn schema_of(table: &[Field], title: &str) -> Value {
+    let mut schema = object(table);
     schema.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
-    schema.insert("title".into(), "hotbay.toml, the configuration of a hotbay host".into());
+    schema.insert("title".into(), title.into());
     Value::Object(schema)
 }
 

@@ -12,7 +12,9 @@ use hotbay_plugin::{CallContext, Config, Output, Payload, Plugin, PluginError};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "config-file")]
-use super::config_file::{ConfigFile, ConfigState, watch_config};
+use super::config_changes::watch_config;
+#[cfg(feature = "config-file")]
+use super::config_file::{ConfigFile, ConfigState};
 use super::discovery::{DirectoryWalk, Discovery};
 use super::factories::{
     Factories, Serves, function_source, invalid_contract, manifest_of, served_source, service_of,
@@ -285,6 +287,9 @@ impl HostBuilder {
     /// grant is treated as not requested, and is listed in
     /// [`PluginInfo::notes`](crate::PluginInfo::notes). If it panics, the load fails with
     /// `LayerPanicked`. It blocks the load.
+    ///
+    /// Permissions limit what a plugin can ask the host for. They do not confine its code: a library runs
+    /// in this process, and can do whatever the process can.
     ///
     /// ```
     /// # use hotbay::{Error, ErrorKind, Host, Manifest, Output, Request};

@@ -12,7 +12,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 #[cfg(feature = "config-file")]
-use super::config_file::{ConfigChanges, ConfigFile, apply_config};
+use super::config_changes::{ConfigChanges, apply_config};
+#[cfg(feature = "config-file")]
+use super::config_file::ConfigFile;
 use super::factories::{
     Serves, function_source, invalid_contract, manifest_of, not_registered, served_source,
 };

@@ -2,6 +2,8 @@
 
 mod builder;
 #[cfg(feature = "config-file")]
+mod config_changes;
+#[cfg(feature = "config-file")]
 mod config_file;
 mod discovery;
 mod factories;
@@ -20,7 +22,9 @@ mod watching;
 
 pub use builder::HostBuilder;
 #[cfg(feature = "config-file")]
-pub use config_file::{ConfigChanges, ConfigFile, ConfigValue};
+pub use config_changes::ConfigChanges;
+#[cfg(feature = "config-file")]
+pub use config_file::{ConfigFile, ConfigValue};
 pub use discovery::{Discovered, Discovery};
 pub use factories::Serves;
 pub use host::Host;

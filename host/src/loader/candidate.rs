@@ -32,6 +32,8 @@ pub(crate) struct Candidate {
     pub(super) granted: BTreeSet<String>,
     /// The application's replacements for fields of the manifest.
     pub(crate) options: Arc<LoadOptions>,
+    /// Whether its config is not only that of its file.
+    pub(super) is_config_replaced: bool,
 }
 
 impl Candidate {
@@ -63,16 +65,19 @@ impl Candidate {
             .and_then(|manifest| options.apply(manifest))
             .map_err(|error| refused(folder, ErrorKind::Manifest).caused_by(error))?;
         let (folder, options) = (Some(folder.to_owned()), Arc::clone(options));
-        Ok(Self { folder, text, options, ..Self::compiled_in(manifest) })
+        let is_config_replaced = options.replaces_config();
+        Ok(Self { folder, text, options, is_config_replaced, ..Self::compiled_in(manifest) })
     }
 
     /// Applies what the configuration sets for the plugin, except where the application's options
     /// replace it.
     pub(crate) fn with_settings(mut self, settings: &PluginSettings) -> Result<Self, Error> {
-        let manifest = settings.apply(self.manifest.clone(), &self.options);
+        let (keep_config, limits) = (self.options.replaces_config(), self.options.limits());
+        let manifest = settings.apply(self.manifest.clone(), keep_config, limits);
         let refused =
             |error: ManifestError| refused(self.place(), ErrorKind::Config).caused_by(error);
         self.manifest = manifest.map_err(refused)?;
+        self.is_config_replaced |= settings.has_config(self.manifest.name());
         Ok(self)
     }
 
@@ -80,7 +85,8 @@ impl Candidate {
     pub(crate) fn compiled_in(manifest: Manifest) -> Self {
         let granted = manifest.permissions().clone();
         let (text, options) = (String::new(), Arc::default());
-        Self { manifest, folder: None, text, serving: None, granted, options }
+        let is_config_replaced = false;
+        Self { manifest, folder: None, text, serving: None, granted, options, is_config_replaced }
     }
 
     /// Returns the error of a plugin whose requirements are not met.

@@ -37,10 +37,11 @@ pub(crate) use conformance::{ConformanceRun, check_program};
 pub(crate) use context::{AbandonedChecks, LoaderContext, PermissionPolicy};
 pub(crate) use load::{Build, Constructor, Loaded, Source, load};
 pub(crate) use plan::{Content, Dependent, Plan, plan};
+pub use policy::InspectedPermission;
 pub(crate) use schemas::{CheckedSchemas, schema_digests};
 pub(crate) use settings::{CurrentSettings, PluginSettings};
 #[cfg(feature = "config-file")]
 pub(crate) use settings::{Grants, OnePlugin};
-pub use survey::{Built, InspectedPermission, Inspection, SurveyedPlugin};
+pub use survey::{Built, Inspection, SurveyedPlugin};
 pub(crate) use survey::{abi_report, contracts, inspect, read_artifact, survey as survey_one};
 pub(crate) use swap::{Swapped, swap};

@@ -22,7 +22,6 @@ use super::context::{LoaderContext, PermissionPolicy};
 use super::schema_check::run_check;
 use super::schemas::Schemas;
 use super::settings::PluginSettings;
-use super::survey::InspectedPermission;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{CallPolicy, Parts};
@@ -238,6 +237,18 @@ pub(crate) fn effective_limits(
         deadline: requested.deadline,
     };
     (limits, notes)
+}
+
+/// A permission of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InspectedPermission {
+    /// The permission.
+    pub permission: String,
+    /// Whether the manifest requests it.
+    pub is_requested: bool,
+    /// Whether the configuration and the policy of the application grant it.
+    pub is_granted: bool,
 }
 
 /// Maximum number of withheld permissions that are listed.

@@ -156,7 +156,7 @@ impl Schema {
 fn position(candidate: &Candidate, field: &str, violation: &Violation) -> String {
     let pointer = format!("/{field}{}", violation.pointer);
     let field = pointer.trim_start_matches('/').replace('/', ".");
-    let is_in_file = !candidate.options.replaces_config() || field.starts_with("config_");
+    let is_in_file = !candidate.is_config_replaced || field.starts_with("config_");
     let Some(folder) = candidate.folder.as_ref().filter(|_| is_in_file) else {
         return format!("`{field}`: {}", violation.message);
     };

@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use hotbay_manifest::{Limits, Manifest, ManifestError};
 use serde_json::{Map, Value};
 
-use super::candidate::LoadOptions;
 use crate::id::PluginName;
 
 /// The current settings of all plugins.
@@ -84,6 +83,10 @@ impl PluginSettings {
         grants.map(String::as_str).filter(|permission| !permission.ends_with('*'))
     }
 
+    pub(super) fn has_config(&self, plugin: &PluginName) -> bool {
+        self.plugins.get(plugin).is_some_and(|plugin| !plugin.config.is_empty())
+    }
+
     pub(crate) fn is_disabled(&self, plugin: &PluginName) -> bool {
         self.plugins.get(plugin).is_some_and(|plugin| plugin.is_disabled)
     }
@@ -101,21 +104,22 @@ impl PluginSettings {
         enabled.filter_map(|(name, plugin)| Some((name, plugin.folder.as_ref()?)))
     }
 
-    /// Returns the manifest with the settings of its plugin. `options` of the application that
-    /// replace the same fields come first.
+    /// Returns the manifest with the settings of its plugin. The application's limits come first, and
+    /// so does its config, with which `keep_config` is set.
     pub(super) fn apply(
         &self,
         mut manifest: Manifest,
-        options: &LoadOptions,
+        keep_config: bool,
+        limits: Limits,
     ) -> Result<Manifest, ManifestError> {
         let Some(plugin) = self.plugins.get(manifest.name()) else { return Ok(manifest) };
-        if !plugin.config.is_empty() && !options.replaces_config() {
+        if !plugin.config.is_empty() && !keep_config {
             let mut config = manifest.config().clone();
             merge(&mut config, &plugin.config);
             manifest = manifest.with_config(config)?;
         }
         if plugin.limits != Limits::default() {
-            let limits = options.limits().or(&plugin.limits).or(manifest.limits());
+            let limits = limits.or(&plugin.limits).or(manifest.limits());
             manifest = manifest.with_limits(limits)?;
         }
         Ok(manifest)

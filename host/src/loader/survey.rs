@@ -13,6 +13,7 @@ use super::candidate::{Candidate, LoadOptions};
 use super::context::{PermissionPolicy, host_api};
 use super::contract_check::check_contracts;
 use super::dependencies::stage;
+use super::policy::InspectedPermission;
 use super::schemas::Schemas;
 use super::settings::PluginSettings;
 use crate::artifact::digest::Artifact;
@@ -45,18 +46,6 @@ pub struct SurveyedPlugin {
     pub is_disabled: bool,
     /// The reason it cannot be loaded.
     pub problem: Option<Error>,
-}
-
-/// A permission of a plugin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InspectedPermission {
-    /// The permission.
-    pub permission: String,
-    /// Whether the manifest requests it.
-    pub is_requested: bool,
-    /// Whether the configuration and the policy of the application grant it.
-    pub is_granted: bool,
 }
 
 /// The build information in a library's stamp.

@@ -4,6 +4,7 @@
 #[cfg(unix)]
 mod both_kinds;
 mod concurrent;
+mod config_file;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod dependencies;
 mod disk_permissions;

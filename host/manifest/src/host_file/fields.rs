@@ -165,8 +165,8 @@ pub(crate) const PERMISSIONS: &[Field] = &[optional(
     "default",
     Shape::Patterns(PERMISSION_PATTERN),
     PERMISSION,
-    "Permissions that are granted to each plugin that requests them and has no `permissions` of its \
-     own here. Without this list, all are granted.",
+    "Permissions that are granted to each plugin that requests them, unless its entry in `plugins` \
+     has `permissions`. Without this list, all are granted.",
 )];
 
 /// The fields of an entry of `plugins`.

@@ -6,19 +6,20 @@ mod interpolate;
 mod parse;
 #[cfg(test)]
 mod reference;
+mod setting;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-pub(crate) use fields::HOST_FILE;
+use fields::HOST_FILE;
 use parse::{Include, parse, parse_duration};
+pub use setting::{Origin, Outside, Setting};
 
 use crate::Limits;
 use crate::error::{ManifestError, Problem};
@@ -27,46 +28,12 @@ use crate::name::PluginName;
 /// Maximum number of files that one file includes, directly or not.
 const MAX_INCLUDED: usize = 64;
 
-/// How the configuration reads what is outside of its text.
-pub struct Outside<'o> {
-    /// Returns the text of a file.
-    pub read: &'o dyn Fn(&Path) -> io::Result<String>,
-    /// Returns the value of a variable of the environment.
-    pub variable: &'o dyn Fn(&str) -> Option<String>,
-}
-
 /// The configuration of a host: a `hotbay.toml` and the files that it includes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostFile {
     /// By path, so that each has one value.
     settings: BTreeMap<Vec<String>, Setting>,
     files: Vec<PathBuf>,
-}
-
-/// One value of the configuration.
-#[derive(Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Setting {
-    /// The keys that lead to the value.
-    pub path: Vec<String>,
-    /// The value, with `${…}` replaced.
-    pub value: Value,
-    /// The place that sets it.
-    pub origin: Origin,
-    /// Whether it is never shown, since a part of it is from the environment or another file.
-    pub is_secret: bool,
-}
-
-/// The place of a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Origin {
-    /// The file.
-    pub file: PathBuf,
-    /// The line, counted from 1.
-    pub line: usize,
-    /// The column in characters, counted from 1.
-    pub column: usize,
 }
 
 /// The values of the configuration by their meaning. `None` and empty collections mean that the
@@ -225,7 +192,7 @@ impl HostFile {
 
     /// Returns the JSON Schema (draft 2020-12) of `hotbay.toml`.
     pub fn json_schema() -> Value {
-        crate::schema::host_file_schema()
+        crate::schema::schema_of(HOST_FILE, "hotbay.toml, the configuration of a hotbay host")
     }
 }
 
@@ -287,24 +254,6 @@ impl PluginSettings {
             }
             _ => debug_assert!(false, "{path:?} is in the table of fields but not here"),
         }
-    }
-}
-
-/// Prints no secret.
-impl std::fmt::Debug for Setting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut shown = f.debug_struct("Setting");
-        shown.field("path", &self.path).field("origin", &self.origin);
-        if !self.is_secret {
-            shown.field("value", &self.value);
-        }
-        shown.finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Outside<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outside").finish_non_exhaustive()
     }
 }
 

@@ -9,8 +9,8 @@ use serde_json::Value as Json;
 
 use super::fields::HOST_FILE;
 use super::interpolate::{Interpolated, Reference, interpolate};
+use super::setting::{Origin, Outside, Setting};
 use super::tree::Document;
-use super::{Origin, Outside, Setting};
 use crate::error::{ManifestError, Problem};
 use crate::fields::{Field, HostShape, Shape};
 use crate::reader::{FieldValue, Fields};
@@ -144,7 +144,7 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// Reads a value that is no table.
+    /// Reads a value other than a table.
     fn leaf(&self, value: &FieldValue<'r>, path: &[String]) -> Result<Setting, ManifestError> {
         let mut is_secret = false;
         let mut path_of = |value: &FieldValue<'_>| {
@@ -287,7 +287,7 @@ impl<'r> Reader<'r> {
                 let text = (self.outside.read)(&self.folder().join(path));
                 let text =
                     text.map_err(|error| format!("the text of the file `{path}`: {error}"))?;
-                // Editors end a file with a newline, which is no part of a secret.
+                // Editors end a file with a newline, which does not belong to a secret.
                 Ok(text.strip_suffix('\n').unwrap_or(&text).trim_end_matches('\r').to_owned())
             }
         };

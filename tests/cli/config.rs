@@ -1,0 +1,149 @@
+//! `hotbay config`, and the configuration of the other verbs.
+
+use std::fs;
+
+use hotbay_tests::Plugins;
+use serde_json::json;
+use snapbox::str;
+
+use crate::command::hotbay;
+
+/// A folder with the plugin `echo` and a `hotbay.toml`.
+fn configured(text: &str) -> Plugins {
+    let plugins = Plugins::new();
+    let config = json!({ "answers": "manifest" });
+    let echo = plugins.add_in("plugins/echo", "echo", "faulty").config(config);
+    echo.set("permissions", ["log", "read"]).write();
+    fs::write(plugins.dir().join("hotbay.toml"), text).unwrap();
+    plugins
+}
+
+const FILE: &str = "plugin_dirs = ['plugins']
+[permissions]
+default = ['log', 'write']
+[plugins.echo.config]
+token = 'a${HOTBAY_TEST_TOKEN:-hunter2}'
+[plugins.second]
+folder = 'plugins/echo'
+config.answers = 'second'
+[plugins.second.limits]
+workers = 1
+";
+
+#[test]
+fn values_are_shown_with_their_places_and_without_secrets() {
+    let plugins = configured(FILE);
+    let run = hotbay(plugins.dir(), &["config", "show"]).exits(0);
+    let text = run.text();
+    assert!(!text.contains("hunter2"), "{text}");
+    for (value, place) in [
+        ("plugin_dirs = [\"plugins\"]", "hotbay.toml:1"),
+        ("permissions.default = [\"log\", \"write\"]", "hotbay.toml:3"),
+        ("plugins.echo.config.token = (hidden)", "hotbay.toml:5"),
+        ("plugins.echo.config.answers = \"manifest\"", "plugins/echo/plugin.json"),
+        ("plugins.second.config.answers = \"second\"", "hotbay.toml:8"),
+        ("plugins.second.limits.workers = 1", "hotbay.toml:10"),
+        ("limits.drain_timeout = \"30s\"", "default"),
+        ("quarantine.max_faults = 5", "default"),
+    ] {
+        let is_line = |line: &str| {
+            line.split_once("  # ")
+                .is_some_and(|(found, at)| found.trim_end() == value && at == place)
+        };
+        assert!(text.lines().any(is_line), "{value} # {place} in {text}");
+    }
+    let json = hotbay(plugins.dir(), &["config", "show", "--json"]).exits(0).json();
+    let values = json["values"].as_array().unwrap();
+    let token = values.iter().find(|value| value["path"] == "plugins.echo.config.token").unwrap();
+    assert_eq!((&token["value"], &token["is_secret"]), (&json!(null), &json!(true)));
+    let inspected = hotbay(plugins.dir(), &["inspect", "echo"]).exits(0).text();
+    assert!(inspected.contains(r#"{"answers":"manifest","token":"(hidden)"}"#), "{inspected}");
+    let inspected = hotbay(plugins.dir(), &["inspect", "echo", "--json"]).exits(0).text();
+    assert!(!inspected.contains("hunter2") && inspected.contains("(hidden)"), "{inspected}");
+}
+
+#[test]
+fn permissions_are_shown_side_by_side() {
+    let plugins = configured(FILE);
+    let text = hotbay(plugins.dir(), &["inspect", "echo"]).exits(0).text();
+    let expected = "  permissions    log    requested      granted      allowed
+                 read   requested      not granted  denied
+                 write  not requested  granted      unused
+";
+    assert!(text.contains(expected), "{text}");
+    let json = hotbay(plugins.dir(), &["inspect", "echo", "--json"]).exits(0).json();
+    let read = json!({
+        "permission": "read", "is_requested": true, "is_granted": false, "is_allowed": false,
+    });
+    assert_eq!(json["permissions"][1], read);
+}
+
+#[test]
+fn other_verbs_follow_the_file() {
+    let plugins = configured(FILE);
+    let call = |name: &str| hotbay(plugins.dir(), &["call", name, "--text", "x"]).exits(0).text();
+    assert_eq!(call("echo"), "manifest");
+    assert_eq!(call("second"), "second");
+    let text = hotbay(plugins.dir(), &["list"]).exits(0).text();
+    assert!(text.contains("second") && text.contains("echo"), "{text}");
+    let other = plugins.dir().join("other.toml");
+    fs::write(other, "plugin_dirs = ['plugins']\n[plugins.echo]\nenabled = false\n").unwrap();
+    let text = hotbay(plugins.dir(), &["list", "--config", "other.toml"]).exits(0).text();
+    assert!(text.contains("disabled") && !text.contains("second"), "{text}");
+    let run = hotbay(plugins.dir(), &["list", "--config", "none.toml"]).exits(1);
+    assert!(run.stderr.contains("none.toml"), "{}", run.stderr);
+    let text = hotbay(plugins.dir(), &["inspect", "second"]).exits(0).text();
+    assert!(text.contains(r#"{"answers":"second"}"#) && text.starts_with("second "), "{text}");
+}
+
+#[test]
+fn check_reports_what_does_not_exist() {
+    let plugins = configured(FILE);
+    let run = hotbay(plugins.dir(), &["config", "check"]).exits(0);
+    assert_eq!(run.text(), "hotbay.toml: valid (6 values in 1 file)\n");
+    let file = plugins.dir().join("hotbay.toml");
+    fs::write(
+        &file,
+        "plugin_dirs = ['plugins', 'none']\n[plugins.ecko]\nconfig.a = 1\n\
+         [plugins.copy]\nfolder = 'nowhere'\n",
+    )
+    .unwrap();
+    hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
+$ hotbay config check
+--- stderr
+error: hotbay.toml:1:15: `plugin_dirs` has `none`, which is not a folder
+error: hotbay.toml:5:10: manifest: cannot read `[ROOT]/nowhere`: No such file or directory (os error [ERRNO])
+error: hotbay.toml:3:12: `plugins.ecko` names a plugin that was not found
+  hint: did you mean `echo`?
+--- exit code 1
+"#]]);
+    fs::write(&file, "[limits]\nmax_worker = 1\ndrain_timeout = 5\n").unwrap();
+    hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
+$ hotbay config check
+--- stderr
+error: invalid configuration of the host
+  because: hotbay.toml has 2 mistakes:
+      2:1: `limits.max_worker` is not a known field
+      3:17: `limits.drain_timeout` is 5; expected a duration such as `50ms`, `1.5s` or `2m`
+  hint: did you mean `max_workers`?
+--- exit code 1
+"#]]);
+    fs::remove_file(&file).unwrap();
+    hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
+$ hotbay config check
+--- stderr
+error: `hotbay.toml` does not exist in the current folder
+  hint: name the file with `--config`, or create one; host/manifest/HOTBAY_TOML.md lists its fields
+--- exit code 1
+"#]]);
+}
+
+#[test]
+fn schema_is_printed_whatever_the_file_has() {
+    let plugins = configured("not TOML");
+    let schema = hotbay(plugins.dir(), &["config", "schema"]).exits(0).json();
+    assert_eq!(schema["properties"]["plugin_dirs"]["type"], "array");
+    // A verb that loads nothing does not read the file.
+    hotbay(plugins.dir(), &["seal", "plugins/echo"]).exits(0);
+    hotbay(plugins.dir(), &["list"]).exits(1);
+}
