@@ -1,7 +1,7 @@
 //! Test support: servers of PostgreSQL on a Unix socket in a private folder, and databases in them.
 //!
 //! Debian's package `postgresql` or programs in `PATH` are used. Without them, tests are skipped, but
-//! fail if the variable `CI` is set.
+//! fail on Linux if the variable `CI` is set.
 
 #![cfg(unix)]
 #![forbid(unsafe_code)]

@@ -67,14 +67,28 @@ impl Server {
         SHARED.get_or_init(Self::start).as_ref()
     }
 
+    /// Returns whether servers can be started. Prints that the test is skipped otherwise.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they cannot and `CI` is set, on Linux.
+    pub fn is_installed() -> bool {
+        let is_installed = Programs::find().is_some();
+        if !is_installed {
+            let hint = "install PostgreSQL (Debian: apt-get install postgresql)";
+            let is_required = cfg!(target_os = "linux") && env::var_os("CI").is_some();
+            assert!(!is_required, "PostgreSQL not found; {hint}");
+            eprintln!("skipped: PostgreSQL not found; {hint}");
+        }
+        is_installed
+    }
+
     /// Starts a server; see [`shared`](Self::shared).
     pub fn start() -> Option<Self> {
-        let Some(programs) = Programs::find() else {
-            let hint = "install PostgreSQL (Debian: apt-get install postgresql)";
-            assert!(env::var_os("CI").is_none(), "PostgreSQL not found; {hint}");
-            eprintln!("skipped: PostgreSQL not found; {hint}");
+        if !Self::is_installed() {
             return None;
-        };
+        }
+        let programs = Programs::find()?;
         let folder =
             tempfile::Builder::new().prefix("hotbay-pg-").tempdir_in(programs.temporary_folder());
         let folder = folder.expect("a temporary folder can be created").keep();

@@ -60,7 +60,7 @@ impl Worker {
         let mailbox = Arc::new(Mailbox::default());
         let mut session = Session { settings, runtime, link: None };
         let jobs = Arc::clone(&mailbox);
-        let thread = thread::Builder::new().name("storage".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("storage-pg".to_owned()).spawn(move || {
             while let Some(job) = jobs.next() {
                 // The connection of a job that panics is closed, since the job has it.
                 let _ = catch_unwind(AssertUnwindSafe(|| job(&mut session)));
