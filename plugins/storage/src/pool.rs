@@ -31,7 +31,9 @@ impl<T> Pool<T> {
             self.returned.wait_timeout_while(self.lock(), self.timeout, |idle| idle.is_empty());
         let (mut idle, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let Some(connection) = idle.pop() else {
-            let message = format!("all {} connections are in use", self.max);
+            let (max, timeout) = (self.max, self.timeout);
+            let message =
+                format!("no connection was free within {timeout:?}; the maximum is {max}");
             return Err(StoreError::new(StoreErrorKind::Unavailable, message));
         };
         drop(idle);

@@ -99,12 +99,13 @@ impl Link {
             }
             Synchronous::Normal => "SET synchronous_commit = off",
         };
-        // A transaction of a host that hangs must not block the changes of all others.
+        // A transaction of a host that hangs must not block the changes of all others forever. The
+        // time in which the server receives a large value counts as idle.
         let set = format!(
             "SELECT set_config('search_path', quote_ident(current_schema()), false);
              SET lock_timeout = {wait};
              SET statement_timeout = {work};
-             SET idle_in_transaction_session_timeout = {wait};
+             SET idle_in_transaction_session_timeout = {work};
              {synchronous}"
         );
         Ok(self.client.batch_execute(&set).await?)

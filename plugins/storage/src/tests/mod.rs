@@ -348,7 +348,8 @@ impl Model {
             Expectation::Any => None,
             Expectation::Absent => Some(0),
             Expectation::Current => Some(current),
-            Expectation::Stale => Some(current + 1),
+            // One that no change of the same batch can get.
+            Expectation::Stale => Some(current.checked_sub(1).unwrap_or(1 << 40)),
         }
     }
 
