@@ -10,7 +10,9 @@ mod lock;
 mod schema;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
 use std::{fs, io};
 
 use rusqlite::{
@@ -25,6 +27,13 @@ use error::error_of_io;
 pub(crate) use error::of_sqlite;
 use lock::InstanceLock;
 use schema::migrate;
+
+/// Maximum time in milliseconds for which reads do not notice that the file was removed or replaced: a check takes half
+/// as long as a read.
+const CHECK_INTERVAL_MS: u64 = 100;
+
+/// In place of the time of a check that found the file: the next read checks it again.
+const NOT_FOUND: u64 = u64::MAX;
 
 /// A database, which is closed while the state of the plugin is handed over.
 #[derive(Debug)]
@@ -47,6 +56,9 @@ struct DatabaseFile {
 struct Open {
     /// The file as it was opened: its device and number, if the system has them.
     identity: Option<(u64, u64)>,
+    opened: Instant,
+    /// When it was last checked, in milliseconds after it was opened.
+    checked: AtomicU64,
     /// One connection: callers wait for each other here, instead of polling SQLite's lock.
     writer: Pool<Option<Connection>>,
     readers: Pool<Option<Connection>>,
@@ -63,6 +75,8 @@ impl Open {
         Ok(Some(Self {
             writer: Pool::new(vec![Some(database.open_writer()?)], timeout),
             identity: identity(&database.path),
+            opened: Instant::now(),
+            checked: AtomicU64::new(0),
             readers: Pool::new(readers, timeout),
             _lock: lock,
         }))
@@ -71,14 +85,26 @@ impl Open {
     /// Fails if the file was removed or replaced: SQLite would still write to the old one.
     fn check_file(&self, file: &Path) -> Result<(), StoreError> {
         if self.identity.is_none() || identity(file) == self.identity {
+            self.checked.store(self.milliseconds(), Ordering::Relaxed);
             return Ok(());
         }
+        self.checked.store(NOT_FOUND, Ordering::Relaxed);
         let file = file.display();
         let message = format!(
             "the database `{file}` was removed or replaced; remove `{file}-wal` and `{file}-shm`, \
              which belong to the former one, and reload the plugin"
         );
         Err(StoreError::new(StoreErrorKind::Failed, message))
+    }
+
+    /// Checks the file unless that was done a short time ago.
+    fn check_file_sometimes(&self, file: &Path) -> Result<(), StoreError> {
+        let due = self.checked.load(Ordering::Relaxed).saturating_add(CHECK_INTERVAL_MS);
+        if self.milliseconds() < due && due != NOT_FOUND { Ok(()) } else { self.check_file(file) }
+    }
+
+    fn milliseconds(&self) -> u64 {
+        self.opened.elapsed().as_millis() as u64
     }
 }
 
@@ -102,18 +128,13 @@ impl Sqlite {
         &self,
         call: impl FnOnce(&Open) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut call = Some(call);
-        let mut run = |open: &Open| {
-            open.check_file(&self.database.path)?;
-            call.take().map_or_else(|| Err(self.in_use()), |call| call(open))
-        };
         // Held during the call, so that closing waits for it.
         if let Some(open) = &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
-            return run(open);
+            return call(open);
         }
         self.open_if_free()?;
         match &*self.open.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(open) => run(open),
+            Some(open) => call(open),
             None => Err(self.in_use()),
         }
     }
@@ -140,6 +161,7 @@ impl Sqlite {
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, StoreError> {
         self.with_open(|open| {
+            open.check_file_sometimes(&self.database.path)?;
             open.readers.with(|place| {
                 let connection = match place {
                     Some(connection) => connection,
@@ -156,6 +178,7 @@ impl Sqlite {
         write: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.with_open(|open| {
+            open.check_file(&self.database.path)?;
             open.writer.with(|place| {
                 let connection = match place {
                     Some(connection) => connection,

@@ -126,6 +126,25 @@ fn removed_or_replaced_file_fails_changes() {
 }
 
 #[test]
+fn removed_file_fails_reads_soon() {
+    let folder = Folder::new();
+    let storage = folder.open();
+    storage.plugin().save(b"a", b"1", None).unwrap();
+    fs::remove_file(folder.file()).unwrap();
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let error = loop {
+        match storage.plugin().load(b"a") {
+            Err(error) => break error,
+            Ok(entry) => assert_eq!(entry.value, b"1"),
+        }
+        assert!(std::time::Instant::now() < limit, "the file is still read");
+    };
+    assert_eq!(error.kind(), StoreErrorKind::Failed);
+    assert!(error.to_string().contains("removed or replaced"), "{error}");
+    assert_eq!(kind(storage.plugin().load(b"a")), StoreErrorKind::Failed);
+}
+
+#[test]
 fn errors_of_the_database_have_their_class() {
     for (code, expected) in [
         (ffi::SQLITE_BUSY, StoreErrorKind::Unavailable),
