@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::{READERS, TIMEOUT};
+/// Maximum number of connections that read.
+pub(crate) const READERS: usize = 4;
+/// Maximum time for a connection or a lock, in milliseconds.
+pub(crate) const TIMEOUT: u64 = 60_000;
 
 pub(crate) struct BareStore {
     writer: Pool,

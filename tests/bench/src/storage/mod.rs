@@ -15,14 +15,10 @@ use storage_contract::KeyValue;
 use crate::fixtures::{self, Library, title};
 use crate::sample::quantile;
 use crate::table::{Report, Table, verdict};
-use bare::BareStore;
+use bare::{BareStore, READERS, TIMEOUT};
 
 /// The goal of the plugin, relative to no plugin.
 const GOAL: f64 = 0.85;
-/// Maximum number of connections that read.
-const READERS: usize = 4;
-/// Maximum time for a connection or a lock, in milliseconds.
-const TIMEOUT: u64 = 60_000;
 /// Number of keys, which all have a value.
 const KEYS: u64 = 1000;
 const VALUE: [u8; 100] = [7; 100];
