@@ -60,7 +60,8 @@ pub trait KeyValue {
     ///
     /// # Errors
     ///
-    /// That of the first change that fails.
+    /// `InvalidInput` if a change or their number is out of range; otherwise the error of the first
+    /// change that fails.
     fn batch(&self, changes: Vec<Change>) -> Result<Vec<u64>, StoreError>;
 }
 

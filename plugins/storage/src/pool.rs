@@ -1,77 +1,60 @@
-//! Connections that read, opened when they are needed. It has no threads, which would outlive the
+//! Connections that are used by one caller at a time. It starts no threads, which would outlive the
 //! plugin.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::Connection;
 use storage_contract::{StoreError, StoreErrorKind};
 
+/// A fixed number of connections, or of places for those that are opened when they are needed.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct Pool<T> {
     max: usize,
     timeout: Duration,
-    state: Mutex<State>,
+    /// The last one is used first, so that few are opened.
+    idle: Mutex<Vec<T>>,
     returned: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    idle: Vec<Connection>,
-    /// Number of connections that are idle or in use.
-    open: usize,
-}
-
-impl Pool {
-    pub(crate) fn new(max: usize, timeout: Duration) -> Self {
-        Self { max: max.max(1), timeout, state: Mutex::default(), returned: Condvar::new() }
+impl<T> Pool<T> {
+    pub(crate) fn new(connections: Vec<T>, timeout: Duration) -> Self {
+        let max = connections.len();
+        Self { max, timeout, idle: Mutex::new(connections), returned: Condvar::new() }
     }
 
-    /// Runs `read` with a connection, which `open` opens if none is idle. Waits for one if all are
-    /// in use.
-    pub(crate) fn with<T>(
+    /// Runs `call` with a connection. Waits for one if all are in use.
+    pub(crate) fn with<R>(
         &self,
-        open: impl FnOnce() -> Result<Connection, StoreError>,
-        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let must_wait = |state: &mut State| state.idle.is_empty() && state.open >= self.max;
-        let waited = self.returned.wait_timeout_while(self.lock(), self.timeout, must_wait);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if must_wait(&mut state) {
-            let message = format!("all {} connections are in use", self.max);
+        call: impl FnOnce(&mut T) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        let waited =
+            self.returned.wait_timeout_while(self.lock(), self.timeout, |idle| idle.is_empty());
+        let (mut idle, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let Some(connection) = idle.pop() else {
+            let (max, timeout) = (self.max, self.timeout);
+            let message =
+                format!("no connection was free within {timeout:?}; the maximum is {max}");
             return Err(StoreError::new(StoreErrorKind::Unavailable, message));
-        }
-        let idle = state.idle.pop();
-        state.open += usize::from(idle.is_none());
-        drop(state);
-        let mut leased = Leased { pool: self, connection: idle };
-        let connection = match leased.connection.take() {
-            Some(connection) => connection,
-            None => open()?,
         };
-        read(leased.connection.insert(connection))
+        drop(idle);
+        let mut leased = Leased { pool: self, connection: Some(connection) };
+        call(leased.connection.as_mut().expect("it is returned when this is dropped"))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection in use; returned when it is dropped, also by a panic.
-struct Leased<'p> {
-    pool: &'p Pool,
-    /// `None` while it is opened.
-    connection: Option<Connection>,
+struct Leased<'p, T> {
+    pool: &'p Pool<T>,
+    connection: Option<T>,
 }
 
-impl Drop for Leased<'_> {
+impl<T> Drop for Leased<'_, T> {
     fn drop(&mut self) {
-        let mut state = self.pool.lock();
-        match self.connection.take() {
-            Some(connection) => state.idle.push(connection),
-            None => state.open -= 1,
-        }
-        drop(state);
+        self.pool.lock().extend(self.connection.take());
         self.pool.returned.notify_one();
     }
 }

@@ -109,14 +109,7 @@ pub(crate) fn install(
     name: &str,
     output: &str,
 ) -> anyhow::Result<PathBuf> {
-    let folder = dir.join(name);
-    fs::create_dir(&folder)?;
-    let manifest = json!({
-        "name": name,
-        "package": library.package,
-        "version": env!("CARGO_PKG_VERSION"),
-        "api": "^1.0",
-        "library": library.package.replace('-', "_"),
+    let fields = json!({
         "description": "An instance of the plugin of the benchmarks",
         "config": {"output": output},
         "config_schema": {
@@ -124,11 +117,32 @@ pub(crate) fn install(
             "properties": {"output": {"enum": ["in-place", "heap", "panic"]}},
             "additionalProperties": false,
         },
-        "sha256": library.sha256,
-        "length": library.length,
     });
-    fs::write(folder.join("plugin.json"), format!("{manifest:#}"))?;
+    install_with(library, dir, name, fields)
+}
+
+/// Creates a plugin's folder with more fields of the manifest.
+pub(crate) fn install_with(
+    library: &Library,
+    dir: &Path,
+    name: &str,
+    mut manifest: Value,
+) -> anyhow::Result<PathBuf> {
+    let folder = dir.join(name);
+    fs::create_dir(&folder)?;
     let stem = library.package.replace('-', "_");
+    for (field, value) in [
+        ("name", json!(name)),
+        ("package", json!(library.package)),
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("api", json!("^1.0")),
+        ("library", json!(stem)),
+        ("sha256", json!(library.sha256)),
+        ("length", json!(library.length)),
+    ] {
+        manifest[field] = value;
+    }
+    fs::write(folder.join("plugin.json"), format!("{manifest:#}"))?;
     let file = folder.join(format!("{DLL_PREFIX}{stem}{DLL_SUFFIX}"));
     fs::hard_link(&library.file, &file)?;
     Ok(folder)

@@ -23,6 +23,7 @@ mod reloads;
 mod sample;
 mod schemas;
 mod soak;
+mod storage;
 mod table;
 mod threads;
 mod workspace;
@@ -92,6 +93,8 @@ enum Group {
     Inner,
     /// Builds of plugins after an edit, compared with a plain library.
     Rebuilds,
+    /// Values in SQLite through the plugin `storage`, compared with SQLite without a plugin.
+    Storage,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -143,6 +146,7 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
         Group::Processes => processes::measure(options.quick, &report),
         Group::Inner => inner::measure(options.quick, &report),
         Group::Rebuilds => rebuilds::measure(options.quick, &report),
+        Group::Storage => storage::measure(options.quick, &report),
     }
 }
 

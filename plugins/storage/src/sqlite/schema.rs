@@ -1,9 +1,10 @@
 //! The tables of the database, and their migration to the version of this build.
 
 use rusqlite::{Connection, TransactionBehavior};
-use storage_contract::{StoreError, StoreErrorKind};
+use storage_contract::StoreError;
 
-use crate::error::of_sqlite;
+use super::error::of_sqlite;
+use crate::backend::{foreign_database, newer_schema};
 
 /// Marks a database as one of this plugin: "hbkv".
 const APPLICATION_ID: i32 = 0x6862_6B76;
@@ -32,18 +33,11 @@ pub(crate) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let tables = "SELECT count(*) FROM sqlite_schema";
     let tables: u32 = transaction.query_row(tables, [], |row| row.get(0)).map_err(fail)?;
     if id != APPLICATION_ID && (tables > 0 || version != 0) {
-        let message = "the database belongs to another application";
-        return Err(StoreError::new(StoreErrorKind::Failed, message));
+        return Err(foreign_database());
     }
     let newest = MIGRATIONS.len();
     let done = usize::try_from(version).ok().filter(|version| *version <= newest);
-    let Some(done) = done else {
-        let message = format!(
-            "the database has version {version}; this build of the plugin knows versions up to \
-             {newest}"
-        );
-        return Err(StoreError::new(StoreErrorKind::Failed, message));
-    };
+    let done = done.ok_or_else(|| newer_schema(version, newest))?;
     if done == newest {
         return Ok(());
     }

@@ -1,50 +1,14 @@
-//! The plugin `storage`, as a library in a host.
+//! Swaps of the plugin while it is called.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hotbay::contract::CallErrorKind;
-use hotbay::{Host, Request};
-use hotbay_tests::{Plugins, StopOnDrop, block_on, host, loaded, reloaded};
+use hotbay_tests::{Plugins, StopOnDrop, reloaded};
 use serde_json::{Value, json};
 use storage_contract::{KeyValue, StoreErrorKind};
 
+use super::{install, opened, unload};
+
 const WRITERS: u64 = 4;
-
-fn install(plugins: &Plugins, file: &Path, readers: u64) -> std::path::PathBuf {
-    let config = json!({ "file": file, "readers": readers, "synchronous": "normal" });
-    let plugin = plugins.add("storage", "storage").config(config);
-    plugin.set("handover", "pause").write()
-}
-
-fn opened(plugins: &Plugins) -> Host {
-    let host = host(plugins);
-    loaded(&host, install(plugins, &plugins.dir().join("data.sqlite"), 4));
-    host
-}
-
-#[test]
-fn store_is_called_by_its_contract_and_in_json() {
-    let plugins = Plugins::new();
-    let host = opened(&plugins);
-    let store = host.contract::<dyn KeyValue>("storage").unwrap();
-    let revision = store.save(b"a", b"\x00\xFF", Some(0)).unwrap();
-    assert_eq!(store.pooled().load(b"a").unwrap().value, b"\x00\xFF");
-    let error = store.save(b"a", b"", Some(revision + 1)).unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::Conflict);
-    assert_eq!(store.load(b"b").unwrap_err().kind(), StoreErrorKind::NotFound);
-    assert_eq!(
-        host.providers_of::<dyn KeyValue>().unwrap().list(b"", b"", 9).unwrap().keys,
-        [b"a"]
-    );
-    let request = json!({ "load": { "key": "a" } }).to_string();
-    let reply = host.plugin("storage").unwrap().call(Request::text(&request)).unwrap();
-    let reply: Value = serde_json::from_slice(reply.as_bytes()).unwrap();
-    assert_eq!(reply, json!({ "value": { "base64": "AP8=" }, "revision": revision }));
-    block_on(host.unload("storage")).unwrap();
-    let error = store.load(b"a").unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::Call(CallErrorKind::Unavailable), "{error}");
-}
 
 /// Adds one to a number by the revision that was read, and saves a key of its writer alone.
 fn write_until(is_done: &AtomicBool, store: &impl KeyValue, writer: u64, total: &AtomicU64) -> u64 {
@@ -68,11 +32,36 @@ fn write_until(is_done: &AtomicBool, store: &impl KeyValue, writer: u64, total: 
 }
 
 #[test]
-fn swaps_lose_and_double_no_write() {
-    const SWAPS: u64 = 200;
+fn swaps_on_sqlite_lose_and_double_no_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("data.sqlite");
+    swap_often(200, |number| json!({ "file": file, "readers": number, "synchronous": "normal" }));
+}
+
+/// In its own process, whose threads are counted.
+#[cfg(unix)]
+#[test]
+fn swaps_on_postgres_lose_and_double_no_write() {
+    const CHILD: &str = "HOTBAY_STORAGE_SWAPS";
+    if std::env::var_os(CHILD).is_none() {
+        let test = concat!(module_path!(), "::swaps_on_postgres_lose_and_double_no_write");
+        return super::restarts::run_with_postgres(test, CHILD);
+    }
+    let server = hotbay_test_postgres::Server::start().expect("it is installed");
+    let database = server.database();
+    let dsn = database.dsn();
+    // Fewer: each swap opens new connections.
+    swap_often(50, |number| json!({ "dsn": dsn, "connections": number, "synchronous": "normal" }));
+    assert_eq!(hotbay_tests::threads("storage-pg"), Vec::<String>::new());
+    assert_eq!(hotbay_tests::mappings("libstorage"), 0);
+    assert_eq!(database.run("SELECT count(*) FROM pg_stat_activity WHERE client_port = -1"), "1");
+}
+
+/// Swaps the plugin under load. `config` returns one with a number of connections, so that each build
+/// has another one.
+fn swap_often(swaps: u64, config: impl Fn(u64) -> Value) {
     let plugins = Plugins::new();
-    let host = opened(&plugins);
-    let file = plugins.dir().join("data.sqlite");
+    let host = opened(&plugins, config(4));
     let store = host.contract::<dyn KeyValue>("storage").unwrap();
     store.save(b"total", &0_u64.to_le_bytes(), Some(0)).unwrap();
     let (is_done, total) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -87,8 +76,8 @@ fn swaps_lose_and_double_no_write() {
                 })
             })
             .collect();
-        for swap in 0..SWAPS {
-            install(&plugins, &file, 3 + swap % 2);
+        for swap in 0..swaps {
+            install(&plugins, config(3 + swap % 2));
             reloaded(&host, "storage");
             assert!(!is_done.load(Ordering::Relaxed), "a writer failed");
         }
@@ -111,7 +100,5 @@ fn swaps_lose_and_double_no_write() {
         }
         assert_eq!(found, *written);
     }
-    let report = block_on(host.unload("storage")).unwrap();
-    assert_eq!(report.retain_reason, None, "{report:?}");
-    assert!(host.retained().is_empty(), "{:?}", host.retained());
+    unload(&host);
 }

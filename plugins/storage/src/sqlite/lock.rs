@@ -6,7 +6,7 @@ use std::path::Path;
 
 use storage_contract::{StoreError, StoreErrorKind};
 
-use crate::error::error_of_io;
+use super::error::error_of_io;
 
 /// A lock on `FILE.lock`, which ends when it is dropped. The file stays: another instance may wait to
 /// lock it.
