@@ -670,15 +670,16 @@ class Server {
     const idle = this.#untilIdle(idleTimeout);
     await Promise.race([stopped, idle.expired]);
     idle.cancel();
-    const isDrained = await this.#drain(http, removeFiles);
+    if (!(await this.#drain(http, removeFiles))) {
+      log.warn("`shutdown` skipped: calls were still running", { waitedMs: DRAIN_TIMEOUT_MS });
+      process.exit(0);
+    }
     try {
       await this.#hooks.shutdown?.();
     } catch (error) {
       log.error("`shutdown` failed", faultOf(error));
       process.exit(1);
     }
-    const waitedMs = DRAIN_TIMEOUT_MS;
-    if (!isDrained) log.warn("calls were still running at the exit", { waitedMs });
     process.exit(0);
   }
 
@@ -829,7 +830,7 @@ class Server {
     for (const { decoded, contentType } of inputs) {
       call.contentType = contentType;
       try {
-        if (call.cancelled) throw call.signal.reason;
+        if (call.cancelled) call.signal.throwIfAborted();
         const found = outputOf(await call.race(this.#endpoints.get("execute")(decoded, call)));
         const encoded = Buffer.from(found.body).toString("base64");
         replies.push({ contentType: found.type, body: encoded });
@@ -898,7 +899,7 @@ async function callMethod(served, body, call) {
 
 /** Writes a line for each item; waits while the host does not read. */
 async function sendLines(response, { items, encode }, call, log) {
-  response.writeHead(200, { "Content-Type": LINES_TYPE });
+  response.writeHead(200, { "Content-Type": LINES_TYPE, Connection: "close" });
   const write = async (line) => {
     if (response.write(`${toJson(line)}\n`) || call.cancelled) return;
     const drained = new Promise((resolve) => response.once("drain", resolve));
@@ -936,7 +937,14 @@ function outputOf(value) {
 /** Returns status and body of the response to a call that failed. */
 function failureOf(error) {
   if (error instanceof Rejected) return [error.status, error];
-  if (error instanceof PluginError) return [422, error];
+  if (error instanceof PluginError) {
+    try {
+      JSON.stringify(error);
+      return [422, error];
+    } catch (invalid) {
+      return failureOf(invalid); // Of its details.
+    }
+  }
   if (error?.failure) return [error.status, error.failure];
   return [500, { code: 500, message: "panicked", fault: faultOf(error) }];
 }

@@ -1,9 +1,35 @@
 // Tests of the SDK without a host: `node --test` in this folder.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import test from "node:test";
+import { fileURLToPath } from "node:url";
 import { milliseconds, parseJson, parseType, Plugin, text, toJson } from "./hotbay.mjs";
 
-const point = "Point { x: u8, label: string?, color: enum Color { red, Other(u8), C { a: bool } } }";
+const color = "enum Color { red, Other(u8), C { a: bool } }";
+const point = `Point { x: u8, label: string?, color: ${color} }`;
+
+test("examples of README.md run", () => {
+  const folder = fileURLToPath(new URL(".", import.meta.url));
+  const readme = readFileSync(join(folder, "README.md"), "utf8");
+  const examples = [...readme.matchAll(/^```js\n(.*?)^```$/gms)].map(([, source]) => source);
+  assert.equal(examples.length, 2);
+  const temporary = mkdtempSync(join(tmpdir(), "hotbay-"));
+  try {
+    copyFileSync(join(folder, "hotbay.mjs"), join(temporary, "hotbay.mjs"));
+    const [, contract] = examples.map((source) => {
+      const program = join(temporary, "program.mjs");
+      writeFileSync(program, source);
+      const output = execFileSync(process.execPath, [program, "capabilities"]);
+      return JSON.parse(output).hotbay.contracts[0]?.text;
+    });
+    assert.ok(readme.includes(`\`\`\`text\n${contract}\`\`\``));
+  } finally {
+    rmSync(temporary, { recursive: true });
+  }
+});
 
 test("types have the same text again", () => {
   const all = ["u64", "[u8]", "set<string>", "i64?", "(i64, string)", "map<u8, [bool]>", point];

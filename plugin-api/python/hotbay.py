@@ -143,7 +143,10 @@ class Call:
 
 
 class Log:
-    """Writes lines to the host's log: `plugin.log.info("loaded", rows=3)`."""
+    """Writes lines to the host's log: `plugin.log.info("loaded", rows=3)`.
+
+    The levels are `trace`, `debug`, `info`, `warn` and `error`.
+    """
 
     def __init__(self, target: str):
         self.target, self._lock = target, threading.Lock()
@@ -156,20 +159,11 @@ class Log:
             while line:
                 line = line[os.write(2, line):]
 
-    def trace(self, message: str, **fields) -> None:
-        self.write("trace", message, fields)
-
-    def debug(self, message: str, **fields) -> None:
-        self.write("debug", message, fields)
-
-    def info(self, message: str, **fields) -> None:
-        self.write("info", message, fields)
-
-    def warn(self, message: str, **fields) -> None:
-        self.write("warn", message, fields)
-
-    def error(self, message: str, **fields) -> None:
-        self.write("error", message, fields)
+    def __getattr__(self, level: str):
+        """Returns the function that logs with a level: `trace` to `error`."""
+        if level not in ("trace", "debug", "info", "warn", "error"):
+            raise AttributeError(f"no level `{level}`")
+        return lambda message, **fields: self.write(level, message, fields)
 
 
 class Plugin:
@@ -432,7 +426,8 @@ class Type:
         for field in fields_of(kind):
             has_default = field.default is not MISSING or field.default_factory is not MISSING
             fields.append((field.name, cls.of(hints[field.name], depth + 1), has_default))
-        texts = [f"{_wire(name)}: {found.text}" + " = default" * (has_default and not found.is_optional)
+        texts = [f"{_wire(name)}: {found.text}"
+                 + (" = default" if has_default and not found.is_optional else "")
                  for name, found, has_default in fields]
 
         def decode(value):
@@ -583,16 +578,15 @@ class Server:
         finally:
             for file in files:
                 os.remove(file)
-        is_drained = self.drain(listener)
+        if not self.drain(listener):
+            self.plugin.log.warn("`shutdown` skipped: calls were still running",
+                                 waited_seconds=DRAIN_TIMEOUT_SECONDS)
+            os._exit(0)  # Threads of calls would block or crash the interpreter's exit.
         try:
             self.hook("shutdown")
         except BaseException as error:
             self.plugin.log.error("`shutdown` failed", **_fault(error))
             sys.exit(1)
-        if not is_drained:
-            self.plugin.log.warn("calls were still running at the exit",
-                                 waited_seconds=DRAIN_TIMEOUT_SECONDS)
-            os._exit(0)  # Threads of calls would block or crash the interpreter's exit.
 
     def start(self) -> None:
         try:
@@ -613,12 +607,12 @@ class Server:
         while True:
             with self.lock:
                 idle = 0 if self.running else time.monotonic() - self.idle_since
-                has_room = len(self.connections) < MAX_CONNECTIONS
+                is_below_limit = len(self.connections) < MAX_CONNECTIONS
             if 0 < idle_timeout <= idle:
                 return
             wait = idle_timeout - idle if idle_timeout else None
-            is_able = has_room and self.accept(listener)
-            if has_room and not is_able:  # The system lacks descriptors or threads.
+            is_able = is_below_limit and self.accept(listener)
+            if is_below_limit and not is_able:  # The system lacks descriptors or threads.
                 wait = min(wait or ACCEPT_RETRY_SECONDS, ACCEPT_RETRY_SECONDS)
             readable = [self.wakeups, listener] if is_able else [self.wakeups]
             if self.wakeups in select.select(readable, [], [], wait)[0]:
@@ -698,7 +692,7 @@ class Server:
             state = self.hook("snapshot")
             if state is None:
                 return 200, BYTES_TYPE, b""
-            return 200, BYTES_TYPE, state[1], f"Hotbay-Snapshot-Version: {state[0]:d}\r\n"
+            return 200, BYTES_TYPE, bytes(state[1]), f"Hotbay-Snapshot-Version: {state[0]:d}\r\n"
         with self.lock:
             was_used, self.is_used = self.is_used, True
         if path == "/restore":
@@ -710,10 +704,9 @@ class Server:
             self.hook("restore", version, body)
             return OK
         call = Call(connection, headers)
-        if not self.slots.acquire(timeout=call.remaining):
-            raise call.cancelled_error()
+        if not self.slots.acquire(blocking=False):
+            self.wait_for_slot(call)
         try:
-            call.check()  # It may have waited for its turn.
             if served:
                 return self.call_method(connection, call, *served, body)
             if name == "batch":
@@ -722,11 +715,19 @@ class Server:
         finally:
             self.slots.release()
 
+    def wait_for_slot(self, call: Call) -> None:
+        """Waits for the end of another call; raises an error if the call is cancelled."""
+        if not self.slots.acquire(timeout=call.remaining):
+            raise call.cancelled_error()
+        if call.cancelled:
+            self.slots.release()
+            raise call.cancelled_error()
+
     def call(self, connection: "Connection", call: Call, function, body: bytes):
         """Calls a function of the plugin; returns content type and body of its output."""
         output = connection.result(function(body, call), call)
         if isinstance(output, Output):
-            return output.content_type, output.body
+            return output.content_type, bytes(output.body)
         if isinstance(output, (bytes, bytearray, memoryview)):
             return BYTES_TYPE, bytes(output)
         if isinstance(output, str):
@@ -745,8 +746,7 @@ class Server:
         for given, content_type in inputs:
             call.content_type = content_type
             try:
-                if call.remaining == 0:
-                    raise Error(408, "the deadline passed before this call started", retryable=True)
+                call.check()
                 content_type, output = self.call(connection, call,
                                                  self.plugin._endpoints["execute"], given)
                 encoded = b2a_base64(output, newline=False).decode()
@@ -803,7 +803,7 @@ class Connection:
     def __init__(self, server: Server, stream: socket.socket):
         stream.settimeout(TOKEN_TIMEOUT_SECONDS if server.token else None)
         self.server, self.socket = server, stream
-        self.is_busy = self.has_stopped_reading = False
+        self.is_trusted = self.is_busy = self.has_stopped_reading = False
         self.wakeups = None
 
     def stop_reading(self) -> None:
@@ -861,7 +861,9 @@ class Connection:
             message = "invalid or missing header Hotbay-Token: expected the value of HOTBAY_TOKEN"
             self.send(401, JSON_TYPE, _json(Rejected(401, message).body), "", True)
             return False
-        self.socket.settimeout(None)
+        if not self.is_trusted:
+            self.is_trusted = True
+            self.socket.settimeout(None)
         counts = path != "/healthz"
         with server.lock:
             self.is_busy = True
@@ -887,10 +889,12 @@ class Connection:
         return not is_last
 
     def send(self, status: int, content_type: str, body: bytes, more: str, is_last: bool) -> None:
+        if not (content_type.isascii() and content_type.isprintable()):
+            content_type = BYTES_TYPE
         more += "Connection: close\r\n" if is_last else ""
         head = (f"HTTP/1.1 {status} -\r\nContent-Type: {content_type}\r\n"
                 f"Content-Length: {len(body)}\r\n{more}\r\n")
-        self.socket.sendall(head.encode("latin-1") + body)
+        self.socket.sendall(head.encode() + body)
 
     def result(self, value, call: Call):
         """Returns a value, or the result of an awaitable, which is cancelled with the call."""
@@ -1041,7 +1045,8 @@ def _read_request(stream, max_body_bytes: int):
     fields = [line.split(":", 1) for line in head[1:-1] if ":" in line]
     headers = {name.lower(): value.strip() for name, value in fields}
     length = headers.get("content-length", "0")
-    if "transfer-encoding" in headers or not (length.isdecimal() and length.isascii()):
+    if "transfer-encoding" in headers or not (
+            length.isdecimal() and length.isascii() and len(length) <= 20):
         raise Rejected(411, "missing or invalid header Content-Length")
     if int(length) > max_body_bytes:
         raise Rejected(413, f"body too large: expected at most {max_body_bytes} bytes")
@@ -1062,7 +1067,11 @@ def _failure(error: BaseException):
     if isinstance(error, Rejected):
         return error.status, error.body
     if isinstance(error, Error):
-        return 422, error.body()
+        try:
+            _json(error.body())
+            return 422, error.body()
+        except (TypeError, ValueError) as invalid:  # Of its details.
+            error = invalid
     return 500, {"code": 500, "message": "panicked", "fault": _fault(error)}
 
 
@@ -1091,7 +1100,7 @@ def _keywords() -> list:
 def _whole_number(headers: dict, name: str):
     """Returns the number in a header, or None."""
     text = headers.get(name)
-    if text is not None and not (text.isascii() and text.isdecimal()):
+    if text is not None and not (text.isascii() and text.isdecimal() and len(text) <= 20):
         raise Rejected(400, f"invalid header {name}: expected a whole number, found `{text}`")
     return None if text is None else int(text)
 

@@ -1,7 +1,9 @@
 """Tests of the SDK without a host: `python3 -m unittest` in this folder."""
 import enum
+import os
 import re
 import sys
+import types
 import unittest
 from dataclasses import dataclass
 from typing import Annotated, Dict, Iterator, List, Optional, Set, Tuple
@@ -28,7 +30,7 @@ class Point:
 
 class Types(unittest.TestCase):
     def test_hints_have_types(self):
-        types = [
+        expected = [
             (int, "i64"), (float, "f64"), (bool, "bool"), (str, "string"), (bytes, "[u8]"),
             (None, "unit"), (dict, "json"), (hotbay.Json, "json"), (hotbay.U32, "u32"),
             (hotbay.Char, "char"), (Annotated[int, "a note"], "i64"), (List[int], "[i64]"),
@@ -37,7 +39,7 @@ class Types(unittest.TestCase):
             (Color, "enum Color { red, BLUE }"),
             (Point, "Point { x: u8, label: string?, color: enum Color { red, BLUE } = default }"),
         ]
-        for hint, text in types:
+        for hint, text in expected:
             self.assertEqual(hotbay.Type.of(hint).text, text)
         for hint in (complex, list, Dict[float, int], "text"):
             with self.assertRaises(TypeError, msg=hint):
@@ -103,6 +105,17 @@ class Contracts(unittest.TestCase):
             plugin = hotbay.Plugin("a", "0.1.0")
             with self.assertRaisesRegex(TypeError, message):
                 plugin.contract("a", "1.0")(type("A", (), {"f": function}))
+
+
+class Readme(unittest.TestCase):
+    def test_examples_run(self):
+        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "README.md")) as file:
+            examples = re.findall(r"^```python\n(.*?)^```$", file.read(), re.DOTALL | re.MULTILINE)
+        self.assertEqual(len(examples), 4)
+        names = {"__name__": "readme"}
+        sys.modules["readme"] = types.ModuleType("readme")  # Where `dataclasses` looks.
+        for example in examples:
+            exec(compile(example, "README.md", "exec"), names)
 
 
 class Start(unittest.TestCase):

@@ -155,7 +155,7 @@ fn programs_serve_async_methods() {
         });
         assert_eq!(error.kind(), CallErrorKind::Cancelled);
         until("a call is dropped in the program", || {
-            // The first one may be late for it to have started.
+            // The first one may time out before it has started.
             let short = work.with_timeout(Duration::from_millis(100));
             let error = block_on(short.forever()).unwrap_err();
             assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);

@@ -88,7 +88,11 @@ plugin.contract({
       run: ({ point, by }) => ({ x: point.x + by.x, y: point.y + by.y }),
     },
     enrich: { args: { record: Rec }, returns: Rec, run: counted },
-    fail: { args: { how: Failure }, returns: "u32", run: ({ how }) => fails(how, "analysis failed") },
+    fail: {
+      args: { how: Failure },
+      returns: "u32",
+      run: ({ how }) => fails(how, "analysis failed"),
+    },
     limits: {
       returns: "(bool, bool)",
       run: (_, call) => [call.deadline !== undefined, call.cancelled],
