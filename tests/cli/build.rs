@@ -194,7 +194,8 @@ next:
     assert_eq!(files("b"), expected);
     hotbay(root.dir(), &["new", "c", "--process", "--language", "rust"]).exits(0);
     assert!(files("c").contains("Cargo.toml"));
-    hotbay(root.dir(), &["new", "d", "--process", "--language", "cobol"]).exits(2).shows(str![[r#"
+    hotbay(root.dir(), &["new", "d", "--process", "--language", "cobol"]).exits(2).shows(str![[
+        r#"
 $ hotbay new d --process --language cobol
 --- stderr
 error: invalid value 'cobol' for '--language <LANGUAGE>'
@@ -202,7 +203,8 @@ error: invalid value 'cobol' for '--language <LANGUAGE>'
 
 For more information, try '--help'.
 --- exit code 2
-"#]]);
+"#
+    ]]);
     hotbay(root.dir(), &["new", "d", "--language", "python"]).exits(2).shows(str![[r#"
 $ hotbay new d --language python
 --- stderr

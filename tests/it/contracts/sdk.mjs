@@ -186,6 +186,30 @@ plugin.contract({
   },
 });
 
+const Values = `Values {
+  narrow: (u8, i8, u16, i16), wide: (u32, i32, u64, i64), real: (f32, f64), bytes: [u8],
+  letter: char, nothing: unit, is_set: bool?, names: set<string>, by_number: map<u16, [string]>,
+  colors: [enum Color { Red, Blue }?], any: json
+}`;
+
+plugin.contract({
+  name: "values",
+  version: "1.0",
+  methods: {
+    echo: { args: { values: Values }, returns: Values, run: ({ values }) => values },
+    reverse: {
+      args: { bytes: "[u8]" },
+      returns: "[u8]",
+      run: ({ bytes }) => Buffer.from(bytes).reverse(),
+    },
+    more: {
+      args: { number: "u64", by: "i64" },
+      returns: "i64",
+      run: ({ number, by }) => BigInt(number) + BigInt(by),
+    },
+  },
+});
+
 let dropped = 0;
 const work = (args, returns, run) => ({ args, returns, async: true, run });
 

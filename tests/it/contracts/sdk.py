@@ -5,7 +5,7 @@ import collections
 import enum
 import time
 from dataclasses import dataclass, field, replace
-from typing import AsyncIterator, Dict, Iterator, List, Optional, Tuple
+from typing import AsyncIterator, Dict, Iterator, List, Optional, Set, Tuple
 
 import hotbay
 from hotbay import U32, U64, Call, Error
@@ -222,6 +222,38 @@ class Tables:
     @hotbay.method(since="1.1")
     def even(self) -> Iterator[U64]:
         return (2 * number for number in range(2**63))
+
+
+class Color(enum.Enum):
+    RED = "Red"
+    BLUE = "Blue"
+
+
+@dataclass
+class Values:
+    narrow: Tuple[hotbay.U8, hotbay.I8, hotbay.U16, hotbay.I16]
+    wide: Tuple[U32, hotbay.I32, U64, int]
+    real: Tuple[hotbay.F32, float]
+    bytes: bytes
+    letter: hotbay.Char
+    nothing: None
+    is_set: Optional[bool]
+    names: Set[str]
+    by_number: Dict[hotbay.U16, List[str]]
+    colors: List[Optional[Color]]
+    any: dict
+
+
+@plugin.contract("values", "1.0")
+class EchoValues:
+    def echo(self, values: Values) -> Values:
+        return values
+
+    def reverse(self, bytes: bytes) -> bytes:
+        return bytes[::-1]
+
+    def more(self, number: U64, by: int) -> int:
+        return number + by
 
 
 @plugin.contract("async-work", "1.1")

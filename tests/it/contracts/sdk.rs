@@ -1,9 +1,11 @@
 //! Programs with the SDKs in Python and in JavaScript: `sdk.py` and `sdk.mjs` do the same.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use hotbay::contract::{CallError, CallErrorKind, Json};
 use hotbay::{
     CancellationToken, Error, ErrorKind, Host, HostEvent, LoadOptions, LoadStep, PluginError,
     PluginHandle, Request, RunOptions, Snapshot,
@@ -64,6 +66,80 @@ fn outputs_have_content_types() {
         assert_eq!(reply.as_bytes(), b"");
         let unknown = handle.call(Request::text("").with_endpoint("none")).unwrap_err();
         assert_eq!(unknown.kind(), ErrorKind::Unsupported);
+    });
+}
+
+/// A contract with every kind of type, apart from enums with values.
+#[hotbay_plugin::contract(name = "values", version = "1.0")]
+trait EchoValues {
+    fn echo(&self, values: &Values) -> Result<Values, CallError>;
+    fn reverse(&self, bytes: &[u8]) -> Result<Vec<u8>, CallError>;
+    fn more(&self, number: u64, by: i64) -> Result<i64, CallError>;
+}
+
+#[hotbay_plugin::data]
+#[derive(Clone, Debug, PartialEq)]
+struct Values {
+    narrow: (u8, i8, u16, i16),
+    wide: (u32, i32, u64, i64),
+    real: (f32, f64),
+    bytes: Vec<u8>,
+    letter: char,
+    nothing: (),
+    is_set: Option<bool>,
+    names: BTreeSet<String>,
+    by_number: BTreeMap<u16, Vec<String>>,
+    colors: Vec<Option<Color>>,
+    any: Json,
+}
+
+#[hotbay_plugin::data]
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Color {
+    Red,
+    Blue,
+}
+
+#[test]
+fn values_of_all_types_are_unchanged() {
+    let highest = Values {
+        narrow: (u8::MAX, i8::MAX, u16::MAX, i16::MAX),
+        wide: (u32::MAX, i32::MAX, u64::MAX, i64::MAX),
+        real: (f32::MAX, 0.1 + 0.2),
+        bytes: (0..=u8::MAX).collect(),
+        letter: '\u{1f600}',
+        nothing: (),
+        is_set: Some(true),
+        names: ["\"", "\\", "\0\u{2028}", "12345678901234567890"].map(String::from).into(),
+        by_number: BTreeMap::from([(0, vec![]), (u16::MAX, vec!["a".to_owned()])]),
+        colors: vec![Some(Color::Red), None, Some(Color::Blue)],
+        any: Json(json!({ "__proto__": [1.5, null, { "a": "b" }], "constructor": -7 })),
+    };
+    let lowest = Values {
+        narrow: (0, i8::MIN, 0, i16::MIN),
+        wide: (0, i32::MIN, 0, i64::MIN),
+        real: (f32::MIN_POSITIVE, f64::MIN_POSITIVE),
+        bytes: Vec::new(),
+        letter: '\0',
+        is_set: None,
+        names: BTreeSet::new(),
+        by_number: BTreeMap::new(),
+        colors: Vec::new(),
+        any: Json(json!(null)),
+        ..highest
+    };
+    each(|host, _| {
+        let contract = host.contract::<dyn EchoValues>("sdk").expect("it serves the contract");
+        for values in [&highest, &lowest] {
+            assert_eq!(contract.echo(values).unwrap(), *values);
+            assert_eq!(contract.pooled().echo(values).unwrap(), *values);
+        }
+        assert_eq!(contract.reverse(&[1, 2, 255]).unwrap(), [255, 2, 1]);
+        let max = u64::try_from(i64::MAX).unwrap();
+        assert_eq!(contract.more(max, -1).unwrap(), i64::MAX - 1);
+        // Not in the range of the result.
+        let error = contract.more(max, 1).unwrap_err();
+        assert_eq!(error.kind(), CallErrorKind::InvalidOutput);
     });
 }
 
