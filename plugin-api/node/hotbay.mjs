@@ -616,6 +616,8 @@ class Server {
   #methods = new Map();
   #token = process.env.HOTBAY_TOKEN;
   #slots;
+  /** The open connections, and whether each has a request without a response. */
+  #sockets = new Map();
   #running = 0;
   #idleSince = performance.now();
   #isUsed = false;
@@ -648,6 +650,10 @@ class Server {
       maxHeaderSize: MAX_HEAD_BYTES,
     });
     http.maxConnections = MAX_CONNECTIONS;
+    http.on("connection", (socket) => {
+      this.#sockets.set(socket, false);
+      socket.on("close", () => this.#sockets.delete(socket));
+    });
     http.on("request", (request, response) => this.#handle(request, response));
     http.on("clientError", (error, socket) => rejectInvalid(error, socket));
     let files = [];
@@ -705,7 +711,7 @@ class Server {
     this.#isDraining = true;
     let timer;
     const closed = new Promise((resolve) => http.close(() => resolve(true)));
-    http.closeIdleConnections();
+    for (const [socket, isBusy] of this.#sockets) if (!isBusy) socket.destroy();
     const timeout = new Promise((resolve) => {
       timer = setTimeout(() => resolve(false), DRAIN_TIMEOUT_MS);
     });
@@ -716,7 +722,9 @@ class Server {
 
   /** Responds to a request. */
   async #handle(request, response) {
-    const path = request.url;
+    const { socket, url: path } = request;
+    this.#sockets.set(socket, true);
+    response.on("close", () => socket.destroyed || this.#sockets.set(socket, false));
     const send = (status, { type = JSON_TYPE, body, headers = {} }, isLast = false) => {
       if (isLast || this.#isDraining) response.setHeader("Connection", "close");
       const length = Buffer.byteLength(body);

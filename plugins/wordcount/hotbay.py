@@ -32,6 +32,7 @@ from binascii import a2b_base64, b2a_base64
 __all__ = ["Call", "ConfigError", "Error", "Output", "Plugin", "method", "text"]
 
 MAX_CONNECTIONS = 256
+MAX_PENDING = 512
 MAX_HEAD_BYTES = 64 << 10
 MAX_BATCH = 100
 MAX_DEPTH = 32
@@ -1001,7 +1002,7 @@ def _start_config(arguments: list) -> str:
 def _listen(plugin_id: str, kind: str):
     """Listens on a socket or port; returns the listener, its location, and its files."""
     if kind == "tcp":
-        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        listener = socket.create_server(("127.0.0.1", 0), backlog=MAX_PENDING)
         listener.setblocking(False)
         return listener, f"http://127.0.0.1:{listener.getsockname()[1]}", []
     folder = os.environ.get("HOTBAY_SOCKET_DIR")
@@ -1025,7 +1026,7 @@ def _listen(plugin_id: str, kind: str):
     os.umask(mask)
     with open(lock, "w") as file:
         file.write(str(os.getpid()))
-    listener.listen(128)
+    listener.listen(MAX_PENDING)
     listener.setblocking(False)
     return listener, f"http+unix://{path}", [path, lock]
 

@@ -221,6 +221,9 @@ pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()>
     let texts = Texts::new(name, kind(options), None, version, &api.version)?;
     let folder = home.join(name);
     write(&folder, &texts)?;
+    if let Kind::Script(_) = kind(options) {
+        exclude(&workspace.root, &format!("plugins/{name}"))?;
+    }
     let installed = workspace.target.join("plugins");
     line(format_args!("created {}", workspace.display(&folder)))?;
     line("next:")?;
@@ -236,6 +239,18 @@ pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()>
         "  cargo run --package hotbay-cli -- call {name} --text you --dir '{}'",
         workspace.display(&installed)
     ))
+}
+
+/// Excludes a folder without a `Cargo.toml` from a workspace whose members are `plugins/*`.
+fn exclude(root: &Path, folder: &str) -> anyhow::Result<()> {
+    let path = root.join("Cargo.toml");
+    let change = || -> anyhow::Result<()> {
+        let mut cargo: toml_edit::DocumentMut = fs::read_to_string(&path)?.parse()?;
+        let excluded = cargo["workspace"]["exclude"].or_insert(toml_edit::Array::new().into());
+        excluded.as_array_mut().context("`workspace.exclude` is not a list")?.push(folder);
+        Ok(fs::write(&path, cargo.to_string())?)
+    };
+    change().with_context(|| format!("cannot exclude `{folder}` in `{}`", path.display()))
 }
 
 fn kind(options: &Options) -> Kind {
@@ -471,6 +486,23 @@ mod tests {
             let debug = &cargo["profile"]["dev"]["debug"];
             assert_eq!(debug.as_str(), Some("line-tables-only"));
         }
+    }
+
+    #[test]
+    fn script_is_excluded_from_the_workspace() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("Cargo.toml");
+        for (before, after) in [
+            ("[workspace]\nmembers = []\n", "members = []\nexclude = [\"plugins/a\"]\n"),
+            ("[workspace]\nexclude = [\"b\"] # c\n", "exclude = [\"b\", \"plugins/a\"] # c\n"),
+        ] {
+            fs::write(&path, before).unwrap();
+            exclude(root.path(), "plugins/a").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("[workspace]\n{after}"));
+        }
+        fs::write(&path, "[workspace]\nexclude = 7\n").unwrap();
+        let error = format!("{:#}", exclude(root.path(), "plugins/a").unwrap_err());
+        assert!(error.contains("cannot exclude `plugins/a`"), "{error}");
     }
 
     #[test]
