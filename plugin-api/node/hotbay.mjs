@@ -25,6 +25,7 @@ const MAX_DEPTH = 32;
 const DRAIN_TIMEOUT_MS = 5_000;
 const TOKEN_TIMEOUT_MS = 10_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
+const CANCELLED_GRACE_MS = 200;
 const DEFAULT_IDLE_TIMEOUT = "1h";
 const JSON_TYPE = "application/json";
 const TEXT_TYPE = "text/plain; charset=utf-8";
@@ -317,15 +318,39 @@ class Method {
 // Integers beyond 2⁵³ are, in JSON values, strings that begin with this unpredictable text.
 const BIG = `big-${randomBytes(16).toString("hex")}:`;
 const BIG_STRING = new RegExp(`"${BIG}(-?\\d+)"`, "g");
-const STRING_OR_BIG_NUMBER = /"(?:[^"\\]|\\.)*"|-?\d{16,}(?![\d.eE])/g;
+const BIG_NUMBER = /-?\d{16,}(?![\d.eE])/g;
 
 /** Parses JSON without losing digits of large integers. */
 export function parseJson(source) {
   if (!/\d{16}/.test(source)) return JSON.parse(source);
+  const parts = [];
   // Of a number such as 1.0000000000000001, only the digits after the point would match.
-  const isPart = (at) => at > 0 && /[\d.eE+-]/.test(source[at - 1]);
-  return JSON.parse(source.replace(STRING_OR_BIG_NUMBER, (found, at) =>
-    found[0] === '"' || isPart(at) ? found : `"${BIG}${found}"`));
+  const mark = (found, index, all) =>
+    (index > 0 && /[\d.eE+-]/.test(all[index - 1]) ? found : `"${BIG}${found}"`);
+  let end = 0;
+  while (end < source.length) {
+    const start = indexOrEnd(source, '"', end);
+    parts.push(source.slice(end, start).replace(BIG_NUMBER, mark));
+    end = endOfString(source, start);
+    parts.push(source.slice(start, end));
+  }
+  return JSON.parse(parts.join(""));
+}
+
+function indexOrEnd(source, found, from) {
+  const index = source.indexOf(found, from);
+  return index < 0 ? source.length : index;
+}
+
+/** Returns the index after the string that starts at an index. */
+function endOfString(source, start) {
+  for (let end = start; end < source.length;) {
+    end = indexOrEnd(source, '"', end + 1);
+    let escapes = 0;
+    while (source[end - 1 - escapes] === "\\") escapes += 1;
+    if (escapes % 2 === 0) return end + 1;
+  }
+  return source.length;
 }
 
 export function toJson(value) {
@@ -751,6 +776,7 @@ class Server {
       if (output.items) await sendLines(response, output, call, this.#plugin.log);
       else send(200, output, path === "/shutdown");
     } catch (error) {
+      await untilNoticed(error, call, response);
       if (response.headersSent) response.destroy();
       else fail(error, error instanceof Rejected && error.status === 413);
     } finally {
@@ -923,6 +949,7 @@ async function sendLines(response, { items, encode }, call, log) {
       else await write({ item: encode(value) });
     }
   } catch (error) {
+    await untilNoticed(error, call, response);
     last = { error: failureOf(error)[1] };
   }
   if (!last?.end) {
@@ -961,6 +988,18 @@ function failureOf(error) {
 function faultOf(error) {
   const [, location] = `${error?.stack}`.match(/(?:file:\/\/)?(\/[^\n()]+:\d+:\d+)/) ?? [];
   return { message: `${error}`, location };
+}
+
+/**
+ * Waits until the host closes the connection, if the call has failed because it is cancelled. The
+ * host notices a deadline on its own, maybe slightly later than the plugin.
+ */
+async function untilNoticed(error, call, response) {
+  if (!call?.cancelled || error !== call.signal.reason || response.destroyed) return;
+  await new Promise((resolve) => {
+    const timer = setTimeout(resolve, CANCELLED_GRACE_MS);
+    response.on("close", () => resolve(clearTimeout(timer)));
+  });
 }
 
 function readBody(request, maxBytes) {

@@ -65,6 +65,13 @@ test("values are converted both ways", () => {
   assert.equal(toJson(parseType("string?").encode(undefined)), "null");
 });
 
+test("long text beside a large integer is read", () => {
+  const long = "1234567890123456 ".repeat(1e6) + '\\\\\\"'.repeat(1e5);
+  const found = parseJson(`{"text":"${long}","n":12345678901234567890}`);
+  assert.equal(found.text.length, 17e6 + 2e5);
+  assert.equal(parseType("u64").decode(found.n), 12345678901234567890n);
+});
+
 test("mismatches name the place", () => {
   const values = [
     ["u8", "256", "expected u8, found 256"], ["i64", "true", "expected i64"],

@@ -92,6 +92,13 @@ class Contracts(unittest.TestCase):
         self.assertRegex(lines[3], re.escape("#since 1.1 #permission read stream fn rows() -> Po"))
         self.assertEqual(len(lines), 4)
 
+    def test_second_function_of_a_name_is_refused(self):
+        plugin = hotbay.Plugin("a", "0.1.0")
+        for declare in (plugin.execute, plugin.health, plugin.endpoint("rows")):
+            declare(print)
+            with self.assertRaisesRegex(TypeError, "already declared"):
+                declare(len)
+
     def test_invalid_declarations_are_reported(self):
         def no_hint(self, text) -> int: ...
         def no_result(self, text: str): ...

@@ -29,7 +29,7 @@ import threading
 import time
 from binascii import a2b_base64, b2a_base64
 
-__all__ = ["Call", "ConfigError", "Error", "Output", "Plugin", "method", "text"]
+__all__ = ["Call", "Cancelled", "ConfigError", "Error", "Output", "Plugin", "method", "text"]
 
 MAX_CONNECTIONS = 256
 MAX_PENDING = 512
@@ -39,6 +39,8 @@ MAX_DEPTH = 32
 DRAIN_TIMEOUT_SECONDS = 5
 TOKEN_TIMEOUT_SECONDS = 10
 ACCEPT_RETRY_SECONDS = 0.05
+CANCELLED_GRACE_MS = 200
+MAX_WAIT_SECONDS = 24 * 60 * 60  # Longer waits are repeated.
 DEFAULT_IDLE_TIMEOUT = "1h"
 JSON_TYPE, TEXT_TYPE = "application/json", "text/plain; charset=utf-8"
 BYTES_TYPE, LINES_TYPE = "application/octet-stream", "application/x-ndjson"
@@ -82,6 +84,10 @@ class Error(Exception):
         """Returns the error as JSON."""
         body = {"code": self.code, "message": self.message, "retryable": self.retryable}
         return body if self.details is None else {**body, "details": self.details}
+
+
+class Cancelled(Error):
+    """The call is cancelled, or its deadline has passed."""
 
 
 class ConfigError(Exception):
@@ -139,8 +145,8 @@ class Call:
     def cancelled_error(self) -> Error:
         """Returns the error of a cancelled call, which no caller waits for."""
         if self.remaining == 0:
-            return Error(408, "the deadline passed", retryable=True)
-        return Error(499, "cancelled")
+            return Cancelled(408, "the deadline passed", retryable=True)
+        return Cancelled(499, "cancelled")
 
 
 class Log:
@@ -192,27 +198,27 @@ class Plugin:
         """Declares a function like `execute`, with its own name."""
         if name in ("batch", "healthz", "restore", "shutdown", "snapshot") or name.startswith("/"):
             raise ValueError(f"invalid name of an endpoint: `{name}`")
-        return lambda function: self._endpoints.setdefault(name, function)
+        return lambda function: _declare(self._endpoints, name, function)
 
     def configure(self, function):
         """Declares the function `(config: dict)` of the start, which may raise `ConfigError`."""
-        return self._hooks.setdefault("configure", function)
+        return _declare(self._hooks, "configure", function)
 
     def health(self, function):
         """Declares the function without arguments that raises an `Error` if calls cannot work."""
-        return self._hooks.setdefault("health", function)
+        return _declare(self._hooks, "health", function)
 
     def snapshot(self, function):
         """Declares the function that returns `(version, bytes)` of the state, or None."""
-        return self._hooks.setdefault("snapshot", function)
+        return _declare(self._hooks, "snapshot", function)
 
     def restore(self, function):
         """Declares the function `(version: int, state: bytes)` that restores the state."""
-        return self._hooks.setdefault("restore", function)
+        return _declare(self._hooks, "restore", function)
 
     def shutdown(self, function):
         """Declares the function without arguments that runs after the last call."""
-        return self._hooks.setdefault("shutdown", function)
+        return _declare(self._hooks, "shutdown", function)
 
     def contract(self, name: str, version: str):
         """Declares a class whose public methods serve a contract.
@@ -530,6 +536,12 @@ class Method:
         return values
 
 
+def _declare(functions: dict, name: str, function):
+    if functions.setdefault(name, function) is not function:
+        raise TypeError(f"`{name}` is already declared")
+    return function
+
+
 class Rejected(Exception):
     """A request that does not reach the plugin's code."""
 
@@ -611,7 +623,7 @@ class Server:
                 is_below_limit = len(self.connections) < MAX_CONNECTIONS
             if 0 < idle_timeout <= idle:
                 return
-            wait = idle_timeout - idle if idle_timeout else None
+            wait = min(idle_timeout - idle, MAX_WAIT_SECONDS) if idle_timeout else None
             is_able = is_below_limit and self.accept(listener)
             if is_below_limit and not is_able:  # The system lacks descriptors or threads.
                 wait = min(wait or ACCEPT_RETRY_SECONDS, ACCEPT_RETRY_SECONDS)
@@ -718,7 +730,8 @@ class Server:
 
     def wait_for_slot(self, call: Call) -> None:
         """Waits for the end of another call; raises an error if the call is cancelled."""
-        if not self.slots.acquire(timeout=call.remaining):
+        remaining = call.remaining
+        if not self.slots.acquire(timeout=remaining and min(remaining, threading.TIMEOUT_MAX)):
             raise call.cancelled_error()
         if call.cancelled:
             self.slots.release()
@@ -873,7 +886,7 @@ class Connection:
             try:
                 response = server.respond(self, method, path, headers, body)
             except BaseException as error:  # It fails this call only.
-                status, failure = _failure(error)
+                status, failure = self.failure(error)
                 response = status, JSON_TYPE, _json(failure)
             if isinstance(response, Stream):
                 self.send_stream(response)
@@ -888,6 +901,13 @@ class Connection:
         is_last = is_last or path == "/shutdown" or headers.get("connection", "").lower() == "close"
         self.send(*response, *([""] * (4 - len(response))), is_last)
         return not is_last
+
+    def failure(self, error: BaseException):
+        """Returns status and body for a failure. The host notices a deadline on its own, maybe
+        slightly later than the plugin, so the response to a cancelled call waits for that."""
+        if isinstance(error, Cancelled):
+            self.new_poll().poll(CANCELLED_GRACE_MS)
+        return _failure(error)
 
     def send(self, status: int, content_type: str, body: bytes, more: str, is_last: bool) -> None:
         if not (content_type.isascii() and content_type.isprintable()):
@@ -951,7 +971,7 @@ class Connection:
                 except StopIteration:
                     last = {"end": True}
                 except BaseException as error:
-                    last = {"error": _failure(error)[1]}
+                    last = {"error": self.failure(error)[1]}
                 else:
                     try:
                         line = {"item": stream.encode(item)}
@@ -1107,7 +1127,9 @@ def _whole_number(headers: dict, name: str):
 
 
 def _milliseconds(call: Call):
-    return None if call.remaining is None else int(call.remaining * 1000) + 1
+    if call.remaining is None:
+        return None
+    return int(min(call.remaining, MAX_WAIT_SECONDS) * 1000) + 1
 
 
 def _json(value) -> bytes:

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use hotbay::contract::{CallError, CallErrorKind, Json};
 use hotbay::{
     CancellationToken, Error, ErrorKind, Host, HostEvent, LoadOptions, LoadStep, PluginError,
-    PluginHandle, Request, RunOptions, Snapshot,
+    PluginHandle, Request, RunOptions, Snapshot, TraceContext,
 };
 use hotbay_tests::{
     Plugins, ProgramFolder, block_on, event, has_interpreter, host, limits, loaded, refused,
@@ -164,6 +164,16 @@ fn exception_is_a_fault_with_its_location() {
         assert_eq!(text(handle, "still here").unwrap(), "still here");
         let stats = host.list()[0].stats.clone();
         assert_eq!((stats.faults, stats.exits), (1, 0));
+    });
+}
+
+#[test]
+fn function_gets_trace_and_content_type() {
+    let trace = TraceContext { trace_id: [0xab; 16], span_id: [0xcd; 8], flags: 1 };
+    let expected = format!("00-{}-{}-01 text/x-own", "ab".repeat(16), "cd".repeat(8));
+    each(|_, handle| {
+        let request = Request::text("trace").with_trace(trace).with_content_type("text/x-own");
+        assert_eq!(handle.call(request).unwrap().as_text().unwrap(), expected);
     });
 }
 
