@@ -115,9 +115,16 @@ fn panic_of_a_program_follows_the_items_before_it() {
 fn stream_of_a_program_ends_at_its_deadline_and_by_its_token() {
     for (_plugins, _host, tables) in readers() {
         let limited = tables.with_timeout(Duration::from_millis(300));
+        let mut opened = 0;
         for stream in [limited.count(0), limited.wait(), limited.pooled().wait()] {
-            let (found, error) = read(stream.unwrap());
-            // None if the first item took longer.
+            // On a busy machine, the response or the first item may take longer.
+            let (found, error) = match stream {
+                Ok(stream) => {
+                    opened += 1;
+                    read(stream)
+                }
+                Err(error) => (Vec::new(), Some(error)),
+            };
             assert!(found.first().is_none_or(|first| *first == 0), "{found:?}");
             assert_eq!(error.expect("an error").kind(), CallErrorKind::DeadlineExceeded);
         }
@@ -130,7 +137,7 @@ fn stream_of_a_program_ends_at_its_deadline_and_by_its_token() {
         assert_eq!(stream.next().unwrap().unwrap(), 0);
         token.cancel();
         assert_eq!(stream.next().unwrap().unwrap_err().kind(), CallErrorKind::Cancelled);
-        until("all are dropped", || (tables.dropped().unwrap() == 4).then_some(()));
+        until("all are dropped", || (tables.dropped().unwrap() > opened).then_some(()));
     }
 }
 
