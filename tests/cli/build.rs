@@ -165,6 +165,60 @@ error: plugin not created
 }
 
 #[test]
+fn new_program_is_in_the_language_that_is_named() {
+    let root = Plugins::new();
+    let files = |name: &str| {
+        let mut files: Vec<_> = fs::read_dir(root.dir().join(name))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        files.join(" ")
+    };
+    hotbay(root.dir(), &["new", "a", "--process", "--language", "python"]).exits(0).shows(str![[
+        r#"
+$ hotbay new a --process --language python
+created a
+next:
+  (cd a && python3 -m unittest)
+  hotbay build a
+  hotbay call a --text you
+"#
+    ]]);
+    let expected =
+        ".gitignore README.md hotbay.py plugin.json plugin.py plugin.schema.json test_plugin.py";
+    assert_eq!(files("a"), expected);
+    hotbay(root.dir(), &["new", "b", "--process", "--language", "node"]).exits(0);
+    let expected =
+        ".gitignore README.md hotbay.mjs plugin.json plugin.mjs plugin.schema.json plugin_test.mjs";
+    assert_eq!(files("b"), expected);
+    hotbay(root.dir(), &["new", "c", "--process", "--language", "rust"]).exits(0);
+    assert!(files("c").contains("Cargo.toml"));
+    hotbay(root.dir(), &["new", "d", "--process", "--language", "cobol"]).exits(2).shows(str![[
+        r#"
+$ hotbay new d --process --language cobol
+--- stderr
+error: invalid value 'cobol' for '--language <LANGUAGE>'
+  [possible values: rust, python, node]
+
+For more information, try '--help'.
+--- exit code 2
+"#
+    ]]);
+    hotbay(root.dir(), &["new", "d", "--language", "python"]).exits(2).shows(str![[r#"
+$ hotbay new d --language python
+--- stderr
+error: the following required arguments were not provided:
+  --process
+
+Usage: hotbay new --process --language <LANGUAGE> <NAME>
+
+For more information, try '--help'.
+--- exit code 2
+"#]]);
+}
+
+#[test]
 fn stdout_that_cannot_be_written_is_an_error() {
     let root = Plugins::new();
     script(root.dir(), "s", "1");

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hotbay_tests::{Plugins, ProgramFolder};
+use hotbay_tests::{Plugins, ProgramFolder, has_interpreter};
 use serde_json::{Value, json};
 use snapbox::{IntoData, str};
 
@@ -66,23 +66,80 @@ fn wordcount() -> PathBuf {
 
 #[test]
 fn conforming_python_program_passes_every_step() {
-    let has_python = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
-    if !has_python {
+    if !has_interpreter("python3") {
         return; // The plugin is written in Python.
     }
     assert_eq!(failed(&wordcount(), &["--text", "a b a", "--allow-writable"]), []);
 }
 
+/// Runs the tests of a plugin or an SDK, which are written in its language.
+#[track_caller]
+#[allow(clippy::disallowed_methods, reason = "these tests are not written in Rust")]
+fn passes_its_own_tests(folder: &Path, command: &[&str]) {
+    if !has_interpreter(command[0]) {
+        return;
+    }
+    let output = Command::new(command[0]).args(&command[1..]).current_dir(folder).output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+}
+
+const UNITTEST: &[&str] = &["python3", "-B", "-m", "unittest", "-q"];
+const NODE_TEST: &[&str] = &["node", "--test"];
+
 #[test]
-#[allow(clippy::disallowed_methods, reason = "the plugin's tests are written in Python")]
-fn python_plugin_passes_its_own_tests() {
-    let output = Command::new("python3")
-        .args(["-B", "-m", "unittest", "-q"])
-        .current_dir(wordcount())
-        .output()
-        .expect("python3 starts; `wordcount` needs it");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+fn sdks_and_python_plugin_pass_their_own_tests() {
+    let sdks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-api");
+    passes_its_own_tests(&wordcount(), UNITTEST);
+    passes_its_own_tests(&sdks.join("python"), UNITTEST);
+    passes_its_own_tests(&sdks.join("node"), NODE_TEST);
+}
+
+#[test]
+fn new_plugin_of_each_language_passes_every_step() {
+    for (language, command) in [("python", UNITTEST), ("node", NODE_TEST)] {
+        if !has_interpreter(command[0]) {
+            continue;
+        }
+        let root = Plugins::new();
+        let new = ["new", "greet", "--process", "--language", language];
+        hotbay(root.dir(), &new).exits(0);
+        let source = root.dir().join("greet");
+        passes_its_own_tests(&source, command);
+        hotbay(root.dir(), &["seal", "greet"]).exits(0);
+        assert_eq!(failed(&source, &["--text", "Ada", "--allow-writable"]), []);
+        hotbay(root.dir(), &["build", "greet"]).exits(0);
+        let built = root.dir().join("target/plugins/greet");
+        assert_eq!(failed(&built, &["--text", "Ada"]), []);
+        let call = hotbay(root.dir(), &["call", "greet", "--text", "you"]);
+        call.exits(0).shows(str![[r#"
+$ hotbay call greet --text you
+Hello, you!
+\ no newline at the end
+"#]]);
+    }
+}
+
+#[test]
+fn programs_with_sdks_pass_every_step() {
+    let script = include_str!("../it/contracts/sdk.py");
+    let sdk = include_str!("../../plugin-api/python/hotbay.py");
+    let python = |folder: ProgramFolder| folder.bytes(script).beside("hotbay.py", sdk);
+    let script = include_str!("../it/contracts/sdk.mjs");
+    let sdk = include_str!("../../plugin-api/node/hotbay.mjs");
+    let node = |folder: ProgramFolder| folder.bytes(script).beside("hotbay.mjs", sdk);
+    let new = |plugins: &Plugins, file| ProgramFolder::new(plugins.dir(), "program").file(file);
+    for kind in ["unix", "tcp"] {
+        let plugins = (Plugins::new(), Plugins::new());
+        let python = python(new(&plugins.0, "sdk.py")).set("type", kind).install();
+        let node = node(new(&plugins.1, "sdk.mjs")).set("type", kind).install();
+        for (folder, interpreter) in [(python, "python3"), (node, "node")] {
+            if has_interpreter(interpreter) {
+                assert_eq!(failed(&folder, &["--text", "a b"]), [], "{interpreter} {kind}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub use proc::{
 };
 pub use process::{images, mappings, threads, unique};
 #[cfg(unix)]
-pub use programs::{ProgramFolder, foreign_elf, launches, set_behavior, state_of};
+pub use programs::{ProgramFolder, foreign_elf, has_interpreter, launches, set_behavior, state_of};
 pub use subprocess::{rerun_test, run_in_subprocess};
 pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, StopOnDrop, block_on, event, events_until, until};

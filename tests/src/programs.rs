@@ -1,7 +1,7 @@
 //! Folders of process plugins: the fixture `program` with a given behavior, or a file that cannot
 //! run. Starts nothing but `cp`.
 
-use std::env::consts::ARCH;
+use std::env::{self, consts::ARCH};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,10 @@ pub struct ProgramFolder {
     fields: Map<String, Value>,
     behavior: Value,
     program: Program,
+    /// The name of the program's file.
+    file: String,
+    /// Names and texts of files beside it.
+    beside: Vec<(String, String)>,
     mode: u32,
     sealed: bool,
 }
@@ -56,6 +60,8 @@ impl ProgramFolder {
             fields,
             behavior: json!({}),
             program: Program::Built { package: "program".to_owned(), bin: "program".to_owned() },
+            file: "program".to_owned(),
+            beside: Vec::new(),
             mode: 0o755,
             sealed: true,
         }
@@ -100,6 +106,18 @@ impl ProgramFolder {
     /// Installs these bytes as the program: a script, or a file that cannot run.
     pub fn bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.program = Program::Bytes(bytes.into());
+        self
+    }
+
+    /// Names the program's file, instead of `program`.
+    pub fn file(mut self, name: &str) -> Self {
+        self.file = name.to_owned();
+        self.set("command", vec![Value::from(name)])
+    }
+
+    /// Installs a file beside the program.
+    pub fn beside(mut self, name: &str, text: &str) -> Self {
+        self.beside.push((name.to_owned(), text.to_owned()));
         self
     }
 
@@ -151,7 +169,10 @@ impl ProgramFolder {
         fs::create_dir_all(&self.folder).expect("the plugin's folder can be created");
         set_mode(&self.folder, 0o755);
         set_behavior(&self.folder, &self.behavior);
-        let program = self.folder.join("program");
+        for (name, text) in &self.beside {
+            put(&self.folder.join(name), text);
+        }
+        let program = self.folder.join(&self.file);
         let unfinished = self.folder.join(".program.unfinished");
         let exists = match &self.program {
             Program::Nothing => false,
@@ -182,6 +203,22 @@ impl ProgramFolder {
         put(&self.folder.join("plugin.json"), &manifest);
         self.folder
     }
+}
+
+/// Returns whether an interpreter of programs, such as `python3`, is in `PATH`. If not, prints that a
+/// test skips them.
+///
+/// # Panics
+///
+/// Panics in CI (the variable `CI` is set) if it is missing.
+pub fn has_interpreter(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let has_it = env::split_paths(&path).any(|folder| folder.join(name).exists());
+    if !has_it {
+        assert!(env::var_os("CI").is_none(), "`{name}` not found in PATH");
+        eprintln!("skipped: `{name}` not found in PATH");
+    }
+    has_it
 }
 
 /// Sets the behavior of the fixture in a folder from its next launch on.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use hotbay_manifest::PluginName;
 
 use crate::cargo::Workspace;
@@ -21,9 +21,23 @@ pub struct Options {
     /// Creates a program that runs in its own process, instead of a library.
     #[arg(long)]
     process: bool,
+    /// The language of the program.
+    #[arg(long, requires = "process", default_value = "rust")]
+    language: Language,
     /// The folder of a local crate `hotbay-plugin` to link instead of the published one.
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
+}
+
+/// A language with an SDK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Language {
+    /// Rust, with the crate `hotbay-plugin`.
+    Rust,
+    /// Python 3.9 and later, with a copy of the SDK beside the plugin.
+    Python,
+    /// Node.js 18 and later, with a copy of the SDK beside the plugin.
+    Node,
 }
 
 /// The `hotbay-plugin` that a new plugin links.
@@ -40,7 +54,34 @@ pub struct Sdk<'a> {
 enum Kind {
     Library,
     Process,
+    /// A program that is not built.
+    Script(Script),
 }
+
+/// The files of a program that is not built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Script {
+    /// The name and the text of the program.
+    program: (&'static str, &'static str),
+    test: (&'static str, &'static str),
+    sdk: (&'static str, &'static str),
+    /// The command that runs the test, in the folder of the plugin.
+    test_command: &'static str,
+}
+
+const PYTHON: Script = Script {
+    program: ("plugin.py", include_str!("template/python/plugin.py")),
+    test: ("test_plugin.py", include_str!("template/python/test_plugin.py")),
+    sdk: ("hotbay.py", include_str!("../../../plugin-api/python/hotbay.py")),
+    test_command: "python3 -m unittest",
+};
+
+const NODE: Script = Script {
+    program: ("plugin.mjs", include_str!("template/node/plugin.mjs")),
+    test: ("plugin_test.mjs", include_str!("template/node/plugin_test.mjs")),
+    sdk: ("hotbay.mjs", include_str!("../../../plugin-api/node/hotbay.mjs")),
+    test_command: "node --test",
+};
 
 /// The line of the template that exports the library as a plugin.
 const EXPORT: &str = "export_plugin!(Greeter);\n\n";
@@ -116,7 +157,7 @@ const TAKEN: &[&str] = &[
 /// Folders of cargo, whose names it refuses for programs.
 const TAKEN_BY_CARGO: &[&str] = &["build", "deps", "examples", "incremental"];
 
-/// Creates a crate that belongs to no workspace, and prints what to do next.
+/// Creates a plugin that belongs to no workspace, and prints what to do next.
 ///
 /// # Errors
 ///
@@ -135,8 +176,15 @@ pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
     write(&folder, &texts)?;
     line(format_args!("created {}", folder.display()))?;
     line("next:")?;
-    let cargo_toml = folder.join("Cargo.toml");
-    line(format_args!("  cargo test --manifest-path {}", quoted(&cargo_toml)))?;
+    match kind(options) {
+        Kind::Script(script) => {
+            line(format_args!("  (cd {} && {})", quoted(&folder), script.test_command))?;
+        }
+        Kind::Library | Kind::Process => {
+            let cargo_toml = folder.join("Cargo.toml");
+            line(format_args!("  cargo test --manifest-path {}", quoted(&cargo_toml)))?;
+        }
+    }
     line(format_args!("  hotbay build {}", quoted(&folder)))?;
     line(format_args!("  hotbay call {name} --text you"))
 }
@@ -173,10 +221,19 @@ pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()>
     let texts = Texts::new(name, kind(options), None, version, &api.version)?;
     let folder = home.join(name);
     write(&folder, &texts)?;
+    if let Kind::Script(_) = kind(options) {
+        exclude(&workspace.root, &format!("plugins/{name}"))?;
+    }
     let installed = workspace.target.join("plugins");
     line(format_args!("created {}", workspace.display(&folder)))?;
     line("next:")?;
-    line(format_args!("  cargo test --package {name}"))?;
+    match kind(options) {
+        Kind::Script(script) => {
+            let folder = workspace.display(&folder);
+            line(format_args!("  (cd {folder} && {})", script.test_command))?;
+        }
+        Kind::Library | Kind::Process => line(format_args!("  cargo test --package {name}"))?,
+    }
     line(format_args!("  cargo xtask build-plugins --plugin {name}"))?;
     line(format_args!(
         "  cargo run --package hotbay-cli -- call {name} --text you --dir '{}'",
@@ -184,8 +241,25 @@ pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()>
     ))
 }
 
+/// Excludes a folder without a `Cargo.toml` from a workspace whose members are `plugins/*`.
+fn exclude(root: &Path, folder: &str) -> anyhow::Result<()> {
+    let path = root.join("Cargo.toml");
+    let change = || -> anyhow::Result<()> {
+        let mut cargo: toml_edit::DocumentMut = fs::read_to_string(&path)?.parse()?;
+        let excluded = cargo["workspace"]["exclude"].or_insert(toml_edit::Array::new().into());
+        excluded.as_array_mut().context("`workspace.exclude` is not a list")?.push(folder);
+        Ok(fs::write(&path, cargo.to_string())?)
+    };
+    change().with_context(|| format!("cannot exclude `{folder}` in `{}`", path.display()))
+}
+
 fn kind(options: &Options) -> Kind {
-    if options.process { Kind::Process } else { Kind::Library }
+    match options.language {
+        _ if !options.process => Kind::Library,
+        Language::Rust => Kind::Process,
+        Language::Python => Kind::Script(PYTHON),
+        Language::Node => Kind::Script(NODE),
+    }
 }
 
 /// The files of a new plugin, by path in its folder.
@@ -207,8 +281,10 @@ impl Texts {
             Some((path, None)) => bail!("the path `{}` is not UTF-8", path.display()),
         };
         let minor = api_version.rsplit_once('.').map_or("1.0", |(minor, _)| minor);
+        let command = if let Kind::Script(script) = kind { script.program.0 } else { name };
         let values = [
             ("{{name}}", name.to_owned()),
+            ("{{command}}", command.to_owned()),
             ("{{library}}", name.replace('-', "_")),
             ("{{version}}", version.to_owned()),
             ("{{schema}}", if sdk.is_some() { SCHEMA_FILE } else { MEMBER_SCHEMA }.to_owned()),
@@ -220,16 +296,15 @@ impl Texts {
             values.iter().fold(text.to_owned(), fill)
         };
         let cargo = match (kind, sdk) {
-            (Kind::Library, None) => include_str!("template/member.toml"),
-            (Kind::Library, Some(_)) => include_str!("template/standalone.toml"),
-            (Kind::Process, None) => include_str!("template/process-member.toml"),
-            (Kind::Process, Some(_)) => include_str!("template/process-standalone.toml"),
+            (Kind::Library, None) => Some(include_str!("template/member.toml")),
+            (Kind::Library, Some(_)) => Some(include_str!("template/standalone.toml")),
+            (Kind::Process, None) => Some(include_str!("template/process-member.toml")),
+            (Kind::Process, Some(_)) => Some(include_str!("template/process-standalone.toml")),
+            (Kind::Script(_), _) => None,
         };
         let library = include_str!("template/lib.rs");
-        let mut texts = vec![
-            ("Cargo.toml", fill(cargo)),
-            ("README.md", fill(include_str!("template/README.md"))),
-        ];
+        let mut texts = vec![("README.md", fill(include_str!("template/README.md")))];
+        texts.extend(cargo.map(|cargo| ("Cargo.toml", fill(cargo))));
         if sdk.is_some() {
             texts.push((".gitignore", include_str!("template/gitignore").to_owned()));
             texts.push((SCHEMA_FILE, include_str!("../../manifest/plugin.schema.json").to_owned()));
@@ -244,6 +319,12 @@ impl Texts {
                 ("src/lib.rs", fill(&library.replace(EXPORT, ""))),
                 ("src/main.rs", fill(include_str!("template/main.rs"))),
             ],
+            Kind::Script(script) => vec![
+                ("plugin.json", fill(include_str!("template/process.json"))),
+                (script.program.0, fill(script.program.1)),
+                (script.test.0, fill(script.test.1)),
+                (script.sdk.0, script.sdk.1.to_owned()),
+            ],
         });
         Ok(Self(texts))
     }
@@ -252,7 +333,7 @@ impl Texts {
 /// Rejects names that the host would reject, or that cannot name a crate.
 fn check_name(name: &str, kind: Kind) -> anyhow::Result<()> {
     PluginName::new(name)?;
-    if TAKEN.contains(&name) {
+    if TAKEN.contains(&name) && !matches!(kind, Kind::Script(_)) {
         bail!("`{name}` is not a valid plugin name: Rust or the plugin's code already uses it");
     }
     if kind == Kind::Process && TAKEN_BY_CARGO.contains(&name) {
@@ -273,10 +354,24 @@ fn write(folder: &Path, texts: &Texts) -> anyhow::Result<()> {
         let path = folder.join(path);
         let write = || -> std::io::Result<()> {
             fs::create_dir_all(path.parent().unwrap_or(folder))?;
-            fs::write(&path, text)
+            fs::write(&path, text)?;
+            if text.starts_with("#!") { make_executable(&path) } else { Ok(()) }
         };
         write().with_context(|| format!("cannot write `{}`", path.display()))?;
     }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn make_executable(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut permissions = fs::metadata(path)?.permissions();
+    permissions.set_mode(permissions.mode() | 0o111);
+    fs::set_permissions(path, permissions)
+}
+
+#[cfg(not(unix))]
+fn make_executable(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -316,8 +411,9 @@ mod tests {
 
     /// Returns the texts of every template.
     fn all() -> Vec<Texts> {
-        let kinds = [Kind::Library, Kind::Process].into_iter();
+        let kinds = [Kind::Library, Kind::Process, Kind::Script(PYTHON), Kind::Script(NODE)];
         kinds
+            .into_iter()
             .flat_map(|kind| [(kind, true), (kind, false)])
             .map(|(kind, is_member)| texts(kind, is_member))
             .collect()
@@ -330,13 +426,17 @@ mod tests {
     #[test]
     fn template_fills_every_placeholder() {
         for (path, text) in all().iter().flat_map(|texts| &texts.0) {
-            assert!(!text.contains("{{"), "{path}: {text}");
+            let is_sdk = [PYTHON, NODE].iter().any(|script| script.sdk.0 == *path);
+            assert!(is_sdk || !text.contains("{{"), "{path}: {text}");
         }
     }
 
     #[test]
     fn library_is_exported_and_program_is_served() {
         for texts in all() {
+            if texts.0.iter().all(|(path, _)| *path != "Cargo.toml") {
+                continue;
+            }
             let is_program = texts.0.iter().any(|(path, _)| *path == "src/main.rs");
             assert_eq!(text(&texts, "src/lib.rs").contains("export_plugin!"), !is_program);
             let served = "serve_plugin!(word_count::Greeter);";
@@ -359,6 +459,24 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn only_program_of_a_script_is_executable() {
+        use std::os::unix::fs::PermissionsExt as _;
+        for script in [PYTHON, NODE] {
+            let parent = tempfile::tempdir().unwrap();
+            let (folder, texts) = (parent.path().join("a"), texts(Kind::Script(script), false));
+            write(&folder, &texts).unwrap();
+            for (path, _) in &texts.0 {
+                let mode = fs::metadata(folder.join(path)).unwrap().permissions().mode();
+                assert_eq!(mode & 0o100 != 0, *path == script.program.0, "{path}");
+            }
+            let manifest: serde_json::Value =
+                serde_json::from_str(text(&texts, "plugin.json")).unwrap();
+            assert_eq!(manifest["command"][0], script.program.0);
+        }
+    }
+
     #[test]
     fn standalone_crate_ignores_target_and_is_small_in_debug_builds() {
         for kind in [Kind::Library, Kind::Process] {
@@ -368,6 +486,23 @@ mod tests {
             let debug = &cargo["profile"]["dev"]["debug"];
             assert_eq!(debug.as_str(), Some("line-tables-only"));
         }
+    }
+
+    #[test]
+    fn script_is_excluded_from_the_workspace() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("Cargo.toml");
+        for (before, after) in [
+            ("[workspace]\nmembers = []\n", "members = []\nexclude = [\"plugins/a\"]\n"),
+            ("[workspace]\nexclude = [\"b\"] # c\n", "exclude = [\"b\", \"plugins/a\"] # c\n"),
+        ] {
+            fs::write(&path, before).unwrap();
+            exclude(root.path(), "plugins/a").unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("[workspace]\n{after}"));
+        }
+        fs::write(&path, "[workspace]\nexclude = 7\n").unwrap();
+        let error = format!("{:#}", exclude(root.path(), "plugins/a").unwrap_err());
+        assert!(error.contains("cannot exclude `plugins/a`"), "{error}");
     }
 
     #[test]

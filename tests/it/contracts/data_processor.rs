@@ -46,9 +46,7 @@ fn one_function_calls_all_processors() {
     let name = "data-processor-program";
     loaded(&host, ProgramFolder::new(plugins.dir(), name).built(name, name).install());
     let mut expected = vec!["a library", "a program in Rust", "a value of the program"];
-    let has_python = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
-    if has_python {
+    if hotbay_tests::has_interpreter("python3") {
         let python = ProgramFolder::new(plugins.dir(), "data-processor-python");
         loaded(&host, python.bytes(PYTHON).install());
         let manifest: serde_json::Value = serde_json::from_str(OLDER_MANIFEST).unwrap();

@@ -24,6 +24,8 @@ mod program_streams;
 mod providers;
 #[cfg(unix)]
 mod runtimes;
+#[cfg(unix)]
+mod sdk;
 mod services;
 mod streams;
 mod tasks;

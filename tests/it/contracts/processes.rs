@@ -6,13 +6,14 @@ use std::time::Duration;
 use hotbay::contract::{CallError, CallErrorKind, Handle};
 use hotbay::{CancellationToken, Error, ErrorKind, Host, HostEvent, LoadStep, Request};
 use hotbay_tests::{
-    Plugins, ProgramFolder, binary, block_on, event, host, loaded, refused, rolled_back,
-    set_behavior, until,
+    Plugins, ProgramFolder, binary, block_on, event, has_interpreter, host, loaded, refused,
+    rolled_back, set_behavior, until,
 };
 use serde_json::{Value, json};
 use text_contract::{AsyncWork, Failure, TextAnalysis, Unknown, changed};
 
 use super::calls::check_newest;
+use super::sdk;
 use super::tasks::check_all;
 
 /// A contract with which programs do not comply.
@@ -33,15 +34,10 @@ pub(super) fn rust(plugins: &Plugins) -> ProgramFolder {
     program.built("analyst", "analyst").set("package", "analyst")
 }
 
-pub(super) fn has_python() -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()))
-}
-
 /// The program in Python; `None` if Python is not installed.
 fn python(plugins: &Plugins) -> Option<ProgramFolder> {
     let program = ProgramFolder::new(plugins.dir(), "analyst").bytes(include_str!("analyst.py"));
-    has_python().then_some(program.set("package", "program"))
+    has_interpreter("python3").then_some(program.set("package", "program"))
 }
 
 /// The program in Rust, which states that it accepts only JSON.
@@ -56,7 +52,7 @@ fn rust_as_json(plugins: &Plugins) -> ProgramFolder {
     ProgramFolder::new(plugins.dir(), "analyst").bytes(script).set("package", "analyst")
 }
 
-/// Both programs.
+/// The programs in Rust, in Python by hand, and with the SDKs of other languages.
 fn programs() -> Vec<(Plugins, ProgramFolder)> {
     let (first, second) = (Plugins::new(), Plugins::new());
     let mut programs = Vec::new();
@@ -65,6 +61,7 @@ fn programs() -> Vec<(Plugins, ProgramFolder)> {
     if let Some(program) = python(&second) {
         programs.push((second, program));
     }
+    programs.extend(sdk::programs("analyst"));
     programs
 }
 
@@ -172,21 +169,38 @@ fn values_without_bytes_cross_as_json() {
 }
 
 #[test]
-fn program_serves_async_methods() {
+fn programs_serve_async_methods() {
     let plugins = Plugins::new();
     let program = ProgramFolder::new(plugins.dir(), "worker").set("package", "async-program");
-    let host = host(&plugins);
-    loaded(&host, program.built("async-program", "async-program").install());
-    let work = host.contract::<dyn AsyncWork>("worker").unwrap();
-    block_on(async {
-        check_all(&work).await;
-        check_all(&work.pin().unwrap()).await;
-        check_all(&work.pooled()).await;
-        assert_eq!(work.limits().await.unwrap(), (false, false));
-        let short = work.with_timeout(Duration::from_millis(30));
-        assert_eq!(short.forever().await.unwrap_err().kind(), CallErrorKind::DeadlineExceeded);
-    });
-    until("the future in the program is dropped", || (work.dropped().unwrap() == 1).then_some(()));
+    let program = program.built("async-program", "async-program");
+    for (plugins, program) in std::iter::once((plugins, program)).chain(sdk::programs("worker")) {
+        let host = Host::builder().plugin_dir(plugins.dir()).quarantine(None).build().unwrap();
+        loaded(&host, program.install());
+        let work = host.contract::<dyn AsyncWork>("worker").unwrap();
+        block_on(async {
+            check_all(&work).await;
+            check_all(&work.pin().unwrap()).await;
+            check_all(&work.pooled()).await;
+            assert_eq!(work.limits().await.unwrap(), (false, false));
+            let later = work.with_timeout(Duration::from_secs(600));
+            assert_eq!(later.limits().await.unwrap(), (true, false));
+        });
+        let token = CancellationToken::new();
+        let cancellable = work.with_cancellation_token(token.clone());
+        let error = std::thread::scope(|scope| {
+            let call = scope.spawn(|| block_on(cancellable.forever()));
+            token.cancel();
+            call.join().expect("no panic").unwrap_err()
+        });
+        assert_eq!(error.kind(), CallErrorKind::Cancelled);
+        until("a call is dropped in the program", || {
+            // The first one may time out before it has started.
+            let short = work.with_timeout(Duration::from_millis(100));
+            let error = block_on(short.forever()).unwrap_err();
+            assert_eq!(error.kind(), CallErrorKind::DeadlineExceeded);
+            (work.dropped().unwrap() > 0).then_some(())
+        });
+    }
 }
 
 #[test]
@@ -226,7 +240,9 @@ fn panic_is_an_error_and_the_process_survives() {
             analysis.pooled().fail(Failure::Panic).unwrap_err(),
         ] {
             assert_eq!(error.kind(), CallErrorKind::Panicked);
-            assert_eq!(Error::from(error).fault().unwrap().message(), "analysis failed");
+            let error = Error::from(error);
+            let message = error.fault().unwrap().message();
+            assert!(message.ends_with("analysis failed"), "{message}");
         }
         assert_eq!(analysis.words("a").unwrap(), 1);
         let [info] = &*host.list() else { panic!("one plugin") };

@@ -158,8 +158,7 @@ fn plugin_that_a_program_calls_is_reloaded() {
 
 /// The program in Python; `None` if Python is not installed.
 fn python(plugins: &Plugins) -> Option<ProgramFolder> {
-    let has_python = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("python3").exists()));
+    let has_python = hotbay_tests::has_interpreter("python3");
     let program = ProgramFolder::new(plugins.dir(), "caller").bytes(include_str!("caller.py"));
     has_python.then_some(program.set("package", "program").set("permissions", ALL.to_vec()))
 }

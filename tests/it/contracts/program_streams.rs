@@ -6,25 +6,29 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use hotbay::contract::{CallErrorKind, Handle, Stream};
 use hotbay::{CancellationToken, Error, ErrorKind, Host, HostEvent};
-use hotbay_tests::{Plugins, ProgramFolder, block_on, event, host, limits, loaded, until};
+use hotbay_tests::{
+    Plugins, ProgramFolder, block_on, event, has_interpreter, host, limits, loaded, until,
+};
 use serde_json::{Value, json};
 use text_contract::{Failure, Tables};
 
 use crate::process::fixture::kill;
 
-use super::processes::{has_python, scripted};
+use super::processes::scripted;
+use super::sdk;
 use super::streams::{check_all, read, read_async};
 
-/// The programs in Rust and, if Python is installed, in Python.
+/// The programs in Rust, in Python by hand, and with the SDKs of other languages.
 fn programs() -> Vec<(Plugins, ProgramFolder)> {
     let plugins = Plugins::new();
     let program = ProgramFolder::new(plugins.dir(), "reader").set("package", "table-reader");
     let mut programs = vec![(plugins, program.built("table-reader", "table-reader"))];
-    if has_python() {
+    if has_interpreter("python3") {
         let plugins = Plugins::new();
         let program = ProgramFolder::new(plugins.dir(), "reader").set("package", "program");
         programs.push((plugins, program.bytes(include_str!("tables.py"))));
     }
+    programs.extend(sdk::programs("reader"));
     programs
 }
 
@@ -100,7 +104,8 @@ fn panic_of_a_program_follows_the_items_before_it() {
         assert!(found.into_iter().eq(0..40));
         let error = Error::from(error.expect("an error"));
         assert_eq!(error.kind(), ErrorKind::Panicked);
-        assert_eq!(error.fault().unwrap().message(), "reading failed");
+        let message = error.fault().unwrap().message();
+        assert!(message.ends_with("reading failed"), "{message}");
         let stats = host.list()[0].stats.clone();
         assert_eq!((stats.calls, stats.errors, stats.faults), (1, 0, 1));
     }
@@ -110,9 +115,16 @@ fn panic_of_a_program_follows_the_items_before_it() {
 fn stream_of_a_program_ends_at_its_deadline_and_by_its_token() {
     for (_plugins, _host, tables) in readers() {
         let limited = tables.with_timeout(Duration::from_millis(300));
+        let mut opened = 0;
         for stream in [limited.count(0), limited.wait(), limited.pooled().wait()] {
-            let (found, error) = read(stream.unwrap());
-            // None if the first item took longer.
+            // On a busy machine, the response or the first item may take longer.
+            let (found, error) = match stream {
+                Ok(stream) => {
+                    opened += 1;
+                    read(stream)
+                }
+                Err(error) => (Vec::new(), Some(error)),
+            };
             assert!(found.first().is_none_or(|first| *first == 0), "{found:?}");
             assert_eq!(error.expect("an error").kind(), CallErrorKind::DeadlineExceeded);
         }
@@ -125,7 +137,7 @@ fn stream_of_a_program_ends_at_its_deadline_and_by_its_token() {
         assert_eq!(stream.next().unwrap().unwrap(), 0);
         token.cancel();
         assert_eq!(stream.next().unwrap().unwrap_err().kind(), CallErrorKind::Cancelled);
-        until("all are dropped", || (tables.dropped().unwrap() == 4).then_some(()));
+        until("all are dropped", || (tables.dropped().unwrap() > opened).then_some(()));
     }
 }
 

@@ -177,7 +177,7 @@ fn pipeline_mixes_library_process_and_function() {
     let folder = plugins.dir().join("wordcount");
     fs::create_dir(&folder).unwrap();
     let wordcount = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/wordcount");
-    for file in ["plugin.json", "wordcount.py"] {
+    for file in ["plugin.json", "wordcount.py", "hotbay.py"] {
         fs::copy(wordcount.join(file), folder.join(file)).unwrap();
     }
     let host = Host::builder()

@@ -1,0 +1,120 @@
+// Tests of the SDK without a host: `node --test` in this folder.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import test from "node:test";
+import { fileURLToPath } from "node:url";
+import { milliseconds, parseJson, parseType, Plugin, text, toJson } from "./hotbay.mjs";
+
+const color = "enum Color { red, Other(u8), C { a: bool } }";
+const point = `Point { x: u8, label: string?, color: ${color} }`;
+
+test("examples of README.md run", () => {
+  const folder = fileURLToPath(new URL(".", import.meta.url));
+  const readme = readFileSync(join(folder, "README.md"), "utf8");
+  const examples = [...readme.matchAll(/^```js\n(.*?)^```$/gms)].map(([, source]) => source);
+  assert.equal(examples.length, 2);
+  const temporary = mkdtempSync(join(tmpdir(), "hotbay-"));
+  try {
+    copyFileSync(join(folder, "hotbay.mjs"), join(temporary, "hotbay.mjs"));
+    const [, contract] = examples.map((source) => {
+      const program = join(temporary, "program.mjs");
+      writeFileSync(program, source);
+      const output = execFileSync(process.execPath, [program, "capabilities"]);
+      return JSON.parse(output).hotbay.contracts[0]?.text;
+    });
+    assert.ok(readme.includes(`\`\`\`text\n${contract}\`\`\``));
+  } finally {
+    rmSync(temporary, { recursive: true });
+  }
+});
+
+test("types have the same text again", () => {
+  const all = ["u64", "[u8]", "set<string>", "i64?", "(i64, string)", "map<u8, [bool]>", point];
+  for (const type of [...all, "Pair(u8, u8)", "One(u8)", "json", "A { a: u8 = default }"]) {
+    assert.equal(parseType(type).text, type);
+  }
+  assert.equal(parseType(" [ plain Point{x:f64,y :f64} ]").text, "[Point { x: f64, y: f64 }]");
+  for (const type of ["", "u7", "[u8", "text", "map<f64, u8>", "u8 u8", "[".repeat(40)]) {
+    assert.throws(() => parseType(type), TypeError, type);
+  }
+});
+
+test("values are converted both ways", () => {
+  const values = [
+    ["[u8]", "[0,255]", Buffer.from([0, 255])], ["u64", "18446744073709551615", 2n ** 64n - 1n],
+    ["i64", "-9007199254740991", -9007199254740991], ["f64", "1.5", 1.5],
+    ["set<i64>", "[7]", new Set([7])], ["(i64, string)", '[1,"a"]', [1, "a"]],
+    ["map<i64, string>", '{"-1":"a"}', { "-1": "a" }], ["unit", "null", null],
+    ["string", '"1234567890123456789"', "1234567890123456789"], ["Pair(u8, u8)", "[1,2]", [1, 2]],
+    [point, '{"x":1,"label":null,"color":"red"}', { x: 1, label: null, color: "red" }],
+    [point, '{"x":1,"label":"a","color":{"Other":2}}', { x: 1, label: "a", color: { Other: 2 } }],
+    ["json", '{"__proto__":[1]}', JSON.parse('{"__proto__":[1]}')],
+    ["[u64]", "[12345678901234567890,1]", [12345678901234567890n, 1]],
+  ];
+  for (const [type, json, value] of values) {
+    const found = parseType(type);
+    if (type !== "unit") assert.deepEqual(found.decode(parseJson(json)), value, type);
+    assert.equal(toJson(found.encode(value)), json, type);
+  }
+  assert.equal(parseType("f64").decode(parseJson("1234567890123456789")), 1234567890123456789);
+  assert.equal(parseType("f64").decode(parseJson("0.1234567890123456789")), 0.1234567890123456789);
+  assert.equal(parseType("f64").decode(parseJson("1e-1234567890123456")), 0);
+  assert.equal(toJson(parseType("string?").encode(undefined)), "null");
+});
+
+test("long text beside a large integer is read", () => {
+  const long = "1234567890123456 ".repeat(1e6) + '\\\\\\"'.repeat(1e5);
+  const found = parseJson(`{"text":"${long}","n":12345678901234567890}`);
+  assert.equal(found.text.length, 17e6 + 2e5);
+  assert.equal(parseType("u64").decode(found.n), 12345678901234567890n);
+});
+
+test("mismatches name the place", () => {
+  const values = [
+    ["u8", "256", "expected u8, found 256"], ["i64", "true", "expected i64"],
+    ["i64", "1.5", "expected i64"], ["f64", '"a"', "expected f64"], ["string", "7", "string"],
+    ["string", "12345678901234567890", "expected string, found 12345678901234567890"],
+    ["i64", "12345678901234567890", "expected i64, found 12345678901234567890"],
+    ["[u8]", "[256]", "expected u8"], ["char", '"ab"', "expected char"], ["(u8, u8)", "[1]", "(u8"],
+    ["map<i64, u8>", '{"a":1}', "map<i64, u8>"], ["unit", "0", "expected unit"],
+    ["enum C { a, B(u8) }", '"B"', "expected one of a, B"], [point, '{"x":-1}', "`x`: expected u8"],
+    [point, '{"x":1}', "missing `color` in Point"],
+  ];
+  for (const [type, json, message] of values) {
+    assert.throws(() => parseType(type).decode(parseJson(json)), (error) =>
+      error.message.includes(message) || assert.fail(`${type}: ${error.message}`));
+  }
+});
+
+test("contract has the text of its methods", () => {
+  const plugin = new Plugin("a", "0.1.0");
+  const methods = {
+    words: { args: { text: "string" }, returns: "u64", run: () => 1 },
+    later: { args: { from: "i64?" }, returns: "unit", async: true, run: () => undefined },
+    rows: { since: "1.1", permission: "read", returns: "u8", stream: true, run: () => [] },
+  };
+  plugin.contract({ name: "texts", version: "1.1", methods });
+  assert.equal(plugin.capabilities().hotbay.contracts[0].text, `contract texts 1.1
+fn words(text: string) -> u64
+async fn later(from: i64?) -> unit
+#since 1.1 #permission read stream fn rows() -> u8
+`);
+  const invalid = { name: "b", version: "1.0", methods: { f: { returns: "u7", run: () => 1 } } };
+  assert.throws(() => plugin.contract(invalid), /method `f` of contract `b`: invalid type `u7`/);
+});
+
+test("durations are numbers or text", () => {
+  const durations = [[0, 0], [1.5e9, 1500], ["5m", 3e5], ["1h30m", 54e5], ["300ms", 300], ["0", 0]];
+  for (const [given, expected] of durations) assert.equal(milliseconds(given), expected);
+  for (const given of ["", "5", "m", "-5m", "5 m", "5m3"]) {
+    assert.throws(() => milliseconds(given), /invalid duration/, given);
+  }
+});
+
+test("input that is not UTF-8 is rejected", () => {
+  assert.equal(text(Buffer.from("hé")), "hé");
+  assert.throws(() => text(Buffer.from([0xff])), { code: 400 });
+});
