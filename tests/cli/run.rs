@@ -360,6 +360,34 @@ note: stopping; a second signal exits at once
 }
 
 #[test]
+fn edited_program_is_sealed_and_swapped_with_dev() {
+    let plugins = Plugins::new();
+    let folder = ProgramFolder::new(plugins.dir(), "script").install();
+    let read = || fs::read_to_string(folder.join("plugin.json")).unwrap();
+    let manifest = || serde_json::from_str::<Value>(&read()).unwrap();
+    let program = folder.join(manifest()["command"][0].as_str().unwrap());
+    let before = manifest()["sha256"].clone();
+    let args = ["--watch", "--dev", "--poll-ms", "20", "--json"];
+    let running = Running::start(&plugins, &args);
+    running.wait_for_event("loaded");
+    let edited = [&fs::read(&program).unwrap()[..], b"\n# edited\n"].concat();
+    fs::write(&program, edited).unwrap();
+    running.wait_for_event("promoted");
+    assert_ne!(manifest()["sha256"], before);
+    running.signal("TERM");
+    let ended = running.wait_exit().exits(0);
+    assert!(
+        ended.run.stderr.contains("warning: `--dev` seals each program"),
+        "{}",
+        ended.run.stderr
+    );
+    command(plugins.dir(), &["run", "--dev"])
+        .output()
+        .map(|output| assert_eq!(output.status.code(), Some(2)))
+        .unwrap();
+}
+
+#[test]
 fn run_with_watch_waits_for_first_plugin() {
     let plugins = Plugins::new();
     let running = Running::start(&plugins, &["--watch", "--poll-ms", "20"]);

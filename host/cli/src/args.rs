@@ -142,7 +142,7 @@ pub(crate) enum Verb {
     /// Loads all plugins, serves them, and prints events.
     ///
     /// With `--watch`, plugins are reloaded as their files change; if the new build fails, the old
-    /// one keeps serving. With `--json`, each event is a line with a `timestamp`. Stops cleanly on
+    /// one keeps serving. With `--watch --dev`, edited scripts are sealed first. With `--json`, each event is a line with a `timestamp`. Stops cleanly on
     /// Ctrl-C, SIGTERM and SIGHUP, and when stdout is closed. On a second signal, it exits at once.
     /// With `--metrics`, serves metrics for Prometheus. Exits with 1 if no plugin could be loaded,
     /// unless `--watch` is given.
@@ -353,6 +353,11 @@ pub(crate) struct Run {
     /// Reloads plugins as their files change, and loads new ones.
     #[arg(long)]
     pub(crate) watch: bool,
+    /// Seals programs, such as scripts, whenever they change, so that an edited one is swapped. For
+    /// development: whoever can write to a folder then decides what runs. Skips folders that belong to
+    /// other users.
+    #[arg(long, requires = "watch")]
+    pub(crate) dev: bool,
     /// Polls for changes every N milliseconds. Use it for network file systems whose changes the
     /// system does not report.
     #[arg(

@@ -8,6 +8,7 @@ mod check;
 mod child_process;
 mod config;
 mod contract;
+mod dev;
 mod events;
 mod failure;
 mod input;

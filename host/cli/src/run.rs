@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use hotbay::{Events, Host, HostEvent, LoadReport};
@@ -13,6 +14,7 @@ use tokio::sync::mpsc::{self, Receiver};
 use crate::Status;
 use crate::args::{Options, Run};
 use crate::config::is_set;
+use crate::dev::seal_on_change;
 use crate::events::{EventHistory, EventPrinter};
 use crate::failure::Failure;
 use crate::metrics_page::{self, BoundPage, MetricsPage};
@@ -49,7 +51,16 @@ pub(crate) fn run(args: &Run, options: &Options, out: &mut Out) -> Result<Status
         dirs: &dirs,
         status: Status::Success,
     };
-    let outcome = block_on(run.run(out));
+    let outcome = thread::scope(|scope| {
+        let (stop, stopped) = std::sync::mpsc::channel();
+        if args.dev {
+            let dirs = &dirs;
+            scope.spawn(move || seal_on_change(dirs, options, &stopped));
+        }
+        let outcome = block_on(run.run(out));
+        drop(stop);
+        outcome
+    });
     if outcome.is_err() {
         // Stdout failed; the plugins still shut down cleanly.
         block_on(run.host.shutdown(GRACE));

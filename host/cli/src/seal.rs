@@ -27,7 +27,7 @@ pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Stat
             Some(parent) if is_manifest => parent,
             _ => path,
         };
-        match seal_one(folder, options) {
+        match seal_folder(folder, options) {
             Ok(document) if options.json => sealed.push(document),
             Ok(document) => {
                 let text = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
@@ -52,7 +52,8 @@ pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Stat
     Ok(status)
 }
 
-fn seal_one(folder: &Path, options: &Options) -> Result<Value, Failure> {
+/// Seals the plugin in a folder; returns the document that `--json` prints.
+pub(crate) fn seal_folder(folder: &Path, options: &Options) -> Result<Value, Failure> {
     let inspection = hotbay::inspect::plugin(&builder(options, &[]).allow_unverified(true), folder);
     let not_sealed = |reason: &str| {
         let message = format!("`{}` was not sealed", folder.display());
@@ -101,7 +102,6 @@ fn problem_of(folder: &Path) -> impl Fn(Error) -> Failure {
     move |problem| Failure::titled(format!("`{}` was not sealed", folder.display()), problem)
 }
 
-/// Returns the document that `--json` prints.
 fn document(
     manifest: Option<&Manifest>,
     folder: &Path,
