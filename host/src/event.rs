@@ -214,6 +214,8 @@ pub enum HostEvent {
         applied: Vec<String>,
         /// The values that apply after a restart.
         needs_restart: Vec<String>,
+        /// The plugins that failed to follow, and keep their previous settings.
+        failed: Vec<PluginName>,
     },
     /// The changed configuration file of the host is invalid, so nothing of it was applied.
     ConfigRejected {
@@ -357,7 +359,7 @@ impl HostEvent {
                 }
                 Ok(())
             }
-            Self::ConfigChanged { applied, needs_restart } => {
+            Self::ConfigChanged { applied, needs_restart, failed } => {
                 let listed = |paths: &[String]| {
                     let paths = paths.iter().map(|path| format!("`{}`", escaped(path, Lines::One)));
                     paths.collect::<Vec<_>>().join(", ")
@@ -368,6 +370,10 @@ impl HostEvent {
                 if !needs_restart.is_empty() {
                     let gap = if applied.is_empty() { "" } else { "; " };
                     write!(f, "{gap}applies after a restart: {}", listed(needs_restart))?;
+                }
+                if !failed.is_empty() {
+                    let failed: Vec<_> = failed.iter().map(ToString::to_string).collect();
+                    write!(f, "; not followed by {}", listed(&failed))?;
                 }
                 Ok(())
             }

@@ -22,6 +22,7 @@ const FILE: &str = "plugin_dirs = ['plugins']
 [permissions]
 default = ['log', 'write']
 [plugins.echo.config]
+'api.key' = '${HOTBAY_TEST_TOKEN:-hunter2}'
 token = 'a${HOTBAY_TEST_TOKEN:-hunter2}'
 [plugins.second]
 folder = 'plugins/echo'
@@ -39,10 +40,11 @@ fn values_are_shown_with_their_places_and_without_secrets() {
     for (value, place) in [
         ("plugin_dirs = [\"plugins\"]", "hotbay.toml:1"),
         ("permissions.default = [\"log\", \"write\"]", "hotbay.toml:3"),
-        ("plugins.echo.config.token = (hidden)", "hotbay.toml:5"),
+        ("plugins.echo.config.token = (hidden)", "hotbay.toml:6"),
+        ("plugins.echo.config.\"api.key\" = (hidden)", "hotbay.toml:5"),
         ("plugins.echo.config.answers = \"manifest\"", "plugins/echo/plugin.json"),
-        ("plugins.second.config.answers = \"second\"", "hotbay.toml:8"),
-        ("plugins.second.limits.workers = 1", "hotbay.toml:10"),
+        ("plugins.second.config.answers = \"second\"", "hotbay.toml:9"),
+        ("plugins.second.limits.workers = 1", "hotbay.toml:11"),
         ("limits.drain_timeout = \"30s\"", "default"),
         ("quarantine.max_faults = 5", "default"),
     ] {
@@ -57,7 +59,10 @@ fn values_are_shown_with_their_places_and_without_secrets() {
     let token = values.iter().find(|value| value["path"] == "plugins.echo.config.token").unwrap();
     assert_eq!((&token["value"], &token["is_secret"]), (&json!(null), &json!(true)));
     let inspected = hotbay(plugins.dir(), &["inspect", "echo"]).exits(0).text();
-    assert!(inspected.contains(r#"{"answers":"manifest","token":"(hidden)"}"#), "{inspected}");
+    assert!(
+        inspected.contains(r#"{"answers":"manifest","api.key":"(hidden)","token":"(hidden)"}"#),
+        "{inspected}"
+    );
     let inspected = hotbay(plugins.dir(), &["inspect", "echo", "--json"]).exits(0).text();
     assert!(!inspected.contains("hunter2") && inspected.contains("(hidden)"), "{inspected}");
 }
@@ -92,6 +97,8 @@ fn other_verbs_follow_the_file() {
     assert!(text.contains("disabled") && !text.contains("second"), "{text}");
     let run = hotbay(plugins.dir(), &["list", "--config", "none.toml"]).exits(1);
     assert!(run.stderr.contains("none.toml"), "{}", run.stderr);
+    let run = hotbay(plugins.dir(), &["call", "echo", "--config", "other.toml"]).exits(1);
+    assert!(run.stderr.contains("plugin `echo` is disabled"), "{}", run.stderr);
     let text = hotbay(plugins.dir(), &["inspect", "second"]).exits(0).text();
     assert!(text.contains(r#"{"answers":"second"}"#) && text.starts_with("second "), "{text}");
 }
@@ -100,11 +107,11 @@ fn other_verbs_follow_the_file() {
 fn check_reports_what_does_not_exist() {
     let plugins = configured(FILE);
     let run = hotbay(plugins.dir(), &["config", "check"]).exits(0);
-    assert_eq!(run.text(), "hotbay.toml: valid (6 values in 1 file)\n");
+    assert_eq!(run.text(), "hotbay.toml: valid (7 values in 1 file)\n");
     let file = plugins.dir().join("hotbay.toml");
     fs::write(
         &file,
-        "plugin_dirs = ['plugins', 'none']\n[plugins.ecko]\nconfig.a = 1\n\
+        "plugin_dirs = ['plugins', 'none']\n[providers]\nkey-value = ['eko']\n[plugins.ecko]\nconfig.a = 1\n\
          [plugins.copy]\nfolder = 'nowhere'\n",
     )
     .unwrap();
@@ -112,8 +119,9 @@ fn check_reports_what_does_not_exist() {
 $ hotbay config check
 --- stderr
 error: hotbay.toml:1:15: `plugin_dirs` has `none`, which is not a folder
-error: hotbay.toml:5:10: manifest: cannot read `[ROOT]/nowhere`: No such file or directory (os error [ERRNO])
-error: hotbay.toml:3:12: `plugins.ecko` names a plugin that was not found
+error: hotbay.toml:3:13: `providers.key-value` names the plugin `eko`, which was not found
+error: hotbay.toml:7:10: manifest: cannot read `[ROOT]/nowhere`: No such file or directory (os error [ERRNO])
+error: hotbay.toml:5:12: `plugins.ecko` names a plugin that was not found
   hint: did you mean `echo`?
 --- exit code 1
 "#]]);

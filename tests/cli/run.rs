@@ -362,7 +362,7 @@ note: stopping; a second signal exits at once
 #[test]
 fn edited_program_is_sealed_and_swapped_with_dev() {
     let plugins = Plugins::new();
-    let folder = ProgramFolder::new(plugins.dir(), "script").install();
+    let folder = ProgramFolder::new(plugins.dir(), "script").set("package", "program").install();
     let read = || fs::read_to_string(folder.join("plugin.json")).unwrap();
     let manifest = || serde_json::from_str::<Value>(&read()).unwrap();
     let program = folder.join(manifest()["command"][0].as_str().unwrap());

@@ -1,10 +1,11 @@
 //! `hotbay config`: checks and prints the configuration of the host; reads it for the other verbs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::Path;
 
-use hotbay::inspect::{self, Survey, SurveyedPlugin};
-use hotbay::{ConfigFile, ConfigValue};
+use hotbay::inspect::{self, Survey};
+use hotbay::{ConfigFile, ConfigValue, Host};
 use hotbay_manifest::nearest;
 use serde_json::{Value, json};
 
@@ -40,7 +41,9 @@ pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
     };
     let options = &mut args.options;
     let default = Path::new(DEFAULT_FILE);
-    let file = options.config.as_deref().or(default.exists().then_some(default));
+    // A link that leads nowhere is a mistake.
+    let has_default = !is_missing(default);
+    let file = options.config.as_deref().or(has_default.then_some(default));
     if let Some(file) = file.filter(|_| is_used) {
         let read = match options.allow_writable {
             true => ConfigFile::read_writable_by_others(file),
@@ -77,6 +80,20 @@ pub(crate) fn without_secrets(plugin: &str, config: &Value, options: &Options) -
         }
     }
     config
+}
+
+fn is_missing(file: &Path) -> bool {
+    file.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// Joins keys as TOML writes them.
+fn joined(keys: &[String]) -> String {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let key = |key: &String| match !key.is_empty() && key.chars().all(is_bare) {
+        true => key.clone(),
+        false => format!("{key:?}"),
+    };
+    keys.iter().map(key).collect::<Vec<_>>().join(".")
 }
 
 pub(crate) fn config(args: &Config, options: &Options, out: &mut Out) -> Result<Status, Failure> {
@@ -137,6 +154,21 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
     }
     let dirs = dirs(options);
     let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
+    for value in
+        file.values().filter(|value| value.keys.first().is_some_and(|it| it == "providers"))
+    {
+        let listed = value.value.iter().filter_map(Value::as_array).flatten();
+        for name in listed.filter_map(Value::as_str) {
+            if !plugins.iter().any(|one| survey_report::name(one) == name) {
+                let path = &value.path;
+                problems.push(Problem {
+                    place: place_of(file, path),
+                    message: format!("`{path}` names the plugin `{name}`, which was not found"),
+                    hint: None,
+                });
+            }
+        }
+    }
     let names: BTreeMap<_, _> = plugins.iter().map(|one| (survey_report::name(one), one)).collect();
     for name in named(file) {
         let path = format!("plugins.{name}");
@@ -159,17 +191,11 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
 
 /// Returns the plugins that the file has settings for.
 fn named(file: &ConfigFile) -> BTreeSet<String> {
-    let names = file.values().filter_map(|value| {
-        let rest = value.path.strip_prefix("plugins.")?;
-        Some(rest.split('.').next().unwrap_or(rest).to_owned())
+    let names = file.values().filter_map(|value| match value.keys.as_slice() {
+        [first, name, ..] if first == "plugins" => Some(name.clone()),
+        _ => None,
     });
     names.collect()
-}
-
-fn by_name(plugins: &[SurveyedPlugin]) -> BTreeMap<&str, &SurveyedPlugin> {
-    let named =
-        plugins.iter().filter_map(|one| Some((one.manifest.as_ref()?.name().as_str(), one)));
-    named.collect()
 }
 
 /// Returns the place of the first value at or below a path.
@@ -239,23 +265,45 @@ fn show(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, F
 fn manifest_values(file: &ConfigFile, options: &Options) -> Vec<(String, Value, String)> {
     let dirs = dirs(options);
     let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
-    let by_name = by_name(&plugins);
-    let own: BTreeSet<_> = file.values().map(|value| value.path).collect();
+    let own: BTreeSet<_> = file.values().map(|value| value.keys).collect();
+    let replaced = |name: &str| is_set(options, &format!("plugins.{name}.replace_config"));
+    let named = named(file);
     let mut found = Vec::new();
-    for name in named(file) {
-        let Some(plugin) = by_name.get(name.as_str()) else { continue };
-        let Some(manifest) = &plugin.manifest else { continue };
-        let Some(config) = manifest.config().as_object() else { continue };
-        let origin = plugin.folder.join("plugin.json").display().to_string();
-        for (key, value) in config {
-            let path = format!("plugins.{name}.config.{key}");
-            let is_own = |own: &String| *own == path || own.starts_with(&format!("{path}."));
-            if !own.iter().any(is_own) {
-                found.push((path, value.clone(), origin.clone()));
-            }
+    for plugin in &plugins {
+        let name = survey_report::name(plugin);
+        if !named.contains(&name) || replaced(&name) {
+            continue;
         }
+        // Without the configuration, whose values may be secrets.
+        let plain = inspect::plugin(&Host::builder(), &plugin.folder).surveyed.manifest;
+        let Some(manifest) = plain else { continue };
+        let origin = plugin.folder.join("plugin.json").display().to_string();
+        let keys = ["plugins", &name, "config"].map(str::to_owned);
+        add_leaves(keys.to_vec(), manifest.config(), &own, &mut |keys, value| {
+            found.push((joined(&keys), value.clone(), origin.clone()));
+        });
     }
     found
+}
+
+/// Adds the values at and below some keys that the file does not set.
+fn add_leaves(
+    keys: Vec<String>,
+    value: &Value,
+    own: &BTreeSet<Vec<String>>,
+    add: &mut dyn FnMut(Vec<String>, &Value),
+) {
+    if (1..=keys.len()).any(|length| own.contains(&keys[..length])) {
+        return;
+    }
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                add_leaves([&keys[..], &[key.clone()]].concat(), value, own, add);
+            }
+        }
+        _ => add(keys, value),
+    }
 }
 
 /// Formats a value as TOML has it, in one line.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hotbay::inspect::{self, Survey};
+use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use hotbay::{
     Discovered, Discovery, Error, ErrorKind, Events, Host, HostBuilder, HostEvent, Pipeline,
     PipelineStep, PluginHandle,
@@ -12,7 +12,7 @@ use crate::args::Options;
 use crate::failure::Failure;
 use crate::output::{print_hint, print_message};
 use crate::plugin_dirs::{builder, dirs, with_required};
-use crate::survey_report::print_warning;
+use crate::survey_report::{self, print_warning};
 
 /// Time for running calls at the shutdown.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
@@ -42,8 +42,16 @@ pub(crate) fn start_with(
 ) -> Result<LoadedPlugins, Failure> {
     let dirs = dirs(options);
     let Survey { plugins: surveyed, errors, .. } = inspect::survey(&builder(options, &dirs));
+    let is_disabled =
+        |one: &&SurveyedPlugin| one.is_disabled && names.contains(&survey_report::name(one));
+    if let Some(one) = surveyed.iter().find(is_disabled) {
+        let name = survey_report::name(one);
+        let message = format!("plugin `{name}` is disabled");
+        let hint = format!("remove `plugins.{name}.enabled` from the configuration of the host");
+        return Err(Failure::new("not_found", message).with_hint(hint));
+    }
     let needed = Needed(with_required(names, &surveyed, &errors, &dirs)?);
-    let host = configure(builder(options, &[]).discovery(needed)).build()?;
+    let host = configure(builder(options, &[]).hot_reload(false).discovery(needed)).build()?;
     let events = host.events();
     let report = block_on(host.load_all());
     let is_requested = |name: &str| names.iter().any(|requested| requested == name);

@@ -70,7 +70,7 @@ pub struct HostBuilder {
     default_deadline: Option<Duration>,
     layers: Layers,
     pub(crate) permission_policy: Option<PermissionPolicy>,
-    pub(crate) settings: PluginSettings,
+    pub(crate) settings: Arc<PluginSettings>,
     #[cfg(feature = "config-file")]
     config_file: Option<ConfigFile>,
     /// The first invalid setting.
@@ -107,7 +107,7 @@ impl HostBuilder {
             default_deadline: None,
             layers: Layers::default(),
             permission_policy: None,
-            settings: PluginSettings::default(),
+            settings: Arc::default(),
             #[cfg(feature = "config-file")]
             config_file: None,
             invalid: None,
@@ -153,7 +153,7 @@ impl HostBuilder {
     }
 
     /// Reads the configuration of the host from a `hotbay.toml`, as if its values were set here: later
-    /// calls of other methods replace them. With [`hot_reload`](Self::hot_reload), changes of the file
+    /// calls of other methods replace them, or add to them as they do otherwise. With [`hot_reload`](Self::hot_reload), changes of the file
     /// are applied while the host runs: see [`Host::apply_config`].
     ///
     /// A mistake in the file fails in [`build`](Self::build). The file must not be writable by other
@@ -204,7 +204,7 @@ impl HostBuilder {
         for (contract, plugins) in &settings.providers {
             self = self.prefer_providers(contract, plugins.iter().map(PluginName::as_str));
         }
-        self.settings = file.plugin_settings();
+        self.settings = Arc::new(file.plugin_settings());
         self.config_file = Some(file);
         self
     }
@@ -389,7 +389,8 @@ impl HostBuilder {
     }
 
     /// Sets how plugins are found by [`Host::load_all`], instead of by a walk through the plugin
-    /// directories, which are then only [watched](Self::hot_reload). See [`Discovery`].
+    /// directories, which are then only [watched](Self::hot_reload), and without the additional
+    /// instances that a `hotbay.toml` names. See [`Discovery`].
     pub fn discovery(mut self, discovery: impl Discovery) -> Self {
         self.discovery = Some(Box::new(discovery));
         self

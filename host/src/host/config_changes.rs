@@ -11,11 +11,12 @@ use tokio::sync::oneshot;
 use super::config_file::{ConfigFile, joined};
 use super::inner::Inner;
 use super::load_all::load_all;
-use super::registry::UnloadScope;
+use super::registry::{Loadable, UnloadScope};
 use super::reload_request::ReloadRequest;
 use crate::error::{Error, ErrorKind};
 use crate::event::HostEvent;
-use crate::loader::PluginSettings;
+use crate::id::PluginName;
+use crate::loader::{Candidate, LoadOptions, PluginSettings};
 use crate::sync::{block_on, lock};
 
 /// Interval of the checks whether a watched configuration changed.
@@ -36,86 +37,174 @@ pub struct ConfigChanges {
 
 /// Applies a configuration to the plugins of a host.
 pub(super) fn apply_config(host: &Arc<Inner>, config: ConfigFile) -> ConfigChanges {
-    let settings = config.plugin_settings();
+    let settings = Arc::new(config.plugin_settings());
     let (before, changed) = {
         let mut state = lock(&host.config);
-        let before = host.context.settings.replace(settings.clone());
+        let before = host.context.settings.replace(Arc::clone(&settings));
         let changed = match state.current.replace(config.clone()) {
             Some(earlier) => config.changed(&earlier),
             None => config.keys(),
         };
         (before, changed)
     };
-    let mut changes = ConfigChanges::default();
-    let mut compiled_in = BTreeSet::new();
-    let mut reloads = Vec::new();
-    for plugin in host.registry.serving() {
-        let name = plugin.manifest.name();
-        if settings.is_same_for(name, &before) {
-            continue;
-        }
-        let folder = |settings: &PluginSettings| Some(settings.plugins.get(name)?.folder.clone());
-        if plugin.folder.is_none() {
-            compiled_in.insert(name.clone());
-        } else if settings.is_disabled(name)
-            || folder(&before).flatten() != folder(&settings).flatten()
-        {
-            let unloaded = host.unload(name.as_str(), UnloadScope::Any);
-            changes.failed.extend(unloaded.err());
-        } else {
-            let (sender, receiver) = oneshot::channel();
-            host.request_reload(name, ReloadRequest::Settings(sender));
-            reloads.push((name.clone(), receiver));
-        }
+    let mut outcome = Outcome::default();
+    follow_settings(host, &settings, &mut outcome);
+    // Only what the change adds: the application may have left or unloaded the others on purpose.
+    let refused = names_of(&outcome.failed);
+    let is_added = |name: &PluginName| match settings.folder(name) {
+        _ if refused.contains(name) => false,
+        Some(folder) => before.folder(name) != Some(folder) || before.is_disabled(name),
+        None => before.is_disabled(name),
+    };
+    let names: BTreeSet<_> = settings.plugins.keys().chain(before.plugins.keys()).collect();
+    if names.into_iter().any(is_added) {
+        let report = load_all(host, &is_added);
+        let refused = report.refused.into_iter().map(|refused| refused.error);
+        // Folders that cannot be read are not of the change.
+        outcome.failed.extend(refused.filter(|error| error.plugin().is_some_and(&is_added)));
     }
-    for (name, reload) in reloads {
-        let reloaded = block_on(pin!(reload)).unwrap_or_else(|_| {
-            Err(crate::error::bug!("the reload of `{name}` ended without a result"))
-        });
-        changes.failed.extend(reloaded.err());
-    }
-    let is_plugin = |path: &&Vec<String>| path.first().is_some_and(|key| key == "plugins");
-    if changed.iter().any(|path| is_plugin(&path)) {
-        let report = load_all(host);
-        changes.failed.extend(report.refused.into_iter().map(|refused| refused.error));
-    }
+    let Outcome { compiled_in, failed } = outcome;
+    let failed_names = names_of(&failed);
+    lock(&host.config).failed = failed_names.clone();
+    let mut changes = ConfigChanges { failed, ..ConfigChanges::default() };
     for path in changed {
-        let applies = match path.first().map(String::as_str) {
-            Some("permissions") => compiled_in.is_empty(),
-            Some("plugins") => {
-                path.get(1).is_none_or(|name| !compiled_in.iter().any(|it| it.as_str() == name))
-            }
-            _ => false,
+        let plugin = |names: &BTreeSet<PluginName>| {
+            path.get(1).is_some_and(|name| names.iter().any(|it| it.as_str() == name))
         };
-        let list = if applies { &mut changes.applied } else { &mut changes.needs_restart };
-        list.push(joined(&path));
+        match path.first().map(String::as_str) {
+            Some("plugins") if plugin(&failed_names) => {}
+            Some("permissions") if !failed_names.is_empty() => {}
+            Some("permissions") if compiled_in.is_empty() => changes.applied.push(joined(&path)),
+            Some("plugins") if !plugin(&compiled_in) => changes.applied.push(joined(&path)),
+            _ => changes.needs_restart.push(joined(&path)),
+        }
     }
     changes
 }
 
+/// What came of the plugins whose settings changed.
+#[derive(Default)]
+struct Outcome {
+    compiled_in: BTreeSet<PluginName>,
+    failed: Vec<Error>,
+}
+
+/// Reloads or unloads the serving plugins that were started with other settings.
+fn follow_settings(host: &Arc<Inner>, settings: &Arc<PluginSettings>, outcome: &mut Outcome) {
+    let (mut reloads, mut unloads) = (Vec::new(), Vec::new());
+    for plugin in host.registry.serving() {
+        let name = plugin.manifest.name();
+        if settings.is_same_for(&plugin.manifest, &plugin.settings) {
+            continue;
+        }
+        let next = settings.folder(name);
+        if plugin.folder.is_none() {
+            outcome.compiled_in.insert(name.clone());
+        } else if settings.is_disabled(name) {
+            unloads.push(name.clone());
+        } else if plugin.settings.folder(name) != next {
+            // One that cannot be read does not replace the plugin.
+            let options = Arc::new(LoadOptions::new().with_name(name.as_str()));
+            let read = |folder| Candidate::read_with(folder, &host.context.rules, &options);
+            match next.map(|folder| read(folder)).transpose() {
+                Ok(_) => unloads.push(name.clone()),
+                Err(error) => outcome.failed.push(error.of(name)),
+            }
+        } else {
+            let (sender, receiver) = oneshot::channel();
+            host.request_reload(name, ReloadRequest::Caller(sender));
+            reloads.push(receiver);
+        }
+    }
+    for reload in reloads {
+        // Another request that replaced this one reads the same settings.
+        if let Ok(Err(error)) = block_on(pin!(reload))
+            && error.kind() != ErrorKind::Superseded
+        {
+            outcome.failed.push(error);
+        }
+    }
+    outcome.failed.extend(unload(host, unloads));
+}
+
+/// Unloads plugins, those that others require after them; returns the errors.
+fn unload(host: &Arc<Inner>, mut plugins: Vec<PluginName>) -> Vec<Error> {
+    loop {
+        let (mut failed, before) = (Vec::new(), plugins.len());
+        plugins.retain(|name| match host.unload(name.as_str(), UnloadScope::Any) {
+            Err(error) if error.kind() == ErrorKind::Requires => {
+                failed.push(error);
+                true
+            }
+            // It was unloaded meanwhile.
+            _ => false,
+        });
+        if plugins.is_empty() || plugins.len() == before {
+            return failed;
+        }
+    }
+}
+
+fn names_of(errors: &[Error]) -> BTreeSet<PluginName> {
+    errors.iter().filter_map(|error| error.plugin().cloned()).collect()
+}
+
+/// What the watch of a file has found.
+#[derive(Default)]
+struct Found {
+    failure: Failure,
+    /// A change that is applied if the next read finds the same: the file may be written now.
+    change: Option<ConfigFile>,
+}
+
 /// Reads the watched file again, and applies it if it changed.
-fn follow_config(host: &Arc<Inner>, failure: &mut Failure) {
+fn follow_config(host: &Arc<Inner>, found: &mut Found) {
     let Some(current) = lock(&host.config).current.clone() else { return };
-    let next = match ConfigFile::read_with(current.path(), host.context.rules.trust()) {
+    let next = match current.read_again(host.context.rules.trust()) {
         Ok(next) => next,
         Err(error) => {
-            if failure.is_new(&error) {
+            found.change = None;
+            if found.failure.is_new(&error) {
                 let (reason, hint) = (error.full_message(), error.hint().map(str::to_owned));
                 host.context.events.emit(HostEvent::ConfigRejected { reason, hint });
             }
             return;
         }
     };
-    *failure = Failure::default();
+    found.failure = Failure::default();
     if next.changed(&current).is_empty() {
-        return;
+        found.change = None;
+        return follow_late(host);
     }
+    match found.change.replace(next) {
+        Some(earlier)
+            if found.change.as_ref().is_some_and(|it| it.changed(&earlier).is_empty()) => {}
+        _ => return,
+    }
+    let Some(next) = found.change.take() else { return };
     let ConfigChanges { applied, needs_restart, failed } = apply_config(host, next);
-    for error in failed {
+    for error in &failed {
         let error = error.full_message();
         tracing::warn!(error, "a plugin does not follow the changed configuration");
     }
-    host.context.events.emit(HostEvent::ConfigChanged { applied, needs_restart });
+    let failed = names_of(&failed).into_iter().collect();
+    host.context.events.emit(HostEvent::ConfigChanged { applied, needs_restart, failed });
+}
+
+/// Lets plugins follow that were loaded while the configuration changed.
+fn follow_late(host: &Arc<Inner>) {
+    let settings = host.context.settings.load();
+    let failed = lock(&host.config).failed.clone();
+    let is_late = |plugin: &Loadable| {
+        plugin.folder.is_some()
+            && !failed.contains(plugin.manifest.name())
+            && !settings.is_same_for(&plugin.manifest, &plugin.settings)
+    };
+    if host.registry.serving().iter().any(is_late) {
+        let mut outcome = Outcome::default();
+        follow_settings(host, &settings, &mut outcome);
+        lock(&host.config).failed.extend(names_of(&outcome.failed));
+    }
 }
 
 /// The last mistake of a watched file.
@@ -160,9 +249,9 @@ pub(super) fn watch_config(
 }
 
 fn follow(host: &Weak<Inner>, stopped: &Receiver<()>, interval: Duration) {
-    let mut failure = Failure::default();
+    let mut found = Found::default();
     while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
         let Some(host) = host.upgrade() else { return };
-        follow_config(&host, &mut failure);
+        follow_config(&host, &mut found);
     }
 }

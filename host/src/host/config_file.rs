@@ -12,6 +12,7 @@ use crate::artifact::digest::Artifact;
 use crate::artifact::trust::Trust;
 use crate::config::{HostLimits, Quarantine};
 use crate::error::{Error, ErrorKind};
+use crate::id::PluginName;
 use crate::loader::{Grants, OnePlugin, PluginSettings};
 
 /// The configuration of a host: a `hotbay.toml` with the files that it includes.
@@ -35,9 +36,11 @@ use crate::loader::{Grants, OnePlugin, PluginSettings};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConfigFile {
     path: PathBuf,
+    /// The folder that a relative path starts from.
+    base: PathBuf,
     file: HostFile,
     settings: HostSettings,
 }
@@ -77,8 +80,17 @@ impl ConfigFile {
     }
 
     pub(super) fn read_with(path: &Path, trust: Trust) -> Result<Self, Error> {
+        Self::read_from(path, std::env::current_dir().unwrap_or_default(), trust)
+    }
+
+    /// Reads the same file, even if the working directory is another one now.
+    pub(super) fn read_again(&self, trust: Trust) -> Result<Self, Error> {
+        Self::read_from(&self.path, self.base.clone(), trust)
+    }
+
+    fn read_from(path: &Path, base: PathBuf, trust: Trust) -> Result<Self, Error> {
         let read = |path: &Path| {
-            let file = Artifact::read(path, MAX_MANIFEST_BYTES as u64);
+            let file = Artifact::read(&base.join(path), MAX_MANIFEST_BYTES as u64);
             let file = file.and_then(|file| file.check_trust(trust).map(|()| file));
             let file = file.map_err(std::io::Error::other)?;
             String::from_utf8(file.bytes().to_vec())
@@ -91,7 +103,7 @@ impl ConfigFile {
             failed.with_optional_hint(error.hint()).caused_by(error)
         })?;
         let settings = file.by_meaning();
-        Ok(Self { path: path.to_owned(), file, settings })
+        Ok(Self { path: path.to_owned(), base, file, settings })
     }
 
     /// Returns the path that was read.
@@ -203,6 +215,8 @@ impl ConfigFile {
                     .map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.clone())),
                 permissions: grants(&plugin.permissions),
                 config: plugin.config.clone(),
+                replaces_config: plugin.replace_config == Some(true),
+                secrets: self.secrets_of(name),
                 limits: plugin.limits,
             };
             (name.clone(), one)
@@ -211,6 +225,20 @@ impl ConfigFile {
             permissions: grants(&self.settings.permissions),
             plugins: plugins.collect(),
         }
+    }
+
+    /// Returns the keys of the secrets in the config of a plugin.
+    fn secrets_of(&self, plugin: &PluginName) -> BTreeSet<Vec<String>> {
+        let secrets = self.file.settings().filter(|setting| setting.is_secret);
+        let keys = secrets.filter_map(|setting| match setting.path.as_slice() {
+            [first, name, field, keys @ ..]
+                if first == "plugins" && name == plugin.as_str() && field == "config" =>
+            {
+                Some(keys.to_vec())
+            }
+            _ => None,
+        });
+        keys.collect()
     }
 
     /// Returns the paths of the values that differ.
@@ -225,17 +253,26 @@ impl ConfigFile {
     }
 }
 
+/// Prints no value: it may be a secret.
+impl std::fmt::Debug for ConfigFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConfigFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 /// The configuration that a host follows.
 #[derive(Debug, Default)]
 pub(super) struct ConfigState {
     pub(super) current: Option<ConfigFile>,
+    /// The plugins that do not follow the current configuration.
+    pub(super) failed: BTreeSet<PluginName>,
     /// Dropped to stop the watch.
     pub(super) watching: Option<Sender<()>>,
 }
 
 impl ConfigState {
     pub(super) fn new(current: Option<ConfigFile>) -> Self {
-        Self { current, watching: None }
+        Self { current, ..Self::default() }
     }
 
     pub(super) fn stop_watching(&mut self) {

@@ -77,7 +77,8 @@ impl Host {
             return load_all::refused(&self.inner.dirs, error);
         }
         let host = self.clone();
-        let loaded = on_thread("hotbay-load", move || load_all::load_all(&host.inner)).await;
+        let loaded =
+            on_thread("hotbay-load", move || load_all::load_all(&host.inner, &|_| true)).await;
         loaded.unwrap_or_else(|error| load_all::refused(&self.inner.dirs, error))
     }
 
@@ -148,6 +149,7 @@ impl Host {
     #[cfg(feature = "config-file")]
     pub async fn apply_config(&self, config: ConfigFile) -> Result<ConfigChanges, Error> {
         self.check_process()?;
+        self.inner.registry.check_open()?;
         let host = self.clone();
         on_thread("hotbay-config", move || apply_config(&host.inner, config)).await
     }

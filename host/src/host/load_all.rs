@@ -91,7 +91,8 @@ pub(super) fn refused(dirs: &[PathBuf], error: Error) -> LoadReport {
     LoadReport { loaded: Vec::new(), refused: vec![RefusedPlugin { folder, name: None, error }] }
 }
 
-pub(super) fn load_all(host: &Inner) -> LoadReport {
+/// Loads the plugins that are wanted and do not serve yet.
+pub(super) fn load_all(host: &Inner, is_wanted: &dyn Fn(&PluginName) -> bool) -> LoadReport {
     let mut report = LoadReport::default();
     let mut found = discover(host, &mut report);
     let serving = host.registry.serving();
@@ -103,8 +104,14 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
         match candidate {
             Ok(candidate) if is_loaded(&candidate, &serving) => {}
             Ok(candidate) if settings.is_disabled(candidate.manifest.name()) => {}
+            Ok(candidate) if !is_wanted(candidate.manifest.name()) => {}
             Ok(candidate) => candidates.push((candidate, plugin.state)),
-            Err(error) => report.refuse(host, &plugin.folder, error),
+            // Which plugin is in the folder is unknown, unless it is an instance.
+            Err(_) if !plugin.instance().is_none_or(|name| is_wanted(&name)) => {}
+            Err(error) => {
+                let error = plugin.instance().iter().fold(error, Error::of);
+                report.refuse(host, &plugin.folder, error);
+            }
         }
     }
     let candidates = without_duplicates(host, candidates, &mut report);
@@ -121,7 +128,7 @@ pub(super) fn load_all(host: &Inner) -> LoadReport {
 pub(crate) fn survey(
     dirs: &[PathBuf],
     rules: &Rules,
-    settings: &PluginSettings,
+    settings: &Arc<PluginSettings>,
 ) -> (Vec<SurveyedPlugin>, FolderSearch) {
     let found = search(dirs, rules);
     let folders = found.folders.iter().map(|folder| (folder, None));
@@ -200,6 +207,11 @@ struct Found {
 }
 
 impl Found {
+    /// Returns the name that the options give it.
+    fn instance(&self) -> Option<PluginName> {
+        self.options.name().and_then(|name| PluginName::new(name).ok())
+    }
+
     fn read(&self, rules: &Rules) -> Result<Candidate, Error> {
         Candidate::read_with(&self.folder, rules, &self.options)
     }

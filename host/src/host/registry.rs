@@ -15,7 +15,7 @@ use crate::event::HostEvent;
 use crate::generation::State;
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
-use crate::loader::{Build, Candidate, Dependent, LoadOptions, Loaded};
+use crate::loader::{Build, Candidate, Dependent, LoadOptions, Loaded, PluginSettings};
 use crate::metrics::{PluginInfo, PluginState, PluginStats};
 use crate::providers::{Changes, Offers};
 use crate::slot::Slot;
@@ -89,6 +89,12 @@ impl Registry {
         };
         entries.by_name.insert(manifest.name().clone(), entry);
         Ok(Reservation { registry: self, name: manifest.name().clone() })
+    }
+
+    /// Fails once the host was shut down.
+    #[cfg(feature = "config-file")]
+    pub(super) fn check_open(&self) -> Result<(), Error> {
+        if self.read().is_closed { Err(shutting_down()) } else { Ok(()) }
     }
 
     /// Returns whether a plugin is loading or serves from the folder of a candidate with its name.
@@ -258,6 +264,10 @@ impl Registry {
             manifest: Arc::clone(&entry.manifest),
             folder: entry.folder.clone(),
             options: Arc::clone(&entry.options),
+            settings: match &entry.stage {
+                Stage::Serving { build, .. } => Arc::clone(&build.settings),
+                _ => Arc::default(),
+            },
         };
         serving.map(loadable).collect()
     }
@@ -346,6 +356,9 @@ pub(super) struct Loadable {
     pub(super) manifest: Arc<Manifest>,
     pub(super) folder: Option<PathBuf>,
     pub(super) options: Arc<LoadOptions>,
+    /// The settings that its build was started with.
+    #[cfg_attr(not(feature = "config-file"), allow(dead_code, reason = "only a file changes"))]
+    pub(super) settings: Arc<PluginSettings>,
 }
 
 /// The reserved name of a plugin that is being loaded; freed on drop unless it was filled.

@@ -24,9 +24,7 @@ impl Inner {
     /// is queued, since that one will see the same files.
     pub(super) fn request_reload(self: &Arc<Self>, plugin: &PluginName, request: ReloadRequest) {
         let submitted = match &request {
-            ReloadRequest::Caller(_) | ReloadRequest::Settings(_) => {
-                self.reload_queue.submit(plugin, request)
-            }
+            ReloadRequest::Caller(_) => self.reload_queue.submit(plugin, request),
             ReloadRequest::Watch(_) | ReloadRequest::SameFolder => {
                 self.reload_queue.submit_if_idle(plugin, request)
             }
@@ -34,9 +32,7 @@ impl Inner {
         match submitted {
             Submission::Run(request) => self.submit(plugin.clone(), request),
             Submission::Queued => {}
-            Submission::Replaced(
-                ReloadRequest::Caller(sender) | ReloadRequest::Settings(sender),
-            ) => {
+            Submission::Replaced(ReloadRequest::Caller(sender)) => {
                 let _ = sender.send(Err(superseded(plugin)));
             }
             // The request that waits sees the files of this plugin, but not those of the others.
@@ -74,14 +70,10 @@ impl Inner {
 
     fn reload(self: &Arc<Self>, plugin: &PluginName, request: ReloadRequest) {
         let mut content = Content::default();
-        let cause = match &request {
-            ReloadRequest::Caller(_) => Cause::Caller,
-            ReloadRequest::Settings(_) => Cause::Settings,
-            ReloadRequest::Watch(_) | ReloadRequest::SameFolder => Cause::Files,
-        };
-        let reloaded = self.reload_now(plugin, cause, &mut content);
+        let is_explicit = matches!(request, ReloadRequest::Caller(_));
+        let reloaded = self.reload_now(plugin, is_explicit, &mut content);
         match request {
-            ReloadRequest::Caller(sender) | ReloadRequest::Settings(sender) => {
+            ReloadRequest::Caller(sender) => {
                 self.emit_rolled_back(plugin, &reloaded);
                 let _ = sender.send(reloaded);
             }
@@ -133,11 +125,11 @@ impl Inner {
     fn reload_now(
         self: &Arc<Self>,
         plugin: &PluginName,
-        cause: Cause,
+        is_explicit: bool,
         content: &mut Content,
     ) -> Result<Reloaded, Error> {
         let mut unhashed = None;
-        let reloaded = self.reload_from(plugin, cause, content, &mut unhashed);
+        let reloaded = self.reload_from(plugin, is_explicit, content, &mut unhashed);
         if reloaded.is_err()
             && let Some(artifact) = unhashed
         {
@@ -150,7 +142,7 @@ impl Inner {
     fn reload_from(
         self: &Arc<Self>,
         plugin: &PluginName,
-        cause: Cause,
+        is_explicit: bool,
         content: &mut Content,
         unhashed: &mut Option<Arc<Artifact>>,
     ) -> Result<Reloaded, Error> {
@@ -190,9 +182,10 @@ impl Inner {
         let library = library?;
         let sha256 = sha256.or_else(|| library.as_deref().map(Artifact::content));
         // A new generation of the same build starts without faults.
-        let ends_quarantine = cause == Cause::Caller && there.slot.health.is_quarantined();
+        let ends_quarantine = is_explicit && there.slot.health.is_quarantined();
         // The permissions may differ, which the manifest does not show.
-        let is_new = ends_quarantine || cause == Cause::Settings;
+        let is_new =
+            ends_quarantine || !settings.is_same_for(&next.manifest, &there.build.settings);
         match plan(&there.build, &next.manifest, sha256, &reloading.dependents) {
             // Schema files are part of the build too.
             Plan::Unchanged if !is_new && there.build.schemas == schema_digests(&next, rules) => {
@@ -254,14 +247,6 @@ impl Inner {
             tracing::error!(%error, "cannot start a thread to unload a generation");
         }
     }
-}
-
-/// What asks for a reload.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Files,
-    Caller,
-    Settings,
 }
 
 /// Returns whether a library cannot be the current one, since its manifest states another digest.

@@ -28,9 +28,6 @@ pub enum Reloaded {
 #[derive(Debug)]
 pub(super) enum ReloadRequest {
     Caller(oneshot::Sender<Result<Reloaded, Error>>),
-    /// The configuration of the host changed: a new generation starts even if no file changed.
-    #[cfg_attr(not(feature = "config-file"), allow(dead_code, reason = "only a file changes"))]
-    Settings(oneshot::Sender<Result<Reloaded, Error>>),
     Watch(FolderAttempt),
     /// Another plugin of the same folder was reloaded.
     SameFolder,

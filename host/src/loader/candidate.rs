@@ -6,7 +6,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hotbay_manifest::{Kind, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, Unstartable};
+use hotbay_manifest::{
+    Kind, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, SchemaError, Unstartable,
+};
 use hotbay_plugin::Snapshot;
 use serde_json::Value;
 
@@ -28,12 +30,14 @@ pub(crate) struct Candidate {
     pub(super) text: String,
     /// The generation that keeps serving if this load fails.
     pub(crate) serving: Option<GenerationId>,
-    /// The permissions that it has: all, until the application decides.
+    /// The permissions that it has: those that the settings grant, until the application decides.
     pub(super) granted: BTreeSet<String>,
     /// The application's replacements for fields of the manifest.
     pub(crate) options: Arc<LoadOptions>,
     /// Whether its config is not only that of its file.
     pub(super) is_config_replaced: bool,
+    /// What the configuration of the host sets.
+    pub(crate) settings: Arc<PluginSettings>,
 }
 
 impl Candidate {
@@ -71,14 +75,39 @@ impl Candidate {
 
     /// Applies what the configuration sets for the plugin, except where the application's options
     /// replace it.
-    pub(crate) fn with_settings(mut self, settings: &PluginSettings) -> Result<Self, Error> {
+    pub(crate) fn with_settings(mut self, settings: &Arc<PluginSettings>) -> Result<Self, Error> {
         let (keep_config, limits) = (self.options.replaces_config(), self.options.limits());
         let manifest = settings.apply(self.manifest.clone(), keep_config, limits);
         let refused =
             |error: ManifestError| refused(self.place(), ErrorKind::Config).caused_by(error);
         self.manifest = manifest.map_err(refused)?;
-        self.is_config_replaced |= settings.has_config(self.manifest.name());
+        let (name, permissions) = (self.manifest.name(), self.manifest.permissions());
+        let granted = permissions.iter().filter(|permission| settings.grants(name, permission));
+        self.granted = granted.cloned().collect();
+        self.is_config_replaced |= !keep_config && settings.has_config(name);
+        self.settings = Arc::clone(settings);
         Ok(self)
+    }
+
+    /// Replaces messages about the config that may have a secret.
+    pub(super) fn without_secrets(&self, error: SchemaError) -> SchemaError {
+        let SchemaError::Value(mut violations) = error else { return error };
+        let secrets = self.settings.secrets_of(self.manifest.name());
+        for violation in &mut violations {
+            let keys = violation.pointer.split('/').skip(1);
+            let keys: Vec<_> = keys.map(|key| key.replace("~1", "/").replace("~0", "~")).collect();
+            let has_secret = secrets.iter().any(|secret| {
+                let shorter = secret.len().min(keys.len());
+                secret[..shorter] == keys[..shorter]
+            });
+            if has_secret {
+                violation.message =
+                    "does not match the schema; it is not shown, since it may be a \
+                                     secret"
+                        .to_owned();
+            }
+        }
+        SchemaError::Value(violations)
     }
 
     /// Returns a compiled-in plugin, with a manifest made in code.
@@ -86,7 +115,17 @@ impl Candidate {
         let granted = manifest.permissions().clone();
         let (text, options) = (String::new(), Arc::default());
         let is_config_replaced = false;
-        Self { manifest, folder: None, text, serving: None, granted, options, is_config_replaced }
+        let settings = Arc::default();
+        Self {
+            manifest,
+            folder: None,
+            text,
+            serving: None,
+            granted,
+            options,
+            is_config_replaced,
+            settings,
+        }
     }
 
     /// Returns the error of a plugin whose requirements are not met.

@@ -17,6 +17,7 @@ use super::policy::{PluginLimits, call_policy, check_schemas, effective_limits};
 #[cfg(all(unix, feature = "process"))]
 use super::process_loader::{self, start as start_process};
 use super::schemas::Schemas;
+use super::settings::PluginSettings;
 use super::start::{
     FailureCause, StartFailure, Until, give_up, into_backend, ready_to_open, retain,
 };
@@ -48,6 +49,8 @@ pub(crate) struct Build {
     pub(crate) sha256: Option<[u8; 32]>,
     /// The digests of its schema files.
     pub(crate) schemas: Vec<Option<[u8; 32]>>,
+    /// The settings that it was started with.
+    pub(crate) settings: Arc<PluginSettings>,
     /// The contracts that it declares besides its manifest.
     pub(crate) offers: Vec<Offer>,
     /// Requests that the host did not fulfill, as text.
@@ -113,10 +116,7 @@ impl NewGeneration {
                 Schemas::default()
             }
             None => {
-                notes.extend(
-                    candidate
-                        .evaluate(context.permission_policy.as_ref(), &context.settings.load())?,
-                );
+                notes.extend(candidate.evaluate(context.permission_policy.as_ref())?);
                 Schemas::read(&candidate, &context.rules)?
             }
         };
@@ -173,7 +173,8 @@ impl NewGeneration {
         let manifest = Arc::new(candidate.manifest.clone());
         let offers = backend.offers();
         notes.extend(process_notes(candidate, &backend));
-        let build = Build { manifest, sha256, schemas: schema_digests, offers, notes };
+        let settings = Arc::clone(&candidate.settings);
+        let build = Build { manifest, sha256, schemas: schema_digests, settings, offers, notes };
         Ok(Self { parts, backend, build })
     }
 

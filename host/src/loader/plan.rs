@@ -121,6 +121,7 @@ mod tests {
             manifest: Arc::new(manifest("1.2.0")),
             sha256: Some([1; 32]),
             schemas: Vec::new(),
+            settings: Arc::default(),
             offers: Vec::new(),
             notes: Vec::new(),
         };

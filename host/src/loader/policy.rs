@@ -117,6 +117,7 @@ pub(super) fn check_declared_config(
     let Some(schema) = &capabilities.config_schema else { return Ok(()) };
     let checker = declared(candidate, "configSchema", schema, deadline)?;
     checker.check(candidate.manifest.config(), deadline).map_err(|error| {
+        let error = candidate.without_secrets(error);
         let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
         let failed = failed.with_optional_hint(error.hint());
         let problem = match error {
@@ -255,21 +256,18 @@ pub struct InspectedPermission {
 const MAX_NOTES: usize = 8;
 
 impl Candidate {
-    /// Decides about each permission: the settings and the application's policy, if there is one,
-    /// must both grant it. Returns notes about withheld ones.
+    /// Evaluates the application's policy, if there is one, for each permission that the settings grant.
+    /// Returns notes about withheld ones.
     pub(super) fn evaluate(
         &mut self,
         policy: Option<&PermissionPolicy>,
-        settings: &PluginSettings,
     ) -> Result<Vec<String>, Error> {
-        let name = self.manifest.name();
-        let mut granted = self.manifest.permissions().clone();
-        granted.retain(|permission| settings.grants(name, permission));
         let Some(PermissionPolicy(is_granted)) = policy else {
-            self.granted = granted;
             return Ok(notes(&self.withheld()));
         };
-        for permission in std::mem::take(&mut granted) {
+        let name = self.manifest.name();
+        let mut granted = BTreeSet::new();
+        for permission in self.granted.clone() {
             let is_granted = catch_fault(|| is_granted(name, &permission));
             let is_granted = is_granted.map_err(|fault| {
                 let message =
@@ -291,7 +289,7 @@ impl Candidate {
         policy: Option<&PermissionPolicy>,
         settings: &PluginSettings,
     ) -> Result<Vec<InspectedPermission>, Error> {
-        self.evaluate(policy, settings)?;
+        self.evaluate(policy)?;
         let requested = self.manifest.permissions();
         let named = settings.named_grants(self.manifest.name());
         let all: BTreeSet<_> = requested.iter().map(String::as_str).chain(named).collect();

@@ -130,6 +130,7 @@ impl Schema {
     fn error(&self, candidate: &Candidate, field: &str, error: SchemaError) -> Error {
         let failed = candidate.failed(LoadStep::Config, ErrorKind::Config);
         let failed = failed.with_optional_hint(error.hint());
+        let error = if field == "config" { candidate.without_secrets(error) } else { error };
         match (error, &self.source) {
             (SchemaError::Value(violations), _) => {
                 let places =

@@ -1,7 +1,7 @@
 //! What the configuration of the host sets for plugins, by their names. It can be replaced while the
 //! host runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::id::PluginName;
 pub(crate) struct CurrentSettings(ArcSwap<PluginSettings>);
 
 impl CurrentSettings {
-    pub(crate) fn new(settings: PluginSettings) -> Self {
-        Self(ArcSwap::from_pointee(settings))
+    pub(crate) fn new(settings: Arc<PluginSettings>) -> Self {
+        Self(ArcSwap::new(settings))
     }
 
     pub(crate) fn load(&self) -> Arc<PluginSettings> {
@@ -27,8 +27,8 @@ impl CurrentSettings {
 
     /// Replaces the settings; returns the previous ones.
     #[cfg_attr(not(feature = "config-file"), allow(dead_code, reason = "only a file changes"))]
-    pub(crate) fn replace(&self, settings: PluginSettings) -> Arc<PluginSettings> {
-        self.0.swap(Arc::new(settings))
+    pub(crate) fn replace(&self, settings: Arc<PluginSettings>) -> Arc<PluginSettings> {
+        self.0.swap(settings)
     }
 }
 
@@ -50,6 +50,10 @@ pub(crate) struct OnePlugin {
     pub(crate) permissions: Option<Grants>,
     /// Values that replace those of the manifest's config.
     pub(crate) config: Map<String, Value>,
+    /// Whether they replace the whole config.
+    pub(crate) replaces_config: bool,
+    /// The keys of values in the config that are secrets.
+    pub(crate) secrets: BTreeSet<Vec<String>>,
     pub(crate) limits: Limits,
 }
 
@@ -91,11 +95,27 @@ impl PluginSettings {
         self.plugins.get(plugin).is_some_and(|plugin| plugin.is_disabled)
     }
 
-    /// Returns whether `other` sets the same for a plugin.
+    /// Returns whether `other` means the same for a plugin with this manifest.
+    pub(crate) fn is_same_for(&self, manifest: &Manifest, other: &Self) -> bool {
+        let plugin = manifest.name();
+        let own = |settings: &Self| {
+            let plugin = settings.plugins.get(plugin).cloned().unwrap_or_default();
+            OnePlugin { permissions: None, ..plugin }
+        };
+        let mut permissions = manifest.permissions().iter();
+        own(self) == own(other)
+            && permissions.all(|one| self.grants(plugin, one) == other.grants(plugin, one))
+    }
+
+    /// Returns the folder of a plugin that is an additional instance.
     #[cfg_attr(not(feature = "config-file"), allow(dead_code, reason = "only a file changes"))]
-    pub(crate) fn is_same_for(&self, plugin: &PluginName, other: &Self) -> bool {
-        self.plugins.get(plugin) == other.plugins.get(plugin)
-            && self.grants_of(plugin) == other.grants_of(plugin)
+    pub(crate) fn folder(&self, plugin: &PluginName) -> Option<&PathBuf> {
+        self.plugins.get(plugin)?.folder.as_ref()
+    }
+
+    /// Returns the keys of values in a plugin's config that are secrets.
+    pub(super) fn secrets_of(&self, plugin: &PluginName) -> BTreeSet<Vec<String>> {
+        self.plugins.get(plugin).map(|plugin| plugin.secrets.clone()).unwrap_or_default()
     }
 
     /// Returns the additional instances: their names and folders.
@@ -113,8 +133,9 @@ impl PluginSettings {
         limits: Limits,
     ) -> Result<Manifest, ManifestError> {
         let Some(plugin) = self.plugins.get(manifest.name()) else { return Ok(manifest) };
-        if !plugin.config.is_empty() && !keep_config {
-            let mut config = manifest.config().clone();
+        if (!plugin.config.is_empty() || plugin.replaces_config) && !keep_config {
+            let before = if plugin.replaces_config { &Value::Null } else { manifest.config() };
+            let mut config = before.clone();
             merge(&mut config, &plugin.config);
             manifest = manifest.with_config(config)?;
         }

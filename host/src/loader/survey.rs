@@ -97,7 +97,7 @@ pub struct Inspection {
 pub(crate) fn survey(
     folder: &Path,
     rules: &Rules,
-    settings: &PluginSettings,
+    settings: &Arc<PluginSettings>,
     instance: Option<&PluginName>,
 ) -> SurveyedPlugin {
     let mut surveyed = SurveyedPlugin {
@@ -150,7 +150,7 @@ pub(crate) fn survey(
 fn read(
     folder: &Path,
     rules: &Rules,
-    settings: &PluginSettings,
+    settings: &Arc<PluginSettings>,
     instance: Option<&PluginName>,
 ) -> Result<Candidate, Error> {
     let mut options = LoadOptions::new();
@@ -164,7 +164,7 @@ fn read(
 pub(crate) fn inspect(
     folder: &Path,
     rules: &Rules,
-    settings: &PluginSettings,
+    settings: &Arc<PluginSettings>,
     policy: Option<&PermissionPolicy>,
     instance: Option<&PluginName>,
 ) -> Inspection {

@@ -201,12 +201,13 @@ fn changes_are_applied_while_the_host_runs() {
     let mut events = host.events();
     let mut expect = |text: &str, applied: &[&str], needs_restart: &[&str]| {
         configured.write(text);
-        let HostEvent::ConfigChanged { applied: found, needs_restart: later } =
+        let HostEvent::ConfigChanged { applied: found, needs_restart: later, failed } =
             event(&mut events, changed)
         else {
             unreachable!("it is that event");
         };
         assert_eq!((found, later), (owned(applied), owned(needs_restart)));
+        assert!(failed.is_empty(), "{failed:?}");
     };
     expect(&text("two", ""), &["plugins.echo.config.answers"], &[]);
     assert_eq!(answer(&host, "echo").as_deref(), Some("two"));
@@ -276,4 +277,80 @@ fn mistake_while_the_host_runs_changes_nothing() {
     until("the watch has ended", || {
         Path::new("/proc").exists().then(threads).is_none_or(|n| n == 0).then_some(())
     });
+}
+
+fn apply(host: &Host, configured: &Configured, text: &str) -> hotbay::ConfigChanges {
+    configured.write(text);
+    block_on(host.apply_config(ConfigFile::read(&configured.file).unwrap())).unwrap()
+}
+
+#[test]
+fn secrets_are_in_no_message() {
+    let configured = Configured::new(
+        "plugin_dirs = ['.']\n[plugins.echo.config]\nanswers = '${HOTBAY_NONE:-hunter2}'\n",
+    );
+    let schema = json!({ "properties": { "answers": { "type": "integer" } } });
+    let folder = configured.plugins.add("echo", "faulty").set("config_schema", schema).write();
+    let file = ConfigFile::read(&configured.file).unwrap();
+    let host = Host::builder().config(file.clone()).build().unwrap();
+    let error = block_on(host.load(folder)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.full_message().contains("may be a secret"), "{}", error.full_message());
+    for shown in [error.full_message(), format!("{error:?}"), format!("{file:?}")] {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn plugin_that_fails_to_follow_is_not_reported_as_applied() {
+    let configured = Configured::new(&text("one", ""));
+    configured.add("echo");
+    let host = configured.builder().build().unwrap();
+    assert!(block_on(host.load_all()).is_clean());
+    let changes = apply(&host, &configured, &text("two", "error_in = 'init'\n"));
+    assert!(changes.applied.is_empty(), "{changes:?}");
+    assert_eq!(changes.failed.len(), 1);
+    assert_eq!(answer(&host, "echo").as_deref(), Some("one"));
+    // A reload by hand has the new settings, too.
+    configured.plugins.add("echo", "faulty").set("permissions", ["read"]).write();
+    let changes = apply(&host, &configured, "[permissions]\ndefault = ['read']\n");
+    assert!(changes.failed.is_empty(), "{changes:?}");
+    assert_eq!(operation(&host, "read"), None);
+    let folder = json!({ "folder": "nowhere" });
+    let changes =
+        apply(&host, &configured, &format!("[plugins.echo]\nfolder = {}", folder["folder"]));
+    assert_eq!(changes.failed.len(), 1, "{changes:?}");
+    assert!(host.plugin("echo").is_ok(), "a folder that cannot be read replaces nothing");
+    block_on(host.shutdown(Duration::from_secs(10)));
+    let file = ConfigFile::read(&configured.file).unwrap();
+    let error = block_on(host.apply_config(file)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Shutdown);
+}
+
+#[test]
+fn plugins_and_their_dependents_are_disabled_and_others_left_alone() {
+    let configured = Configured::new("plugin_dirs = ['.']\n");
+    configured.add("alpha");
+    configured.add("other");
+    configured.plugins.add("zeta", "faulty").set("requires", json!({ "alpha": "*" })).write();
+    let host = configured.builder().build().unwrap();
+    assert!(block_on(host.load_all()).is_clean());
+    block_on(host.unload("other")).unwrap();
+    let disabled = "plugin_dirs = ['.']\n[plugins]\nalpha.enabled = false\nzeta.enabled = false\n";
+    let changes = apply(&host, &configured, disabled);
+    assert!(changes.failed.is_empty(), "{changes:?}");
+    assert!(host.list().is_empty(), "{:?}", host.list());
+    let changes = apply(&host, &configured, "plugin_dirs = ['.']\n");
+    assert_eq!(changes.applied, ["plugins.alpha.enabled", "plugins.zeta.enabled"]);
+    let names: Vec<_> = host.list().iter().map(|plugin| plugin.name.to_string()).collect();
+    assert_eq!(names, ["alpha", "zeta"], "what the application unloaded is not loaded");
+}
+
+#[test]
+fn config_can_be_replaced_as_a_whole() {
+    let configured = Configured::new("[plugins.echo]\nreplace_config = true\n");
+    let folder = configured.add("echo");
+    let host = configured.builder().build().unwrap();
+    block_on(host.load(folder)).unwrap();
+    assert_eq!(answer(&host, "echo").as_deref(), Some("x"), "without the manifest's `answers`");
 }

@@ -154,7 +154,7 @@ pub(crate) const QUARANTINE: &[Field] = &[
     ),
 ];
 
-const PERMISSION: &str = "a permission such as `log` or `contract:key-value`, one that ends in `*` \
+const PERMISSION: &str = "a list of permissions such as `log` or `contract:key-value`, one that ends in `*` \
                           for all that begin so, or `*` for all";
 
 /// A permission, or the beginning of one and `*`.
@@ -197,7 +197,14 @@ pub(crate) const PLUGIN: &[Field] = &[
         "a table",
         "Config, whose values replace those of the manifest, field by field. In its texts, `${NAME}` \
          is replaced by a variable of the environment, and `${file:PATH}` by the text of a file; \
-         such values are never shown. `$${` stands for `${`. The same works in paths.",
+         such values are never shown. `$${` means `${`. The same works in paths, \
+         which are shown.",
+    ),
+    optional(
+        "replace_config",
+        Shape::Host(HostShape::Flag),
+        FLAG,
+        "Whether `config` replaces that of the manifest as a whole, not field by field.",
     ),
     optional(
         "limits",

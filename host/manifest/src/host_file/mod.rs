@@ -86,7 +86,7 @@ pub enum HostLimit {
 }
 
 /// The settings of one plugin.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct PluginSettings {
     /// Whether the plugin is loaded with all others.
@@ -97,6 +97,8 @@ pub struct PluginSettings {
     pub permissions: Option<Vec<String>>,
     /// Values of the config, which replace those of the manifest.
     pub config: Map<String, Value>,
+    /// Whether `config` replaces that of the manifest as a whole.
+    pub replace_config: Option<bool>,
     /// Limits, which replace those of the manifest.
     pub limits: Limits,
 }
@@ -163,10 +165,13 @@ impl HostFile {
 
     /// Sets a value in place of an earlier one, and of those that cannot exist beside it.
     fn set(&mut self, setting: Setting) {
-        self.settings.retain(|path, _| {
-            let shorter = path.len().min(setting.path.len());
-            path[..shorter] != setting.path[..shorter]
-        });
+        for length in 1..setting.path.len() {
+            self.settings.remove(&setting.path[..length]);
+        }
+        let is_below = |path: &Vec<String>| path.starts_with(&setting.path);
+        let below = self.settings.range(setting.path.clone()..).map(|(path, _)| path);
+        let below: Vec<_> = below.take_while(|path| is_below(path)).cloned().collect();
+        below.iter().for_each(|path| drop(self.settings.remove(path)));
         self.settings.insert(setting.path.clone(), setting);
     }
 
@@ -242,6 +247,7 @@ impl PluginSettings {
                 self.permissions = Some(texts(value).map(str::to_owned).collect());
             }
             ["limits", name] => self.limits.set(name, value.as_u64().unwrap_or_default()),
+            ["replace_config"] => self.replace_config = value.as_bool(),
             ["config"] => {}
             ["config", path @ .., name] => {
                 let mut object = &mut self.config;
@@ -254,6 +260,18 @@ impl PluginSettings {
             }
             _ => debug_assert!(false, "{path:?} is in the table of fields but not here"),
         }
+    }
+}
+
+/// Prints no config: it may have a secret.
+impl std::fmt::Debug for PluginSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginSettings")
+            .field("enabled", &self.enabled)
+            .field("folder", &self.folder)
+            .field("permissions", &self.permissions)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 

@@ -314,9 +314,15 @@ fn texts(
 ) -> Result<Json, ManifestError> {
     let read = |one: &FieldValue<'_>| {
         one.string()?;
-        Ok(Json::String(one.parse_string(&rule)?))
+        let element = |expected: Expected| expected.or_else(|| element_of(one.field.expected));
+        Ok(Json::String(one.parse_string(|text| rule(text).map_err(element))?))
     };
     Ok(Json::Array(value.elements()?.iter().map(read).collect::<Result<_, _>>()?))
+}
+
+/// Returns the words for one element of a list.
+fn element_of(expected: &str) -> Expected {
+    expected.strip_prefix("a list of permissions").map(|rest| format!("a permission{rest}"))
 }
 
 fn plugin_name(text: &str) -> Result<(), Expected> {

@@ -3,6 +3,7 @@
 
 use super::HostFile;
 use super::fields::{HOST_FILE, HOST_LIMITS, PERMISSIONS, PLUGIN, QUARANTINE, RELOAD, TRUST};
+use crate::fields::LIMITS;
 use crate::reference::table;
 
 /// A file that shows the usual fields. A test parses it.
@@ -55,7 +56,8 @@ fn reference() -> String {
         ("Fields of `reload`", RELOAD),
         ("Fields of `trust`", TRUST),
         ("Fields of `quarantine`", QUARANTINE),
-        ("Fields of `limits`", HOST_LIMITS),
+        ("Fields of `limits`, for the whole host", HOST_LIMITS),
+        ("Fields of `limits` of a plugin", LIMITS),
     ] {
         text.push_str(&format!("\n## {name}\n\n"));
         table(&mut text, fields);

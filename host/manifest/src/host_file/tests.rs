@@ -239,7 +239,7 @@ fn values_of_plugins_are_checked() {
          `queue`, `in_flight`, `memory_bytes`, `input_bytes`, `output_bytes`, `stack_bytes`, \
          `open_streams`\n  \
          10:1: `plugins.c.other` is not a known field; expected one of `enabled`, `folder`, \
-         `permissions`, `config`, `limits`",
+         `permissions`, `config`, `replace_config`, `limits`",
     );
 }
 
