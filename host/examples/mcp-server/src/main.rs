@@ -27,8 +27,8 @@ use crate::streams::{Input, output};
 /// Time limit of a call, unless the configuration or the manifest sets another.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Time that calls have to finish when the client has closed the connection. Clients kill a server
-/// that takes long.
+/// Time that replies, and then plugins, have to finish when the client has closed the connection.
+/// Clients kill a server that takes long.
 const GRACE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -67,7 +67,10 @@ async fn serve(folder: &Path) -> anyhow::Result<()> {
     let server = ToolServer::new(catalog, ended.clone());
     let input = Input::new(tokio::io::stdin(), ended.clone());
     let served = match server.serve((input, output)).await {
-        Ok(session) => session.waiting().await.map(drop).context("the session failed"),
+        Ok(session) => tokio::select! {
+            quit = session.waiting() => quit.map(drop).context("the session failed"),
+            () = grace(&ended) => Ok(()),
+        },
         // The client left before it had initialized the session.
         Err(_) if ended.is_cancelled() => Ok(()),
         Err(error) => Err(error).context("cannot initialize the session"),
@@ -75,6 +78,12 @@ async fn serve(folder: &Path) -> anyhow::Result<()> {
     host.shutdown(GRACE).await;
     following.abort();
     served
+}
+
+/// Waits until the time of the last replies is over.
+async fn grace(ended: &CancellationToken) {
+    ended.cancelled().await;
+    tokio::time::sleep(GRACE).await;
 }
 
 fn host(folder: &Path) -> anyhow::Result<Host> {

@@ -1,6 +1,7 @@
 //! The server as a child process, with a client of the same library as its parent.
 
-#![cfg(unix)]
+// Processes are found in `/proc`.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "test helpers are tests too")]
 
 mod client;
