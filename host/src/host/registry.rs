@@ -513,6 +513,7 @@ fn snapshot(
         state,
         folder: folder.cloned(),
         manifest: Arc::clone(manifest),
+        input_schema: slot.input_schema(),
         pid: slot.pid(),
         notes: build.notes.clone(),
         stats: stats(slot, epoch),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hotbay_manifest::Manifest;
 use semver::Version;
+use serde_json::Value;
 
 use super::latency::LatencySnapshot;
 use crate::id::{GenerationId, PluginName};
@@ -76,6 +77,9 @@ pub struct PluginInfo {
     pub folder: Option<PathBuf>,
     /// The manifest of the current build.
     pub manifest: Arc<Manifest>,
+    /// The JSON Schema that inputs are validated against: the one that the manifest contains or
+    /// names, or else the one that the program declares. `None` if there is none.
+    pub input_schema: Option<Arc<Value>>,
     /// The id of its process; `None` if it has none or none is running.
     pub pid: Option<u32>,
     /// Requests of its manifest that the host did not fulfill, and what the probe of its library
@@ -96,6 +100,7 @@ impl PluginInfo {
             state: PluginState::Serving,
             folder: None,
             manifest: Arc::new(manifest),
+            input_schema: None,
             pid: None,
             notes: Vec::new(),
             stats: PluginStats::default(),

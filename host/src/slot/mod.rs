@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::{Either, select};
+use serde_json::Value;
 
 use crate::call::{CallState, ReplySlot, Request};
 use crate::config::Quarantine;
@@ -259,6 +260,13 @@ impl Slot {
     /// Returns the policy for calls of the current generation.
     pub(crate) fn policy(&self) -> Option<Arc<CallPolicy>> {
         self.policy.load_full()
+    }
+
+    /// Returns the schema that inputs are validated against.
+    pub(crate) fn input_schema(&self) -> Option<Arc<Value>> {
+        let policy = self.policy.load();
+        let checker = policy.as_ref()?.input_schema.as_ref()?;
+        Some(Arc::clone(checker.schema()))
     }
 
     /// Returns whether inputs are validated against a schema.

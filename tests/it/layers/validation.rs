@@ -9,6 +9,8 @@ use hotbay::{
     Call, Error, ErrorKind, Host, HostEvent, HostLimits, Layer, LoadStep, Next, PluginHandle,
     Reply, Request,
 };
+#[cfg(unix)]
+use hotbay_tests::ProgramFolder;
 use hotbay_tests::{
     LIMIT, Plugin, Plugins, block_on, event, host, limits, loaded, refused, reloaded, rolled_back,
     until,
@@ -391,4 +393,44 @@ fn plugins_with_one_input_schema_share_its_check_and_outlive_each_other() {
     check(&third, text, Err("is not of type \"object\""));
     check(&other, text, Ok(()));
     check(&other, valid, Err("is not of type \"string\""));
+}
+
+#[test]
+fn list_shows_the_schema_of_the_current_build() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let shown = || host.list()[0].input_schema.as_deref().cloned();
+    loaded(&host, plugins.add("sum", "faulty").write());
+    assert_eq!(shown(), None);
+    checked(&plugins, schema()).write();
+    reloaded(&host, "sum");
+    assert_eq!(shown(), Some(schema()));
+    let folder = checked(&plugins, json!("schema.json")).write();
+    fs::write(folder.join("schema.json"), r#"{ "type": "string" }"#).unwrap();
+    reloaded(&host, "sum");
+    assert_eq!(shown(), Some(json!({ "type": "string" })));
+    fs::write(folder.join("schema.json"), r#"{ "type": "word" }"#).unwrap();
+    rolled_back(&host, "sum");
+    assert_eq!(shown(), Some(json!({ "type": "string" })), "the file is not that of the build");
+}
+
+#[test]
+#[cfg(unix)]
+fn list_shows_the_schema_that_a_program_declares() {
+    let plugins = Plugins::new();
+    let host = host(&plugins);
+    let program = |stated: Option<Value>| {
+        let declared = json!({ "capabilities": { "hotbay": { "inputSchema": schema() } } });
+        let program = ProgramFolder::new(plugins.dir(), "program").behavior(declared);
+        match stated {
+            Some(schema) => program.set("input_schema", schema).install(),
+            None => program.install(),
+        }
+    };
+    let shown = || host.list()[0].input_schema.as_deref().cloned();
+    loaded(&host, program(None));
+    assert_eq!(shown(), Some(schema()));
+    program(Some(json!({ "type": "object" })));
+    reloaded(&host, "program");
+    assert_eq!(shown(), Some(json!({ "type": "object" })), "the manifest takes precedence");
 }

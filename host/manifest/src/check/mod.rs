@@ -3,6 +3,7 @@
 //! exceeds its budget of steps, time or memory.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use jsonschema::{PatternOptions, Validator};
@@ -56,6 +57,7 @@ pub struct Checker {
     validator: Option<Validator<MeteredJson>>,
     outline: Outline,
     costs: Costs,
+    schema: Arc<Value>,
 }
 
 impl Checker {
@@ -78,7 +80,12 @@ impl Checker {
             check_deadline(deadline)?;
             Ok((Some(build(schema, costs)?), costs))
         })??;
-        Ok(Self { validator, outline, costs })
+        Ok(Self { validator, outline, costs, schema: Arc::new(schema.clone()) })
+    }
+
+    /// Returns the schema.
+    pub fn schema(&self) -> &Arc<Value> {
+        &self.schema
     }
 
     /// Checks a value. Stops at `deadline`.
