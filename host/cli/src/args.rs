@@ -354,7 +354,7 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) watch: bool,
     /// Seals programs, such as scripts, whenever they change, so that an edited one is swapped. For
-    /// development: whoever can write to a folder then decides what runs. Skips folders that belong to
+    /// development: a user that can write to a folder then decides what runs. Skips folders that belong to
     /// other users.
     #[arg(long, requires = "watch")]
     pub(crate) dev: bool,

@@ -24,7 +24,7 @@ const CHECKS_PER_SURVEY: u32 = 40;
 /// Seals the programs below `dirs` whenever they change, until the sender of `stopped` is dropped.
 pub(crate) fn seal_on_change(dirs: &[PathBuf], options: &Options, stopped: &Receiver<()>) {
     print_message(&format!(
-        "warning: `--dev` seals each program below {} when it changes, so whoever can write there \
+        "warning: `--dev` seals each program below {} when it changes, so every user that can write there \
          decides what runs",
         quoted(dirs)
     ));
