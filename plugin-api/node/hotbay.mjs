@@ -72,10 +72,19 @@ export function text(input) {
   }
 }
 
+// Functions that use private parts of `Call`.
+let cancel;
+let endDeadline;
+
 /** A call that is served. */
 export class Call {
   #controller = new AbortController();
   #timer;
+
+  static {
+    cancel = (call) => call.#cancel();
+    endDeadline = (call) => clearTimeout(call.#timer);
+  }
 
   constructor(headers) {
     /** The headers of the request, by name in lower case. */
@@ -99,7 +108,7 @@ export class Call {
 
   /** Whether the caller no longer waits. */
   get cancelled() {
-    if (this.remaining === 0) this.cancel();
+    if (this.remaining === 0) this.#cancel();
     return this.signal.aborted;
   }
 
@@ -109,41 +118,35 @@ export class Call {
     return Math.max(this.deadline - performance.now(), 0);
   }
 
-  /** Marks the call as cancelled. */
-  cancel() {
+  #cancel() {
     const reason = this.remaining === 0
       ? new PluginError(408, "the deadline passed", { retryable: true })
       : new PluginError(499, "cancelled");
     this.#controller.abort(reason);
   }
 
-  /** Ends the wait for the deadline. */
-  end() {
-    clearTimeout(this.#timer);
-  }
-
-  /** Returns the result of a promise, or throws when the call is cancelled. */
-  async race(promise) {
-    Promise.resolve(promise).catch(() => undefined); // It may fail after it was cancelled.
-    this.signal.throwIfAborted();
-    let stop;
-    const cancelled = new Promise((_, reject) => {
-      stop = () => reject(this.signal.reason);
-      this.signal.addEventListener("abort", stop, { once: true });
-    });
-    try {
-      return await Promise.race([promise, cancelled]);
-    } finally {
-      this.signal.removeEventListener("abort", stop);
-    }
-  }
-
   #watchDeadline() {
     if (this.deadline === undefined) return;
     const wait = Math.min(Math.ceil(this.remaining), MAX_TIMER_MS);
-    const check = () => (this.remaining > 0 ? this.#watchDeadline() : this.cancel());
+    const check = () => (this.remaining > 0 ? this.#watchDeadline() : this.#cancel());
     this.#timer = setTimeout(check, wait);
     this.#timer.unref();
+  }
+}
+
+/** Returns the result of a promise, or throws when the call is cancelled. */
+async function race(call, promise) {
+  Promise.resolve(promise).catch(() => undefined); // It may fail after it was cancelled.
+  call.signal.throwIfAborted();
+  let stop;
+  const cancelled = new Promise((_, reject) => {
+    stop = () => reject(call.signal.reason);
+    call.signal.addEventListener("abort", stop, { once: true });
+  });
+  try {
+    return await Promise.race([promise, cancelled]);
+  } finally {
+    call.signal.removeEventListener("abort", stop);
   }
 }
 
@@ -182,9 +185,10 @@ export class Plugin {
   /** Declares a function like `execute`, with its own name. */
   endpoint(name, run) {
     const taken = ["batch", "healthz", "restore", "shutdown", "snapshot"];
-    if (taken.includes(name) || this.#endpoints.has(name) || name.startsWith("/")) {
+    if (taken.includes(name) || name.startsWith("/")) {
       throw new TypeError(`invalid name of an endpoint: \`${name}\``);
     }
+    if (this.#endpoints.has(name)) throw new TypeError(`\`${name}\` is already declared`);
     this.#endpoints.set(name, run);
     return this;
   }
@@ -287,6 +291,14 @@ class Rejected extends Error {
   }
 }
 
+/** The health hook failed. */
+class Unhealthy extends Error {
+  constructor(failure) {
+    super();
+    this.failure = failure;
+  }
+}
+
 /** A method of a contract: its line of the text, and how it is called. */
 class Method {
   constructor(name, { args = {}, returns, run, since, permission, async, stream }) {
@@ -321,7 +333,7 @@ const BIG_STRING = new RegExp(`"${BIG}(-?\\d+)"`, "g");
 const BIG_NUMBER = /-?\d{16,}(?![\d.eE])/g;
 
 /** Parses JSON without losing digits of large integers. */
-export function parseJson(source) {
+function parseJson(source) {
   if (!/\d{16}/.test(source)) return JSON.parse(source);
   const parts = [];
   // Of a number such as 1.0000000000000001, only the digits after the point would match.
@@ -353,7 +365,7 @@ function endOfString(source, start) {
   return source.length;
 }
 
-export function toJson(value) {
+function toJson(value) {
   const json = JSON.stringify(value);
   return json.includes(BIG) ? json.replace(BIG_STRING, "$1") : json;
 }
@@ -631,7 +643,7 @@ class TypeParser {
   }
 }
 
-export const parseType = (source) => new TypeParser(source).all();
+const parseType = (source) => new TypeParser(source).all();
 
 /** Serves a plugin until a signal, `/shutdown`, or the idle timeout. */
 class Server {
@@ -768,7 +780,7 @@ class Server {
     const counts = path !== "/healthz";
     this.#running += counts;
     let call;
-    response.on("close", () => response.writableFinished || call?.cancel());
+    response.on("close", () => response.writableFinished || (call && cancel(call)));
     try {
       const body = await readBody(request, this.#plugin.maxBodyBytes);
       call = new Call(request.headers);
@@ -776,11 +788,15 @@ class Server {
       if (output.items) await sendLines(response, output, call, this.#plugin.log);
       else send(200, output, path === "/shutdown");
     } catch (error) {
-      await untilNoticed(error, call, response);
-      if (response.headersSent) response.destroy();
-      else fail(error, error instanceof Rejected && error.status === 413);
+      try {
+        await untilNoticed(error, call, response);
+        if (response.headersSent) response.destroy();
+        else fail(error, error instanceof Rejected && error.status === 413);
+      } catch { // The error has no form that can be sent.
+        response.destroy();
+      }
     } finally {
-      call?.end();
+      if (call) endDeadline(call);
       this.#running -= counts;
       if (counts) this.#idleSince = performance.now();
     }
@@ -812,13 +828,16 @@ class Server {
     this.#isUsed = true;
     if (isHook) return this.#restore(call.headers, body, wasUsed);
     const release = await this.#slots.acquire(call);
+    let running;
+    const run = (start) => race(call, (running = (async () => start())()));
     try {
       call.signal.throwIfAborted(); // It may have waited for its turn.
-      if (served) return await callMethod(served, body, call);
-      if (isBatch) return await this.#batch(body, call);
-      return outputOf(await call.race(this.#endpoints.get(name)(body, call)));
+      if (served) return await callMethod(served, body, call, run);
+      if (isBatch) return await this.#batch(body, call, run);
+      const endpoint = this.#endpoints.get(name);
+      return outputOf(await run(() => endpoint(body, call)));
     } finally {
-      release();
+      Promise.allSettled([running]).then(release); // The function may outlast its call.
     }
   }
 
@@ -826,7 +845,7 @@ class Server {
     try {
       await this.#hooks.health?.();
     } catch (error) {
-      throw Object.assign(new Error(), { status: 503, failure: failureOf(error)[1] });
+      throw new Unhealthy(failureOf(error)[1]);
     }
     return NOTHING;
   }
@@ -846,7 +865,7 @@ class Server {
     return NOTHING;
   }
 
-  async #batch(body, call) {
+  async #batch(body, call, run) {
     let inputs;
     try {
       inputs = JSON.parse(text(body)).requests.map((entry) => {
@@ -865,7 +884,8 @@ class Server {
       call.contentType = contentType;
       try {
         if (call.cancelled) call.signal.throwIfAborted();
-        const found = outputOf(await call.race(this.#endpoints.get("execute")(decoded, call)));
+        const execute = this.#endpoints.get("execute");
+        const found = outputOf(await run(() => execute(decoded, call)));
         const encoded = Buffer.from(found.body).toString("base64");
         replies.push({ contentType: found.type, body: encoded });
       } catch (error) {
@@ -892,7 +912,7 @@ class Slots {
       let next;
       const turn = new Promise((resolve) => this.#waiting.add((next = resolve)));
       try {
-        await call.race(turn);
+        await race(call, turn);
       } catch (error) {
         if (!this.#waiting.delete(next)) this.#release();
         throw error;
@@ -911,7 +931,7 @@ class Slots {
   }
 }
 
-async function callMethod(served, body, call) {
+async function callMethod(served, body, call, run) {
   let args;
   try {
     args = served.decode(body);
@@ -919,7 +939,7 @@ async function callMethod(served, body, call) {
     if (error instanceof Mismatch) throw new Rejected(400, `invalid arguments: ${error.message}`);
     throw error;
   }
-  const result = await call.race(served.run(args, call));
+  const result = await run(() => served.run(args, call));
   const encode = (value, what) => {
     try {
       return served.output.encode(value);
@@ -937,14 +957,14 @@ async function sendLines(response, { items, encode }, call, log) {
   const write = async (line) => {
     if (response.write(`${toJson(line)}\n`) || call.cancelled) return;
     const drained = new Promise((resolve) => response.once("drain", resolve));
-    await call.race(drained).catch(() => undefined);
+    await race(call, drained).catch(() => undefined);
   };
   let iterator;
   let last;
   try {
     iterator = items[Symbol.asyncIterator]?.() ?? items[Symbol.iterator]();
     while (!last && !response.destroyed) {
-      const { done, value } = await call.race(iterator.next());
+      const { done, value } = await race(call, iterator.next());
       if (done) last = { end: true };
       else await write({ item: encode(value) });
     }
@@ -980,14 +1000,24 @@ function failureOf(error) {
       return failureOf(invalid); // Of its details.
     }
   }
-  if (error?.failure) return [error.status, error.failure];
+  if (error instanceof Unhealthy) return [503, error.failure];
   return [500, { code: 500, message: "panicked", fault: faultOf(error) }];
 }
 
 /** Returns the message of a value that was thrown, and where. */
 function faultOf(error) {
-  const [, location] = `${error?.stack}`.match(/(?:file:\/\/)?(\/[^\n()]+:\d+:\d+)/) ?? [];
-  return { message: `${error}`, location };
+  const stack = textOf(() => error?.stack);
+  const [, location] = stack.match(/(?:file:\/\/)?(\/[^\n()]+:\d+:\d+)/) ?? [];
+  return { message: textOf(() => error), location };
+}
+
+/** Returns a value as text. What was thrown may be any value, also one that throws by itself. */
+function textOf(read) {
+  try {
+    return String(read());
+  } catch {
+    return "a value without text";
+  }
 }
 
 /**
@@ -1095,7 +1125,7 @@ function parseSettings(source) {
 }
 
 /** Converts nanoseconds, or a text such as `1h30m`, to milliseconds. */
-export function milliseconds(duration) {
+function milliseconds(duration) {
   if (typeof duration === "number") return duration / 1e6;
   const parts = [...duration.matchAll(/([\d.]+)(ns|us|µs|ms|s|m|h)/g)];
   const isWhole = parts.length > 0 && parts.map(([part]) => part).join("") === duration;
@@ -1122,3 +1152,6 @@ function isEqual(given, expected) {
 function shownValue(_, value) {
   return typeof value === "bigint" || typeof value === "symbol" ? String(value) : value;
 }
+
+/** What the tests of this file use. Not part of the SDK. */
+export const internal = { milliseconds, parseJson, parseType, toJson };

@@ -1,15 +1,130 @@
 // Tests of the SDK without a host: `node --test` in this folder.
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import {
+  copyFileSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync,
+} from "node:fs";
+import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
-import { milliseconds, parseJson, parseType, Plugin, text, toJson } from "./hotbay.mjs";
+import { internal, Plugin, text } from "./hotbay.mjs";
+
+const { milliseconds, parseJson, parseType, toJson } = internal;
+const sdk = fileURLToPath(new URL("hotbay.mjs", import.meta.url));
 
 const color = "enum Color { red, Other(u8), C { a: bool } }";
 const point = `Point { x: u8, label: string?, color: ${color} }`;
+
+/** Runs `check` with the folder of the SDK and a program. */
+async function withProgram(source, check) {
+  const folder = mkdtempSync(join(tmpdir(), "hotbay-"));
+  try {
+    copyFileSync(sdk, join(folder, "hotbay.mjs"));
+    const program = join(folder, "program.mjs");
+    writeFileSync(program, source);
+    await check(folder, program);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/** Serves a program, and runs `check` with a function that sends a request. */
+async function serving(source, check) {
+  await withProgram(`import { Plugin, PluginError } from "./hotbay.mjs";\n${source}`,
+    async (folder, program) => {
+      const env = { ...process.env, HOTBAY_SOCKET_DIR: folder };
+      const stdio = ["ignore", "pipe", "inherit"];
+      const child = spawn(process.execPath, [program, "--config", "{}"], { env, stdio });
+      const exited = once(child, "exit");
+      try {
+        const [line] = await once(child.stdout, "data");
+        const socketPath = `${line}`.trim().replace("http+unix://", "");
+        await check(async (method, path, headers = {}) => {
+          const sent = request({ socketPath, method, path, headers, agent: false });
+          sent.end();
+          const [response] = await once(sent, "response");
+          const parts = [];
+          for await (const part of response) parts.push(part);
+          return [response.statusCode, Buffer.concat(parts).toString()];
+        });
+      } finally {
+        child.kill();
+        await exited;
+      }
+    });
+}
+
+test("call that throws any value fails", { timeout: 60_000 }, () => serving(`
+  const thrown = {
+    symbol: Symbol("a"),
+    failure: Object.assign(new Error("b"), { failure: { big: 1n }, status: "c" }),
+    bare: Object.create(null),
+    getter: { get stack() { throw new Error("d"); } },
+    proxy: new Proxy({}, { getPrototypeOf() { throw new Error("e"); } }),
+  };
+  const plugin = new Plugin("a", "0.1.0");
+  for (const [name, value] of Object.entries(thrown)) {
+    plugin.endpoint(name, () => { throw value; });
+  }
+  plugin.health(() => { throw thrown.failure; });
+  await plugin.run();
+`, async (send) => {
+  const message = { symbol: "Symbol(a)", failure: "Error: b", bare: "a value without text",
+    getter: "[object Object]" };
+  for (const [name, expected] of Object.entries(message)) {
+    const [status, body] = await send("POST", `/${name}`);
+    assert.deepEqual([status, JSON.parse(body).fault.message], [500, expected]);
+  }
+  // It cannot even be examined.
+  await assert.rejects(send("POST", "/proxy"), { code: "ECONNRESET" });
+  const [status, body] = await send("GET", "/healthz");
+  assert.deepEqual([status, JSON.parse(body).fault.message], [503, "Error: b"]);
+}));
+
+test("cancelled function occupies its slot until it ends", { timeout: 60_000 }, () => serving(`
+  const plugin = new Plugin("a", "0.1.0", { maxConcurrentCalls: 1 });
+  let release;
+  let running = 0;
+  plugin.endpoint("hold", async () => {
+    running += 1;
+    await new Promise((resolve) => (release = resolve));
+    running -= 1;
+  });
+  plugin.endpoint("running", () => running);
+  plugin.health(() => release?.());
+  await plugin.run();
+`, async (send) => {
+  for (const path of ["/hold", "/running", "/running"]) {
+    const [status, body] = await send("POST", path, { "Hotbay-Deadline-Ms": "200" });
+    assert.deepEqual([path, status, JSON.parse(body).code], [path, 422, 408]);
+  }
+  await send("GET", "/healthz");
+  assert.deepEqual(await send("POST", "/running"), [200, "0"]);
+}));
+
+test("new program runs through a link", () => {
+  const template = new URL("../../host/build/src/template/node/plugin.mjs", import.meta.url);
+  const source = readFileSync(template, "utf8").replaceAll("{{name}}", "linked");
+  return withProgram(source, (folder, program) => {
+    const link = join(folder, "link.mjs");
+    symlinkSync(program, link);
+    for (const path of [program, link]) {
+      const output = execFileSync(process.execPath, [path, "capabilities"]);
+      assert.equal(JSON.parse(output).hotbay.name, "linked");
+    }
+  });
+});
+
+test("second function of a name is refused", () => {
+  const plugin = new Plugin("a", "0.1.0").execute(() => "").endpoint("rows", () => "");
+  for (const declare of [() => plugin.execute(() => ""), () => plugin.endpoint("rows", () => "")]) {
+    assert.throws(declare, /is already declared/);
+  }
+  assert.throws(() => plugin.endpoint("batch", () => ""), /invalid name of an endpoint/);
+});
 
 test("examples of README.md run", () => {
   const folder = fileURLToPath(new URL(".", import.meta.url));

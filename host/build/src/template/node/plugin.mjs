@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 // The plugin `{{name}}`: takes a name as text and returns a greeting.
+import { realpathSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { Plugin, PluginError, text } from "./hotbay.mjs";
 
@@ -14,4 +15,5 @@ export function greet(input) {
 
 plugin.execute(greet);
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) await plugin.run();
+// Not when a test imports it. The path of a program may have links, the URL of a module has none.
+if (import.meta.url === pathToFileURL(realpathSync(process.argv[1])).href) await plugin.run();
