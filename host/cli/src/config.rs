@@ -299,7 +299,8 @@ fn add_leaves(
     match value {
         Value::Object(object) => {
             for (key, value) in object {
-                add_leaves([&keys[..], &[key.clone()]].concat(), value, own, add);
+                let keys = keys.iter().chain([key]).cloned().collect();
+                add_leaves(keys, value, own, add);
             }
         }
         _ => add(keys, value),
