@@ -141,7 +141,7 @@ impl Host {
     ///
     /// A host with [`HostBuilder::config_file`](crate::HostBuilder::config_file) and
     /// [`hot_reload`](crate::HostBuilder::hot_reload) does it by itself, and emits
-    /// [`HostEvent::ConfigChanged`].
+    /// [`HostEvent::ConfigChanged`](crate::HostEvent::ConfigChanged).
     ///
     /// # Errors
     ///
