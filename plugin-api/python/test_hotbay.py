@@ -1,12 +1,17 @@
 """Tests of the SDK without a host: `python3 -m unittest` in this folder."""
 import enum
+import json
 import os
 import re
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import types
 import unittest
 from dataclasses import dataclass
-from typing import Annotated, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Annotated, Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
 
 sys.dont_write_bytecode = True
 import hotbay
@@ -28,6 +33,166 @@ class Point:
             raise ValueError("x is 13")
 
 
+@dataclass(frozen=True)
+class Fixed:
+    names: List[str]
+
+
+class Program:
+    """A plugin that is served by a process, for the time of a `with`."""
+
+    def __init__(self, source: str, **environment):
+        self.source = "import hotbay, os, signal, asyncio, json\n" + source + "\nplugin.run()\n"
+        self.environment = environment
+
+    def __enter__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        here = os.path.dirname(os.path.abspath(hotbay.__file__))
+        environment = {**os.environ, "PYTHONPATH": here, "PYTHONDONTWRITEBYTECODE": "1",
+                       "HOTBAY_SOCKET_DIR": self.folder.name, **self.environment}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.source, "--config", "{}"], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.path = self.process.stdout.readline().strip().replace("http+unix://", "")
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.log = self.process.communicate(timeout=60)[1].splitlines()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            self.folder.cleanup()
+
+    def connect(self):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(60)
+        connection.connect(self.path)
+        return connection
+
+    def begin(self, path: str, headers: str = "", length: int = 0):
+        """Sends a request without its body; returns the connection."""
+        connection = self.connect()
+        connection.sendall(f"POST {path} HTTP/1.1\r\nContent-Length: {length}\r\n"
+                           f"{headers}\r\n".encode())
+        return connection
+
+    def send(self, path: str, headers: str = ""):
+        """Returns status and body of the response to a request."""
+        with self.begin(path, headers + "Connection: close\r\n") as connection:
+            return response(connection)
+
+
+def response(connection: socket.socket):
+    parts = []
+    while part := connection.recv(4096):
+        parts.append(part)
+    head, _, body = b"".join(parts).partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+class Serving(unittest.TestCase):
+    def test_token_is_checked_before_the_body_arrives(self):
+        source = 'plugin = hotbay.Plugin("a", "0.1.0")\nplugin.execute(lambda input, call: input)'
+        with Program(source, HOTBAY_TOKEN="secret") as program:
+            with program.begin("/execute", "Hotbay-Token: wrong\r\n", 1000) as connection:
+                self.assertEqual(response(connection)[0], 401)
+            with program.begin("/execute", "Connection: close\r\nHotbay-Token: secret\r\n",
+                               2) as connection:
+                connection.sendall(b"ab")
+                self.assertEqual(response(connection), (200, "ab"))
+
+    def test_other_signals_do_not_stop_the_program(self):
+        with Program("""
+handled = []
+plugin = hotbay.Plugin("a", "0.1.0")
+plugin.configure(lambda _: [signal.signal(number, lambda found, _: handled.append(found))
+                            for number in (signal.SIGUSR1, signal.SIGHUP)])
+plugin.endpoint("handled")(lambda input, call: sorted(handled))
+""") as program:
+            expected = sorted([signal.SIGUSR1, signal.SIGHUP])
+            for number in expected:
+                program.process.send_signal(number)
+            while (found := json.loads(program.send("/handled")[1])) != expected:
+                self.assertLess(len(found), 2)
+            self.assertIsNone(program.process.poll())
+            program.process.terminate()
+            self.assertEqual(program.process.wait(60), 0)
+
+    def test_connections_are_limited(self):
+        server = hotbay.Server(hotbay.Plugin("a", "0.1.0"))
+        with socket.create_server(("127.0.0.1", 0), backlog=8) as listener:
+            listener.setblocking(False)
+            clients = [socket.create_connection(listener.getsockname()) for _ in range(5)]
+            self.assertTrue(server.accept(listener, 2))
+            threads = list(server.connections.values())
+            self.assertEqual(len(threads), 2)
+            for client in clients:
+                client.close()
+            for thread in threads:
+                thread.join(60)
+
+    def test_cancelled_call_leaves_the_queue(self):
+        server = hotbay.Server(hotbay.Plugin("a", "0.1.0", max_concurrent_calls=1))
+        server.slots.acquire()
+        one, other = socket.socketpair()
+        with one:
+            call = hotbay.Call(hotbay.Connection(server, one), {})
+            other.close()
+            with self.assertRaises(hotbay.Cancelled):
+                server.wait_for_slot(call)
+
+    def test_cancelled_task_occupies_its_slot_until_it_ends(self):
+        with Program("""
+running, events = [], []
+plugin = hotbay.Plugin("a", "0.1.0", max_concurrent_calls=1)
+
+@plugin.endpoint("hold")
+async def hold(input, call):
+    running.append(1)
+    events.append(asyncio.Event())
+    while not events[0].is_set():
+        try:
+            await events[0].wait()
+        except asyncio.CancelledError:
+            pass
+    running.pop()
+
+@plugin.endpoint("running")
+def count(input, call):
+    return len(running)
+
+@plugin.health
+async def free():
+    events[0].set()
+""") as program:
+            for path in ("/hold", "/running", "/running"):
+                status, body = program.send(path, "Hotbay-Deadline-Ms: 200\r\n")
+                self.assertEqual((path, status, json.loads(body)["code"]), (path, 422, 408))
+            with program.connect() as connection:
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+                self.assertEqual(response(connection)[0], 200)
+            self.assertEqual(program.send("/running"), (200, "0"))
+
+    def test_log_lines_are_json(self):
+        with Program("""
+plugin = hotbay.Plugin("a", "0.1.0")
+plugin.configure(lambda _: plugin.log.info("m", message="x", level="y", number=float("nan"),
+                                           key={(1, 2): 3}, rows=3))
+""") as program:
+            pass
+        line = json.loads(program.log[0], parse_constant=self.fail)
+        self.assertEqual(line, {"msg": "m", "message": "x", "level": "info", "number": "nan",
+                                "key": "{(1, 2): 3}", "rows": 3, "target": "a"})
+
+    def test_invalid_output_is_refused(self):
+        for arguments in ((b"x", None), ("x", "text/plain"), (7, "text/plain")):
+            with self.assertRaises(TypeError):
+                hotbay.Output(*arguments)
+
+
 class Types(unittest.TestCase):
     def test_hints_have_types(self):
         expected = [
@@ -41,7 +206,9 @@ class Types(unittest.TestCase):
         ]
         for hint, text in expected:
             self.assertEqual(hotbay.Type.of(hint).text, text)
-        for hint in (complex, list, Dict[float, int], "text"):
+        self.assertEqual(hotbay.Type.of(Set[FrozenSet[int]]).text, "set<set<i64>>")
+        unhashable = (Set[Point], Set[List[int]], Set[Optional[Set[int]]], Set[Tuple[dict, Point]])
+        for hint in (complex, list, Dict[float, int], "text", *unhashable):
             with self.assertRaises(TypeError, msg=hint):
                 hotbay.Type.of(hint)
 
@@ -66,6 +233,7 @@ class Types(unittest.TestCase):
             (Color, "green", "expected one of red, BLUE"), (Tuple[int, int], [1], "2 values"),
             (Dict[int, str], {"a": ""}, "expected a number"), (None, 0, "expected unit"),
             (List[Point], [{"x": -1}], "`x`: expected u8"), (Point, {}, "missing field `x`"),
+            (Set[Fixed], [{"names": []}], "unhashable"),
             (Point, {"x": 13}, "invalid Point: x is 13"), (float, 10**400, "too large"),
         ]
         for hint, value, message in values:
@@ -112,6 +280,9 @@ class Contracts(unittest.TestCase):
             plugin = hotbay.Plugin("a", "0.1.0")
             with self.assertRaisesRegex(TypeError, message):
                 plugin.contract("a", "1.0")(type("A", (), {"f": function}))
+        for wrap in (staticmethod, classmethod):
+            with self.assertRaisesRegex(TypeError, f"`A.f`: .* found a {wrap.__name__}"):
+                plugin.contract("a", "1.0")(type("A", (), {"f": wrap(no_hint)}))
 
 
 class Readme(unittest.TestCase):
