@@ -83,6 +83,7 @@ $ hotbay inspect plugins/transform --json
     "unload": "auto"
   },
   "name": "transform",
+  "permissions": [],
   "problem": null,
   "program": null,
   "state": "ready",

@@ -135,12 +135,12 @@ $ hotbay inspect text --dir .
 text [VER] (process)
   folder         ./text
   requires API   ^1.0
-  permissions    log
   command        program
   program        [ROOT]/text/program
   bytes          [BYTES]
   SHA-256        [DIGEST]
   digest         matches the manifest
+  permissions    log  requested      granted      allowed
 state: refused: launch: `[ROOT]/text/program` is not executable
   hint: run `chmod +x [ROOT]/text/program`
 --- exit code 1
@@ -314,13 +314,13 @@ $ hotbay inspect process
 process [VER] (process)
   folder         plugins/process
   requires API   ^1.0
-  permissions    log
   config         {"start":41}
   command        program
   program        [ROOT]/plugins/process/program
   bytes          [BYTES]
   SHA-256        [DIGEST]
   digest         matches the manifest
+  permissions    log  requested      granted      allowed
 state: ready
 "#]]);
     hotbay(plugins.dir(), &["inspect", "process", "--json"]).exits(0).shows(str![[r#"
@@ -354,6 +354,14 @@ $ hotbay inspect process --json
     "unload": "auto"
   },
   "name": "process",
+  "permissions": [
+    {
+      "is_allowed": true,
+      "is_granted": true,
+      "is_requested": true,
+      "permission": "log"
+    }
+  ],
   "problem": null,
   "program": {
     "exports": [],
