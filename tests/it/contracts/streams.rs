@@ -340,7 +340,7 @@ fn deadline_of_a_stream_is_counted_once() {
     let plugins = Plugins::new();
     let (host, tables) = reader(&plugins);
     let abandoned = || host.list()[0].stats.abandoned;
-    let limited = tables.with_timeout(Duration::from_millis(20));
+    let limited = tables.with_timeout(Duration::from_millis(300));
     // Not read, so the timer notices it, and the plugin has no fault.
     let unread = (0..6).map(|_| limited.pooled().count(0).unwrap()).collect::<Vec<_>>();
     until("all are counted", || (abandoned() == 6).then_some(()));
