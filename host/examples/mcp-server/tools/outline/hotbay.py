@@ -41,6 +41,7 @@ TOKEN_TIMEOUT_SECONDS = 10
 ACCEPT_RETRY_SECONDS = 0.05
 CANCELLED_GRACE_MS = 200
 MAX_WAIT_SECONDS = 24 * 60 * 60  # Longer waits are repeated.
+SLOT_POLL_SECONDS = 0.05
 DEFAULT_IDLE_TIMEOUT = "1h"
 JSON_TYPE, TEXT_TYPE = "application/json", "text/plain; charset=utf-8"
 BYTES_TYPE, LINES_TYPE = "application/octet-stream", "application/x-ndjson"
@@ -49,6 +50,9 @@ STRICT = {"strict_mode": True} if sys.version_info >= (3, 11) else {}
 OK = 200, JSON_TYPE, b"{}"
 UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 
+# Bytes that wake the main thread. No signal has these numbers.
+WAKE, STOP = b"\x00", b"\xff"
+STOPS = {signal.SIGTERM, signal.SIGINT, *STOP}
 HANG_UP = getattr(select, "POLLRDHUP", 0)
 # Names of hints for the types of contracts that Python lacks, such as `hotbay.U32`.
 SCALARS = {**{f"{sign}{bits}": int for sign in "IU" for bits in (8, 16, 32, 64)},
@@ -98,6 +102,10 @@ class Output:
     """Bytes with a content type, as the result of a function."""
 
     def __init__(self, body: bytes, content_type: str):
+        for value, kind, name in ((body, (bytes, bytearray, memoryview), "bytes as the body"),
+                                  (content_type, str, "text as the content type")):
+            if not isinstance(value, kind):
+                raise TypeError(f"expected {name}, found {_shown(value)}")
         self.body, self.content_type = body, content_type
 
 
@@ -125,7 +133,7 @@ class Call:
         milliseconds = _whole_number(headers, "hotbay-deadline-ms")
         #: The time of `time.monotonic()` at which the caller stops waiting, or None.
         self.deadline = None if milliseconds is None else time.monotonic() + milliseconds / 1000
-        self._connection = connection
+        self._connection, self._slot = connection, None
 
     @property
     def remaining(self):
@@ -161,7 +169,8 @@ class Log:
     def write(self, level: str, message: str, fields: dict) -> None:
         """Writes one line. Fields that are not JSON are written as text."""
         line = {**fields, "level": level, "msg": message, "target": self.target}
-        line = json.dumps(line, default=str).encode() + b"\n"
+        line = {name: _loggable(value) for name, value in line.items()}
+        line = json.dumps(line, default=str, allow_nan=False).encode() + b"\n"
         with self._lock:  # Lines of threads do not mix.
             while line:
                 line = line[os.write(2, line):]
@@ -170,7 +179,7 @@ class Log:
         """Returns the function that logs with a level: `trace` to `error`."""
         if level not in ("trace", "debug", "info", "warn", "error"):
             raise AttributeError(f"no level `{level}`")
-        return lambda message, **fields: self.write(level, message, fields)
+        return lambda message, /, **fields: self.write(level, message, fields)
 
 
 class Plugin:
@@ -235,7 +244,12 @@ class Plugin:
                 functions.update(vars(base))
             methods = {}
             for own, function in functions.items():
-                if not own.startswith("_") and callable(function):
+                if own.startswith("_"):
+                    continue
+                if isinstance(function, (staticmethod, classmethod)):
+                    raise TypeError(f"method `{served.__name__}.{own}`: expected a function with "
+                                    f"`self`, found a {type(function).__name__}")
+                if callable(function):
                     methods[own] = Method(f"{served.__name__}.{own}", _wire(own), function)
             lines = [f"contract {name} {version}", *(found.text for found in methods.values())]
             self._contracts[name] = served, methods, "\n".join(lines) + "\n"
@@ -309,8 +323,10 @@ class Scalar:
 class Type:
     """A type of contracts: its text, and functions that convert its values from and to JSON."""
 
-    def __init__(self, text: str, decode, encode=None):
+    def __init__(self, text: str, decode, encode=None, is_hashable: bool = True):
         self.text, self.decode, self.encode = text, decode, encode or decode
+        #: Whether values can be items of a set.
+        self.is_hashable = is_hashable
         self.is_optional = text.endswith("?")
 
     @classmethod
@@ -386,13 +402,25 @@ class Type:
         is_set = kind in (set, frozenset)
         text = f"set<{item.text}>" if is_set else f"[{item.text}]"
         accepted = (set, frozenset) if is_set else (list, tuple)
-        return cls(text, lambda value: kind(_each(item.decode, _expect(value, list, text))),
-                   lambda value: _each(item.encode, _expect(value, accepted, text)))
+        if is_set and not item.is_hashable:
+            raise TypeError(f"items of sets must be hashable, found `{item.text}`; "
+                            "dataclasses are if they are frozen")
+
+        def decode(value):
+            items = _each(item.decode, _expect(value, list, text))
+            try:
+                return kind(items)
+            except TypeError as error:  # A field or JSON has a list.
+                raise Mismatch(f"invalid {text}: {error}") from None
+        is_hashable = kind in (tuple, frozenset) and item.is_hashable
+        return cls(text, decode, lambda value: _each(item.encode, _expect(value, accepted, text)),
+                   is_hashable)
 
     @classmethod
     def optional_of(cls, inner: "Type") -> "Type":
         return cls(f"{inner.text}?", lambda value: None if value is None else inner.decode(value),
-                   lambda value: None if value is None else inner.encode(value))
+                   lambda value: None if value is None else inner.encode(value),
+                   inner.is_hashable)
 
     @classmethod
     def tuple_of(cls, parts: list) -> "Type":
@@ -403,7 +431,8 @@ class Type:
                 raise Mismatch(f"expected {len(parts)} values, found {len(value)}")
             return [function(value) for function, value in zip(functions, value)]
         return cls(text, lambda value: tuple(convert(value, [part.decode for part in parts])),
-                   lambda value: convert(value, [part.encode for part in parts]))
+                   lambda value: convert(value, [part.encode for part in parts]),
+                   all(part.is_hashable for part in parts))
 
     @classmethod
     def map_of(cls, key: "Type", value: "Type") -> "Type":
@@ -422,7 +451,8 @@ class Type:
         return cls(text, lambda found: {decode_key(own): _at(own, value.decode, item)
                                         for own, item in _expect(found, dict, text).items()},
                    lambda found: {str(key.encode(own)): _at(own, value.encode, item)
-                                  for own, item in _expect(found, dict, text).items()})
+                                  for own, item in _expect(found, dict, text).items()},
+                   is_hashable=False)
 
     @classmethod
     def record_of(cls, kind: type, depth: int) -> "Type":
@@ -456,7 +486,8 @@ class Type:
             _expect(value, kind, kind.__name__)
             return {_wire(name): _at(name, found.encode, getattr(value, name))
                     for name, found, _ in fields}
-        return cls(f"{kind.__name__} {{ {', '.join(texts)} }}", decode, encode)
+        return cls(f"{kind.__name__} {{ {', '.join(texts)} }}", decode, encode,
+                   kind.__hash__ is not None)
 
     @classmethod
     def enum_of(cls, kind: type) -> "Type":
@@ -629,19 +660,23 @@ class Server:
                 wait = min(wait or ACCEPT_RETRY_SECONDS, ACCEPT_RETRY_SECONDS)
             readable = [self.wakeups, listener] if is_able else [self.wakeups]
             if self.wakeups in select.select(readable, [], [], wait)[0]:
-                # Signals write their numbers; the end of a connection writes 0.
-                if any(self.wakeups.recv(4096)):
+                # Signals write their numbers, also those that the plugin handles.
+                if not STOPS.isdisjoint(self.wakeups.recv(4096)):
                     return
 
     def wake(self, stop: bool = False) -> None:
         try:
-            self.waker.send(b"\x01" if stop else b"\x00")
+            self.waker.send(STOP if stop else WAKE)
         except OSError:
             pass  # The buffer is full, so that the main thread wakes anyway.
 
-    def accept(self, listener: socket.socket) -> bool:
-        """Accepts all pending connections; returns False if the system lacks resources."""
+    def accept(self, listener: socket.socket, limit: int = MAX_CONNECTIONS) -> bool:
+        """Accepts pending connections up to a limit of all; returns False if the system lacks
+        resources."""
         while True:
+            with self.lock:
+                if len(self.connections) >= limit:
+                    return True
             try:
                 connection = Connection(self, listener.accept()[0])
                 thread = threading.Thread(target=connection.serve, daemon=True)
@@ -665,7 +700,7 @@ class Server:
         No accepted request is lost: the socket is removed first, pending connections are accepted,
         and requests that have arrived can still be read after SHUT_RD.
         """
-        self.accept(listener)
+        self.accept(listener, MAX_CONNECTIONS + MAX_PENDING)
         listener.close()
         with self.lock:
             self.is_draining = True
@@ -719,6 +754,7 @@ class Server:
         call = Call(connection, headers)
         if not self.slots.acquire(blocking=False):
             self.wait_for_slot(call)
+        call._slot = slot = Slot(self.slots)
         try:
             if served:
                 return self.call_method(connection, call, *served, body)
@@ -726,13 +762,13 @@ class Server:
                 return self.batch(connection, call, body)
             return 200, *self.call(connection, call, self.plugin._endpoints[name], body)
         finally:
-            self.slots.release()
+            call._slot = None
+            slot.leave()
 
     def wait_for_slot(self, call: Call) -> None:
         """Waits for the end of another call; raises an error if the call is cancelled."""
-        remaining = call.remaining
-        if not self.slots.acquire(timeout=remaining and min(remaining, threading.TIMEOUT_MAX)):
-            raise call.cancelled_error()
+        while not self.slots.acquire(timeout=SLOT_POLL_SECONDS):
+            call.check()
         if call.cancelled:
             self.slots.release()
             raise call.cancelled_error()
@@ -785,6 +821,24 @@ class Server:
         return Stream(connection.items(result, call), served.output.encode)
 
 
+class Slot:
+    """A place among the calls that run. It is in use until its call and the tasks of it end."""
+
+    def __init__(self, slots: threading.Semaphore):
+        self.slots, self.lock, self.users = slots, threading.Lock(), 1
+
+    def enter(self) -> None:
+        with self.lock:
+            self.users += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            is_last = self.users == 0
+        if is_last:
+            self.slots.release()
+
+
 class Stream:
     """The response of a method that returns a stream. Is sent outside of the limit of calls."""
 
@@ -798,9 +852,11 @@ class Loop:
     def __init__(self):
         self.lock, self.loop = threading.Lock(), None
 
-    def submit(self, awaitable):
-        """Runs an awaitable as a task; returns a `concurrent.futures.Future`."""
+    def submit(self, awaitable, on_end=None):
+        """Runs an awaitable as a task; returns a `concurrent.futures.Future`. `on_end` is called
+        when the task has ended, which may be long after the future was cancelled."""
         import asyncio
+        from concurrent.futures import Future
         with self.lock:
             if self.loop is None:
                 self.loop = asyncio.new_event_loop()
@@ -808,7 +864,26 @@ class Loop:
 
         async def run():
             return await awaitable
-        return asyncio.run_coroutine_threadsafe(run(), self.loop)
+
+        def start():
+            task = self.loop.create_task(run())
+            task.add_done_callback(finish)
+            future.add_done_callback(lambda _: self.loop.call_soon_threadsafe(task.cancel)
+                                     if future.cancelled() else None)
+
+        def finish(task):
+            if on_end:
+                on_end()
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if not future.set_running_or_notify_cancel():
+                return
+            if error:
+                future.set_exception(error)
+            else:
+                future.set_result(task.result())
+        future = Future()
+        self.loop.call_soon_threadsafe(start)
+        return future
 
 
 class Connection:
@@ -845,13 +920,17 @@ class Connection:
                 is_open = True
                 while is_open:
                     try:
-                        request = _read_request(stream, self.server.plugin.max_body_bytes)
+                        head = _read_head(stream)
+                        if head is None:
+                            return
+                        self.check_token(head[2])
+                        body = _read_body(stream, head[2], self.server.plugin.max_body_bytes)
                     except Rejected as error:
                         self.send(error.status, JSON_TYPE, _json(error.body), "", True)
                         return
-                    if request is None:
+                    if body is None:
                         return
-                    is_open = self.handle(*request)
+                    is_open = self.handle(*head, body)
         except OSError:
             pass  # The host closed the connection.
         finally:
@@ -867,17 +946,19 @@ class Connection:
         if was_full:
             self.server.wake()
 
-    def handle(self, method: str, path: str, headers: dict, body: bytes) -> bool:
-        """Responds to a request; returns whether the connection stays open."""
-        server = self.server
-        # The token protects all paths, including unknown ones.
-        if server.token and not _equal(headers.get("hotbay-token", "").encode(), server.token):
+    def check_token(self, headers: dict) -> None:
+        """Rejects a request without the token. It protects all paths, including unknown ones."""
+        token = self.server.token
+        if token and not _equal(headers.get("hotbay-token", "").encode(), token):
             message = "invalid or missing header Hotbay-Token: expected the value of HOTBAY_TOKEN"
-            self.send(401, JSON_TYPE, _json(Rejected(401, message).body), "", True)
-            return False
+            raise Rejected(401, message)
         if not self.is_trusted:
             self.is_trusted = True
             self.socket.settimeout(None)
+
+    def handle(self, method: str, path: str, headers: dict, body: bytes) -> bool:
+        """Responds to a request; returns whether the connection stays open."""
+        server = self.server
         counts = path != "/healthz"
         with server.lock:
             self.is_busy = True
@@ -926,7 +1007,10 @@ class Connection:
         reader, writer = self.wakeups
         poll = self.new_poll()
         poll.register(reader, select.POLLIN)
-        future = self.server.loop.submit(value)
+        slot = call._slot  # None for the items of a stream.
+        if slot:
+            slot.enter()
+        future = self.server.loop.submit(value, slot and slot.leave)
         future.add_done_callback(lambda _: os.write(writer, b"x"))  # Also if it is cancelled.
         is_cancelled = False
         while reader not in (ready := [found for found, _ in poll.poll(_milliseconds(call))]):
@@ -1051,8 +1135,8 @@ def _listen(plugin_id: str, kind: str):
     return listener, f"http+unix://{path}", [path, lock]
 
 
-def _read_request(stream, max_body_bytes: int):
-    """Returns method, path, headers and body of the next request, or None at the end."""
+def _read_head(stream):
+    """Returns method, path and headers of the next request, or None at the end."""
     head, remaining = [], MAX_HEAD_BYTES
     while not head or head[-1]:
         line = stream.readline(remaining)
@@ -1065,6 +1149,11 @@ def _read_request(stream, max_body_bytes: int):
     method, _, rest = head[0].partition(" ")
     fields = [line.split(":", 1) for line in head[1:-1] if ":" in line]
     headers = {name.lower(): value.strip() for name, value in fields}
+    return method, rest.partition(" ")[0], headers
+
+
+def _read_body(stream, headers: dict, max_body_bytes: int):
+    """Returns the body of a request, or None if the connection ends before."""
     length = headers.get("content-length", "0")
     if "transfer-encoding" in headers or not (
             length.isdecimal() and length.isascii() and len(length) <= 20):
@@ -1072,7 +1161,7 @@ def _read_request(stream, max_body_bytes: int):
     if int(length) > max_body_bytes:
         raise Rejected(413, f"body too large: expected at most {max_body_bytes} bytes")
     body = stream.read(int(length))
-    return (method, rest.partition(" ")[0], headers, body) if len(body) == int(length) else None
+    return body if len(body) == int(length) else None
 
 
 def _equal(given: bytes, expected: bytes) -> bool:
@@ -1134,6 +1223,17 @@ def _milliseconds(call: Call):
 
 def _json(value) -> bytes:
     return json.dumps(value, allow_nan=False).encode()
+
+
+def _loggable(value):
+    """Returns a value, or its text if it is not JSON."""
+    if isinstance(value, (str, int)):
+        return value
+    try:
+        json.dumps(value, default=str, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):  # Such as a key, NaN, a circle.
+        return repr(value)
+    return value
 
 
 def _expect(value, kind, name: str):
