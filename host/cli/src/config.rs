@@ -86,16 +86,6 @@ fn is_missing(file: &Path) -> bool {
     file.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-/// Joins keys as TOML writes them.
-fn joined(keys: &[String]) -> String {
-    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let key = |key: &String| match !key.is_empty() && key.chars().all(is_bare) {
-        true => key.clone(),
-        false => format!("{key:?}"),
-    };
-    keys.iter().map(key).collect::<Vec<_>>().join(".")
-}
-
 pub(crate) fn config(args: &Config, options: &Options, out: &mut Out) -> Result<Status, Failure> {
     if let ConfigVerb::Schema = args.verb {
         out.json(&ConfigFile::json_schema())?;
@@ -280,7 +270,7 @@ fn manifest_values(file: &ConfigFile, options: &Options) -> Vec<(String, Value, 
         let origin = plugin.folder.join("plugin.json").display().to_string();
         let keys = ["plugins", &name, "config"].map(str::to_owned);
         add_leaves(keys.to_vec(), manifest.config(), &own, &mut |keys, value| {
-            found.push((joined(&keys), value.clone(), origin.clone()));
+            found.push((ConfigValue::path_of(&keys), value.clone(), origin.clone()));
         });
     }
     found

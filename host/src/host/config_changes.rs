@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::config_file::{ConfigFile, joined};
+use super::config_file::{ConfigFile, ConfigValue};
 use super::inner::Inner;
 use super::load_all::load_all;
 use super::registry::{Loadable, UnloadScope};
@@ -74,9 +74,13 @@ pub(super) fn apply_config(host: &Arc<Inner>, config: ConfigFile) -> ConfigChang
         match path.first().map(String::as_str) {
             Some("plugins") if plugin(&failed_names) => {}
             Some("permissions") if !failed_names.is_empty() => {}
-            Some("permissions") if compiled_in.is_empty() => changes.applied.push(joined(&path)),
-            Some("plugins") if !plugin(&compiled_in) => changes.applied.push(joined(&path)),
-            _ => changes.needs_restart.push(joined(&path)),
+            Some("permissions") if compiled_in.is_empty() => {
+                changes.applied.push(ConfigValue::path_of(&path))
+            }
+            Some("plugins") if !plugin(&compiled_in) => {
+                changes.applied.push(ConfigValue::path_of(&path))
+            }
+            _ => changes.needs_restart.push(ConfigValue::path_of(&path)),
         }
     }
     changes

@@ -60,6 +60,23 @@ pub struct ConfigValue {
     pub origin: Option<Origin>,
 }
 
+impl ConfigValue {
+    /// Joins keys as TOML does, with quotes where it needs them.
+    ///
+    /// ```
+    /// let keys = ["plugins", "api.key"].map(str::to_owned);
+    /// assert_eq!(hotbay::ConfigValue::path_of(&keys), "plugins.\"api.key\"");
+    /// ```
+    pub fn path_of(keys: &[String]) -> String {
+        let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        let key = |key: &String| match !key.is_empty() && key.chars().all(is_bare) {
+            true => key.clone(),
+            false => format!("{key:?}"),
+        };
+        keys.iter().map(key).collect::<Vec<_>>().join(".")
+    }
+}
+
 impl ConfigFile {
     /// Reads a file and those that it includes. They must not be writable by other users.
     ///
@@ -120,7 +137,7 @@ impl ConfigFile {
     pub fn values(&self) -> impl Iterator<Item = ConfigValue> {
         self.file.settings().map(|setting| ConfigValue {
             keys: setting.path.clone(),
-            path: joined(&setting.path),
+            path: ConfigValue::path_of(&setting.path),
             value: (!setting.is_secret).then(|| setting.value.clone()),
             origin: Some(setting.origin.clone()),
         })
@@ -278,16 +295,6 @@ impl ConfigState {
     pub(super) fn stop_watching(&mut self) {
         self.watching = None;
     }
-}
-
-/// Joins keys as TOML writes them.
-pub(super) fn joined(path: &[String]) -> String {
-    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    let key = |key: &String| match !key.is_empty() && key.chars().all(is_bare) {
-        true => key.clone(),
-        false => format!("{key:?}"),
-    };
-    path.iter().map(key).collect::<Vec<_>>().join(".")
 }
 
 /// Sets a limit by its name. Returns whether there is one.
