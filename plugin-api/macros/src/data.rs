@@ -12,7 +12,7 @@ use syn::{
 
 use crate::options::Options;
 use crate::spans::{ends, respanned};
-use crate::types::leaves;
+use crate::types::{is_byte_vector, leaves};
 
 /// Names with another meaning in the text of contracts. A type `u32` without fields would have the same
 /// text as the number, but cross in another form.
@@ -86,7 +86,8 @@ fn expand_type(arguments: TokenStream, item: &DeriveInput) -> Result<TokenStream
         if is_plain { (quote!(Copied), quote!(List)) } else { (quote!(Encoded), quote!(Encoded)) };
     let bounds = Bounds::new(item, &krate, is_plain);
     let plain = if is_plain { Some(plain(item, &internal, &bounds)?) } else { None };
-    let serde_path = quote!(#internal::serde).to_string().replace(' ', "");
+    let internal_path = internal.to_string().replace(' ', "");
+    let serde_path = format!("{internal_path}::serde");
     let generics = bounds.of(&item.generics);
     let (implementation, types, clause) = generics.split_for_impl();
     // serde's own bounds would be `T: Deserialize<'de>`, from which `T: Data` does not follow.
@@ -95,7 +96,7 @@ fn expand_type(arguments: TokenStream, item: &DeriveInput) -> Result<TokenStream
         let bounds = bounds.collect::<Vec<_>>().join(", ");
         quote!(, bound = #bounds)
     });
-    let item = bounds.for_serde(item);
+    let item = bounds.for_serde(item, &format!("{internal_path}::bytes"));
     Ok(quote! {
         #[derive(#internal::serde::Serialize, #internal::serde::Deserialize)]
         #[serde(crate = #serde_path #bound)]
@@ -155,8 +156,9 @@ impl Bounds {
         generics
     }
 
-    /// Returns the type with the bounds in attributes for serde.
-    fn for_serde(&self, item: &DeriveInput) -> DeriveInput {
+    /// Returns the type with the bounds in attributes for serde, and with the module that serializes
+    /// byte vectors as a whole instead of byte by byte.
+    fn for_serde(&self, item: &DeriveInput, bytes_module: &str) -> DeriveInput {
         let mut item = item.clone();
         let fields: Vec<&mut Field> = match &mut item.data {
             Data::Struct(data) => data.fields.iter_mut().collect(),
@@ -166,6 +168,9 @@ impl Bounds {
             Data::Union(_) => Vec::new(),
         };
         for (field, bounds) in fields.into_iter().zip(&self.fields) {
+            if is_byte_vector(&field.ty) {
+                field.attrs.push(parse_quote!(#[serde(with = #bytes_module)]));
+            }
             let Some(bounds) = bounds else { continue };
             let predicates = bounds.predicates.iter().map(ToString::to_string);
             let text = predicates.collect::<Vec<_>>().join(", ");

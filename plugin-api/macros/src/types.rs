@@ -1,5 +1,6 @@
 //! Types as they are written: those of std that consist of data.
 
+use quote::ToTokens as _;
 use syn::{GenericArgument, PathArguments, Type};
 
 /// The generic types of std that are data if their parts are.
@@ -35,5 +36,14 @@ pub(crate) fn leaves(found: &Type) -> Vec<&Type> {
             parts.flat_map(leaves).collect()
         }
         _ => vec![found],
+    }
+}
+
+/// Returns whether a type is written as `Vec<u8>`.
+pub(crate) fn is_byte_vector(found: &Type) -> bool {
+    match found {
+        Type::Paren(inner) => is_byte_vector(&inner.elem),
+        Type::Group(inner) => is_byte_vector(&inner.elem),
+        found => found.to_token_stream().to_string().replace(' ', "") == "Vec<u8>",
     }
 }

@@ -80,6 +80,7 @@
 
 #[allow(unsafe_code, reason = "reads arguments that cross as they are")]
 mod argument;
+mod bytes;
 #[allow(unsafe_code, reason = "calls the C functions of a contract")]
 mod call;
 mod changes;
@@ -162,4 +163,8 @@ pub mod internal {
         RawTask, SerializedFn, StartExecuteFn, StartFn, batch, code, tables,
     };
     pub use serde;
+
+    pub mod bytes {
+        pub use super::super::bytes::{deserialize, serialize};
+    }
 }

@@ -11,15 +11,23 @@ use storage_contract::{StoreError, StoreErrorKind};
 pub(crate) struct Pool<T> {
     max: usize,
     timeout: Duration,
-    /// The last one is used first, so that few are opened.
-    idle: Mutex<Vec<T>>,
+    state: Mutex<State<T>>,
     returned: Condvar,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    /// The last one is used first, so that few are opened.
+    idle: Vec<T>,
+    /// Number of callers that wait: without any, returning a connection makes no system call.
+    waiting: usize,
 }
 
 impl<T> Pool<T> {
     pub(crate) fn new(connections: Vec<T>, timeout: Duration) -> Self {
         let max = connections.len();
-        Self { max, timeout, idle: Mutex::new(connections), returned: Condvar::new() }
+        let state = Mutex::new(State { idle: connections, waiting: 0 });
+        Self { max, timeout, state, returned: Condvar::new() }
     }
 
     /// Runs `call` with a connection. Waits for one if all are in use.
@@ -27,22 +35,33 @@ impl<T> Pool<T> {
         &self,
         call: impl FnOnce(&mut T) -> Result<R, StoreError>,
     ) -> Result<R, StoreError> {
-        let waited =
-            self.returned.wait_timeout_while(self.lock(), self.timeout, |idle| idle.is_empty());
-        let (mut idle, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let Some(connection) = idle.pop() else {
-            let (max, timeout) = (self.max, self.timeout);
-            let message =
-                format!("no connection was free within {timeout:?}; the maximum is {max}");
-            return Err(StoreError::new(StoreErrorKind::Unavailable, message));
+        let idle = self.lock().idle.pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.wait()?,
         };
-        drop(idle);
         let mut leased = Leased { pool: self, connection: Some(connection) };
         call(leased.connection.as_mut().expect("it is returned when this is dropped"))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    #[cold]
+    fn wait(&self) -> Result<T, StoreError> {
+        let mut state = self.lock();
+        state.waiting += 1;
+        let is_empty = |state: &mut State<T>| state.idle.is_empty();
+        let waited = self.returned.wait_timeout_while(state, self.timeout, is_empty);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state.idle.pop().ok_or_else(|| {
+            let (max, timeout) = (self.max, self.timeout);
+            let message =
+                format!("no connection was free within {timeout:?}; the maximum is {max}");
+            StoreError::new(StoreErrorKind::Unavailable, message)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,7 +73,12 @@ struct Leased<'p, T> {
 
 impl<T> Drop for Leased<'_, T> {
     fn drop(&mut self) {
-        self.pool.lock().extend(self.connection.take());
-        self.pool.returned.notify_one();
+        let mut state = self.pool.lock();
+        state.idle.extend(self.connection.take());
+        let is_awaited = state.waiting > 0;
+        drop(state);
+        if is_awaited {
+            self.pool.returned.notify_one();
+        }
     }
 }
