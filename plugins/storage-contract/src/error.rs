@@ -27,6 +27,9 @@ pub enum StoreErrorKind {
     /// The database does not answer in time, or its connection was lost. The same call may succeed
     /// later.
     Unavailable,
+    /// The connection was lost or timed out while a change was committed, so it may have been made.
+    /// Read the value before the change is repeated, or make it with `expected`.
+    OutcomeUnknown,
     /// The database cannot be changed.
     ReadOnly,
     /// The database has no space left.
@@ -38,13 +41,14 @@ pub enum StoreErrorKind {
 }
 
 /// Each class with its code.
-const CODES: [(StoreErrorKind, i32); 7] = [
+const CODES: [(StoreErrorKind, i32); 8] = [
     (StoreErrorKind::InvalidInput, 400),
     (StoreErrorKind::ReadOnly, 403),
     (StoreErrorKind::NotFound, 404),
     (StoreErrorKind::Conflict, 409),
     (StoreErrorKind::Failed, 500),
     (StoreErrorKind::Unavailable, 503),
+    (StoreErrorKind::OutcomeUnknown, 504),
     (StoreErrorKind::Full, 507),
 ];
 

@@ -9,7 +9,9 @@ use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 
 /// Maximum number of connections.
 const MAX_CONNECTIONS: u64 = 64;
-/// Maximum of `timeout_ms`.
+/// The database if none is set.
+const DEFAULT_FILE: &str = "storage.sqlite";
+/// Maximum of `timeout_ms` and `work_timeout_ms`.
 const MAX_TIMEOUT_MS: u64 = 600_000;
 
 /// The config after all checks.
@@ -29,9 +31,17 @@ pub(crate) struct CommonSettings {
 /// The settings of one kind of database.
 #[derive(Clone, Debug)]
 pub(crate) enum DatabaseSettings {
-    Sqlite { file: PathBuf, readers: usize },
+    Sqlite {
+        file: PathBuf,
+        readers: usize,
+    },
     // Its `Debug` hides the password.
-    Postgres { config: Box<tokio_postgres::Config>, connections: usize },
+    Postgres {
+        config: Box<tokio_postgres::Config>,
+        connections: usize,
+        /// Maximum time for one call after it has got its locks.
+        work_limit: Duration,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -51,6 +61,7 @@ struct Fields {
     dsn: Option<String>,
     connections: Option<u64>,
     timeout_ms: Option<u64>,
+    work_timeout_ms: Option<u64>,
     #[serde(default)]
     synchronous: Synchronous,
 }
@@ -66,21 +77,26 @@ impl Settings {
         };
         let readers = number("readers", fields.readers, 4, MAX_CONNECTIONS)? as usize;
         let connections = number("connections", fields.connections, 4, MAX_CONNECTIONS)? as usize;
+        // Enough for the largest value on a slow network.
+        let work_ms = number("work_timeout_ms", fields.work_timeout_ms, 60_000, MAX_TIMEOUT_MS)?;
         let database = match (fields.file, fields.dsn) {
-            (Some(file), None) => {
+            (file, None) => {
                 not_both("connections", fields.connections, "dsn", "readers")?;
+                not_both("work_timeout_ms", fields.work_timeout_ms, "dsn", "timeout_ms")?;
+                let file = file.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
                 DatabaseSettings::Sqlite { file, readers }
             }
             (None, Some(dsn)) => {
                 not_both("readers", fields.readers, "file", "connections")?;
-                DatabaseSettings::Postgres { config: Box::new(parse_dsn(&dsn)?), connections }
+                DatabaseSettings::Postgres {
+                    config: Box::new(parse_dsn(&dsn)?),
+                    connections,
+                    work_limit: Duration::from_millis(work_ms),
+                }
             }
             (Some(_), Some(_)) => {
                 let message = "`file` (SQLite) and `dsn` (PostgreSQL) are both set; expected one";
                 return Err(invalid(message));
-            }
-            (None, None) => {
-                return Err(invalid("neither `file` (SQLite) nor `dsn` (PostgreSQL) is set"));
             }
         };
         Ok(Self { database, common })

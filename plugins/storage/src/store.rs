@@ -25,8 +25,8 @@ impl Store {
             DatabaseSettings::Sqlite { file, readers } => {
                 Box::new(Sqlite::open(settings.common, file, *readers)?)
             }
-            DatabaseSettings::Postgres { config, connections } => {
-                Box::new(Postgres::open(settings.common, config, *connections)?)
+            DatabaseSettings::Postgres { config, connections, work_limit } => {
+                Box::new(Postgres::open(settings.common, config, *connections, *work_limit)?)
             }
         };
         Ok(Self { backend })

@@ -18,7 +18,11 @@ impl Programs {
     pub(crate) fn find() -> Option<Self> {
         let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let mut debian: Vec<_> = debian.map(|version| version.path().join("bin")).collect();
-        debian.sort();
+        // By number: as text, 9 would come after 16.
+        debian.sort_by_cached_key(|folder| {
+            let version = folder.parent().and_then(Path::file_name);
+            version.and_then(|version| version.to_str()?.parse::<f64>().ok()).map(f64::to_bits)
+        });
         let path = env::var_os("PATH").unwrap_or_default();
         let folders = debian.into_iter().rev().chain(env::split_paths(&path));
         let is_complete = |folder: &PathBuf| {

@@ -24,13 +24,13 @@ impl Failure {
         Self { error, is_broken: true, is_final: true }
     }
 
-    /// Marks the failure of a commit: if the connection was lost, its result is unknown.
+    /// Marks the failure of a call whose commit was sent: without an answer, its result is unknown.
     pub(super) fn of_commit(self) -> Self {
         if !self.is_broken {
             return self;
         }
         let message = format!("{}; the change may have been made", self.error);
-        let error = StoreError::new(self.error.kind(), message);
+        let error = StoreError::new(StoreErrorKind::OutcomeUnknown, message);
         Self { error, is_final: true, ..self }
     }
 }

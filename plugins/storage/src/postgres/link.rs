@@ -1,5 +1,6 @@
 //! One connection to the server.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use storage_contract::{StoreError, StoreErrorKind};
@@ -11,9 +12,6 @@ use super::error::Failure;
 use super::statements::Statements;
 use crate::config::{CommonSettings, Synchronous};
 
-/// Maximum time for one call after it has got its locks, which is enough for the largest value on a
-/// slow network.
-const WORK_LIMIT: Duration = Duration::from_secs(60);
 /// Maximum time to report the end of the connection to the server.
 const CLOSE_LIMIT: Duration = Duration::from_millis(200);
 
@@ -22,6 +20,8 @@ const CLOSE_LIMIT: Duration = Duration::from_millis(200);
 pub(super) struct LinkSettings {
     config: Config,
     common: CommonSettings,
+    /// Maximum time for one call after it has got its locks.
+    work_limit: Duration,
 }
 
 /// An open connection.
@@ -32,11 +32,13 @@ pub(super) struct Link {
     task: JoinHandle<()>,
     /// Prepared when they are first needed: the tables may not exist before.
     statements: OnceCell<Statements>,
+    /// Whether a commit was sent that was not answered.
+    is_committing: Cell<bool>,
 }
 
 impl LinkSettings {
     /// Completes the settings of the dsn.
-    pub(super) fn new(common: CommonSettings, config: &Config) -> Self {
+    pub(super) fn new(common: CommonSettings, config: &Config, work_limit: Duration) -> Self {
         let mut config = config.clone();
         let timeout = common.timeout;
         if config.get_connect_timeout().is_none() {
@@ -49,7 +51,7 @@ impl LinkSettings {
         if config.get_application_name().is_none() {
             config.application_name("hotbay storage");
         }
-        Self { config, common }
+        Self { config, common, work_limit }
     }
 
     /// Returns the maximum time to connect, to the last one of the servers.
@@ -60,7 +62,7 @@ impl LinkSettings {
 
     /// Returns the maximum time of one call.
     pub(super) fn call_limit(&self) -> Duration {
-        self.common.timeout + WORK_LIMIT
+        self.common.timeout + self.work_limit
     }
 }
 
@@ -73,7 +75,8 @@ impl Link {
                 // Callers get its error from their calls.
                 let _ = connection.await;
             });
-            let link = Self { client, task, statements: OnceCell::new() };
+            let statements = OnceCell::new();
+            let link = Self { client, task, statements, is_committing: Cell::new(false) };
             link.set_up(settings).await?;
             Ok(link)
         };
@@ -120,11 +123,37 @@ impl Link {
         Ok(self.statements.get_or_try_init(|| Statements::prepare(&self.client)).await?)
     }
 
+    /// Commits the transaction.
+    pub(super) async fn commit(&self) -> Result<(), Failure> {
+        self.is_committing.set(true);
+        let committed = self.client.batch_execute("COMMIT").await;
+        self.is_committing.set(false);
+        committed.map_err(|error| Failure::from(error).of_commit())
+    }
+
+    /// Runs a call, and limits its time.
+    pub(super) async fn run<T>(
+        &self,
+        settings: &LinkSettings,
+        call: &impl AsyncFn(&Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(settings.call_limit(), call(self)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let failure = Failure::timed_out("a call");
+                Err(if self.is_committing.get() { failure.of_commit() } else { failure })
+            }
+        }
+    }
+
     /// Reports the end of the connection to the server, and closes it.
     pub(super) async fn close(self) {
-        let Self { client, task, statements } = self;
+        let Self { client, mut task, statements, .. } = self;
         drop((statements, client));
-        // If the server does not read it, the socket is closed all the same.
-        let _ = tokio::time::timeout(CLOSE_LIMIT, task).await;
+        if tokio::time::timeout(CLOSE_LIMIT, &mut task).await.is_err() {
+            // The server does not answer. The socket is closed all the same.
+            task.abort();
+            let _ = task.await;
+        }
     }
 }

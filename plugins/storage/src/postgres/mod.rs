@@ -15,6 +15,7 @@ mod transaction;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use storage_contract::{Entry, StoreError};
 
@@ -40,8 +41,9 @@ impl Postgres {
         common: CommonSettings,
         config: &tokio_postgres::Config,
         connections: usize,
+        work_limit: Duration,
     ) -> Result<Self, StoreError> {
-        let settings = Arc::new(LinkSettings::new(common, config));
+        let settings = Arc::new(LinkSettings::new(common, config, work_limit));
         let start = |_| Worker::start(Arc::clone(&settings));
         let pool = |workers: usize| {
             let workers = (0..workers).map(start).collect::<Result<_, _>>()?;

@@ -21,10 +21,10 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 pub(super) async fn run(link: &Link, changes: &[Change<'static>]) -> Result<Vec<u64>, Failure> {
     let client = link.client();
     match made(client, link.statements().await?, changes).await {
-        Ok(revisions) => match client.batch_execute("COMMIT").await {
-            Ok(()) => Ok(revisions),
-            Err(error) => Err(Failure::from(error).of_commit()),
-        },
+        Ok(revisions) => {
+            link.commit().await?;
+            Ok(revisions)
+        }
         Err(mut failure) => {
             // A connection that cannot roll back is in an unknown state.
             failure.is_broken =

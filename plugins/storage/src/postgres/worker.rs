@@ -191,12 +191,12 @@ impl Session {
                 Some(link) => link,
                 None => Link::connect(settings).await?,
             };
-            let result = match tokio::time::timeout(settings.call_limit(), call(&link)).await {
-                Ok(result) => result,
-                Err(_) => Err(Failure::timed_out("a call")),
-            };
-            let is_broken = result.as_ref().is_err_and(|failure| failure.is_broken);
-            Ok::<_, Failure>((result, (!is_broken).then_some(link)))
+            let result = link.run(settings, call).await;
+            if result.as_ref().is_err_and(|failure| failure.is_broken) {
+                link.close().await;
+                return Ok((result, None));
+            }
+            Ok::<_, Failure>((result, Some(link)))
         };
         let (result, link) = self.runtime.block_on(attempt)?;
         self.link = link;

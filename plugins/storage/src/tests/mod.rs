@@ -296,7 +296,7 @@ fn batch_of_the_maximum_size_is_made(fixture: &impl Fixture) {
 #[test]
 fn invalid_config_is_rejected() {
     for (config, expected) in [
-        (json!({}), "neither `file` (SQLite) nor `dsn` (PostgreSQL) is set"),
+        (json!({ "work_timeout_ms": 5 }), "`work_timeout_ms` is set without `dsn`"),
         (
             json!({ "file": "a", "dsn": "host=b" }),
             "`file` (SQLite) and `dsn` (PostgreSQL) are both",

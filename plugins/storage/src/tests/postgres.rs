@@ -1,6 +1,7 @@
 //! Tests of what only PostgreSQL has.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use hotbay_test_postgres::{Database, Server};
 
@@ -96,11 +97,57 @@ fn connection_lost_in_a_commit_is_reported() {
     // Also with a connection that was used before.
     for attempt in 1..=2 {
         let error = storage.save(b"a", b"1", None).unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::Unavailable, "{error}");
+        assert_eq!(error.kind(), StoreErrorKind::OutcomeUnknown, "{error}");
         assert!(error.to_string().contains("the change may have been made"), "{error}");
         assert_eq!(place.0.run("SELECT last_value FROM attempts"), attempt.to_string());
         assert_eq!(kind(storage.load(b"a")), StoreErrorKind::NotFound);
         assert_eq!(kind(storage.delete(b"a", None)), StoreErrorKind::NotFound);
+    }
+}
+
+/// The process of the server is stopped by a signal, as if its machine hung: in a commit, and before.
+#[test]
+fn frozen_server_ends_no_call_without_an_error() {
+    for (timing, expected) in [
+        ("INITIALLY DEFERRED", StoreErrorKind::OutcomeUnknown),
+        ("INITIALLY IMMEDIATE", StoreErrorKind::Unavailable),
+    ] {
+        let Some(place) = Place::new() else { return };
+        let limits = json!({ "timeout_ms": 2_000, "work_timeout_ms": 500 });
+        let storage = start(place.config_with(limits)).unwrap();
+        let storage = storage.plugin();
+        let revision = storage.save(b"a", b"1", None).unwrap();
+        place.0.run(&format!(
+            "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 EXECUTE $copy$ COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; kill -STOP $PPID' $copy$;
+                 RETURN NULL;
+             END $$;
+             CREATE CONSTRAINT TRIGGER hang AFTER UPDATE ON storage_entries
+                 DEFERRABLE {timing} FOR EACH ROW EXECUTE FUNCTION hang()"
+        ));
+        let error = storage.save(b"a", b"2", None).unwrap_err();
+        assert_eq!(error.kind(), expected, "{timing}: {error}");
+        assert!(error.to_string().contains("did not respond in time: a call"), "{error}");
+        // The frozen process still has its locks, but reads need none.
+        assert_eq!(storage.load(b"a").unwrap().revision, revision);
+        assert_eq!(kind(storage.save(b"b", b"1", None)), StoreErrorKind::Unavailable);
+        // It wakes up, ends its transaction, and notices that its client is gone.
+        place.0.run(
+            "DO $$ DECLARE process integer; BEGIN
+                 FOR process IN SELECT pid FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()
+                 LOOP
+                     EXECUTE format('COPY (SELECT 1) TO PROGRAM %L',
+                         'cat >/dev/null; kill -CONT ' || process || ' || true');
+                 END LOOP;
+             END $$",
+        );
+        let start = Instant::now();
+        while storage.save(b"b", b"1", None).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "{timing}: the lock is still held");
+        }
+        let is_unchanged = storage.load(b"a").unwrap().revision == revision;
+        assert!(is_unchanged || expected == StoreErrorKind::OutcomeUnknown, "{timing}");
     }
 }
 
