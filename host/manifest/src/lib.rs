@@ -52,7 +52,9 @@ pub use compatible::{check_api, check_stamp};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{ApiMismatch, ManifestError, StampMismatch, Unstartable};
 #[cfg(feature = "host-file")]
-pub use host_file::{HostFile, HostLimit, HostSettings, Origin, Outside, PluginSettings, Setting};
+pub use host_file::{
+    Environment, HostFile, HostLimit, HostSettings, Origin, PluginSettings, Setting,
+};
 pub use name::{InvalidName, PluginName, nearest};
 #[cfg(not(feature = "schema"))]
 pub use no_check::Checker;

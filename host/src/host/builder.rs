@@ -357,7 +357,8 @@ impl HostBuilder {
     /// may be replaced in any way. A directory that does not exist yet, or that is replaced as a
     /// whole, is found within a second. In a plugin's folder, these files count: `plugin.json`, the
     /// files that it names, and for a library on Linux the files named `*.so` or `*.so.*` up to two
-    /// folders below, since the library may link them.
+    /// folders below, since the library may link them. The folders of instances that a `hotbay.toml`
+    /// adds are watched, too.
     ///
     /// A file that is renamed into place is read at once; after any other change, the host waits until
     /// sizes and times have not changed for 50 ms. Then a serving plugin is

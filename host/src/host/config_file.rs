@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use hotbay_manifest::{HostFile, HostLimit, HostSettings, MAX_MANIFEST_BYTES, Origin, Outside};
+use hotbay_manifest::{Environment, HostFile, HostLimit, HostSettings, MAX_MANIFEST_BYTES, Origin};
 use serde_json::Value;
 
 use crate::artifact::digest::Artifact;
@@ -113,13 +113,13 @@ impl ConfigFile {
             String::from_utf8(file.bytes().to_vec())
                 .map_err(|_| std::io::Error::other("it is not UTF-8 text"))
         };
-        let variable = |name: &str| std::env::var(name).ok();
-        let outside = Outside { read: &read, variable: &variable };
-        let file = HostFile::read(path, &outside).map_err(|error| {
+        let variable = |name: &str| std::env::var_os(name);
+        let environment = Environment { read: &read, variable: &variable };
+        let file = HostFile::read(path, &environment).map_err(|error| {
             let failed = Error::new(ErrorKind::Config, "invalid configuration of the host");
             failed.with_optional_hint(error.hint()).caused_by(error)
         })?;
-        let settings = file.by_meaning();
+        let settings = file.typed();
         Ok(Self { path: path.to_owned(), base, file, settings })
     }
 

@@ -1,6 +1,7 @@
 //! Handles changed folders: loads, reloads or unloads their plugins, or waits for more changes. Does
 //! not keep the host alive, and does nothing slow on the thread of the watch.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -69,7 +70,13 @@ impl ChangeHandler for FolderWatcher {
                 this.outcome.send(AttemptOutcome::Removed);
             } else if !this.is_known(&self.rules) {
                 let unload_removed = self.unload_removed;
-                on_thread(host, move |host| load(this, host, unload_removed));
+                on_thread(host, move |host| {
+                    if host.dirs.iter().any(|dir| this.folder.starts_with(dir)) {
+                        load(this, host, unload_removed);
+                    } else {
+                        load_instances(this, host);
+                    }
+                });
             }
             return;
         };
@@ -100,6 +107,11 @@ impl ChangeHandler for FolderWatcher {
         let failed = lock(&self.failures.failed);
         let waiting = failed.iter().filter(|(_, failure)| failure.waits());
         waiting.map(|(folder, _)| folder.clone()).collect()
+    }
+
+    fn folders(&mut self) -> BTreeSet<PathBuf> {
+        let Some(host) = self.host.upgrade() else { return BTreeSet::new() };
+        host.context.settings.load().instances().map(|(_, folder)| folder.clone()).collect()
     }
 }
 
@@ -159,7 +171,8 @@ fn load(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
             lock(&attempt.failures.failed).remove(&attempt.folder);
             // Those that were loaded under other names, if the manifest has another one now.
             host.reload_others(&attempt.folder, &[handle.name().clone()]);
-            return attempt.outcome.send(AttemptOutcome::Changed);
+            // They were unloaded along with it when the folder was removed.
+            return load_instances(attempt, host);
         }
         Err(error) => error,
     };
@@ -183,6 +196,38 @@ fn load(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
         warn(&attempt.folder, error);
         host.emit_refused(&attempt.folder, &loaded);
         host.reload_others(&attempt.folder, &[]);
+    }
+    attempt.outcome.send(outcome);
+}
+
+/// Loads the instances that the configuration has of a folder, and that do not serve yet.
+fn load_instances(attempt: FolderAttempt, host: &Arc<Inner>) {
+    let rules = &host.context.rules;
+    let content = Content::of(&attempt.folder, rules);
+    let settings = host.context.settings.load();
+    let mut outcome = AttemptOutcome::Changed;
+    for (name, _) in settings.instances().filter(|(_, folder)| **folder == attempt.folder) {
+        if host.registry.serving_plugin(name).is_ok() {
+            continue;
+        }
+        let options = Arc::new(LoadOptions::new().with_name(name.as_str()));
+        let candidate = Candidate::read_with(&attempt.folder, rules, &options);
+        let candidate = candidate.map_err(|error| error.of(name));
+        let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
+        // Another thread may load it.
+        if let Err(error) = &loaded
+            && error.kind() != ErrorKind::Duplicate
+        {
+            let (is_reported, classified) = attempt.classify(error, content.clone());
+            outcome = classified;
+            if is_reported {
+                warn(&attempt.folder, error);
+                host.emit_refused(&attempt.folder, &loaded);
+            }
+        }
+    }
+    if outcome == AttemptOutcome::Changed {
+        lock(&attempt.failures.failed).remove(&attempt.folder);
     }
     attempt.outcome.send(outcome);
 }

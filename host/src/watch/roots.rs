@@ -1,7 +1,7 @@
 //! The plugin directories as the watch sees them: which exist, whether they were replaced, and
 //! whether the system reports their events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -22,17 +22,50 @@ struct Root {
     /// Its identity when it was watched.
     identity: Option<Identity>,
     is_watched: bool,
+    /// Whether it is the folder of one plugin.
+    is_plugin: bool,
+}
+
+impl Root {
+    fn new(dir: PathBuf, is_plugin: bool) -> Self {
+        Self { dir, identity: None, is_watched: false, is_plugin }
+    }
+
+    /// Returns whether a plugin of it that is missing was removed, and not the whole directory.
+    fn is_reachable(&self) -> bool {
+        let dir = if self.is_plugin { self.dir.parent().unwrap_or(&self.dir) } else { &self.dir };
+        identity(dir).is_some()
+    }
 }
 
 impl Roots {
     /// Creates the list of directories. Without a watcher, everything has to be polled.
     pub(super) fn new(dirs: Vec<PathBuf>, watcher: Option<FsWatcher>) -> Self {
-        let root = |dir| Root { dir, identity: None, is_watched: false };
-        Self { roots: dirs.into_iter().map(root).collect(), watcher }
+        Self { roots: dirs.into_iter().map(|dir| Root::new(dir, false)).collect(), watcher }
+    }
+
+    /// Sets the folders of plugins outside the directories.
+    pub(super) fn set_plugins(&mut self, folders: &BTreeSet<PathBuf>) {
+        let watcher = &mut self.watcher;
+        self.roots.retain(|root| {
+            let is_kept = !root.is_plugin || folders.contains(&root.dir);
+            if let Some(watcher) = watcher
+                && root.is_watched
+                && !is_kept
+            {
+                watcher.unwatch(&root.dir);
+            }
+            is_kept
+        });
+        for folder in folders {
+            if !self.roots.iter().any(|root| folder.starts_with(&root.dir)) {
+                self.roots.push(Root::new(folder.clone(), true));
+            }
+        }
     }
 
     /// Watches all directories that exist, including those watched before: they may contain new
-    /// folders. Returns those that exist.
+    /// folders. Returns those that exist, and the folders of plugins that were removed.
     pub(super) fn watch(&mut self) -> Vec<PathBuf> {
         for root in &mut self.roots {
             let found = identity(&root.dir);
@@ -44,7 +77,7 @@ impl Roots {
             }
             root.identity = found;
         }
-        let found = self.roots.iter().filter(|root| root.identity.is_some());
+        let found = self.roots.iter().filter(|root| root.is_reachable());
         found.map(|root| root.dir.clone()).collect()
     }
 
@@ -60,8 +93,7 @@ impl Roots {
 
     /// Returns whether a directory that contains `folder` exists now.
     pub(super) fn contain(&self, folder: &Path) -> bool {
-        let mut roots = self.roots.iter().filter(|root| folder.starts_with(&root.dir));
-        roots.any(|root| identity(&root.dir).is_some())
+        self.roots.iter().any(|root| folder.starts_with(&root.dir) && root.is_reachable())
     }
 
     /// Stops watching.

@@ -36,6 +36,9 @@ pub(crate) trait ChangeHandler: Send + 'static {
 
     /// Returns the folders that wait for a change elsewhere.
     fn waiting(&mut self) -> Vec<PathBuf>;
+
+    /// Returns the folders to watch that may be outside the directories.
+    fn folders(&mut self) -> BTreeSet<PathBuf>;
 }
 
 /// A folder and the outcome of its attempt.
@@ -167,6 +170,7 @@ impl<H: ChangeHandler> WatchThread<H> {
 
     /// Starts watching, then adds all current folders as known.
     fn begin(&mut self) {
+        self.roots.set_plugins(&self.handler.folders());
         for dir in self.roots.watch() {
             for folder in discover::folders(std::slice::from_ref(&dir), &self.rules).0 {
                 let signature = self.signatures.of(&folder);
@@ -212,6 +216,7 @@ impl<H: ChangeHandler> WatchThread<H> {
         }
         if self.check_roots_at <= now {
             self.check_roots_at = after(now, self.poll_interval.unwrap_or(ROOTS_INTERVAL));
+            self.roots.set_plugins(&self.handler.folders());
             self.rescan_needed |= self.roots.changed() || self.roots.is_unwatched();
         }
         let is_time = self.rescanned_at.is_none_or(|at| at + RESCAN_INTERVAL <= now);

@@ -22,6 +22,10 @@ impl ChangeHandler for Attempts {
     fn waiting(&mut self) -> Vec<PathBuf> {
         Vec::new()
     }
+
+    fn folders(&mut self) -> BTreeSet<PathBuf> {
+        BTreeSet::new()
+    }
 }
 
 /// Returns a thread over `a` and `b` whose channel has this capacity; it receives no events itself.

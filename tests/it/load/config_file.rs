@@ -354,3 +354,44 @@ fn config_can_be_replaced_as_a_whole() {
     block_on(host.load(folder)).unwrap();
     assert_eq!(answer(&host, "echo").as_deref(), Some("x"), "without the manifest's `answers`");
 }
+
+/// The folder is outside the plugin directories; it is changed, removed and put back.
+#[test]
+fn instances_follow_their_folder() {
+    let instances = |names: &[&str]| {
+        let all = names.iter().map(|name| format!("[plugins.{name}]\nfolder = 'echo'\n"));
+        format!("plugin_dirs = ['inside']\n{}", all.collect::<String>())
+    };
+    let configured = Configured::new(&instances(&["one", "two"]));
+    fs::create_dir(configured.plugins.dir().join("inside")).unwrap();
+    let folder = configured.add("echo");
+    let builder = configured.builder().hot_reload(true).unload_removed(true);
+    let host = builder.watch_poll_interval(Duration::from_millis(20)).build().unwrap();
+    assert!(block_on(host.load_all()).is_clean());
+    let all_answer = |names: &[&str], expected: Option<&str>| {
+        until("all follow", || {
+            names.iter().all(|name| answer(&host, name).as_deref() == expected).then_some(())
+        });
+        assert_eq!(host.list().len(), if expected.is_some() { names.len() } else { 0 });
+    };
+    let set = |answers: &str| {
+        configured.plugins.add("echo", "faulty").config(json!({ "answers": answers })).write();
+    };
+    all_answer(&["one", "two"], Some("manifest"));
+    set("changed");
+    all_answer(&["one", "two"], Some("changed"));
+    configured.write(&instances(&["one", "two", "three"]));
+    all_answer(&["one", "two", "three"], Some("changed"));
+    set("again");
+    all_answer(&["one", "two", "three"], Some("again"));
+    let away = folder.with_file_name("away");
+    fs::rename(&folder, &away).unwrap();
+    all_answer(&["one", "two", "three"], None);
+    fs::rename(&away, &folder).unwrap();
+    all_answer(&["one", "two", "three"], Some("again"));
+    // Only the first one is left, and still watched.
+    configured.write(&instances(&["one"]));
+    until("the others are unloaded", || (host.list().len() == 1).then_some(()));
+    set("last");
+    all_answer(&["one"], Some("last"));
+}

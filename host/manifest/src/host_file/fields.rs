@@ -182,7 +182,8 @@ pub(crate) const PLUGIN: &[Field] = &[
         Shape::Host(HostShape::Path),
         "a path",
         "Loads the plugin in this folder under the name of this entry, in addition to those that are \
-         found. So one folder can have several instances. Relative to the folder of this file.",
+         found. So one folder can have several instances. Relative to the folder of this file. The \
+         folder is watched with the plugin directories.",
     ),
     optional(
         "permissions",

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use fields::HOST_FILE;
 use parse::{Include, parse, parse_duration};
-pub use setting::{Origin, Outside, Setting};
+pub use setting::{Environment, Origin, Setting};
 
 use crate::Limits;
 use crate::error::{ManifestError, Problem};
@@ -109,13 +109,13 @@ impl HostFile {
     /// # Errors
     ///
     /// Returns all mistakes of the first file that has any, each with line and column.
-    pub fn read(file: &Path, outside: &Outside<'_>) -> Result<Self, ManifestError> {
-        let text = (outside.read)(file).map_err(|error| {
+    pub fn read(file: &Path, environment: &Environment<'_>) -> Result<Self, ManifestError> {
+        let text = (environment.read)(file).map_err(|error| {
             let problem = Problem::Unreadable { reason: error.to_string() };
             ManifestError::new(&file.display().to_string(), None, "", problem)
         })?;
         let mut read = Self { settings: BTreeMap::new(), files: Vec::new() };
-        read.add(file, &text, &mut Vec::new(), outside)?;
+        read.add(file, &text, &mut Vec::new(), environment)?;
         Ok(read)
     }
 
@@ -125,13 +125,13 @@ impl HostFile {
         file: &Path,
         text: &str,
         including: &mut Vec<PathBuf>,
-        outside: &Outside<'_>,
+        environment: &Environment<'_>,
     ) -> Result<(), ManifestError> {
         self.files.push(file.to_owned());
-        let parsed = parse(text, file, outside)?;
+        let parsed = parse(text, file, environment)?;
         including.push(file.to_owned());
         for include in &parsed.includes {
-            self.include(include, including, outside)?;
+            self.include(include, including, environment)?;
         }
         including.pop();
         for setting in parsed.settings {
@@ -144,7 +144,7 @@ impl HostFile {
         &mut self,
         include: &Include,
         including: &mut Vec<PathBuf>,
-        outside: &Outside<'_>,
+        environment: &Environment<'_>,
     ) -> Result<(), ManifestError> {
         let path = normalized(&include.path);
         let refuse = |expected: String| Err(parse::not_included(include, expected));
@@ -157,8 +157,8 @@ impl HostFile {
         if self.files.len() > MAX_INCLUDED {
             return refuse(format!("at most {MAX_INCLUDED} included files"));
         }
-        match (outside.read)(&include.path) {
-            Ok(text) => self.add(&include.path, &text, including, outside),
+        match (environment.read)(&include.path) {
+            Ok(text) => self.add(&include.path, &text, including, environment),
             Err(error) => refuse(format!("the path of a file that can be read: {error}")),
         }
     }
@@ -186,7 +186,7 @@ impl HostFile {
     }
 
     /// Returns the values by their meaning.
-    pub fn by_meaning(&self) -> HostSettings {
+    pub fn typed(&self) -> HostSettings {
         let mut found = HostSettings::default();
         for setting in self.settings.values() {
             let path: Vec<_> = setting.path.iter().map(String::as_str).collect();

@@ -1,5 +1,6 @@
 //! Reads the text of one file by the table of fields, into its single values with their places.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::fields::HOST_FILE;
 use super::interpolate::{Interpolated, Reference, interpolate};
-use super::setting::{Origin, Outside, Setting};
+use super::setting::{Environment, Origin, Setting};
 use super::tree::Document;
 use crate::error::{ManifestError, Problem};
 use crate::fields::{Field, HostShape, Shape};
@@ -35,7 +36,7 @@ pub(super) struct Include {
 pub(super) fn parse(
     text: &str,
     file: &Path,
-    outside: &Outside<'_>,
+    environment: &Environment<'_>,
 ) -> Result<ParsedFile, ManifestError> {
     let shown = file.display().to_string();
     let source = Source::new(text, &shown);
@@ -45,7 +46,7 @@ pub(super) fn parse(
     mistakes.finish(Some(()))?;
     let mistakes = Mistakes::default();
     let tree = document.tree();
-    let reader = Reader { source, file, outside, mistakes: &mistakes };
+    let reader = Reader { source, file, environment, mistakes: &mistakes };
     let mut found = ParsedFile { settings: Vec::new(), includes: Vec::new() };
     reader.object(&tree, HOST_FILE, &[], &mut found.settings);
     found.settings.retain(|setting| {
@@ -75,7 +76,7 @@ pub(super) fn not_included(include: &Include, expected: String) -> ManifestError
 struct Reader<'r> {
     source: Source<'r>,
     file: &'r Path,
-    outside: &'r Outside<'r>,
+    environment: &'r Environment<'r>,
     mistakes: &'r Mistakes,
 }
 
@@ -276,15 +277,20 @@ impl<'r> Reader<'r> {
     ) -> Result<String, ManifestError> {
         let mut look_up = |reference: &Reference<'_>| match *reference {
             Reference::Variable { name, default } => {
-                let value = (self.outside.variable)(name).or(default.map(str::to_owned));
-                value.ok_or_else(|| {
-                    format!(
+                let value = (self.environment.variable)(name).map(OsString::into_string);
+                match (value, default) {
+                    (Some(Ok(value)), _) => Ok(value),
+                    (Some(Err(_)), _) => {
+                        Err(format!("UTF-8 text as the value of the variable `{name}`"))
+                    }
+                    (None, Some(default)) => Ok(default.to_owned()),
+                    (None, None) => Err(format!(
                         "a value for the variable `{name}`: set it, or write `${{{name}:-DEFAULT}}`"
-                    )
-                })
+                    )),
+                }
             }
             Reference::File(path) => {
-                let text = (self.outside.read)(&self.folder().join(path));
+                let text = (self.environment.read)(&self.folder().join(path));
                 let text =
                     text.map_err(|error| format!("the text of the file `{path}`: {error}"))?;
                 // Editors end a file with a newline, which does not belong to a secret.

@@ -76,6 +76,6 @@ fn shipped_reference_and_schema_match_the_table() {
         let shipped = std::fs::read_to_string(&file).unwrap_or_default();
         assert!(shipped == generated, "run this test with UPDATE_SCHEMA=1, then check {file}");
     }
-    let outside = super::Outside { read: &|_| Ok(EXAMPLE.to_owned()), variable: &|_| None };
-    HostFile::read("hotbay.toml".as_ref(), &outside).unwrap();
+    let environment = super::Environment { read: &|_| Ok(EXAMPLE.to_owned()), variable: &|_| None };
+    HostFile::read("hotbay.toml".as_ref(), &environment).unwrap();
 }

@@ -1,16 +1,17 @@
 //! One value of the configuration with its place, and how its text is completed from outside.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// How the configuration reads what is outside of its text.
-pub struct Outside<'o> {
+/// How the configuration reads the files and variables that its text refers to.
+pub struct Environment<'o> {
     /// Returns the text of a file.
     pub read: &'o dyn Fn(&Path) -> io::Result<String>,
     /// Returns the value of a variable of the environment.
-    pub variable: &'o dyn Fn(&str) -> Option<String>,
+    pub variable: &'o dyn Fn(&str) -> Option<OsString>,
 }
 
 /// One value of the configuration.
@@ -51,8 +52,8 @@ impl std::fmt::Debug for Setting {
     }
 }
 
-impl std::fmt::Debug for Outside<'_> {
+impl std::fmt::Debug for Environment<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outside").finish_non_exhaustive()
+        f.debug_struct("Environment").finish_non_exhaustive()
     }
 }

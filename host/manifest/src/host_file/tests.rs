@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{HostFile, HostLimit, HostSettings, Outside};
+use super::{Environment, HostFile, HostLimit, HostSettings};
 use crate::error::ManifestError;
 use crate::{Checker, PluginName};
 
@@ -19,13 +19,18 @@ fn read_from(files: &[(&str, &str)]) -> Result<HostFile, ManifestError> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "no such file");
         files.get(&super::normalized(path)).cloned().ok_or_else(missing)
     };
-    let variable = |name: &str| (name == "USER").then(|| "ada".to_owned());
-    HostFile::read("etc/hotbay.toml".as_ref(), &Outside { read: &read, variable: &variable })
+    let variable = |name: &str| match name {
+        "USER" => Some("ada".into()),
+        #[cfg(unix)]
+        "LATIN" => Some(std::os::unix::ffi::OsStringExt::from_vec(vec![b'a', 0xe9])),
+        _ => None,
+    };
+    HostFile::read("etc/hotbay.toml".as_ref(), &Environment { read: &read, variable: &variable })
 }
 
 fn read(text: &str) -> Result<HostSettings, String> {
     let read = read_from(&[("etc/hotbay.toml", text), ("etc/secret", "hunter2\n")]);
-    read.map(|file| file.by_meaning()).map_err(|error| error.to_string())
+    read.map(|file| file.typed()).map_err(|error| error.to_string())
 }
 
 #[track_caller]
@@ -153,7 +158,7 @@ fn later_files_replace_values_of_earlier_ones() {
         ("etc/c.toml", "plugin_dirs = [\"c\"]\n[limits]\nmax_workers = 3\nmax_queued_calls = 3\n"),
     ])
     .unwrap();
-    let found = file.by_meaning();
+    let found = file.typed();
     assert_eq!(found.limits["max_workers"], HostLimit::Number(2));
     assert_eq!(found.limits["max_queued_calls"], HostLimit::Number(3));
     assert_eq!(found.plugin_dirs.unwrap(), [Path::new("etc/d/../c")]);
@@ -253,6 +258,17 @@ fn missing_variable_and_invalid_reference_are_errors() {
          3:5: `plugins.p.config.b` is a list; expected a `}` after `${`, or `$${` for the text `${`\n  \
          4:5: `plugins.p.config.c` is \"${file:none}\"; expected the text of the file `none`: no such \
          file",
+    );
+}
+
+/// It is not taken as one that is not set, for which there may be another text.
+#[cfg(unix)]
+#[test]
+fn variable_that_is_not_text_is_an_error() {
+    check(
+        "[plugins.p.config]\na = \"${LATIN:-other}\"",
+        "etc/hotbay.toml:2:5: `plugins.p.config.a` is \"${LATIN:-other}\"; expected UTF-8 text as \
+         the value of the variable `LATIN`",
     );
 }
 
