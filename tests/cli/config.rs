@@ -155,3 +155,13 @@ fn schema_is_printed_whatever_the_file_has() {
     hotbay(plugins.dir(), &["seal", "plugins/echo"]).exits(0);
     hotbay(plugins.dir(), &["list"]).exits(1);
 }
+
+#[test]
+fn call_starts_a_required_instance() {
+    let text = "plugin_dirs = ['plugins']\n[plugins.copy]\nfolder = 'plugins/echo'\n";
+    let plugins = configured(text);
+    let needs = plugins.add_in("plugins/needs", "needs", "faulty");
+    needs.set("requires", json!({ "copy": "*" })).write();
+    let run = hotbay(plugins.dir(), &["call", "needs", "--text", "hello"]).exits(0);
+    assert_eq!(run.text(), "hello");
+}

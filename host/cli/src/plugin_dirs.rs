@@ -117,30 +117,38 @@ pub(crate) fn with_required(
     errors: &[Error],
     dirs: &[PathBuf],
 ) -> Result<Vec<Discovered>, Failure> {
-    let (mut folders, mut instances) = (Vec::new(), Vec::new());
+    let mut places = BTreeSet::new();
     for name in names {
         if named(surveyed, name).next().is_none() {
             return Err(not_found(name, surveyed, errors, dirs));
         }
         for one in named(surveyed, name) {
-            match one.instance.is_some() {
-                true => instances.push((one.folder.clone(), name)),
-                false => folders.push(one.folder.clone()),
-            }
-            folders.extend(required(one, surveyed));
+            places.insert(place(one));
+            places.extend(required(one, surveyed));
         }
     }
-    folders.sort();
-    folders.dedup();
-    let instances = instances.into_iter().map(|(folder, name)| {
-        Discovered::new(folder).with_options(LoadOptions::new().with_name(name))
+    let discovered = places.into_iter().map(|(folder, instance)| match instance {
+        Some(name) => {
+            Discovered::new(folder).with_options(LoadOptions::new().with_name(name.as_str()))
+        }
+        None => Discovered::new(folder),
     });
-    Ok(folders.into_iter().map(Discovered::new).chain(instances).collect())
+    Ok(discovered.collect())
 }
 
-/// Returns the folders of a plugin's direct and indirect requirements, without its own.
-pub(crate) fn required(plugin: &SurveyedPlugin, surveyed: &[SurveyedPlugin]) -> BTreeSet<PathBuf> {
-    let mut folders = BTreeSet::new();
+/// The folder of a plugin, and its name if it is an instance that the configuration names.
+pub(crate) type Place<'a> = (&'a Path, Option<&'a PluginName>);
+
+fn place(plugin: &SurveyedPlugin) -> Place<'_> {
+    (&plugin.folder, plugin.instance.as_ref())
+}
+
+/// Returns the places of a plugin's direct and indirect requirements, without its own.
+pub(crate) fn required<'a>(
+    plugin: &'a SurveyedPlugin,
+    surveyed: &'a [SurveyedPlugin],
+) -> BTreeSet<Place<'a>> {
+    let mut places = BTreeSet::new();
     let mut pending = vec![plugin];
     while let Some(one) = pending.pop() {
         let Some(manifest) = &one.manifest else {
@@ -148,13 +156,13 @@ pub(crate) fn required(plugin: &SurveyedPlugin, surveyed: &[SurveyedPlugin]) -> 
         };
         for name in manifest.requires().keys() {
             for next in named(surveyed, name.as_str()) {
-                if next.folder != plugin.folder && folders.insert(next.folder.clone()) {
+                if place(next) != place(plugin) && places.insert(place(next)) {
                     pending.push(next);
                 }
             }
         }
     }
-    folders
+    places
 }
 
 /// Returns the plugins with this name. A folder without a readable manifest has its own name.

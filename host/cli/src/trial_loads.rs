@@ -54,10 +54,10 @@ pub(crate) fn run(surveyed: &[SurveyedPlugin], options: &Options) -> Result<Refu
         refusals.refuse(one, problem_of(one));
     }
     while !pending.is_empty() {
-        let folders: Vec<_> = pending.iter().map(|one| &one.folder).collect();
+        let folders: Vec<_> = pending.iter().map(|one| one.folder.as_path()).collect();
         let is_next = |one: &SurveyedPlugin| {
             let required = required(one, surveyed);
-            required.iter().all(|folder| !folders.contains(&folder))
+            required.iter().all(|(folder, _)| !folders.contains(folder))
         };
         let (next, later): (Vec<_>, Vec<_>) = pending.iter().partition(|one| is_next(one));
         for &one in &next {
@@ -80,7 +80,8 @@ fn trial_load(
     refusals: &Refusals,
     options: &Options,
 ) -> Result<Option<Refusal>, Failure> {
-    let required: Vec<_> = required(one, surveyed).into_iter().collect();
+    let required = required(one, surveyed);
+    let required: Vec<_> = required.into_iter().map(|(folder, _)| folder.to_owned()).collect();
     if let Some(folder) = required.iter().find(|folder| refusals.of(folder).is_some()) {
         let required = surveyed.iter().find(|other| other.folder == **folder);
         let name = required.map(survey_report::name).unwrap_or_default();
