@@ -20,7 +20,10 @@ use super::root;
 use crate::command::{TERMINAL_VARIABLES, redactions};
 
 /// What differs between builds, besides what all snapshots of the command redact.
-const VARYING: [(&str, &str); 4] = [
+const VARYING: [(&str, &str); 7] = [
+    (r"generation \d+", "generation [N]"),
+    (r"\(was \d+\)", "(was [N])"),
+    (r"; \[DURATION\] after its files were written", ""),
     (r"\(\d+ KiB\)", "([SIZE] KiB)"),
     (r"finished in [\d.]+s", "finished in [TIME]s"),
     (r"/[^\s]*/hotbay-guide-[a-z0-9-]+", "[ROOT]"),

@@ -11,6 +11,16 @@ macro_rules! chapters {
 }
 
 chapters! {
+    readme: "README.md";
+    applications: "docs/src/applications.md";
+    async_plugins: "docs/src/async.md";
+    checklist: "docs/src/checklist.md";
+    contracts: "docs/src/contracts.md";
     errors: "docs/src/errors.md";
     getting_started: "docs/src/getting-started.md";
+    moving: "docs/src/moving.md";
+    plugins: "docs/src/plugins.md";
+    processes: "docs/src/processes.md";
+    state: "docs/src/state.md";
+    testing: "docs/src/testing.md";
 }
