@@ -72,17 +72,17 @@ table! { KINDS: ErrorKind;
         "The caller dropped the future or cancelled the token.",
         "Nothing to fix.";
     Overloaded:
-        "A limit is reached: the queue, the calls in flight, the streams or the replaced workers of the plugin.",
+        "A limit is reached, such as that of the plugin's queue, calls in flight or streams.",
         "Retry after `Error::retry_after`, send less, or raise the limit that the message names.";
     Circular:
         "The plugin called is one of those that wait for this call, or too many calls wait for each other.",
         "Break the circle: the message shows the chain of plugins.";
     Quarantined:
-        "The plugin failed too often, or used more memory than its limit.",
+        "The plugin failed too often, used more memory than its limit, or too many of its calls did not return.",
         "Wait: the host sends a probe call after `Error::retry_after`. Or install a fixed build, which ends the quarantine.";
     Retired:
-        "The plugin was unloaded while the call waited, or the pinned build was replaced.",
-        "Look the plugin up again with `Host::plugin`.";
+        "The plugin was unloaded, or the call took longer than `drain_timeout` while its build was unloaded.",
+        "Call again, with a handle from `Host::plugin` if the plugin was loaded again.";
     PermissionDenied:
         "The plugin does not have the permission that the call needs, or a layer of the application rejected the call.",
         "Request it in the manifest's `permissions` and grant it in the policy: `hotbay inspect` shows both.";

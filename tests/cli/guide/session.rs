@@ -20,7 +20,8 @@ use super::root;
 use crate::command::{TERMINAL_VARIABLES, redactions};
 
 /// What differs between builds, besides what all snapshots of the command redact.
-const VARYING: [(&str, &str); 7] = [
+const VARYING: [(&str, &str); 8] = [
+    (r"/home/me\b", "[ROOT]"),
     (r"generation \d+", "generation [N]"),
     (r"\(was \d+\)", "(was [N])"),
     (r"; \[DURATION\] after its files were written", ""),

@@ -50,26 +50,28 @@ pub(super) fn stage(root: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
     }
     chapters.sort();
 
-    // By the file whose text it is: each page, and its text before links are replaced.
+    // Each page with the file whose text it is, and the page to which links to a file lead.
+    let mut texts = Vec::new();
     let mut pages = BTreeMap::new();
     for name in chapters {
         let path = format!("{CHAPTERS}/{name}");
         let text = read(&path)?;
-        let included =
-            text.trim().strip_prefix("{{#include ").and_then(|rest| rest.strip_suffix("}}"));
-        let (file, text) = match included {
+        pages.insert(path.clone(), name.clone());
+        let include = text.trim().strip_prefix("{{#include ");
+        let (file, text) = match include.and_then(|rest| rest.strip_suffix("}}")) {
             Some(included) => {
                 let file = tidy::link_target(&path, included).flatten();
                 let file = file.with_context(|| format!("{path} includes `{included}`"))?;
                 let text = read(&file)?;
+                pages.insert(file.clone(), name.clone());
                 (file, text)
             }
             None => (path, text),
         };
-        pages.insert(file, (name, text));
+        texts.push((file, name, text));
     }
     let mut linked = BTreeSet::new();
-    for (file, (_, text)) in &pages {
+    for (file, _, text) in &texts {
         for target in targets(file, text) {
             let target = file_of(root, &target).with_context(|| format!("a link of {file}"))?;
             if !pages.contains_key(&target) {
@@ -79,23 +81,19 @@ pub(super) fn stage(root: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
     }
     let mut list = String::new();
     for file in linked {
-        let page = match file.ends_with(".md") {
-            true => format!("repository/{file}"),
-            false => format!("repository/{file}.md"),
-        };
+        let is_markdown = file.ends_with(".md");
+        let page = format!("repository/{file}{}", if is_markdown { "" } else { ".md" });
         list += &format!("  - [{file}]({page})\n");
         let text = read(&file)?;
-        let text = if file.ends_with(".md") { text } else { source_page(&file, &text) };
-        pages.insert(file, (page, text));
+        let text = if is_markdown { text } else { source_page(&file, &text) };
+        pages.insert(file.clone(), page.clone());
+        texts.push((file, page, text));
     }
-    for (file, (page, text)) in &pages {
-        let resolve = |target: &str| match file_of(root, target) {
-            Ok(target) => match pages.get(&target) {
-                Some((page, _)) => Resolved::Page(page.clone()),
-                None => Resolved::Outside,
-            },
-            Err(_) => Resolved::Outside,
-        };
+    let resolve = |target: &str| {
+        let page = file_of(root, target).ok().and_then(|target| pages.get(&target));
+        page.map_or(Resolved::Outside, |page| Resolved::Page(page.clone()))
+    };
+    for (file, page, text) in &texts {
         let text = replace_links(file, page, text, resolve)?;
         files.push((Path::new("src").join(page), text.into_bytes()));
     }
