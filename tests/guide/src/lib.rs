@@ -4,6 +4,8 @@
 macro_rules! chapters {
     ($($name:ident: $path:literal;)*) => {
         $(
+            // Some chapters show what needs Unix, such as programs.
+            #[cfg(unix)]
             #[doc = include_str!(concat!("../../../", $path))]
             pub mod $name {}
         )*

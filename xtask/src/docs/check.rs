@@ -28,7 +28,8 @@ pub(super) fn check(book: &Path) -> anyhow::Result<Vec<String>> {
         for link in &page.links {
             if !leads_somewhere(file, link, &files, &pages) {
                 let file = file.strip_prefix(book).unwrap_or(file);
-                problems.push(format!("{}: `{link}` leads nowhere", file.display()));
+                let file = file.to_string_lossy().replace('\\', "/");
+                problems.push(format!("{file}: `{link}` leads nowhere"));
             }
         }
     }
