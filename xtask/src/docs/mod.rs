@@ -34,7 +34,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
         println!("error: {problem}");
     }
     if !problems.is_empty() {
-        bail!("the guide has {} broken links", problems.len());
+        bail!("broken links in the guide: {}", problems.len());
     }
     println!("docs: {}", book.join("index.html").display());
     Ok(())
