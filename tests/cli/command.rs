@@ -13,7 +13,7 @@ use snapbox::assert::DEFAULT_ACTION_ENV;
 use snapbox::{Assert, IntoData, Redactions};
 
 /// Variables of the developer's shell that change the output.
-const TERMINAL_VARIABLES: [&str; 8] = [
+pub(crate) const TERMINAL_VARIABLES: [&str; 8] = [
     "CLICOLOR",
     "CLICOLOR_FORCE",
     "COLUMNS",
@@ -115,7 +115,7 @@ const REDACTIONS: [(&str, &str); 19] = [
 ];
 
 /// Returns the redactions for a run in this folder, which is `[ROOT]`.
-fn redactions(dir: &Path) -> Redactions {
+pub(crate) fn redactions(dir: &Path) -> Redactions {
     static ANYWHERE: LazyLock<Redactions> = LazyLock::new(|| {
         let mut redactions = Redactions::new();
         for (placeholder, pattern) in REDACTIONS {

@@ -14,6 +14,8 @@ mod check_programs;
 mod command;
 mod config;
 mod contract;
+#[cfg(target_os = "linux")]
+mod guide;
 mod help;
 mod inspect;
 mod list;

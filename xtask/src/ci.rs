@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::{demo, features, test, tidy};
+use crate::{demo, docs, features, test, tidy};
 use hotbay_build::{Hinted, Workspace, cargo, hint_of};
 
 /// A step of CI.
@@ -31,10 +31,11 @@ const STEPS: &[Step] = &[
         command: "cargo xtask test",
         run: |workspace| test::run(workspace, &test::Options::all()),
     },
+    Step { name: "guide", command: "cargo xtask docs", run: docs::run },
     Step {
-        name: "docs",
+        name: "api docs",
         command: "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --features hotbay/tower",
-        run: docs,
+        run: api_docs,
     },
     Step {
         name: "demo",
@@ -103,7 +104,7 @@ fn clippy(workspace: &Workspace) -> anyhow::Result<()> {
     cargo::run(command.args(["--", "-D", "warnings"]))
 }
 
-fn docs(workspace: &Workspace) -> anyhow::Result<()> {
+fn api_docs(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = cargo::cargo(&workspace.root);
     command.args(["doc", "--workspace", "--no-deps", "--features", "hotbay/tower"]);
     cargo::run(command.env("RUSTDOCFLAGS", "-Dwarnings"))

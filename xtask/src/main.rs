@@ -9,6 +9,7 @@ mod build_plugins;
 mod ci;
 mod demo;
 mod deny;
+mod docs;
 mod features;
 mod fuzz;
 mod miri;
@@ -42,6 +43,8 @@ enum Command {
     Tidy,
     /// Checks that the host compiles with every subset of its default features.
     Features,
+    /// Builds the guide, and checks its links.
+    Docs,
     /// Runs all tests of the workspace.
     Test(test::Options),
     /// Runs the steps of CI.
@@ -85,6 +88,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::NewPlugin(options) => new_plugin::create_in(&workspace, &options),
         Command::Tidy => tidy::run(&workspace),
         Command::Features => features::run(&workspace),
+        Command::Docs => docs::run(&workspace),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Ci => ci::run(&workspace),
         Command::Demo(options) => demo::run(&workspace, &options),

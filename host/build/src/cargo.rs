@@ -35,6 +35,11 @@ pub fn typos(folder: &Path) -> Command {
     start_in(folder, OsStr::new("typos"))
 }
 
+/// Returns a command for the mdBook of `PATH`.
+pub fn mdbook(folder: &Path) -> Command {
+    start_in(folder, OsStr::new("mdbook"))
+}
+
 /// Returns a command for the compiler or the wrapper at `program`.
 pub(crate) fn compiler(folder: &Path, program: &OsStr) -> Command {
     start_in(folder, program)

@@ -6,6 +6,8 @@ pub(crate) mod boundary;
 mod call_error;
 #[cfg(all(unix, feature = "process"))]
 mod process;
+#[cfg(test)]
+mod reference;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;

@@ -33,7 +33,7 @@ pub(super) fn check(files: &[File], paths: &[String], problems: &mut Vec<Problem
 
 /// Returns the path from the root that a link in `file` names; `None` if it names something else,
 /// `Some(None)` if it leads out of the repository.
-fn target(file: &str, link: &str) -> Option<Option<String>> {
+pub(crate) fn target(file: &str, link: &str) -> Option<Option<String>> {
     let path = link.split(['#', '?']).next().unwrap_or_default().replace("%20", " ");
     // A scheme, such as `https:` or `mailto:`.
     let has_scheme = path.split_once(':').is_some_and(|(scheme, _)| !scheme.contains('/'));

@@ -21,6 +21,7 @@ use anyhow::{Context, bail};
 
 use architecture::Architecture;
 use hotbay_build::{Workspace, cargo};
+pub(crate) use links::target as link_target;
 use problem::{File, Problem, Severity};
 
 /// Checks all tracked files, and new files that are not ignored.
