@@ -23,21 +23,30 @@ use crate::process::fixture::signal;
 const PYTHON_SDK: &str = include_str!("../../../plugin-api/python/hotbay.py");
 const NODE_SDK: &str = include_str!("../../../plugin-api/node/hotbay.mjs");
 
+/// A program with an SDK: its interpreter, its file, and the file and text of the SDK.
+type Script = (&'static str, &'static str, &'static str, &'static str);
+
+const PYTHON: Script = ("python3", "program.py", "hotbay.py", PYTHON_SDK);
+const NODE: Script = ("node", "program.mjs", "hotbay.mjs", NODE_SDK);
+
 /// Returns the programs whose interpreters are installed.
 pub(super) fn programs(name: &str) -> Vec<(Plugins, ProgramFolder)> {
-    let mut programs = Vec::new();
-    let new = |plugins: &Plugins| ProgramFolder::new(plugins.dir(), name).set("package", "program");
-    if has_interpreter("python3") {
+    scripts(name, [(PYTHON, include_str!("sdk.py")), (NODE, include_str!("sdk.mjs"))])
+}
+
+/// Returns the programs that call contracts.
+pub(super) fn relays(name: &str) -> Vec<(Plugins, ProgramFolder)> {
+    scripts(name, [(PYTHON, include_str!("relay.py")), (NODE, include_str!("relay.mjs"))])
+}
+
+fn scripts(name: &str, scripts: [(Script, &str); 2]) -> Vec<(Plugins, ProgramFolder)> {
+    let is_able = |(script, _): &(Script, &str)| has_interpreter(script.0);
+    let program = |((_, file, sdk, sdk_text), text): (Script, &str)| {
         let plugins = Plugins::new();
-        let program = new(&plugins).file("sdk.py").bytes(include_str!("sdk.py"));
-        programs.push((plugins, program.beside("hotbay.py", PYTHON_SDK)));
-    }
-    if has_interpreter("node") {
-        let plugins = Plugins::new();
-        let program = new(&plugins).file("sdk.mjs").bytes(include_str!("sdk.mjs"));
-        programs.push((plugins, program.beside("hotbay.mjs", NODE_SDK)));
-    }
-    programs
+        let program = ProgramFolder::new(plugins.dir(), name).set("package", "program");
+        (plugins, program.file(file).bytes(text).beside(sdk, sdk_text))
+    };
+    scripts.into_iter().filter(is_able).map(program).collect()
 }
 
 /// Runs `check` with each program.
@@ -160,7 +169,7 @@ fn exception_is_a_fault_with_its_location() {
         assert_eq!(error.kind(), ErrorKind::Panicked);
         let fault = error.fault().unwrap();
         assert!(fault.message().ends_with("execute failed"), "{fault:?}");
-        assert!(fault.location().unwrap().contains("sdk."), "{fault:?}");
+        assert!(fault.location().unwrap().contains("program."), "{fault:?}");
         assert_eq!(text(handle, "still here").unwrap(), "still here");
         let stats = host.list()[0].stats.clone();
         assert_eq!((stats.faults, stats.exits), (1, 0));
