@@ -25,7 +25,7 @@ plugin.endpoint("typed", (input) => {
 // Returns the kind of the error of a call that exceeds its time limit.
 plugin.endpoint("in-time", async () => {
   try {
-    await plugin.host.contract("key-value", "1.0", { timeout: 30 }).wait();
+    await plugin.host.contract("key-value", "1.0", { timeout: 30 }).forever();
   } catch (error) {
     if (error instanceof CallError) return error.kind;
     throw error;

@@ -30,7 +30,7 @@ def typed(input: bytes, call: hotbay.Call):
 def in_time(input: bytes, call: hotbay.Call):
     """Returns the kind of the error of a call that exceeds its time limit."""
     try:
-        plugin.host.contract("key-value", "1.0", timeout=0.03).wait()
+        plugin.host.contract("key-value", "1.0", timeout=0.03).forever()
     except CallError as error:
         return error.kind
 

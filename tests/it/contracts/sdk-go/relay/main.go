@@ -219,7 +219,7 @@ func main() {
 	plugin.Endpoint("in-time", func(ctx context.Context, _ hotbay.Input) (hotbay.Output, error) {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
 		defer cancel()
-		_, err := hotbay.Call[none](ctx, values, "wait", nil)
+		_, err := hotbay.Call[none](ctx, values, "forever", nil)
 		if failed := new(hotbay.CallError); errors.As(err, &failed) {
 			return hotbay.Text(failed.Kind), nil
 		}
