@@ -198,8 +198,10 @@ func (l *Logger) write(level, message string, fields []any) {
 	os.Stderr.Write(append(encoded, '\n'))
 }
 
-// Write logs what net/http reports about connections.
-func (l *Logger) Write(line []byte) (int, error) {
+// connectionLog logs what net/http reports about connections.
+type connectionLog struct{ *Logger }
+
+func (l connectionLog) Write(line []byte) (int, error) {
 	l.Debug(strings.TrimSpace(string(line)))
 	return len(line), nil
 }
@@ -1363,7 +1365,7 @@ func (s *server) run(settings settings) {
 	case received := <-signals: // The start may hang.
 		exit("the start was interrupted", errors.New(received.String()))
 	}
-	web := &http.Server{Handler: s, ErrorLog: log.New(s.plugin.Log, "", 0),
+	web := &http.Server{Handler: s, ErrorLog: log.New(connectionLog{s.plugin.Log}, "", 0),
 		MaxHeaderBytes: maxHeadBytes, ConnState: s.track,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, connectionKey{}, conn)
@@ -1373,8 +1375,11 @@ func (s *server) run(settings settings) {
 	}
 	hasAccepted := make(chan struct{})
 	go func() {
-		web.Serve(limitedListener{listener, s})
-		close(hasAccepted)
+		defer close(hasAccepted)
+		if err := web.Serve(limitedListener{listener, s}); !s.isDraining() {
+			s.plugin.Log.Error(fmt.Sprintf("cannot accept connections: %v", err))
+			s.requestStop()
+		}
 	}()
 	fmt.Println(location)
 	s.wait(signals, settings.idleTimeout)
@@ -1394,6 +1399,11 @@ func (s *server) run(settings settings) {
 		s.plugin.Log.Error(fmt.Sprintf("`shutdown` failed: %v", err))
 		os.Exit(1)
 	}
+}
+
+// requestStop begins the shutdown.
+func (s *server) requestStop() {
+	s.stopOnce.Do(func() { close(s.stop) })
 }
 
 // wait returns at a signal, at /shutdown, or when no call has run for the idle timeout.
@@ -1631,7 +1641,7 @@ func (s *server) serve(ctx context.Context, request *http.Request, body []byte,
 	path, p := request.RequestURI, s.plugin
 	nothing := Output{[]byte("{}"), jsonType}
 	if path == "/shutdown" {
-		s.stopOnce.Do(func() { close(s.stop) })
+		s.requestStop()
 		return nothing, nil, nil
 	}
 	method, endpoint := s.methods[path], p.endpoints[strings.TrimPrefix(path, "/")]

@@ -320,6 +320,29 @@ fn watch_builds_what_changed_during_an_error() {
 }
 
 #[test]
+fn watch_builds_a_go_program_whose_source_changes() {
+    if !has_interpreter("go") {
+        return;
+    }
+    let root = Plugins::new();
+    hotbay(root.dir(), &["new", "e", "--process", "--language", "go"]).exits(0);
+    let mut watch = command(root.dir(), &["build", "e", "--out", "out", "--watch"]);
+    watch.envs(go_environment());
+    let watch = Watch::start_with(watch);
+    watch.wait_for("watching 1 plugin");
+    let source = root.dir().join("e/main.go");
+    let text = fs::read_to_string(&source).unwrap();
+    fs::write(&source, text.replace("!\"), nil", "?\"), nil")).unwrap();
+    watch.wait_for("built e ");
+    watch.wait_for("go and install");
+    hotbay(root.dir(), &["call", "e", "--text", "you", "--dir", "out"]).exits(0).shows(str![[r#"
+$ hotbay call e --text you --dir out
+Hello, you?
+\ no newline at the end
+"#]]);
+}
+
+#[test]
 fn watch_follows_links_and_folders_that_are_created_again() {
     let root = Plugins::new();
     let here = root.dir();
