@@ -13,8 +13,9 @@
  * `node:worker_threads` for long computations. Limits: 1024 connections, `maxConcurrentCalls`
  * calls at once, and `maxBodyBytes` for the body of a request.
  */
+import { AsyncLocalStorage } from "node:async_hooks";
 import { existsSync, readFileSync, unlinkSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
+import { createServer, request as httpRequest } from "node:http";
 import { join } from "node:path";
 import { randomBytes, timingSafeEqual } from "node:crypto";
 
@@ -32,6 +33,12 @@ const TEXT_TYPE = "text/plain; charset=utf-8";
 const BYTES_TYPE = "application/octet-stream";
 const LINES_TYPE = "application/x-ndjson";
 const UNIT_MS = { ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1e3, m: 60e3, h: 3600e3 };
+// The codes of errors that a plugin passes on to its caller, by the `kind` of a `CallError`.
+const CALL_CODES = {
+  "invalid-input": 400, "permission-denied": 403, cancelled: 499, "not-provided": 501,
+  panicked: 502, "invalid-output": 502, overloaded: 503, unavailable: 503,
+  "deadline-exceeded": 504, circular: 508,
+};
 const NOTHING = { type: JSON_TYPE, body: "{}" };
 
 /**
@@ -50,6 +57,20 @@ export class PluginError extends Error {
   toJSON() {
     const { code, message, retryable, details } = this;
     return { code, message, retryable, details };
+  }
+}
+
+/**
+ * A call of a contract has failed, other than by an error of the method.
+ *
+ * `kind` is one of those in PROTOCOL.md, such as `unavailable`; `hint` is advice, if any. A plugin
+ * that does not catch the error passes it on to its caller.
+ */
+export class CallError extends PluginError {
+  constructor(kind, message, hint) {
+    const retryable = ["overloaded", "unavailable"].includes(kind);
+    super(CALL_CODES[kind] ?? 500, message, { retryable });
+    Object.assign(this, { name: "CallError", kind, hint });
   }
 }
 
@@ -74,16 +95,25 @@ export function text(input) {
 
 // Functions that use private parts of `Call`.
 let cancel;
-let endDeadline;
+let endCall;
+let hasEnded;
+
+/** The call that is served where this is read. */
+const servedCall = new AsyncLocalStorage();
 
 /** A call that is served. */
 export class Call {
   #controller = new AbortController();
   #timer;
+  #hasEnded = false;
 
   static {
     cancel = (call) => call.#cancel();
-    endDeadline = (call) => clearTimeout(call.#timer);
+    endCall = (call) => {
+      clearTimeout(call.#timer);
+      call.#hasEnded = true;
+    };
+    hasEnded = (call) => call.#hasEnded;
   }
 
   constructor(headers) {
@@ -108,7 +138,7 @@ export class Call {
 
   /** Whether the caller no longer waits. */
   get cancelled() {
-    if (this.remaining === 0) this.#cancel();
+    if (this.remaining === 0 && !this.#hasEnded) this.#cancel();
     return this.signal.aborted;
   }
 
@@ -150,10 +180,127 @@ async function race(call, promise) {
   }
 }
 
+/** The program's host: `await plugin.host.contract("key-value", "1.0").get({ key: "a" })`. */
+class Host {
+  /**
+   * Returns an object whose methods call a contract of the host or of another plugin, with
+   * arguments by name. A call returns a promise of the result, as JSON, in which integers beyond
+   * 2⁵³ are BigInts. It rejects with the `PluginError` of the method, or with a `CallError`. It has
+   * the deadline of the call that the plugin serves meanwhile, and ends with it.
+   *
+   * The manifest needs the permission `contract:NAME`. `plugin` names the plugin that is to serve
+   * it. `timeout` is the time limit of each call in milliseconds. The first call checks that the
+   * version is served, and with `methods`, lines of the contract's text, that these are.
+   */
+  contract(name, version, { plugin, timeout, methods = [] } = {}) {
+    const text = [`contract ${name} ${version}`, ...methods].join("\n");
+    let isChecked = false;
+    const call = async (method, args) => {
+      const deadline = timeout === undefined ? Infinity : performance.now() + timeout;
+      if (!isChecked) await requestHost("/contract", { text, plugin }, plugin, deadline);
+      isChecked = true;
+      return requestHost(`/contract/${name}/${method}`, args, plugin, deadline);
+    };
+    // An object with `then` would be taken for a promise.
+    const get = (_, method) =>
+      (typeof method === "symbol" || method === "then" ? undefined
+        : (args = {}) => call(method, args));
+    return new Proxy({}, { get });
+  }
+}
+
+/** Sends a request to the host; returns the result of the response, or throws its error. */
+async function requestHost(path, body, plugin, timeLimit) {
+  let call = servedCall.getStore();
+  if (call?.cancelled) throw call.signal.reason;
+  if (call && hasEnded(call)) call = undefined; // The function has outlived the call.
+  const json = toJson(body, argumentValue);
+  const headers = { "Content-Type": JSON_TYPE, "Content-Length": Buffer.byteLength(json) };
+  if (process.env.HOTBAY_TOKEN) headers["Hotbay-Token"] = process.env.HOTBAY_TOKEN;
+  if (plugin) headers["Hotbay-Plugin"] = plugin;
+  if (call) headers["Hotbay-Call-Id"] = `${call.id}`;
+  if (call?.traceparent) headers.traceparent = call.traceparent;
+  const deadline = Math.min(timeLimit, call?.deadline ?? Infinity);
+  const remaining = Math.max(Math.floor(deadline - performance.now()), 0);
+  if (deadline < Infinity) headers["Hotbay-Deadline-Ms"] = `${remaining}`;
+  const [status, text] = await exchange({ ...hostAddress(), path, headers }, json, call, deadline);
+  return resultOf(status, text);
+}
+
+/** Returns where the services of the host are. */
+function hostAddress() {
+  const address = process.env.HOTBAY_HOST;
+  if (!address) {
+    const message = "the program has no host: HOTBAY_HOST is not set";
+    throw new CallError("unavailable", message);
+  }
+  const [scheme, place] = address.split("://");
+  if (scheme !== "http") return { socketPath: place };
+  const { hostname, port } = new URL(address);
+  return { hostname, port };
+}
+
+/** Returns status and body of the response to a request. A call that is cancelled ends it. */
+async function exchange(options, body, call, deadline) {
+  let request;
+  try {
+    request = httpRequest({ method: "POST", agent: false, ...options });
+  } catch (error) {
+    throw new CallError("invalid-input", `invalid name: ${error.message}`);
+  }
+  const onAbort = () => request.destroy(call.signal.reason);
+  let timer;
+  const watchDeadline = () => {
+    const remaining = deadline - performance.now();
+    if (remaining > 0) {
+      timer = setTimeout(watchDeadline, Math.min(Math.ceil(remaining), MAX_TIMER_MS));
+    } else if (!call?.cancelled) {
+      request.destroy(new CallError("deadline-exceeded", "the deadline passed"));
+    }
+  };
+  try {
+    return await new Promise((resolve, reject) => {
+      const fail = (error) => {
+        const isOwn = error instanceof PluginError;
+        reject(isOwn ? error : new CallError("unavailable", `no response: ${error.message}`));
+      };
+      request.on("error", fail).on("response", (response) => {
+        const parts = [];
+        response.on("data", (part) => parts.push(part)).on("error", fail);
+        response.on("end", () => resolve([response.statusCode, Buffer.concat(parts).toString()]));
+      });
+      call?.signal.addEventListener("abort", onAbort, { once: true });
+      if (deadline < Infinity) watchDeadline();
+      request.end(body);
+    });
+  } finally {
+    call?.signal.removeEventListener("abort", onAbort);
+    clearTimeout(timer);
+  }
+}
+
+/** Returns the result in a response of the host, or throws its error. */
+function resultOf(status, body) {
+  let found;
+  try {
+    found = parseJson(body);
+  } catch (error) {
+    throw new CallError("invalid-output", `the host returned invalid JSON: ${error.message}`);
+  }
+  if (status === 200) return withBigInts(found);
+  const { code = 500, message = "", details, retryable, kind, hint } = plain(found) ?? {};
+  if (status === 422) throw new PluginError(code, message, { details, retryable });
+  // A host that is too old for contracts states no kind.
+  const byStatus = [404, 410].includes(status) ? "unavailable" : "other";
+  throw new CallError(kind ?? byStatus, message, hint);
+}
+
 /** A plugin: declare its functions, then call `run`. */
 export class Plugin {
   /** The plugin's configuration, a JSON object; set before `configure` runs. */
   config = {};
+  /** The host, whose contracts can be called. */
+  host = new Host();
   /** Writes lines to the host's log: `plugin.log.info("loaded", { rows: 3 })`. */
   log;
 
@@ -365,8 +512,8 @@ function endOfString(source, start) {
   return source.length;
 }
 
-function toJson(value) {
-  const json = JSON.stringify(value);
+function toJson(value, replacer) {
+  const json = JSON.stringify(value, replacer);
   return json.includes(BIG) ? json.replace(BIG_STRING, "$1") : json;
 }
 
@@ -412,11 +559,24 @@ function integerType(name) {
   return { decode, encode };
 }
 
-function plain(value) {
-  if (isBig(value)) return Number(value.slice(BIG.length));
-  if (Array.isArray(value)) return value.map(plain);
+/** Returns JSON in which `convert` has made the integers beyond 2⁵³, from their digits. */
+function withIntegers(value, convert) {
+  if (isBig(value)) return convert(value.slice(BIG.length));
+  if (Array.isArray(value)) return value.map((item) => withIntegers(item, convert));
   if (!isObject(value)) return value;
-  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, plain(item)]));
+  const entries = Object.entries(value);
+  return Object.fromEntries(entries.map(([name, item]) => [name, withIntegers(item, convert)]));
+}
+
+const plain = (value) => withIntegers(value, Number);
+const withBigInts = (value) => withIntegers(value, BigInt);
+
+/** Returns a value that is an argument, or in one, as JSON: a replacer of `JSON.stringify`. */
+function argumentValue(name, json) {
+  const value = this[name]; // Before `toJSON`.
+  if (typeof value === "bigint") return BIG + value;
+  if (ArrayBuffer.isView(value) || value instanceof Set) return Array.from(value);
+  return value instanceof Map ? Object.fromEntries(value) : json;
 }
 
 /** Returns how values of a scalar type are converted; `undefined` if there is no such type. */
@@ -796,7 +956,7 @@ class Server {
         response.destroy();
       }
     } finally {
-      if (call) endDeadline(call);
+      if (call) endCall(call);
       this.#running -= counts;
       if (counts) this.#idleSince = performance.now();
     }
@@ -829,7 +989,7 @@ class Server {
     if (isHook) return this.#restore(call.headers, body, wasUsed);
     const release = await this.#slots.acquire(call);
     let running;
-    const run = (start) => race(call, (running = (async () => start())()));
+    const run = (start) => race(call, (running = servedCall.run(call, async () => start())));
     try {
       call.signal.throwIfAborted(); // It may have waited for its turn.
       if (served) return await callMethod(served, body, call, run);
@@ -964,7 +1124,8 @@ async function sendLines(response, { items, encode }, call, log) {
   try {
     iterator = items[Symbol.asyncIterator]?.() ?? items[Symbol.iterator]();
     while (!last && !response.destroyed) {
-      const { done, value } = await race(call, iterator.next());
+      const next = servedCall.run(call, () => iterator.next());
+      const { done, value } = await race(call, next);
       if (done) last = { end: true };
       else await write({ item: encode(value) });
     }

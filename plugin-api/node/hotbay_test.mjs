@@ -57,6 +57,18 @@ async function serving(source, check) {
     });
 }
 
+test("call of a contract without a host is unavailable", { timeout: 60_000 }, () => serving(`
+delete process.env.HOTBAY_HOST;
+const plugin = new Plugin("a", "0.1.0");
+plugin.execute(async () => (await plugin.host.contract("b", "1.0")).c());
+await plugin.run();
+`, async (send) => {
+  const [status, body] = await send("POST", "/execute");
+  assert.equal(status, 422);
+  const expected = "the program has no host: HOTBAY_HOST is not set";
+  assert.deepEqual(JSON.parse(body), { code: 503, message: expected, retryable: true });
+}));
+
 test("call that throws any value fails", { timeout: 60_000 }, () => serving(`
   const thrown = {
     symbol: Symbol("a"),
@@ -130,7 +142,7 @@ test("examples of README.md run", () => {
   const folder = fileURLToPath(new URL(".", import.meta.url));
   const readme = readFileSync(join(folder, "README.md"), "utf8");
   const examples = [...readme.matchAll(/^```js\n(.*?)^```$/gms)].map(([, source]) => source);
-  assert.equal(examples.length, 2);
+  assert.equal(examples.length, 3);
   const temporary = mkdtempSync(join(tmpdir(), "hotbay-"));
   try {
     copyFileSync(join(folder, "hotbay.mjs"), join(temporary, "hotbay.mjs"));

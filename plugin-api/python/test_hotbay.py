@@ -104,6 +104,48 @@ class Serving(unittest.TestCase):
                 connection.sendall(b"ab")
                 self.assertEqual(response(connection), (200, "ab"))
 
+    def test_call_of_a_contract_blocks_no_task(self):
+        with Program("""
+plugin = hotbay.Plugin("a", "0.1.0")
+values = plugin.host.contract("key-value", "1.0")
+plugin.endpoint("plain")(lambda input, call: values.get(key="a"))
+
+@plugin.endpoint("task")
+async def task(input, call):
+    return values.get(key="a")
+
+@plugin.endpoint("thread")
+async def thread(input, call):
+    return await asyncio.to_thread(values.get, key="a")
+""") as program:
+            status, body = program.send("/task")
+            self.assertEqual(status, 500)
+            expected = "await asyncio.to_thread(contract.get, …)"
+            self.assertIn(expected, json.loads(body)["fault"]["message"])
+            for path in ("/plain", "/thread"):
+                status, body = program.send(path)
+                self.assertEqual((status, json.loads(body)["code"]), (422, 503))
+                self.assertIn("HOTBAY_HOST is not set", body)
+
+    def test_host_without_a_valid_response_is_unavailable(self):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with Program("""
+plugin = hotbay.Plugin("a", "0.1.0")
+plugin.execute(lambda input, call: plugin.host.contract("b", "1.0").c())
+""", HOTBAY_HOST=address) as program:
+                for answer in (b"", b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}"):
+                    with program.begin("/execute", "Connection: close\r\n") as connection:
+                        host = listener.accept()[0]
+                        while b"contract b 1.0" not in host.recv(4096):
+                            pass
+                        host.sendall(answer)
+                        host.close()
+                        status, body = response(connection)
+                        self.assertEqual((status, json.loads(body)["code"]), (422, 503), body)
+
     def test_other_signals_do_not_stop_the_program(self):
         with Program("""
 handled = []
@@ -289,7 +331,7 @@ class Readme(unittest.TestCase):
     def test_examples_run(self):
         with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "README.md")) as file:
             examples = re.findall(r"^```python\n(.*?)^```$", file.read(), re.DOTALL | re.MULTILINE)
-        self.assertEqual(len(examples), 4)
+        self.assertEqual(len(examples), 5)
         names = {"__name__": "readme"}
         sys.modules["readme"] = types.ModuleType("readme")  # Where `dataclasses` looks.
         for example in examples:

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
-use hotbay_tests::{LIMIT, Plugins, until};
+use hotbay_tests::{LIMIT, Plugins, go_environment, has_interpreter, until};
 use snapbox::str;
 
 use crate::command::{command, hotbay, run};
@@ -192,6 +192,21 @@ next:
     let expected =
         ".gitignore README.md hotbay.mjs plugin.json plugin.mjs plugin.schema.json plugin_test.mjs";
     assert_eq!(files("b"), expected);
+    hotbay(root.dir(), &["new", "e", "--process", "--language", "go"]).exits(0).shows(str![[r#"
+$ hotbay new e --process --language go
+created e
+next:
+  (cd e && go test ./...)
+  hotbay build e
+  hotbay call e --text you
+"#]]);
+    let expected =
+        ".gitignore README.md go.mod hotbay main.go main_test.go plugin.json plugin.schema.json";
+    assert_eq!(files("e"), expected);
+    let manifest = fs::read_to_string(root.dir().join("e/plugin.json")).unwrap();
+    assert!(manifest.contains(r#""command": ["e"]"#), "{manifest}");
+    let ignored = fs::read_to_string(root.dir().join("e/.gitignore")).unwrap();
+    assert_eq!(ignored, "/target\n/e\n");
     hotbay(root.dir(), &["new", "c", "--process", "--language", "rust"]).exits(0);
     assert!(files("c").contains("Cargo.toml"));
     hotbay(root.dir(), &["new", "d", "--process", "--language", "cobol"]).exits(2).shows(str![[
@@ -199,7 +214,7 @@ next:
 $ hotbay new d --process --language cobol
 --- stderr
 error: invalid value 'cobol' for '--language <LANGUAGE>'
-  [possible values: rust, python, node]
+  [possible values: rust, python, node, go]
 
 For more information, try '--help'.
 --- exit code 2
@@ -215,6 +230,60 @@ Usage: hotbay new --process --language <LANGUAGE> <NAME>
 
 For more information, try '--help'.
 --- exit code 2
+"#]]);
+}
+
+#[test]
+fn go_program_without_go_is_an_error_with_a_hint() {
+    let root = Plugins::new();
+    hotbay(root.dir(), &["new", "e", "--process", "--language", "go"]).exits(0);
+    let output = command(root.dir(), &["build", "e"]).env("PATH", root.dir()).output();
+    run(root.dir(), &["build", "e"], output).exits(1).shows(str![[r#"
+$ hotbay build e
+--- stderr
+error: plugin `e`: `go`, which builds this plugin, was not found in PATH
+  hint: install Go 1.19 or later: https://go.dev/doc/install
+error: not all plugins were built
+  because: 1 plugin failed: e
+--- exit code 1
+"#]]);
+}
+
+#[test]
+fn go_program_that_does_not_compile_is_an_error() {
+    if !has_interpreter("go") {
+        return;
+    }
+    let root = Plugins::new();
+    let build = || {
+        let output = command(root.dir(), &["build", "e"]).envs(go_environment()).output();
+        run(root.dir(), &["build", "e"], output)
+    };
+    hotbay(root.dir(), &["new", "e", "--process", "--language", "go"]).exits(0);
+    fs::write(root.dir().join("e/more.go"), "package main\n\nvar x int = \"a\"\n").unwrap();
+    build().exits(1).shows(str![[r#"
+$ hotbay build e
+--- stderr
+# plugins/e
+./more.go:3:13: cannot use "a" [..]
+error: plugin `e`: `go build` failed (exit status: [..])
+error: not all plugins were built
+  because: 1 plugin failed: e
+--- exit code 1
+"#]]);
+    // Another package than `main`.
+    for file in ["main.go", "main_test.go", "more.go"] {
+        fs::remove_file(root.dir().join("e").join(file)).unwrap();
+    }
+    fs::write(root.dir().join("e/other.go"), "package other\n").unwrap();
+    build().exits(1).shows(str![[r#"
+$ hotbay build e
+--- stderr
+[..]no main packages[..]
+error: plugin `e`: `go build` failed (exit status: [..])
+error: not all plugins were built
+  because: 1 plugin failed: e
+--- exit code 1
 "#]]);
 }
 
@@ -248,6 +317,29 @@ fn watch_builds_what_changed_during_an_error() {
     script(&here.join("from/b"), "t", "b");
     installed(here, "t", "b");
     installed(here, "s", "2");
+}
+
+#[test]
+fn watch_builds_a_go_program_whose_source_changes() {
+    if !has_interpreter("go") {
+        return;
+    }
+    let root = Plugins::new();
+    hotbay(root.dir(), &["new", "e", "--process", "--language", "go"]).exits(0);
+    let mut watch = command(root.dir(), &["build", "e", "--out", "out", "--watch"]);
+    watch.envs(go_environment());
+    let watch = Watch::start_with(watch);
+    watch.wait_for("watching 1 plugin");
+    let source = root.dir().join("e/main.go");
+    let text = fs::read_to_string(&source).unwrap();
+    fs::write(&source, text.replace("!\"), nil", "?\"), nil")).unwrap();
+    watch.wait_for("built e ");
+    watch.wait_for("go and install");
+    hotbay(root.dir(), &["call", "e", "--text", "you", "--dir", "out"]).exits(0).shows(str![[r#"
+$ hotbay call e --text you --dir out
+Hello, you?
+\ no newline at the end
+"#]]);
 }
 
 #[test]

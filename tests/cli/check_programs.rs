@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hotbay_tests::{Plugins, ProgramFolder, has_interpreter};
+use hotbay_tests::{Plugins, ProgramFolder, go_environment, go_program, has_interpreter};
 use serde_json::{Value, json};
 use snapbox::{IntoData, str};
 
-use crate::command::{assert_shows, hotbay};
+use crate::command::{assert_shows, command, hotbay, run};
 
 /// Checks the only program in `folder`, and returns the failed steps with their messages and hints.
 fn failed(folder: &Path, args: &[&str]) -> Vec<(String, String)> {
@@ -79,7 +79,8 @@ fn passes_its_own_tests(folder: &Path, command: &[&str]) {
     if !has_interpreter(command[0]) {
         return;
     }
-    let output = Command::new(command[0]).args(&command[1..]).current_dir(folder).output();
+    let mut tests = Command::new(command[0]);
+    let output = tests.args(&command[1..]).current_dir(folder).envs(go_environment()).output();
     let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
@@ -87,6 +88,7 @@ fn passes_its_own_tests(folder: &Path, command: &[&str]) {
 
 const UNITTEST: &[&str] = &["python3", "-B", "-m", "unittest", "-q"];
 const NODE_TEST: &[&str] = &["node", "--test"];
+const GO_TEST: &[&str] = &["go", "test", "./..."];
 
 #[test]
 fn sdks_and_python_plugin_pass_their_own_tests() {
@@ -94,23 +96,30 @@ fn sdks_and_python_plugin_pass_their_own_tests() {
     passes_its_own_tests(&wordcount(), UNITTEST);
     passes_its_own_tests(&sdks.join("python"), UNITTEST);
     passes_its_own_tests(&sdks.join("node"), NODE_TEST);
+    passes_its_own_tests(&sdks.join("go"), GO_TEST);
 }
 
 #[test]
 fn new_plugin_of_each_language_passes_every_step() {
-    for (language, command) in [("python", UNITTEST), ("node", NODE_TEST)] {
-        if !has_interpreter(command[0]) {
+    for (language, tests) in [("python", UNITTEST), ("node", NODE_TEST), ("go", GO_TEST)] {
+        if !has_interpreter(tests[0]) {
             continue;
         }
         let root = Plugins::new();
         let new = ["new", "greet", "--process", "--language", language];
         hotbay(root.dir(), &new).exits(0);
         let source = root.dir().join("greet");
-        passes_its_own_tests(&source, command);
-        hotbay(root.dir(), &["seal", "greet"]).exits(0);
-        assert_eq!(failed(&source, &["--text", "Ada", "--allow-writable"]), []);
-        hotbay(root.dir(), &["build", "greet"]).exits(0);
+        passes_its_own_tests(&source, tests);
+        if language != "go" {
+            hotbay(root.dir(), &["seal", "greet"]).exits(0);
+            assert_eq!(failed(&source, &["--text", "Ada", "--allow-writable"]), []);
+        }
+        let output = command(root.dir(), &["build", "greet"]).envs(go_environment()).output();
+        run(root.dir(), &["build", "greet"], output).exits(0);
         let built = root.dir().join("target/plugins/greet");
+        let manifest = std::fs::read(built.join("plugin.json")).unwrap();
+        hotbay(root.dir(), &["seal", "target/plugins/greet"]).exits(0);
+        assert_eq!(std::fs::read(built.join("plugin.json")).unwrap(), manifest, "it was sealed");
         assert_eq!(failed(&built, &["--text", "Ada"]), []);
         let call = hotbay(root.dir(), &["call", "greet", "--text", "you"]);
         call.exits(0).shows(str![[r#"
@@ -138,6 +147,11 @@ fn programs_with_sdks_pass_every_step() {
             if has_interpreter(interpreter) {
                 assert_eq!(failed(&folder, &["--text", "a b"]), [], "{interpreter} {kind}");
             }
+        }
+        if has_interpreter("go") {
+            let plugins = Plugins::new();
+            let go = ProgramFolder::new(plugins.dir(), "program").bytes(go_program("sdk"));
+            assert_eq!(failed(&go.set("type", kind).install(), &["--text", "a b"]), [], "{kind}");
         }
     }
 }

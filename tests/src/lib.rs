@@ -4,6 +4,8 @@
 mod artifacts;
 #[cfg(unix)]
 mod child_processes;
+#[cfg(unix)]
+mod go;
 mod hostile_text;
 mod hosts;
 #[cfg(unix)]
@@ -23,6 +25,8 @@ mod waiting;
 pub use artifacts::{binary, library};
 #[cfg(unix)]
 pub use child_processes::{ChildOutput, cargo, compiler, library_of, messages, run_to_end};
+#[cfg(unix)]
+pub use go::{go_environment, go_program};
 pub use hostile_text::{HOSTILE, HOSTILE_ESCAPED, steers};
 pub use hosts::{host, limits, lines_of, loaded, quarantine, refused, reloaded, rolled_back};
 #[cfg(unix)]

@@ -205,8 +205,8 @@ impl ProgramFolder {
     }
 }
 
-/// Returns whether an interpreter of programs, such as `python3`, is in `PATH`. If not, prints that a
-/// test skips them.
+/// Returns whether an interpreter or compiler of programs, such as `python3`, is in `PATH`. If not,
+/// prints that a test skips them.
 ///
 /// # Panics
 ///

@@ -1,4 +1,4 @@
-//! Starts cargo and git, and reads the root, target folder and packages of a workspace from
+//! Starts cargo, go and git, and reads the root, target folder and packages of a workspace from
 //! `cargo metadata`. The only file of this crate and of xtask that starts processes.
 
 use std::env;
@@ -28,6 +28,11 @@ pub fn nightly(folder: &Path) -> Command {
 /// Returns a command for the git of `PATH`.
 pub fn git(folder: &Path) -> Command {
     start_in(folder, OsStr::new("git"))
+}
+
+/// Returns a command for the go of `PATH`.
+pub(crate) fn go(folder: &Path) -> Command {
+    start_in(folder, OsStr::new("go"))
 }
 
 /// Returns a command for the spelling checker of `PATH`.

@@ -38,6 +38,8 @@ enum Language {
     Python,
     /// Node.js 18 and later, with a copy of the SDK beside the plugin.
     Node,
+    /// Go 1.19 and later, with a copy of the SDK in the plugin's folder.
+    Go,
 }
 
 /// The `hotbay-plugin` that a new plugin links.
@@ -54,33 +56,51 @@ pub struct Sdk<'a> {
 enum Kind {
     Library,
     Process,
-    /// A program that is not built.
-    Script(Script),
+    /// A program in another language than Rust.
+    Other(Sources),
 }
 
-/// The files of a program that is not built.
+/// The files of a program in another language than Rust, by path in the plugin's folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Script {
-    /// The name and the text of the program.
-    program: (&'static str, &'static str),
-    test: (&'static str, &'static str),
+struct Sources {
+    /// The files that are filled in: first the program, which the command names unless it is built.
+    files: &'static [(&'static str, &'static str)],
     sdk: (&'static str, &'static str),
+    /// Whether the program is built, and has the name of the plugin.
+    is_built: bool,
     /// The command that runs the test, in the folder of the plugin.
     test_command: &'static str,
 }
 
-const PYTHON: Script = Script {
-    program: ("plugin.py", include_str!("template/python/plugin.py")),
-    test: ("test_plugin.py", include_str!("template/python/test_plugin.py")),
+const PYTHON: Sources = Sources {
+    files: &[
+        ("plugin.py", include_str!("template/python/plugin.py")),
+        ("test_plugin.py", include_str!("template/python/test_plugin.py")),
+    ],
     sdk: ("hotbay.py", include_str!("../../../plugin-api/python/hotbay.py")),
+    is_built: false,
     test_command: "python3 -m unittest",
 };
 
-const NODE: Script = Script {
-    program: ("plugin.mjs", include_str!("template/node/plugin.mjs")),
-    test: ("plugin_test.mjs", include_str!("template/node/plugin_test.mjs")),
+const NODE: Sources = Sources {
+    files: &[
+        ("plugin.mjs", include_str!("template/node/plugin.mjs")),
+        ("plugin_test.mjs", include_str!("template/node/plugin_test.mjs")),
+    ],
     sdk: ("hotbay.mjs", include_str!("../../../plugin-api/node/hotbay.mjs")),
+    is_built: false,
     test_command: "node --test",
+};
+
+const GO: Sources = Sources {
+    files: &[
+        ("main.go", include_str!("template/go/main.go")),
+        ("main_test.go", include_str!("template/go/main_test.go")),
+        ("go.mod", include_str!("template/go/go.mod")),
+    ],
+    sdk: ("hotbay/hotbay.go", include_str!("../../../plugin-api/go/hotbay.go")),
+    is_built: true,
+    test_command: "go test ./...",
 };
 
 /// The line of the template that exports the library as a plugin.
@@ -177,8 +197,8 @@ pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
     line(format_args!("created {}", folder.display()))?;
     line("next:")?;
     match kind(options) {
-        Kind::Script(script) => {
-            line(format_args!("  (cd {} && {})", quoted(&folder), script.test_command))?;
+        Kind::Other(sources) => {
+            line(format_args!("  (cd {} && {})", quoted(&folder), sources.test_command))?;
         }
         Kind::Library | Kind::Process => {
             let cargo_toml = folder.join("Cargo.toml");
@@ -221,16 +241,16 @@ pub fn create_in(workspace: &Workspace, options: &Options) -> anyhow::Result<()>
     let texts = Texts::new(name, kind(options), None, version, &api.version)?;
     let folder = home.join(name);
     write(&folder, &texts)?;
-    if let Kind::Script(_) = kind(options) {
+    if let Kind::Other(_) = kind(options) {
         exclude(&workspace.root, &format!("plugins/{name}"))?;
     }
     let installed = workspace.target.join("plugins");
     line(format_args!("created {}", workspace.display(&folder)))?;
     line("next:")?;
     match kind(options) {
-        Kind::Script(script) => {
+        Kind::Other(sources) => {
             let folder = workspace.display(&folder);
-            line(format_args!("  (cd {folder} && {})", script.test_command))?;
+            line(format_args!("  (cd {folder} && {})", sources.test_command))?;
         }
         Kind::Library | Kind::Process => line(format_args!("  cargo test --package {name}"))?,
     }
@@ -257,8 +277,9 @@ fn kind(options: &Options) -> Kind {
     match options.language {
         _ if !options.process => Kind::Library,
         Language::Rust => Kind::Process,
-        Language::Python => Kind::Script(PYTHON),
-        Language::Node => Kind::Script(NODE),
+        Language::Python => Kind::Other(PYTHON),
+        Language::Node => Kind::Other(NODE),
+        Language::Go => Kind::Other(GO),
     }
 }
 
@@ -281,7 +302,10 @@ impl Texts {
             Some((path, None)) => bail!("the path `{}` is not UTF-8", path.display()),
         };
         let minor = api_version.rsplit_once('.').map_or("1.0", |(minor, _)| minor);
-        let command = if let Kind::Script(script) = kind { script.program.0 } else { name };
+        let command = match kind {
+            Kind::Other(Sources { files: [(program, _), ..], is_built: false, .. }) => program,
+            _ => name,
+        };
         let values = [
             ("{{name}}", name.to_owned()),
             ("{{command}}", command.to_owned()),
@@ -300,13 +324,17 @@ impl Texts {
             (Kind::Library, Some(_)) => Some(include_str!("template/standalone.toml")),
             (Kind::Process, None) => Some(include_str!("template/process-member.toml")),
             (Kind::Process, Some(_)) => Some(include_str!("template/process-standalone.toml")),
-            (Kind::Script(_), _) => None,
+            (Kind::Other(_), _) => None,
         };
         let library = include_str!("template/lib.rs");
         let mut texts = vec![("README.md", fill(include_str!("template/README.md")))];
         texts.extend(cargo.map(|cargo| ("Cargo.toml", fill(cargo))));
         if sdk.is_some() {
-            texts.push((".gitignore", include_str!("template/gitignore").to_owned()));
+            let mut ignored = include_str!("template/gitignore").to_owned();
+            if let Kind::Other(Sources { is_built: true, .. }) = kind {
+                ignored.push_str(&format!("/{name}\n")); // What `go build` leaves there.
+            }
+            texts.push((".gitignore", ignored));
             texts.push((SCHEMA_FILE, include_str!("../../manifest/plugin.schema.json").to_owned()));
         }
         texts.extend(match kind {
@@ -319,12 +347,12 @@ impl Texts {
                 ("src/lib.rs", fill(&library.replace(EXPORT, ""))),
                 ("src/main.rs", fill(include_str!("template/main.rs"))),
             ],
-            Kind::Script(script) => vec![
-                ("plugin.json", fill(include_str!("template/process.json"))),
-                (script.program.0, fill(script.program.1)),
-                (script.test.0, fill(script.test.1)),
-                (script.sdk.0, script.sdk.1.to_owned()),
-            ],
+            Kind::Other(sources) => {
+                let mut texts = vec![("plugin.json", fill(include_str!("template/process.json")))];
+                texts.extend(sources.files.iter().map(|(path, text)| (*path, fill(text))));
+                texts.push((sources.sdk.0, sources.sdk.1.to_owned()));
+                texts
+            }
         });
         Ok(Self(texts))
     }
@@ -333,7 +361,7 @@ impl Texts {
 /// Rejects names that the host would reject, or that cannot name a crate.
 fn check_name(name: &str, kind: Kind) -> anyhow::Result<()> {
     PluginName::new(name)?;
-    if TAKEN.contains(&name) && !matches!(kind, Kind::Script(_)) {
+    if TAKEN.contains(&name) && !matches!(kind, Kind::Other(_)) {
         bail!("`{name}` is not a valid plugin name: Rust or the plugin's code already uses it");
     }
     if kind == Kind::Process && TAKEN_BY_CARGO.contains(&name) {
@@ -411,9 +439,10 @@ mod tests {
 
     /// Returns the texts of every template.
     fn all() -> Vec<Texts> {
-        let kinds = [Kind::Library, Kind::Process, Kind::Script(PYTHON), Kind::Script(NODE)];
-        kinds
+        let others = [PYTHON, NODE, GO].map(Kind::Other);
+        [Kind::Library, Kind::Process]
             .into_iter()
+            .chain(others)
             .flat_map(|kind| [(kind, true), (kind, false)])
             .map(|(kind, is_member)| texts(kind, is_member))
             .collect()
@@ -426,7 +455,7 @@ mod tests {
     #[test]
     fn template_fills_every_placeholder() {
         for (path, text) in all().iter().flat_map(|texts| &texts.0) {
-            let is_sdk = [PYTHON, NODE].iter().any(|script| script.sdk.0 == *path);
+            let is_sdk = [PYTHON, NODE, GO].iter().any(|sources| sources.sdk.0 == *path);
             assert!(is_sdk || !text.contains("{{"), "{path}: {text}");
         }
     }
@@ -463,17 +492,17 @@ mod tests {
     #[test]
     fn only_program_of_a_script_is_executable() {
         use std::os::unix::fs::PermissionsExt as _;
-        for script in [PYTHON, NODE] {
+        for sources in [PYTHON, NODE] {
             let parent = tempfile::tempdir().unwrap();
-            let (folder, texts) = (parent.path().join("a"), texts(Kind::Script(script), false));
+            let (folder, texts) = (parent.path().join("a"), texts(Kind::Other(sources), false));
             write(&folder, &texts).unwrap();
             for (path, _) in &texts.0 {
                 let mode = fs::metadata(folder.join(path)).unwrap().permissions().mode();
-                assert_eq!(mode & 0o100 != 0, *path == script.program.0, "{path}");
+                assert_eq!(mode & 0o100 != 0, *path == sources.files[0].0, "{path}");
             }
             let manifest: serde_json::Value =
                 serde_json::from_str(text(&texts, "plugin.json")).unwrap();
-            assert_eq!(manifest["command"][0], script.program.0);
+            assert_eq!(manifest["command"][0], sources.files[0].0);
         }
     }
 

@@ -26,6 +26,8 @@ mod providers;
 mod runtimes;
 #[cfg(unix)]
 mod sdk;
+#[cfg(unix)]
+mod sdk_services;
 mod services;
 mod streams;
 mod tasks;

@@ -207,6 +207,11 @@ plugin.contract({
       returns: "i64",
       run: ({ number, by }) => BigInt(number) + BigInt(by),
     },
+    letter: {
+      args: { code: "u32" },
+      returns: "char",
+      run: ({ code }) => String.fromCodePoint(code),
+    },
   },
 });
 

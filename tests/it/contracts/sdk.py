@@ -255,6 +255,9 @@ class EchoValues:
     def more(self, number: U64, by: int) -> int:
         return number + by
 
+    def letter(self, code: U32) -> hotbay.Char:
+        return chr(code)
+
 
 @plugin.contract("async-work", "1.1")
 class Work:

@@ -1,4 +1,4 @@
-//! Programs with the SDKs in Python and in JavaScript: `sdk.py` and `sdk.mjs` do the same.
+//! Programs with the SDKs of other languages: `sdk.py`, `sdk.mjs` and `sdk-go/sdk` do the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -11,8 +11,8 @@ use hotbay::{
     PluginHandle, Request, RunOptions, Snapshot, TraceContext,
 };
 use hotbay_tests::{
-    Plugins, ProgramFolder, block_on, event, has_interpreter, host, limits, loaded, refused,
-    reloaded, under_load, unique, until,
+    Plugins, ProgramFolder, block_on, event, go_program, has_interpreter, host, limits, loaded,
+    refused, reloaded, under_load, unique, until,
 };
 use serde_json::json;
 use tracing::Level;
@@ -23,19 +23,44 @@ use crate::process::fixture::signal;
 const PYTHON_SDK: &str = include_str!("../../../plugin-api/python/hotbay.py");
 const NODE_SDK: &str = include_str!("../../../plugin-api/node/hotbay.mjs");
 
-/// Returns the programs whose interpreters are installed.
+/// A program with an SDK: its interpreter, its file, and the file and text of the SDK.
+type Script = (&'static str, &'static str, &'static str, &'static str);
+
+const PYTHON: Script = ("python3", "program.py", "hotbay.py", PYTHON_SDK);
+const NODE: Script = ("node", "program.mjs", "hotbay.mjs", NODE_SDK);
+
+/// Returns the programs whose languages are installed.
 pub(super) fn programs(name: &str) -> Vec<(Plugins, ProgramFolder)> {
+    let scripts = [(PYTHON, include_str!("sdk.py")), (NODE, include_str!("sdk.mjs"))];
+    in_each_language(name, scripts, "sdk")
+}
+
+/// Returns the programs that call contracts.
+pub(super) fn relays(name: &str) -> Vec<(Plugins, ProgramFolder)> {
+    let scripts = [(PYTHON, include_str!("relay.py")), (NODE, include_str!("relay.mjs"))];
+    in_each_language(name, scripts, "relay")
+}
+
+fn in_each_language(
+    name: &str,
+    scripts: [(Script, &str); 2],
+    in_go: &str,
+) -> Vec<(Plugins, ProgramFolder)> {
+    let new = || {
+        let plugins = Plugins::new();
+        let folder = ProgramFolder::new(plugins.dir(), name).set("package", "program");
+        (plugins, folder)
+    };
     let mut programs = Vec::new();
-    let new = |plugins: &Plugins| ProgramFolder::new(plugins.dir(), name).set("package", "program");
-    if has_interpreter("python3") {
-        let plugins = Plugins::new();
-        let program = new(&plugins).file("sdk.py").bytes(include_str!("sdk.py"));
-        programs.push((plugins, program.beside("hotbay.py", PYTHON_SDK)));
+    for ((interpreter, file, sdk, sdk_text), text) in scripts {
+        if has_interpreter(interpreter) {
+            let (plugins, folder) = new();
+            programs.push((plugins, folder.file(file).bytes(text).beside(sdk, sdk_text)));
+        }
     }
-    if has_interpreter("node") {
-        let plugins = Plugins::new();
-        let program = new(&plugins).file("sdk.mjs").bytes(include_str!("sdk.mjs"));
-        programs.push((plugins, program.beside("hotbay.mjs", NODE_SDK)));
+    if has_interpreter("go") {
+        let (plugins, folder) = new();
+        programs.push((plugins, folder.bytes(go_program(in_go))));
     }
     programs
 }
@@ -75,6 +100,7 @@ trait EchoValues {
     fn echo(&self, values: &Values) -> Result<Values, CallError>;
     fn reverse(&self, bytes: &[u8]) -> Result<Vec<u8>, CallError>;
     fn more(&self, number: u64, by: i64) -> Result<i64, CallError>;
+    fn letter(&self, code: u32) -> Result<char, CallError>;
 }
 
 #[hotbay_plugin::data]
@@ -137,8 +163,9 @@ fn values_of_all_types_are_unchanged() {
         assert_eq!(contract.reverse(&[1, 2, 255]).unwrap(), [255, 2, 1]);
         let max = u64::try_from(i64::MAX).unwrap();
         assert_eq!(contract.more(max, -1).unwrap(), i64::MAX - 1);
-        // Not in the range of the result.
-        let error = contract.more(max, 1).unwrap_err();
+        assert_eq!(contract.letter(0x1f600).unwrap(), '\u{1f600}');
+        // Half of a character, which the result cannot be.
+        let error = contract.letter(0xd800).unwrap_err();
         assert_eq!(error.kind(), CallErrorKind::InvalidOutput);
     });
 }
@@ -160,7 +187,9 @@ fn exception_is_a_fault_with_its_location() {
         assert_eq!(error.kind(), ErrorKind::Panicked);
         let fault = error.fault().unwrap();
         assert!(fault.message().ends_with("execute failed"), "{fault:?}");
-        assert!(fault.location().unwrap().contains("sdk."), "{fault:?}");
+        let location = fault.location().unwrap();
+        let is_of_the_program = ["program.", "sdk/main.go:"].iter().any(|it| location.contains(it));
+        assert!(is_of_the_program, "{fault:?}");
         assert_eq!(text(handle, "still here").unwrap(), "still here");
         let stats = host.list()[0].stats.clone();
         assert_eq!((stats.faults, stats.exits), (1, 0));
@@ -300,13 +329,13 @@ fn program_that_answers_nothing_is_restarted() {
         let builder = Host::builder().plugin_dir(plugins.dir()).limits(soon).quarantine(None);
         let host = builder.build().unwrap();
         let folder = program.install();
-        let is_python = folder.join("hotbay.py").exists();
+        let is_node = folder.join("hotbay.mjs").exists();
         let handle = loaded(&host, &folder);
         let mut events = host.events();
         let late = Request::text("forever").with_timeout(Duration::from_millis(30));
         assert_eq!(handle.call(late).unwrap_err().kind(), ErrorKind::DeadlineExceeded);
-        // Other threads of Python still serve; JavaScript has one.
-        if !is_python {
+        // Other threads of Python and goroutines still serve; JavaScript has one thread.
+        if is_node {
             event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
         }
         assert_eq!(text(&handle, "again").unwrap(), "again");

@@ -34,8 +34,8 @@ pub(super) struct Values {
     values: Mutex<HashMap<String, String>>,
     /// The host that has it as a service.
     host: OnceLock<WeakHost>,
-    /// Set while an async method is waiting, and cleared when its future is dropped.
-    waits: AtomicBool,
+    /// Set while a method is waiting, and cleared when it returns or its future is dropped.
+    pub(super) waits: AtomicBool,
 }
 
 /// A host that its own service can call. Hosts live as long as the tests that call back.

@@ -26,8 +26,8 @@ pub(super) enum MadeOf {
         /// The `Cargo.toml` that it may inherit from.
         root: PathBuf,
     },
-    /// The files of the plugin's folder, as is.
-    Script {
+    /// The files of the plugin's folder: a script, or a module of Go.
+    Files {
         /// The folder that plugins are installed in; may be inside the plugin's folder.
         installed: PathBuf,
     },
@@ -41,7 +41,7 @@ pub(super) fn affected<'a>(path: &Path, plugins: &'a [Watched]) -> BTreeSet<&'a 
     let is_affected = |plugin: &&Watched| {
         let within = path.strip_prefix(&plugin.folder).ok();
         match &plugin.made_of {
-            MadeOf::Script { installed } => {
+            MadeOf::Files { installed } => {
                 let is_other = path.starts_with(installed) || installed.starts_with(path);
                 !is_other && within.is_some_and(script::is_installed)
             }
@@ -86,7 +86,7 @@ mod tests {
         let script = Watched {
             plugin: "s".to_owned(),
             folder: "/w/plugins/s".into(),
-            made_of: MadeOf::Script { installed: "/w/plugins/s/target/plugins".into() },
+            made_of: MadeOf::Files { installed: "/w/plugins/s/target/plugins".into() },
         };
         let plugins = [watched("a", &["/w/api", "/w/own"]), watched("ab", &["/w/api"]), script];
         let found: Vec<_> = affected(Path::new(path), &plugins).into_iter().collect();

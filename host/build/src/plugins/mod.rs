@@ -3,6 +3,7 @@
 
 mod artifact;
 mod changes;
+mod go;
 mod inputs;
 mod install;
 pub(crate) mod manifest;
@@ -40,14 +41,24 @@ pub struct Build<'a> {
     pub release: bool,
 }
 
-/// A folder with a `plugin.json`, and a crate or a script.
+/// What a plugin is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    /// The folder has a `Cargo.toml`.
+    Crate,
+    /// The folder of a process plugin has a `go.mod`.
+    GoModule,
+    /// Files that are installed as is.
+    Script,
+}
+
+/// A folder with a `plugin.json`, and a crate, a module of Go, or a script.
 struct Source {
     folder: PathBuf,
     /// Name of the plugin, or of its folder while the manifest cannot be read.
     name: String,
     manifest: anyhow::Result<Manifest>,
-    /// Whether it has a `Cargo.toml`.
-    is_crate: bool,
+    code: Code,
 }
 
 impl Build<'_> {
@@ -126,9 +137,12 @@ impl Build<'_> {
         compile: impl FnOnce(&Path, &Manifest) -> anyhow::Result<PathBuf>,
     ) -> anyhow::Result<String> {
         let (folder, manifest) = (&source.folder, source.manifest?);
-        let (main, beside) = match (&manifest.kind, source.is_crate) {
-            (Kind::Process { program }, false) => {
+        let (main, beside) = match (&manifest.kind, source.code) {
+            (Kind::Process { program }, Code::Script) => {
                 script::read(folder, program, &self.installed_in(folder, &manifest.name))?
+            }
+            (Kind::Process { program }, Code::GoModule) => {
+                (go::build(folder, program, self.release)?, Vec::new())
             }
             _ => (read(&manifest, &compile(folder, &manifest)?)?, Vec::new()),
         };
@@ -166,9 +180,9 @@ impl Build<'_> {
     /// linked crates are missing, and the result is `Err`.
     fn watched(&self, source: &Source) -> Result<Watched, Watched> {
         let (plugin, folder) = (source.name.clone(), source.folder.clone());
-        if !source.is_crate {
+        if source.code != Code::Crate {
             let installed = self.installed_in(&folder, &plugin);
-            return Ok(Watched { plugin, folder, made_of: MadeOf::Script { installed } });
+            return Ok(Watched { plugin, folder, made_of: MadeOf::Files { installed } });
         }
         let cargo_toml = source.folder.join("Cargo.toml");
         let links =
@@ -254,10 +268,15 @@ fn source(folder: PathBuf) -> anyhow::Result<Option<Source>> {
         Ok(manifest) => manifest.name.clone(),
         Err(_) => folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    let is_crate = folder.join("Cargo.toml").is_file();
+    let code = match &manifest {
+        _ if folder.join("Cargo.toml").is_file() => Code::Crate,
+        Ok(Manifest { kind: Kind::Process { .. }, .. }) if go::is_module(&folder) => Code::GoModule,
+        _ => Code::Script,
+    };
     // A library without a crate was built elsewhere and is used as is.
     let is_built = matches!(&manifest, Ok(Manifest { kind: Kind::Library { .. }, .. }));
-    Ok((is_crate || !is_built).then_some(Source { folder, name, manifest, is_crate }))
+    let is_source = code != Code::Script || !is_built;
+    Ok(is_source.then_some(Source { folder, name, manifest, code }))
 }
 
 fn hinted(error: &hotbay_manifest::ManifestError) -> anyhow::Error {
@@ -272,8 +291,8 @@ fn chosen(sources: Vec<Source>, names: &[String], from: &[PathBuf]) -> anyhow::R
     let from: Vec<_> = from.iter().map(|from| format!("`{}`", from.display())).collect();
     ensure!(
         !sources.is_empty(),
-        "no plugin to build in {}: expected a plugin.json beside a Cargo.toml or a script, in the \
-         folder or in its subfolders",
+        "no plugin to build in {}: expected a plugin.json beside a Cargo.toml, a go.mod or a script, \
+         in the folder or in its subfolders",
         from.join(", ")
     );
     if let Some(unknown) = names.iter().find(|name| sources.iter().all(|s| s.name != **name)) {

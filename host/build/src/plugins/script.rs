@@ -23,7 +23,7 @@ pub(super) fn read(
     let place = files.iter().position(|file| file.name == program);
     let place = place.with_context(|| {
         format!(
-            "`command` names `{program}`, but `{0}` contains neither that file nor a Cargo.toml",
+            "`command` names `{program}`, but `{0}` has neither that file, nor a Cargo.toml or a go.mod",
             folder.display()
         )
     })?;

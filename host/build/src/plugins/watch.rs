@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::changes::{MadeOf, Watched, affected};
 use super::install::is_temporary;
 use super::rebuild::{Rebuilds, Steps};
-use super::{Build, Source, count, shown};
+use super::{Build, Code, Source, count, shown};
 use crate::print::{line, message, print_error};
 
 /// The interval of checks for Ctrl-C, and the time without changes before a build if several files
@@ -189,12 +189,13 @@ fn build(
         }
         let only_sources = round.as_ref().is_some_and(|round| round.only_own.contains(&name));
         let mut compiled = started;
+        let is_go = source.code == Code::GoModule;
         let outcome = plugins.build_with(source, |folder, manifest| {
             let built = rebuilds.compile(plugins, folder, manifest, only_sources, &mut steps);
             compiled = Instant::now();
             built
         });
-        steps.add("install", compiled.elapsed());
+        steps.add(if is_go { "go and install" } else { "install" }, compiled.elapsed());
         // Ctrl-C ends cargo too, which is not a failure of the plugin.
         if ended.load(Ordering::Relaxed) {
             return Ok(());

@@ -28,8 +28,10 @@ import sys
 import threading
 import time
 from binascii import a2b_base64, b2a_base64
+from contextvars import ContextVar
 
-__all__ = ["Call", "Cancelled", "ConfigError", "Error", "Output", "Plugin", "method", "text"]
+__all__ = ["Call", "CallError", "Cancelled", "ConfigError", "Error", "Output", "Plugin", "method",
+           "text"]
 
 MAX_CONNECTIONS = 256
 MAX_PENDING = 512
@@ -41,7 +43,8 @@ TOKEN_TIMEOUT_SECONDS = 10
 ACCEPT_RETRY_SECONDS = 0.05
 CANCELLED_GRACE_MS = 200
 MAX_WAIT_SECONDS = 24 * 60 * 60  # Longer waits are repeated.
-SLOT_POLL_SECONDS = 0.05
+SLOT_POLL_SECONDS = CANCEL_POLL_SECONDS = 0.05
+HOST_CONNECT_SECONDS = 2
 DEFAULT_IDLE_TIMEOUT = "1h"
 JSON_TYPE, TEXT_TYPE = "application/json", "text/plain; charset=utf-8"
 BYTES_TYPE, LINES_TYPE = "application/octet-stream", "application/x-ndjson"
@@ -54,9 +57,15 @@ UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60
 WAKE, STOP = b"\x00", b"\xff"
 STOPS = {signal.SIGTERM, signal.SIGINT, *STOP}
 HANG_UP = getattr(select, "POLLRDHUP", 0)
+# The codes of errors that a plugin passes on to its caller, by `CallError.kind`.
+CALL_CODES = {"invalid-input": 400, "permission-denied": 403, "cancelled": 499, "not-provided": 501,
+              "panicked": 502, "invalid-output": 502, "overloaded": 503, "unavailable": 503,
+              "deadline-exceeded": 504, "circular": 508}
 # Names of hints for the types of contracts that Python lacks, such as `hotbay.U32`.
 SCALARS = {**{f"{sign}{bits}": int for sign in "IU" for bits in (8, 16, 32, 64)},
            "F32": float, "F64": float, "Char": str, "Json": object}
+# The call that the current thread or task serves.
+SERVED = ContextVar("hotbay.SERVED", default=None)
 TYPE_CHECKING = False  # Type checkers assume that it is true.
 if TYPE_CHECKING:
     from typing import Any as Json
@@ -92,6 +101,19 @@ class Error(Exception):
 
 class Cancelled(Error):
     """The call is cancelled, or its deadline has passed."""
+
+
+class CallError(Error):
+    """A call of a contract has failed, other than by an error of the method.
+
+    `kind` is one of those in PROTOCOL.md, such as `unavailable`; `hint` is advice, or None. A
+    plugin that does not catch the error passes it on to its caller.
+    """
+
+    def __init__(self, kind: str, message: str, hint: str = None):
+        is_retryable = kind in ("overloaded", "unavailable")
+        super().__init__(CALL_CODES.get(kind, 500), message, retryable=is_retryable)
+        self.kind, self.hint = kind, hint
 
 
 class ConfigError(Exception):
@@ -133,7 +155,7 @@ class Call:
         milliseconds = _whole_number(headers, "hotbay-deadline-ms")
         #: The time of `time.monotonic()` at which the caller stops waiting, or None.
         self.deadline = None if milliseconds is None else time.monotonic() + milliseconds / 1000
-        self._connection, self._slot = connection, None
+        self._connection, self._slot, self._was_cancelled = connection, None, None
 
     @property
     def remaining(self):
@@ -143,6 +165,8 @@ class Call:
     @property
     def cancelled(self) -> bool:
         """Whether the caller no longer waits: it cancelled the call, or the deadline passed."""
+        if self._was_cancelled is not None:  # It has ended.
+            return self._was_cancelled
         return self.remaining == 0 or self._connection.is_closed()
 
     def check(self) -> None:
@@ -155,6 +179,90 @@ class Call:
         if self.remaining == 0:
             return Cancelled(408, "the deadline passed", retryable=True)
         return Cancelled(499, "cancelled")
+
+    def _end(self) -> None:
+        self._was_cancelled = self.cancelled
+
+
+class Host:
+    """The program's host: `plugin.host.contract("key-value", "1.0").get(key="a")`."""
+
+    def contract(self, name: str, version: str, *, plugin: str = None, timeout: float = None,
+                 methods: list = ()) -> "Contract":
+        """Returns an object whose methods call a contract of the host or of another plugin.
+
+        The manifest needs the permission `contract:NAME`. `plugin` names the plugin that is to
+        serve it. `timeout` is the time limit of each call in seconds. The first call checks that
+        the version is served, and with `methods`, lines of the contract's text, that these are.
+        """
+        return Contract(name, "\n".join((f"contract {name} {version}", *methods)), plugin, timeout)
+
+
+class Contract:
+    """Calls methods of a contract, with arguments by name: `get(key="a")`.
+
+    A call returns the result, as JSON. It raises the `Error` of the method, or a `CallError`. It
+    has the deadline of the call that the plugin serves meanwhile, and ends with it. It waits on
+    the current thread, so write `await asyncio.to_thread(contract.get, key="a")` in tasks.
+    """
+
+    def __init__(self, name: str, text: str, plugin: str, timeout: float):
+        self._name, self._text, self._plugin, self._timeout = name, text, plugin, timeout
+        self._is_checked = False
+
+    def __getattr__(self, method: str):
+        """Returns the function that calls a method of this name."""
+        if method.startswith("_"):
+            raise AttributeError(f"contracts have no method `{method}`")
+        return lambda **arguments: self._call(_wire(method), arguments)
+
+    def _call(self, method: str, arguments: dict):
+        if _is_in_task():
+            raise RuntimeError("a call of a contract would block all tasks: write "
+                               f"`await asyncio.to_thread(contract.{method}, …)`")
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        if not self._is_checked:
+            check = {"text": self._text}
+            if self._plugin:
+                check["plugin"] = self._plugin
+            self._send("/contract", check, deadline)
+            self._is_checked = True
+        arguments = {_wire(name): value for name, value in arguments.items()}
+        return self._send(f"/contract/{self._name}/{method}", arguments, deadline)
+
+    def _send(self, path: str, body: dict, deadline: float):
+        """Sends a request to the host; returns the result of the response, or raises its error."""
+        served = SERVED.get()
+        if served and served._was_cancelled is False:
+            served = None  # This thread or task has outlived the call.
+        headers = [("Content-Type", JSON_TYPE), ("Connection", "close"), ("Host", "host")]
+        if token := os.environ.get("HOTBAY_TOKEN"):
+            headers.append(("Hotbay-Token", token))
+        if self._plugin:
+            headers.append(("Hotbay-Plugin", self._plugin))
+        if served:
+            headers.append(("Hotbay-Call-Id", served.id))
+            if served.traceparent:
+                headers.append(("traceparent", served.traceparent))
+            if served.deadline is not None:
+                deadline = min(served.deadline, deadline or served.deadline)
+        if deadline is not None:
+            remaining = max(deadline - time.monotonic(), 0)
+            headers.append(("Hotbay-Deadline-Ms", int(remaining * 1000)))
+        body = json.dumps(body, allow_nan=False, default=_argument).encode()
+        headers.append(("Content-Length", len(body)))
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        for name in (path, self._plugin or ""):
+            if not (name.isascii() and name.isprintable()) or " " in name:
+                raise CallError("invalid-input", f"invalid name: `{name}`")
+
+        def check():
+            if served:
+                served.check()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise CallError("deadline-exceeded", "the deadline passed")
+        response = _exchange(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body, check)
+        return _result(*response)
 
 
 class Log:
@@ -192,6 +300,8 @@ class Plugin:
         #: The plugin's configuration, a JSON object; set before `configure` runs.
         self.config: dict = {}
         self.log = Log(name)
+        #: The host, whose contracts can be called.
+        self.host = Host()
         self.max_concurrent_calls, self.max_body_bytes = max_concurrent_calls, max_body_bytes
         self._schemas = {"configSchema": config_schema, "inputSchema": input_schema}
         self._endpoints, self._hooks, self._contracts = {}, {}, {}
@@ -752,6 +862,7 @@ class Server:
             self.hook("restore", version, body)
             return OK
         call = Call(connection, headers)
+        SERVED.set(call)
         if not self.slots.acquire(blocking=False):
             self.wait_for_slot(call)
         call._slot = slot = Slot(self.slots)
@@ -963,6 +1074,7 @@ class Connection:
         with server.lock:
             self.is_busy = True
             server.running += counts
+        SERVED.set(None)
         try:
             try:
                 response = server.respond(self, method, path, headers, body)
@@ -973,6 +1085,8 @@ class Connection:
                 self.send_stream(response)
                 return False
         finally:
+            if call := SERVED.get():
+                call._end()
             with server.lock:
                 self.is_busy = False
                 is_last = server.is_draining
@@ -1073,6 +1187,103 @@ class Connection:
                     stream.items.close()
                 except BaseException as error:
                     self.server.plugin.log.error("the end of a stream failed", **_fault(error))
+
+
+def _exchange(request: bytes, check) -> tuple:
+    """Sends a request to the host on a new connection; returns status and body of the response.
+    Calls `check` repeatedly, whose error ends the exchange, and closes the connection."""
+    with _connect() as connection:
+        connection.setblocking(False)
+        rest, parts, poll = memoryview(request), [], select.poll()
+        while True:
+            check()
+            poll.register(connection, select.POLLIN | (select.POLLOUT if rest else 0))
+            if not poll.poll(CANCEL_POLL_SECONDS * 1000):
+                continue
+            if rest:
+                try:
+                    rest = rest[connection.send(rest):]
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    rest = rest[:0]  # It may have responded before it closed the connection.
+            try:
+                part = connection.recv(1 << 16)
+            except BlockingIOError:
+                continue
+            except OSError:
+                part = b""
+            if not part:
+                break
+            parts.append(part)
+    head, _, body = b"".join(parts).partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in
+               (line.partition(":") for line in lines)}
+    status = first.split(" ")[1:2]
+    if not status or not status[0].isdecimal() or headers.get("content-length") != str(len(body)):
+        raise CallError("unavailable", "the host did not respond")
+    return int(status[0]), body
+
+
+def _connect() -> socket.socket:
+    """Connects to the services of the host."""
+    address = os.environ.get("HOTBAY_HOST")
+    if not address:
+        raise CallError("unavailable", "the program has no host: HOTBAY_HOST is not set")
+    scheme, _, place = address.partition("://")
+    try:
+        if scheme == "http":
+            name, _, port = place.rstrip("/").rpartition(":")
+            return socket.create_connection((name, int(port)), HOST_CONNECT_SECONDS)
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(HOST_CONNECT_SECONDS)
+            connection.connect(place)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+    except (OSError, ValueError) as error:
+        raise CallError("unavailable", f"the host did not respond: {error}") from None
+
+
+def _result(status: int, body: bytes):
+    """Returns the result in a response of the host, or raises its error."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise CallError("invalid-output", f"the host returned invalid JSON: {error}") from None
+    if status == 200:
+        return found
+    found = found if isinstance(found, dict) else {}
+    message = found.get("message", "")
+    if status == 422:
+        raise Error(found.get("code", 500), message, details=found.get("details"),
+                    retryable=found.get("retryable", False))
+    # A host that is too old for contracts states no kind.
+    kind = found.get("kind") or ("unavailable" if status in (404, 410) else "other")
+    raise CallError(kind, message, found.get("hint"))
+
+
+def _argument(value):
+    """Returns a value that is an argument, or in one, as JSON."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {_wire(name): getattr(value, name) for name in value.__dataclass_fields__}
+    if isinstance(value, (bytes, bytearray, set, frozenset)):
+        return list(value)
+    if hasattr(type(value), "__members__"):  # An `Enum`.
+        return value.value if isinstance(value.value, str) else value.name
+    raise TypeError(f"not an argument of a contract: {_shown(value)}")
+
+
+def _is_in_task() -> bool:
+    """Returns whether the current thread runs an asyncio loop."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return bool(asyncio and asyncio.get_running_loop())
+    except RuntimeError:
+        return False
 
 
 def seconds(duration) -> float:

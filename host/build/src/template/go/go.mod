@@ -1,0 +1,3 @@
+module plugins/{{name}}
+
+go 1.19

@@ -1,0 +1,3 @@
+module hotbay
+
+go 1.19
