@@ -67,7 +67,9 @@ fn program_without_permission_is_refused() {
     let relay = host.contract::<dyn Relay>("relay").unwrap();
     for (code, message) in [passed_on(relay.get("a")), passed_on(block_on(relay.get_later("a")))] {
         assert_eq!(code, 403);
-        assert_eq!(message, "plugin `relay` has no permission `contract:key-value`");
+        let expected = "plugin `relay` has no permission `contract:key-value`; hint: add \
+                        `contract:key-value` to `permissions` in plugin.json";
+        assert_eq!(message, expected);
     }
 }
 
