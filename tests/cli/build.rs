@@ -148,6 +148,22 @@ next:
     let path = manifest.split_once("path = \"").expect("a path").1.split('"').next().unwrap();
     assert!(Path::new(path).join("src/lib.rs").is_file(), "{manifest}");
 
+    // In another workspace.
+    let workspace = |exclude: &str| format!("[workspace]\nexclude = [{exclude}]\n");
+    fs::write(root.dir().join("Cargo.toml"), workspace("")).unwrap();
+    hotbay(root.dir(), &["new", "polite"]).exits(0).shows(str![[r#"
+$ hotbay new polite
+created polite
+next:
+  add `polite` to `workspace.exclude` in [ROOT]/Cargo.toml, or to `members` without `[workspace]` in polite/Cargo.toml
+  cargo test --manifest-path polite/Cargo.toml
+  hotbay build polite
+  hotbay call polite --text you
+"#]]);
+    fs::write(root.dir().join("Cargo.toml"), workspace("\"brief\"")).unwrap();
+    let text = hotbay(root.dir(), &["new", "brief"]).exits(0).text();
+    assert!(!text.contains("workspace"), "{text}");
+
     hotbay(root.dir(), &["new", "greet"]).exits(1).shows(str![[r#"
 $ hotbay new greet
 --- stderr

@@ -5,6 +5,8 @@ use std::fs;
 use hotbay_tests::Plugins;
 #[cfg(unix)]
 use hotbay_tests::ProgramFolder;
+#[cfg(unix)]
+use serde_json::json;
 use snapbox::str;
 
 use crate::command::{examples, hotbay};
@@ -95,6 +97,21 @@ fn wait() -> unit
 }
 
 #[test]
+fn contract_of_installed_plugin_is_shown_beside_its_source() {
+    let root = Plugins::new();
+    let installed = root.dir().join("target/plugins");
+    fs::create_dir_all(&installed).unwrap();
+    root.add_in("target/plugins/greet", "greet", "analyst-old").write();
+    fs::create_dir(root.dir().join("greet")).unwrap();
+    let manifest = root.dir().join("greet/plugin.json");
+    fs::copy(installed.join("greet/plugin.json"), manifest).unwrap();
+    let show = |plugin: &str| hotbay(root.dir(), &["contract", "show", plugin]);
+    assert_eq!(show("greet").exits(0).text(), show("target/plugins/greet").exits(0).text());
+    // A path is that of the source.
+    show("./greet").exits(1);
+}
+
+#[test]
 fn contract_diff_of_libraries_finds_breaking_changes() {
     let plugins = analysts();
     hotbay(plugins.dir(), &["contract", "diff", "old", "new"]).exits(1).shows(str![[r#"
@@ -163,16 +180,31 @@ a 1.0 -> 1.1: 3 breaking
       old: fn f(n: u32) -> u64
       new: fn f(n: string) -> u64
   breaking    i
-      hosts with 1.1 cannot call plugins with 1.0: missing in version 1.0 of the plugin
+      hosts with 1.1 cannot call plugins with 1.0: missing in the plugin, which serves version 1.0 of the contract
       new: fn i() -> u8
   breaking    g
-      hosts with 1.0 cannot call plugins with 1.1: missing in version 1.1 of the plugin
+      hosts with 1.0 cannot call plugins with 1.1: missing in the plugin, which serves version 1.1 of the contract
       old: fn g() -> string
 --- stderr
 hint: contract `a` needs version 2.0
 --- exit code 1
 "#
     ]]);
+    write("unchanged.txt", "contract a 1.0\nfn f(n: u32) -> u32\nfn g() -> string\n");
+    hotbay(plugins.dir(), &["contract", "diff", "1.0.txt", "unchanged.txt"]).exits(1).shows(str![[r#"
+$ hotbay contract diff 1.0.txt unchanged.txt
+a 1.0: 2 breaking
+  breaking    f
+      hosts with the new signature cannot call plugins with the old signature: result: `u64` cannot be read as `u32`
+      old: fn f(n: u32) -> u64
+      new: fn f(n: u32) -> u32
+  breaking    h
+      hosts with the old contract cannot call plugins with the new contract: missing in the plugin, which serves version 1.0 of the contract
+      old: fn h() -> unit
+--- stderr
+hint: contract `a` needs version 2.0
+--- exit code 1
+"#]]);
     write("2.0.txt", "contract a 2.0\nfn f(n: string) -> u64\nfn g() -> string\nfn h() -> unit\n");
     hotbay(plugins.dir(), &["contract", "diff", "1.0.txt", "2.0.txt"]).exits(0).shows(str![[r#"
 $ hotbay contract diff 1.0.txt 2.0.txt
@@ -252,7 +284,20 @@ fn contracts_of_programs_are_unsupported() {
 $ hotbay contract show served
 --- stderr
 error: cannot read the contracts of `served`
-  because: it is a program, which states its contracts only while it runs
+  because: it is a program, which describes its contracts only when it runs
+  hint: run the program with the argument `capabilities`, which prints the text of its contracts; `hotbay check` calls their methods
+--- exit code 1
+"#]]);
+    let methods = json!({ "ping": { "endpoint": "ping" }, "sum": { "endpoint": "execute" } });
+    let provides = json!([{ "contract": "mapped", "version": "1.0.0", "methods": methods }]);
+    let program = ProgramFolder::new(plugins.dir(), "old").set("package", "program");
+    program.set("provides", provides).install();
+    hotbay(plugins.dir(), &["contract", "show", "old"]).exits(1).shows(str![[r#"
+$ hotbay contract show old
+--- stderr
+error: cannot read the contracts of `old`
+  because: it is a program, which describes its contracts only when it runs; plugin.json maps contract `mapped` 1.0.0 onto endpoints, without types: ping -> ping, sum -> execute
+  hint: run the program with the argument `capabilities`, which prints the text of its contracts; `hotbay check` calls their methods
 --- exit code 1
 "#]]);
 }

@@ -202,11 +202,42 @@ pub fn create(options: &Options, mut sdk: Sdk<'_>) -> anyhow::Result<()> {
         }
         Kind::Library | Kind::Process => {
             let cargo_toml = folder.join("Cargo.toml");
+            if let Some(Surrounding { root, folder }) = Surrounding::of(&folder) {
+                let (root, folder) = (root.display(), folder.display());
+                line(format_args!(
+                    "  add `{folder}` to `workspace.exclude` in {root}, or to `members` without \
+                     `[workspace]` in {}",
+                    cargo_toml.display()
+                ))?;
+            }
             line(format_args!("  cargo test --manifest-path {}", quoted(&cargo_toml)))?;
         }
     }
     line(format_args!("  hotbay build {}", quoted(&folder)))?;
     line(format_args!("  hotbay call {name} --text you"))
+}
+
+/// The workspace of another crate around a new one, which does not exclude it.
+struct Surrounding {
+    /// Its `Cargo.toml`.
+    root: PathBuf,
+    /// The new folder in it.
+    folder: PathBuf,
+}
+
+impl Surrounding {
+    fn of(folder: &Path) -> Option<Self> {
+        let folder = folder.canonicalize().ok()?;
+        folder.ancestors().skip(1).find_map(|parent| {
+            let root = parent.join("Cargo.toml");
+            let cargo: toml_edit::DocumentMut = fs::read_to_string(&root).ok()?.parse().ok()?;
+            let excluded = cargo.get("workspace")?.get("exclude").and_then(|list| list.as_array());
+            let folder = folder.strip_prefix(parent).ok()?.to_owned();
+            let mut excluded = excluded.into_iter().flatten().filter_map(|one| one.as_str());
+            let is_excluded = excluded.any(|excluded| folder.starts_with(excluded));
+            (!is_excluded).then_some(Self { root, folder })
+        })
+    }
 }
 
 /// Creates a member of `workspace`, in its folder `plugins`, and prints what to do next. With

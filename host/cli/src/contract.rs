@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hotbay::contract::{Changes, ContractText, Impact, MethodChange, MethodText, compare};
-use hotbay::{LoadStep, PluginName, inspect};
+use hotbay::{LoadStep, Manifest, PluginName, inspect};
 use serde_json::{Value, json};
 
 use crate::Status;
@@ -179,10 +179,10 @@ fn method_json(method: &MethodText) -> Value {
 fn read(plugin: &str, options: &Options) -> Result<Vec<ContractText>, Failure> {
     let path = Path::new(plugin);
     let is_manifest = path.file_name().is_some_and(|name| name == "plugin.json");
-    let is_name = PluginName::new(plugin).is_ok() && !path.exists();
+    // A folder with the name of an installed plugin may be its source.
+    let is_name = PluginName::new(plugin).is_ok() && !path.is_file();
     if is_manifest || is_name || path.is_dir() {
-        let folder = if path.is_dir() { path.to_owned() } else { find_folder(plugin, options)? };
-        return of_folder(folder, options);
+        return of_folder(&find_folder(plugin, options)?, options);
     }
     let failed = |error: io::Error| Failure::io(format!("cannot read `{plugin}`"), &error);
     let mut bytes = Vec::new();
@@ -200,13 +200,12 @@ fn read(plugin: &str, options: &Options) -> Result<Vec<ContractText>, Failure> {
     }
 }
 
-fn of_folder(folder: PathBuf, options: &Options) -> Result<Vec<ContractText>, Failure> {
-    let inspection = inspect::plugin(&builder(options, &[]), &folder);
+fn of_folder(folder: &Path, options: &Options) -> Result<Vec<ContractText>, Failure> {
+    let inspection = inspect::plugin(&builder(options, &[]), folder);
     let title = format!("cannot read the contracts of `{}`", folder.display());
     let manifest = inspection.surveyed.manifest.as_ref();
-    if manifest.is_some_and(|manifest| manifest.kind().as_str() == "process") {
-        let reason = "it is a program, which states its contracts only while it runs";
-        return Err(Failure::new("unsupported", title).because(reason));
+    if let Some(manifest) = manifest.filter(|manifest| manifest.kind().as_str() == "process") {
+        return Err(of_program(manifest, title));
     }
     match inspection.surveyed.problem {
         // A library that this host would refuse for another reason can be read.
@@ -217,4 +216,22 @@ fn of_folder(folder: PathBuf, options: &Options) -> Result<Vec<ContractText>, Fa
         }
         _ => Ok(inspection.contracts),
     }
+}
+
+/// Returns the error for a program, with the contracts that its manifest maps onto endpoints.
+fn of_program(manifest: &Manifest, title: String) -> Failure {
+    let mut reason = "it is a program, which describes its contracts only when it runs".to_owned();
+    for provided in manifest.provides().iter().filter(|provided| !provided.methods.is_empty()) {
+        let (contract, version) = (&provided.contract, &provided.version);
+        let methods = provided.methods.iter();
+        let methods = methods.map(|(name, mapped)| format!("{name} -> {}", mapped.endpoint));
+        let methods = methods.collect::<Vec<_>>().join(", ");
+        reason.push_str(&format!(
+            "; plugin.json maps contract `{contract}` {version} onto endpoints, without types: \
+             {methods}"
+        ));
+    }
+    let hint = "run the program with the argument `capabilities`, which prints the text of its \
+                contracts; `hotbay check` calls their methods";
+    Failure::new("unsupported", title).because(reason).with_hint(hint)
 }

@@ -21,21 +21,27 @@ const MAX_REASONS: usize = 4;
 pub(crate) const NO_PLUGINS_HINT: &str =
     "build a plugin with `hotbay build`, or pass the folder that contains plugins with `--dir`";
 
-/// Returns the folders of `--dir` or the configuration, or the default one if it exists.
+/// Returns the folders of `--dir` or the configuration, or the default one. If it does not exist,
+/// prints a note.
 pub(crate) fn dirs(options: &Options) -> Vec<PathBuf> {
-    if !options.dirs.is_empty() {
-        return options.dirs.clone();
-    }
-    if let Some(dirs) = options.config_file.as_ref().and_then(ConfigFile::plugin_dirs) {
-        return dirs.to_vec();
-    }
-    let default = DEFAULT_DIRS.iter().map(PathBuf::from).find(|dir| dir.is_dir());
-    if default.is_none() {
+    selected_dirs(options).unwrap_or_else(|| {
         let [first, second] = DEFAULT_DIRS;
         print_message(&format!("note: neither `{first}` nor `{second}` exists"));
         print_hint(NO_PLUGINS_HINT);
+        Vec::new()
+    })
+}
+
+/// Returns the same folders; `None` without one.
+fn selected_dirs(options: &Options) -> Option<Vec<PathBuf>> {
+    if !options.dirs.is_empty() {
+        return Some(options.dirs.clone());
     }
-    default.into_iter().collect()
+    if let Some(dirs) = options.config_file.as_ref().and_then(ConfigFile::plugin_dirs) {
+        return Some(dirs.to_vec());
+    }
+    let default = DEFAULT_DIRS.iter().map(PathBuf::from).find(|dir| dir.is_dir());
+    default.map(|default| vec![default])
 }
 
 /// Creates a builder for hosts that follow `options` and search `dirs`.
@@ -90,6 +96,10 @@ pub(crate) fn find(plugin: &str, options: &Options) -> Result<FoundPlugin, Failu
     if PluginName::new(plugin).is_err() {
         return Ok(path.to_owned().into());
     }
+    let is_folder = path.join("plugin.json").is_file();
+    if is_folder && selected_dirs(options).is_none() {
+        return Ok(path.to_owned().into());
+    }
     let dirs = dirs(options);
     let Survey { plugins: surveyed, errors, .. } = inspect::survey(&builder(options, &dirs));
     let found: Vec<_> = named(&surveyed, plugin).collect();
@@ -98,7 +108,7 @@ pub(crate) fn find(plugin: &str, options: &Options) -> Result<FoundPlugin, Failu
             folder: one.folder.clone(),
             instance: one.instance.as_ref().map(ToString::to_string),
         }),
-        [] if path.join("plugin.json").is_file() => Ok(path.to_owned().into()),
+        [] if is_folder => Ok(path.to_owned().into()),
         [] => Err(not_found(plugin, &surveyed, &errors, &dirs)),
         several => {
             let found = several.len();

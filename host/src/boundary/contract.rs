@@ -8,6 +8,7 @@
 //! - **K2.** A method is called with arguments as they are only if its signature equals the caller's,
 //!   and the hash in the table is that of the text. So both sides have the same types for them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use hotbay_plugin::contract::internal::{
@@ -15,6 +16,7 @@ use hotbay_plugin::contract::internal::{
 };
 use hotbay_plugin::contract::{Binding, ContractText, Incompatible, bind};
 
+use crate::contracts::CONTRACT_HINT;
 use crate::error::boundary::BoundaryError;
 
 /// The contracts that the code of an image serves.
@@ -54,7 +56,14 @@ pub(crate) enum BindError {
     /// It serves no contract of this name.
     NotServed,
     /// It serves an incompatible version of the contract.
-    Incompatible(Incompatible),
+    Incompatible { error: Incompatible, hint: Cow<'static, str> },
+}
+
+impl BindError {
+    /// Returns the error of a plugin that was built against another version.
+    pub(crate) fn incompatible(error: Incompatible) -> Self {
+        Self::Incompatible { error, hint: CONTRACT_HINT.into() }
+    }
 }
 
 impl Contracts {
@@ -101,7 +110,7 @@ impl Contracts {
     pub(crate) fn bind(&self, caller: &ContractText) -> Result<Box<[BoundMethod]>, BindError> {
         let served = self.0.iter().find(|served| served.text.name == caller.name);
         let served = served.ok_or(BindError::NotServed)?;
-        let bindings = bind(caller, &served.text).map_err(BindError::Incompatible)?;
+        let bindings = bind(caller, &served.text).map_err(BindError::incompatible)?;
         let bound = bindings.into_iter().map(|binding| match binding {
             Binding::Same(at) => BoundMethod::Same(served.methods[at]),
             Binding::Converted(at) => BoundMethod::Converted(served.methods[at]),

@@ -7,6 +7,9 @@ use hotbay_plugin::contract::{
     Binding, ContractText, ContractVersion, Incompatible, MethodText, Type, bind,
 };
 
+/// Maximum number of mapped methods in a hint.
+const MAX_SHOWN: usize = 8;
+
 /// Returns how endpoints serve the methods of a caller's contract. The types are those of the caller,
 /// since a manifest states none.
 pub(crate) fn bind_mapped(
@@ -21,6 +24,20 @@ pub(crate) fn bind_mapped(
         Some(served_by(mapped, method))
     });
     bind(caller, &ContractText { name: caller.name.clone(), version, methods: methods.collect() })
+}
+
+/// Returns the hint for an incompatible mapping.
+pub(crate) fn mapped_hint(provided: &Provided) -> String {
+    let shown = provided.methods.keys().take(MAX_SHOWN).map(|method| format!("`{method}`"));
+    let mut methods = shown.collect::<Vec<_>>().join(", ");
+    if provided.methods.len() > MAX_SHOWN {
+        methods.push_str(", …");
+    }
+    format!(
+        "correct `methods` or `version` of contract `{}` in `provides` of plugin.json, which maps \
+         {methods}",
+        provided.contract
+    )
 }
 
 /// Returns the method that an endpoint serves.
@@ -77,11 +94,12 @@ mod tests {
         assert_eq!(error("2.0.0", both), "found version 2.0, expected 1.1");
         assert_eq!(
             error("1.1.0", both),
-            "method `new`: missing in version 1.1 of the plugin\n  expected: fn new() -> u32"
+            "method `new`: missing in the plugin, which serves version 1.1 of the contract\n  \
+             expected: fn new() -> u32"
         );
         assert_eq!(
             error("1.0.0", r#"{ "ping": { "endpoint": "p" } }"#),
-            "method `two`: missing in version 1.0 of the plugin\n  \
+            "method `two`: missing in the plugin, which serves version 1.0 of the contract\n  \
              expected: fn two(n: u32, m: u32?) -> u32"
         );
         let other = r#"{ "ping": { "endpoint": "p" }, "two": { "endpoint": "t", "body": "m" } }"#;

@@ -18,7 +18,11 @@ use crate::id::PluginName;
 use crate::sync::lock;
 
 #[cfg(all(unix, feature = "process"))]
-pub(crate) use mapped::bind_mapped;
+pub(crate) use mapped::{bind_mapped, mapped_hint};
+
+/// The hint for a plugin that describes an incompatible version of a contract.
+pub(crate) const CONTRACT_HINT: &str =
+    "rebuild the plugin against the application's version of the contract";
 
 /// A contract of the application, or of a plugin that calls.
 #[derive(Debug)]

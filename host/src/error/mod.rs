@@ -353,7 +353,7 @@ impl Error {
     }
 
     /// Sets the cause like [`caused_by`](Self::caused_by).
-    fn caused_by_shared(mut self, cause: Arc<dyn StdError + Send + Sync>) -> Self {
+    pub(crate) fn caused_by_shared(mut self, cause: Arc<dyn StdError + Send + Sync>) -> Self {
         if self.0.hint.is_none() {
             self.0.hint = hint_of(&*cause).map(Cow::Owned);
         }

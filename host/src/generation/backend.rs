@@ -24,7 +24,7 @@ use crate::call::Failure;
 use crate::call::MethodRequest;
 use crate::contracts::Offer;
 #[cfg(all(unix, feature = "process"))]
-use crate::contracts::bind_mapped;
+use crate::contracts::{bind_mapped, mapped_hint};
 use crate::worker::{RunOutcome, WorkerThreads};
 
 /// Finds the methods of a caller's contract in a program.
@@ -36,10 +36,13 @@ fn bind_process(
     let mut served = process.served_contracts().iter();
     let Some(served) = served.find(|served| served.text.name == caller.name) else {
         let mapped = process.program().mapped(&caller.name).ok_or(BindError::NotServed)?;
-        let bindings = bind_mapped(caller, mapped).map_err(BindError::Incompatible)?;
+        let bindings = bind_mapped(caller, mapped).map_err(|error| {
+            let hint = mapped_hint(mapped).into();
+            BindError::Incompatible { error, hint }
+        })?;
         return Ok(bindings.into_iter().map(mapped_binding).collect());
     };
-    let bindings = bind(caller, &served.text).map_err(BindError::Incompatible)?;
+    let bindings = bind(caller, &served.text).map_err(BindError::incompatible)?;
     let can_be_postcard = |at: usize| {
         let method = &served.text.methods[at];
         // The items of a stream are JSON.
@@ -208,6 +211,33 @@ impl Backend {
             Self::OutOfProcess(process) => {
                 let mut served = process.served_contracts().iter().map(|served| &served.text);
                 served.find(is_named).cloned()
+            }
+        }
+    }
+
+    /// Returns name and version of each contract that it serves, and the hint for one that it does
+    /// not serve.
+    pub(super) fn served_contracts(&self) -> (Vec<String>, &'static str) {
+        let named = |text: &ContractText| format!("`{}` {}", text.name, text.version);
+        match self {
+            Self::InProcess(instance) => {
+                let contracts = instance.image().contracts().into_iter();
+                let hint = "add the contract to `contracts` of `export_plugin!`, or to `Serves` if \
+                            the plugin is compiled in";
+                (contracts.flat_map(Contracts::texts).map(named).collect(), hint)
+            }
+            #[cfg(all(unix, feature = "process"))]
+            Self::OutOfProcess(process) => {
+                let described = process.served_contracts().iter().map(|served| named(&served.text));
+                let provides = process.program().provides.iter();
+                let mapped = provides.filter(|provided| !provided.methods.is_empty());
+                let mapped = mapped.map(|provided| {
+                    let version = &provided.version;
+                    format!("`{}` {}.{}", provided.contract, version.major, version.minor)
+                });
+                let hint = "add the contract to `contracts` of `serve_plugin!`, or map its methods \
+                            onto endpoints: `provides` with `methods` in plugin.json";
+                (described.chain(mapped).collect(), hint)
             }
         }
     }

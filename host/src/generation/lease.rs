@@ -432,7 +432,9 @@ impl InstanceRef {
         };
         let bound = match self.bindings.bound(contract, || backend.bind(&contract.text)) {
             Some(Ok(methods)) => methods.get(index),
-            Some(Err(error)) => return Err(self.generation.not_bound(&contract.text, error)),
+            Some(Err(error)) => {
+                return Err(self.generation.not_bound(backend, &contract.text, error));
+            }
             None => None,
         };
         bound.ok_or_else(|| bug!("a contract has no method {index}"))
@@ -459,7 +461,7 @@ impl InstanceRef {
     pub(crate) fn check_contract(&self, contract: &KnownContract) -> Result<(), Error> {
         let Some(backend) = &self.backend else { return Ok(()) };
         match self.bindings.bound(contract, || backend.bind(&contract.text)) {
-            Some(Err(error)) => Err(self.generation.not_bound(&contract.text, error)),
+            Some(Err(error)) => Err(self.generation.not_bound(backend, &contract.text, error)),
             _ => Ok(()),
         }
     }
@@ -493,7 +495,8 @@ impl InstanceRef {
     /// Returns whether the plugin serves a contract with this text, without keeping the result.
     pub(crate) fn check_text(&self, text: &ContractText) -> Result<(), Error> {
         let Some(backend) = &self.backend else { return Ok(()) };
-        backend.bind(text).map(drop).map_err(|error| self.generation.not_bound(text, &error))
+        let bound = backend.bind(text).map(drop);
+        bound.map_err(|error| self.generation.not_bound(backend, text, &error))
     }
 
     /// Returns the text of a contract that the plugin serves.

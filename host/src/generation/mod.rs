@@ -48,6 +48,9 @@ pub(crate) use unload::{DeferredUnloads, RetainReason, RetainedEntry};
 /// Time in which calls that run as tasks must end after they were aborted.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Maximum number of contracts in the error of a call of another one.
+const MAX_SHOWN_CONTRACTS: usize = 8;
+
 /// One load of one plugin: everything except the backend, which the instance holds.
 #[derive(Debug)]
 pub(crate) struct Generation {
@@ -286,18 +289,24 @@ impl Generation {
 
     /// Returns the error of a call of a contract that the plugin does not serve.
     #[cold]
-    fn not_bound(&self, contract: &ContractText, error: &BindError) -> Error {
+    fn not_bound(&self, backend: &Backend, contract: &ContractText, error: &BindError) -> Error {
         let (name, version) = (&contract.name, contract.version);
         let error = match error {
             BindError::NotServed => {
-                let message = format!("does not serve contract `{name}` {version}");
-                Error::new(ErrorKind::NotProvided, message).with_hint(
-                    "add the contract to `contracts` of `export_plugin!` or `serve_plugin!`",
-                )
+                let (mut served, hint) = backend.served_contracts();
+                if served.len() > MAX_SHOWN_CONTRACTS {
+                    served.truncate(MAX_SHOWN_CONTRACTS);
+                    served.push("…".to_owned());
+                }
+                let only = if served.is_empty() { "or any other" } else { "only " };
+                let served = served.join(", ");
+                let message = format!("does not serve contract `{name}` {version}, {only}{served}");
+                Error::new(ErrorKind::NotProvided, message).with_hint(hint)
             }
-            BindError::Incompatible(error) => {
+            BindError::Incompatible { error, hint } => {
                 let message = format!("serves an incompatible version of contract `{name}`");
-                Error::new(ErrorKind::Incompatible, message).caused_by(error.clone())
+                let error = Error::new(ErrorKind::Incompatible, message).caused_by(error.clone());
+                error.with_hint(hint.clone())
             }
         };
         error.of(&self.name).in_generation(self.id)

@@ -14,7 +14,9 @@ use hotbay_plugin::contract::internal::{
     ArgumentTypes, HostTransport, Method, MethodCall, OwnedArguments, TypedCall, WithOptions,
     decode_result, encode_arguments,
 };
-use hotbay_plugin::contract::{CallError, Contract, Format, Stream, Transport};
+use hotbay_plugin::contract::{
+    CallError, CallErrorKind, CodecError, Contract, Format, Stream, Transport,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::{RunsOn, open_stream};
@@ -188,7 +190,8 @@ impl Target {
         call_id: u64,
         output: &mut Option<M::Output>,
     ) -> Result<(), CallError> {
-        *output = Some(call.erased(|call| self.call_erased(M::INDEX, call, pin, call_id))?);
+        let outcome = call.erased(|call| self.call_erased(M::INDEX, call, pin, call_id));
+        *output = Some(outcome.map_err(|error| self.invalid_result::<M>(error))?);
         Ok(())
     }
 
@@ -207,6 +210,30 @@ impl Target {
             return Ok(None);
         }
         Ok(Some(serialized(reply.take())))
+    }
+
+    /// Deserializes the result of a call.
+    fn result_of<M: Method>(&self, reply: Reply) -> Result<M::Output, CallError> {
+        let (format, reply) = serialized(reply);
+        decode_result::<M>(format, reply.as_ref()).map_err(|error| self.invalid_result::<M>(error))
+    }
+
+    /// Adds the plugin to the error of a result that cannot be read; returns another error as it is.
+    #[cold]
+    fn invalid_result<M: Method>(&self, error: CallError) -> CallError {
+        let source = std::error::Error::source(&error);
+        match (error.kind(), error.shared_source()) {
+            (CallErrorKind::InvalidOutput, Some(cause))
+                if source.is_some_and(|source| source.is::<CodecError>()) =>
+            {
+                let method = M::SHAPE.name;
+                let message =
+                    format!("returned a result of method `{method}` that does not match its type");
+                let error = Error::new(ErrorKind::InvalidOutput, message);
+                error.of(&self.inner.slot.name).caused_by_shared(cause).into()
+            }
+            _ => error,
+        }
     }
 
     /// Ends the lease of a call whose method returned an error, and counts the call.
@@ -303,7 +330,7 @@ impl Target {
         let slot = &self.inner.slot;
         let Some(started) = self.start_brief::<M>(arguments, pin, call_id) else {
             let request = self.owned_request::<M>(arguments)?;
-            return result_of::<M>(self.call_async(request, pin).await?);
+            return self.result_of::<M>(self.call_async(request, pin).await?);
         };
         let outcome = match started {
             Ok(task) => {
@@ -330,7 +357,8 @@ impl Target {
         };
         slot.count_call(shard());
         match outcome {
-            Ok((format, reply)) => decode_result::<M>(format, reply.as_bytes()),
+            Ok((format, reply)) => decode_result::<M>(format, reply.as_bytes())
+                .map_err(|error| self.invalid_result::<M>(error)),
             Err(error) => self.fail(&TypedCall::<M>::new(arguments)?, pin.map(Arc::as_ref), error),
         }
     }
@@ -389,12 +417,6 @@ impl Target {
     }
 }
 
-/// Deserializes the result of a call.
-fn result_of<M: Method>(reply: Reply) -> Result<M::Output, CallError> {
-    let (format, reply) = serialized(reply);
-    decode_result::<M>(format, reply.as_ref())
-}
-
 impl Transport for PinnedTransport {
     #[inline(always)]
     fn call<C: Contract + ?Sized, M: Method>(
@@ -425,7 +447,7 @@ impl Transport for PooledTransport {
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
         let request = self.0.owned_request::<M>(arguments)?;
-        result_of::<M>(block_on(pin!(Execute::new(&self.0.inner, request)))?)
+        self.0.result_of::<M>(block_on(pin!(Execute::new(&self.0.inner, request)))?)
     }
 
     async fn call_async<C: Contract + ?Sized, M: Method>(
@@ -433,7 +455,7 @@ impl Transport for PooledTransport {
         arguments: &ArgumentTypes<'_, M>,
     ) -> Result<M::Output, CallError> {
         let request = self.0.owned_request::<M>(arguments)?;
-        result_of::<M>(Execute::new(&self.0.inner, request).await?)
+        self.0.result_of::<M>(Execute::new(&self.0.inner, request).await?)
     }
 
     fn call_stream<C: Contract + ?Sized, M: Method>(

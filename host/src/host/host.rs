@@ -20,7 +20,7 @@ use super::factories::{
 };
 use super::inner::{Inner, RetainedLibrary, UnloadReport, absolute};
 use super::load_all::{self, LoadReport};
-use super::providers::ProviderFinder;
+use super::providers::{CallerKind, ProviderFinder};
 use super::registry::{UnloadScope, shutting_down};
 use super::reload_request::{ReloadRequest, Reloaded};
 use crate::boundary::{Contracts, Root};
@@ -470,8 +470,9 @@ impl Host {
         contract: &str,
         typed: Option<Arc<KnownContract>>,
     ) -> Result<Providers, Error> {
-        let registry = Arc::new(ProviderFinder(Arc::downgrade(&self.inner)));
-        Providers::new(contract, typed, registry, self.inner.registry.changes.clone())
+        let host = Arc::downgrade(&self.inner);
+        let registry = ProviderFinder { host, caller: CallerKind::Application };
+        Providers::new(contract, typed, Arc::new(registry), self.inner.registry.changes.clone())
     }
 
     /// Returns the counts of the host and of every plugin.

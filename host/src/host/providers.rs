@@ -14,21 +14,32 @@ use crate::id::PluginName;
 use crate::providers::{Location, Offers, ProviderSource, Rank};
 
 /// Finds providers without keeping the host alive.
-pub(super) struct ProviderFinder(pub(super) Weak<Inner>);
+pub(super) struct ProviderFinder {
+    pub(super) host: Weak<Inner>,
+    pub(super) caller: CallerKind,
+}
+
+/// Who calls the providers.
+#[derive(Clone, Copy)]
+pub(super) enum CallerKind {
+    Application,
+    /// A plugin, whose calls the services of the host can serve, too.
+    Plugin,
+}
 
 impl ProviderSource for ProviderFinder {
     fn look_up(&self, contract: &str, accepted: &VersionReq) -> Result<Vec<PluginHandle>, Error> {
-        let inner = self.0.upgrade().ok_or_else(shutting_down)?;
+        let inner = self.host.upgrade().ok_or_else(shutting_down)?;
         let mut found = providing(&inner, contract, accepted)?;
         if found.is_empty() {
-            return Err(not_provided(&inner, contract, accepted));
+            return Err(not_provided(&inner, self.caller, contract, accepted));
         }
         found.sort_by(|(one, _), (other, _)| one.cmp(other));
         Ok(found.into_iter().map(|(_, handle)| handle).collect())
     }
 
     fn chosen(&self, contract: &str, accepted: &VersionReq, in_order: &[PluginName]) {
-        if let Some(inner) = self.0.upgrade() {
+        if let Some(inner) = self.host.upgrade() {
             inner.choices.record(contract, accepted, in_order, &inner.context.events);
         }
     }
@@ -55,7 +66,7 @@ fn providing(
 
 /// Returns the error for a contract that no serving plugin provides.
 #[cold]
-fn not_provided(host: &Inner, contract: &str, accepted: &VersionReq) -> Error {
+fn not_provided(host: &Inner, caller: CallerKind, contract: &str, accepted: &VersionReq) -> Error {
     let mut others = Vec::new();
     let mut known: Vec<String> = Vec::new();
     let visited = host.registry.with_entries(|manifest, _, offers, _| {
@@ -77,18 +88,27 @@ fn not_provided(host: &Inner, contract: &str, accepted: &VersionReq) -> Error {
         );
         return Error::new(ErrorKind::NotFound, message);
     }
-    let hint = match nearest(contract, known.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => {
-            "load a plugin whose manifest has the contract in `provides`".to_owned()
+    let near = nearest(contract, known.iter().map(String::as_str));
+    let hint = match (near, caller) {
+        (Some(near), _) => format!("did you mean `{near}`?"),
+        (None, CallerKind::Plugin) => {
+            "serve it with `HostBuilder::service`, or load a plugin that serves it".to_owned()
         }
-        None => {
+        (None, CallerKind::Application) if known.is_empty() => {
+            "load a plugin that serves it".to_owned()
+        }
+        (None, CallerKind::Application) => {
             known.sort();
             known.dedup();
             known.truncate(8);
             format!("provided contracts: `{}`", known.join("`, `"))
         }
     };
-    let message = format!("no plugin provides contract `{contract}`");
+    let message = match caller {
+        CallerKind::Application => format!("no plugin provides contract `{contract}`"),
+        CallerKind::Plugin => {
+            format!("neither the host nor a plugin serves contract `{contract}`")
+        }
+    };
     Error::new(ErrorKind::NotFound, message).with_hint(hint)
 }

@@ -34,7 +34,7 @@ impl Service {
         let contracts = self.contracts().ok_or_else(|| self.not_served())?;
         contracts.bind(contract).map_err(|error| match error {
             BindError::NotServed => self.not_served(),
-            BindError::Incompatible(error) => {
+            BindError::Incompatible { error, .. } => {
                 let message =
                     format!("the host serves an incompatible version of contract `{}`", self.name);
                 Error::new(ErrorKind::Incompatible, message).caused_by(error)

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::inner::Inner;
-use super::providers::ProviderFinder;
+use super::providers::{CallerKind, ProviderFinder};
 use super::registry::shutting_down;
 use super::service::Service;
 use crate::boundary::{BoundMethod, Contracts, MethodFunctions};
@@ -67,8 +67,8 @@ impl HostContracts {
     /// Returns the providers of a contract.
     fn providers(&self, contract: &str) -> Result<Providers, Error> {
         let host = self.host()?;
-        let finder = Arc::new(ProviderFinder(Arc::downgrade(&host)));
-        Providers::new(contract, None, finder, host.registry.changes.clone())
+        let finder = ProviderFinder { host: Arc::downgrade(&host), caller: CallerKind::Plugin };
+        Providers::new(contract, None, Arc::new(finder), host.registry.changes.clone())
     }
 }
 

@@ -7,15 +7,10 @@ use hotbay_manifest::Manifest;
 use hotbay_plugin::contract::ContractText;
 
 use super::candidate::Candidate;
-use crate::contracts::ContractRegistry;
+use crate::contracts::{CONTRACT_HINT, ContractRegistry};
 #[cfg(all(unix, feature = "process"))]
-use crate::contracts::bind_mapped;
+use crate::contracts::{bind_mapped, mapped_hint};
 use crate::error::{Error, ErrorKind, LoadStep};
-
-const CONTRACT_HINT: &str = "rebuild the plugin against the application's version of the contract";
-
-#[cfg(all(unix, feature = "process"))]
-const MAPPED_HINT: &str = "correct `methods` in the entry of `provides`, or its version";
 
 /// Compares the contracts that a plugin serves with its manifest, and with those of the application.
 pub(super) fn check_contracts<'t>(
@@ -64,7 +59,7 @@ pub(super) fn check_mapped<'t>(
                 "its manifest maps a method of contract `{name}` onto the endpoint `{endpoint}`, which \
                  the program does not declare"
             );
-            return Err(incompatible().caused_by(message).with_hint(MAPPED_HINT));
+            return Err(incompatible().caused_by(message).with_hint(mapped_hint(provided)));
         }
         let Some(contracts) = contracts else { continue };
         contracts.check_each(name, |caller| bind_mapped(caller, provided).map(drop)).map_err(
@@ -72,7 +67,7 @@ pub(super) fn check_mapped<'t>(
                 let found =
                     format!("its manifest maps an incompatible version of contract `{name}`");
                 let cause = Error::new(ErrorKind::Incompatible, found).caused_by(error);
-                incompatible().caused_by(cause).with_hint(MAPPED_HINT)
+                incompatible().caused_by(cause).with_hint(mapped_hint(provided))
             },
         )?;
     }

@@ -226,8 +226,10 @@ impl Providers {
         let found = self.find()?;
         let others = found.in_order.iter().filter(|plugin| plugin.name() != caller);
         first_serving(others, check)?.ok_or_else(|| {
-            let message = format!("no other plugin provides contract `{}`", self.contract);
-            Error::new(ErrorKind::NotFound, message)
+            let message =
+                format!("neither the host nor another plugin serves contract `{}`", self.contract);
+            let hint = "serve it with `HostBuilder::service`, or load a plugin that serves it";
+            Error::new(ErrorKind::NotFound, message).with_hint(hint)
         })
     }
 

@@ -582,7 +582,12 @@ fn parse_attributes(
             let added = version(&text)?;
             if added.0 != contract.0 || added > contract {
                 let (major, minor) = contract;
-                let message = format!("expected a version from {major}.0 to {major}.{minor}");
+                let mut message = format!("expected a version from {major}.0 to {major}.{minor}");
+                if added.0 < contract.0 {
+                    message.push_str(
+                        "; remove `#[since]`: all methods of a new major version are in it",
+                    );
+                }
                 return Err(Error::new_spanned(&text, message));
             }
             since = Some(text);

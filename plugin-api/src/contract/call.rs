@@ -136,7 +136,7 @@ impl<M: Method> TypedResult<M> {
         // SAFETY: F1 and F3 of `form.rs`: a function of this method has written it.
         match unsafe { OutputForm::<M>::lift_result(self.0) } {
             Ok(output) => Ok(output),
-            Err(error) => Err(invalid_result(error)),
+            Err(error) => Err(invalid_result(M::SHAPE.name, error)),
         }
     }
 }
@@ -396,7 +396,7 @@ pub fn encode_arguments<M: Method>(
 ///
 /// `InvalidOutput` if it does not match its type.
 pub fn decode_result<M: Method>(format: Format, bytes: &[u8]) -> Result<M::Output, CallError> {
-    format.decode(bytes).map_err(invalid_result)
+    format.decode(bytes).map_err(|error| invalid_result(M::SHAPE.name, error))
 }
 
 #[cold]
@@ -411,7 +411,7 @@ fn invalid_argument(error: CodecError) -> CallError {
 }
 
 #[cold]
-fn invalid_result(error: CodecError) -> CallError {
-    let message = "the result does not match its type";
+fn invalid_result(method: &str, error: CodecError) -> CallError {
+    let message = format!("the result of method `{method}` does not match its type");
     CallError::new(CallErrorKind::InvalidOutput, message).with_source(error)
 }

@@ -123,19 +123,33 @@ fn change(
     after: Option<&MethodText>,
 ) -> MethodChange {
     let (mut impact, mut reasons) = (Impact::Unaffected, Vec::new());
-    for (method, host, plugin) in [(after, new, old), (before, old, new)] {
+    let sides = sides(old, new, before.is_some() && after.is_some());
+    for ((method, plugin), [of_host, of_plugin]) in
+        [(after, old), (before, new)].into_iter().zip(sides)
+    {
         match method.map(|method| bind_method(method, plugin)) {
             Some(Ok(Binding::Converted(_))) => impact = impact.max(Impact::Compatible),
             Some(Ok(Binding::Same(_) | Binding::Missing)) | None => {}
             Some(Err(reason)) => {
                 impact = Impact::Breaking;
-                let (host, plugin) = (host.version, plugin.version);
-                reasons
-                    .push(format!("hosts with {host} cannot call plugins with {plugin}: {reason}"));
+                reasons.push(format!(
+                    "hosts with {of_host} cannot call plugins with {of_plugin}: {reason}"
+                ));
             }
         }
     }
     MethodChange { old: before.cloned(), new: after.cloned(), impact, reasons }
+}
+
+/// Returns names for what hosts and plugins have: first for new hosts with old plugins, then for old
+/// hosts with new plugins. Equal versions do not show which is which.
+fn sides(old: &ContractText, new: &ContractText, is_in_both: bool) -> [[String; 2]; 2] {
+    let (old, new) = match (old.version == new.version, is_in_both) {
+        (false, _) => (old.version.to_string(), new.version.to_string()),
+        (true, true) => ("the old signature".to_owned(), "the new signature".to_owned()),
+        (true, false) => ("the old contract".to_owned(), "the new contract".to_owned()),
+    };
+    [[new.clone(), old.clone()], [old, new]]
 }
 
 impl fmt::Display for Changes {

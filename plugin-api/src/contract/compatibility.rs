@@ -87,7 +87,10 @@ pub(super) fn bind_method(method: &MethodText, plugin: &ContractText) -> Result<
         if is_newer || method.has_default {
             return Ok(Binding::Missing);
         }
-        return Err(format!("missing in version {} of the plugin", plugin.version));
+        let version = plugin.version;
+        return Err(format!(
+            "missing in the plugin, which serves version {version} of the contract"
+        ));
     };
     if method.signature == found.signature {
         return Ok(Binding::Same(at));

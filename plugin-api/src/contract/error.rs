@@ -6,12 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::PluginError;
-use crate::text::write_escaped;
+use crate::text::{Lines, escaped, write_escaped};
 
 /// The reason a call of a contract's method failed.
 ///
 /// Either the plugin returned an error, which [`plugin_error`](Self::plugin_error) returns
-/// unchanged, or the call itself failed. [`source`](Error::source) returns the host's own error.
+/// unchanged, or the call itself failed. [`source`](Error::source) returns the host's own error, and
+/// [`full_message`](Self::full_message) the text of both.
 ///
 /// An error type of your own implements `From<CallError>`, for failures of the call, and
 /// `Into<PluginError>`, to cross:
@@ -39,7 +40,7 @@ use crate::text::write_escaped;
 ///     fn from(error: CallError) -> Self {
 ///         match error.plugin_error().map(PluginError::code) {
 ///             Some(404) => Self::NotFound,
-///             _ => Self::Other(error.to_string()),
+///             _ => Self::Other(error.full_message()),
 ///         }
 ///     }
 /// }
@@ -179,6 +180,34 @@ impl CallError {
         self.0.source.clone()
     }
 
+    /// Returns the messages of the error and all of its causes, joined by colons. Includes the text and
+    /// the code of the plugin's own error, which `Display` omits.
+    ///
+    /// Text from plugins is escaped, as in `Display`.
+    ///
+    /// ```
+    /// use hotbay_plugin::PluginError;
+    /// use hotbay_plugin::contract::CallError;
+    ///
+    /// let error = CallError::from(PluginError::new(404, "no such key"));
+    /// assert_eq!(error.to_string(), "the plugin returned an error");
+    /// assert_eq!(error.full_message(), "the plugin returned an error: no such key (code 404)");
+    /// ```
+    pub fn full_message(&self) -> String {
+        let mut message = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // An error of the host has the text of its source, and one that crossed that of all.
+            if !format!(": {message}: ").contains(&format!(": {text}: ")) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = cause.source();
+        }
+        escaped(&message, Lines::Many).into_owned()
+    }
+
     /// Returns whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self.kind() {
@@ -224,7 +253,8 @@ impl From<PluginError> for CallError {
 }
 
 impl From<CallError> for PluginError {
-    /// Returns the plugin's own error, or one with a code that resembles that of HTTP.
+    /// Returns the plugin's own error, or one with a code that resembles that of HTTP. The message then
+    /// ends with the hint, which a [`PluginError`] does not have.
     fn from(error: CallError) -> Self {
         let kind = error.kind();
         if let Some(error) = error.0.plugin_error {
@@ -241,7 +271,11 @@ impl From<CallError> for PluginError {
             CallErrorKind::Circular => 508,
             CallErrorKind::Plugin | CallErrorKind::Other => 500,
         };
-        let converted = Self::new(code, error.0.message.into_owned());
+        let mut message = error.0.message.into_owned();
+        if let Some(hint) = error.0.hint {
+            message = format!("{message}; hint: {hint}");
+        }
+        let converted = Self::new(code, message);
         if matches!(kind, CallErrorKind::Overloaded | CallErrorKind::Unavailable) {
             return converted.retryable();
         }

@@ -63,10 +63,17 @@
 //! In one process, numbers, text, lists of numbers, and data types with `#[repr(C)]` cross without
 //! serialization; everything else crosses as postcard. If the signatures of both sides differ but
 //! one can be read as the other, arguments and results cross as JSON by name. If not, the plugin is
-//! rejected before its library is opened.
+//! rejected before its library is opened, if the host knows the contract when it loads the plugin:
+//! by `Host::builder().contract::<dyn TextAnalysis>()`, or since `host.contract` was called. Otherwise,
+//! `host.contract` fails.
 //!
 //! JSON has one `null`, and only finite numbers. There, `Some(None)` becomes `None`, and so does an
 //! optional number that is not finite. Any other such number cannot be read.
+//!
+//! # Errors
+//!
+//! [`CallError::kind`] classifies the failure of a call, [`CallError::plugin_error`] is the error that
+//! the plugin returned, and [`CallError::full_message`] has the text of both.
 //!
 //! # Versions
 //!
@@ -76,7 +83,9 @@
 //!   `#[serde(default)]` or an optional type; a missing argument needs an optional type.
 //! - Numbers may become wider. Readers may have more variants of an enum than writers.
 //! - All else is a breaking change, and needs another major version. A unit test with
-//!   [`check_golden`] finds such changes; so does `hotbay contract diff`.
+//!   [`check_golden`] finds such changes; so does `hotbay contract diff`. The test
+//!   `check_golden::<dyn TextAnalysis>("contracts/text-analysis.txt")` compares the trait with that file
+//!   of its crate, which `UPDATE_CONTRACTS=1 cargo test` writes.
 
 #[allow(unsafe_code, reason = "reads arguments that cross as they are")]
 mod argument;

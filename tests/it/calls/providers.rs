@@ -140,7 +140,7 @@ fn missing_provider_error_names_nearest() {
     check("a", "provided contracts: `table`");
     check("", "provided contracts: `table`");
     block_on(host.unload("a")).unwrap();
-    check("table", "load a plugin whose manifest has the contract in `provides`");
+    check("table", "load a plugin that serves it");
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn invalid_results_and_codes_are_errors() {
         assert!(message.contains(text), "{message}");
     };
     let error = block_on(work.enrich(Record::default())).unwrap_err();
-    check(error, CallErrorKind::InvalidOutput, "the result does not match its type");
+    check(error, CallErrorKind::InvalidOutput, "that does not match its type");
     let error = block_on(work.fetch("")).unwrap_err();
     check(error, CallErrorKind::Other, "77");
     let error = block_on(work.limits()).unwrap_err();

@@ -177,11 +177,17 @@ fn contract_that_is_not_served_is_an_error() {
     let (host, _analysis) = analyst(&plugins);
     let error = host.contract::<dyn Unknown>("analyst").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotProvided);
-    assert_eq!(error.to_string(), "plugin `analyst` does not serve contract `unknown` 1.0");
+    let expected =
+        "plugin `analyst` does not serve contract `unknown` 1.0, only `text-analysis` 1.1";
+    assert_eq!(error.to_string(), expected);
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("`export_plugin!`"), "{hint}");
     assert!(host.contract::<dyn TextAnalysis>("analyst-2").unwrap_err().is_not_found());
     block_on(host.register_fn("echo", |_, _| Ok(hotbay::Output::text("")))).unwrap();
     let error = host.contract::<dyn TextAnalysis>("echo").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotProvided);
+    let expected = "plugin `echo` does not serve contract `text-analysis` 1.1, or any other";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]

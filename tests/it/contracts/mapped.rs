@@ -128,7 +128,11 @@ fn incompatible_mapping_is_refused() {
     other_body["sum"] = json!({ "endpoint": "execute", "body": "b" });
     for (version, methods, expected) in [
         ("2.0.0", all_methods(), "found version 2.0, expected 1.1"),
-        ("1.0.0", without_store, "method `store`: missing in version 1.0 of the plugin"),
+        (
+            "1.0.0",
+            without_store,
+            "method `store`: missing in the plugin, which serves version 1.0 of the contract",
+        ),
         ("1.0.0", other_body, "found:    endpoint `execute`, body `b`"),
     ] {
         let plugins = Plugins::new();
@@ -140,6 +144,8 @@ fn incompatible_mapping_is_refused() {
         let error = first.contract::<dyn Mapped>("old").map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Incompatible);
         assert!(error.full_message().contains(expected), "{}", error.full_message());
+        let hint = error.hint().unwrap().to_owned();
+        assert!(hint.contains("`methods`") && hint.contains("maps `echo`, "), "{hint}");
         // Otherwise before the program is started.
         let builder = Host::builder().plugin_dir(plugins.dir()).contract::<dyn Mapped>();
         let second = builder.build().unwrap();
@@ -147,7 +153,7 @@ fn incompatible_mapping_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Incompatible);
         assert_eq!(error.step(), Some(LoadStep::Capabilities));
         assert!(error.full_message().contains(expected), "{}", error.full_message());
-        assert!(error.hint().is_some_and(|hint| hint.contains("`methods`")), "{:?}", error.hint());
+        assert_eq!(error.hint(), Some(hint.as_str()));
     }
 }
 
@@ -181,4 +187,43 @@ fn program_that_describes_the_contract_needs_no_mapping() {
     assert_eq!(error.kind(), ErrorKind::Incompatible);
     let message = error.full_message();
     assert!(message.contains("which the program describes itself"), "{message}");
+}
+
+/// The contract of the example in `PROTOCOL.md`.
+#[hotbay_plugin::contract(name = "words", version = "1.0")]
+trait Words {
+    fn count(&self, text: &str) -> Result<u64, CallError>;
+}
+
+#[cfg(unix)]
+#[test]
+fn example_of_the_protocol_serves_its_contract() {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if !hotbay_tests::has_interpreter("python3") {
+        return;
+    }
+    let page = include_str!("../../../plugin-api/PROTOCOL.md");
+    let (_, section) = page.split_once("## 9. ").expect("the section");
+    let block = |language: &str| {
+        let (_, after) = section.split_once(&format!("```{language}\n")).expect("a block");
+        after.split_once("```").expect("its end").0
+    };
+    let plugins = Plugins::new();
+    let folder = plugins.dir().join("words");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("plugin.json"), block("json")).unwrap();
+    fs::write(folder.join("words.py"), block("python")).unwrap();
+    fs::set_permissions(folder.join("words.py"), fs::Permissions::from_mode(0o755)).unwrap();
+    let builder = Host::builder().plugin_dir(plugins.dir()).allow_unverified(true);
+    let host = builder.contract::<dyn Words>().build().unwrap();
+    loaded(&host, folder);
+    let words = host.contract::<dyn Words>("words").unwrap();
+    assert_eq!(words.count("to be or not to be").unwrap(), 6);
+    let error = words.count("").unwrap_err();
+    assert_eq!(error.plugin_error().map(|own| own.message()), Some("no text"));
+    assert_eq!(error.to_string(), "plugin `words` returned an error");
+    let expected = "plugin `words` returned an error: no text (code 422)";
+    assert_eq!(error.full_message(), expected);
 }

@@ -298,7 +298,11 @@ fn contract_that_program_does_not_serve_is_an_error() {
     let (host, _analysis) = analyst(&plugins, rust(&plugins));
     let error = host.contract::<dyn Unknown>("analyst").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotProvided);
-    assert_eq!(error.to_string(), "plugin `analyst` does not serve contract `unknown` 1.0");
+    let expected =
+        "plugin `analyst` does not serve contract `unknown` 1.0, only `text-analysis` 1.1";
+    assert_eq!(error.to_string(), expected);
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("`provides` with `methods` in plugin.json"), "{hint}");
 }
 
 #[test]
@@ -403,9 +407,14 @@ fn message_of_an_invalid_result_is_short_and_states_each_cause_once() {
     let (_host, lines) =
         lines(&plugins, json!({ "body": Value::from("x".repeat(1 << 20)).to_string() }));
     for result in [lines.count(""), lines.pooled().count("")] {
-        let message = Error::from(result.unwrap_err()).full_message();
+        let error = result.unwrap_err();
+        let message = error.full_message();
+        assert_eq!(message, Error::from(error).full_message());
         assert!(message.len() < 20_000, "{} bytes", message.len());
-        assert_eq!(message.matches("the result does not match its type").count(), 1, "{message}");
+        let expected = "plugin `lines` returned a result of method `count` that does not match its \
+                        type: ";
+        assert!(message.starts_with(expected), "{message}");
+        assert_eq!(message.matches("does not match its type").count(), 1, "{message}");
         assert!(message.contains("invalid type: string \"xxx"), "{message}");
     }
 }

@@ -55,6 +55,8 @@ fn older_caller_calls_newer_plugin() {
                     expected: fn words(text: string) -> u32\n  \
                     found:    fn words(text: string) -> u64";
     assert!(message.contains(expected), "{message}");
+    let hint = "rebuild the plugin against the application's version of the contract";
+    assert_eq!(error.hint(), Some(hint));
 }
 
 #[test]
