@@ -364,18 +364,16 @@ impl HostEvent {
                     let paths = paths.iter().map(|path| format!("`{}`", escaped(path, Lines::One)));
                     paths.collect::<Vec<_>>().join(", ")
                 };
-                if !applied.is_empty() {
-                    write!(f, "applied {}", listed(applied))?;
-                }
-                if !needs_restart.is_empty() {
-                    let gap = if applied.is_empty() { "" } else { "; " };
-                    write!(f, "{gap}applies after a restart: {}", listed(needs_restart))?;
-                }
-                if !failed.is_empty() {
-                    let failed: Vec<_> = failed.iter().map(ToString::to_string).collect();
-                    write!(f, "; not followed by {}", listed(&failed))?;
-                }
-                Ok(())
+                let failed: Vec<_> = failed.iter().map(ToString::to_string).collect();
+                let parts = [
+                    ("applied ", &applied[..]),
+                    ("applies after a restart: ", needs_restart),
+                    ("not followed by ", &failed),
+                ];
+                let parts = parts.into_iter().filter(|(_, paths)| !paths.is_empty());
+                let parts: Vec<_> =
+                    parts.map(|(what, paths)| format!("{what}{}", listed(paths))).collect();
+                f.write_str(&parts.join("; "))
             }
             Self::ConfigRejected { reason, hint } => {
                 f.write_str(&shown(reason))?;

@@ -40,7 +40,7 @@ table! { KINDS: ErrorKind;
         "Read the cause, which is the plugin's own error or its last output. `Error::step` names the step.";
     Config:
         "The `config` of a plugin, or `hotbay.toml`, is invalid.",
-        "Fix the field that the message names. `hotbay config check` reports all mistakes of `hotbay.toml` at once.";
+        "Fix the field that the message names. `hotbay config check` checks `hotbay.toml`.";
     Requires:
         "A required plugin is missing, failed, or has another version; plugins require each other in a circle; or a plugin that others require would be unloaded.",
         "Install the plugin that the message names, or unload the dependents first.";
@@ -220,7 +220,7 @@ fn page() -> String {
     text.push_str(
         "\n## Exit codes\n\n\
          `hotbay` exits with 0 after success, 1 after a failure, and 2 if it was called with invalid \
-         arguments. With `--json`, an error is a document on stdout.\n",
+         arguments. With `--json`, other errors are documents on stdout.\n",
     );
     text
 }

@@ -1,4 +1,4 @@
-//! Fields of the type `Vec<u8>`: serde would serialize each byte as a number of its own, which takes
+//! Fields of the type `Vec<u8>`: serde would serialize each byte as one number, which takes
 //! ten times as long in postcard. The bytes that cross are the same.
 
 use std::fmt;

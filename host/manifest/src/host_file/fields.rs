@@ -87,7 +87,7 @@ pub(crate) const TRUST: &[Field] = &[
         "allow_unverified",
         Shape::Host(HostShape::Flag),
         FLAG,
-        "Accepts libraries whose manifests state no digest. A damaged one can end the process.",
+        "Accepts libraries and programs whose manifests state no digest. A damaged library can end the process.",
     ),
     optional(
         "allow_writable_by_others",
@@ -198,7 +198,7 @@ pub(crate) const PLUGIN: &[Field] = &[
         "a table",
         "Config, whose values replace those of the manifest, field by field. In its texts, `${NAME}` \
          is replaced by a variable of the environment, and `${file:PATH}` by the text of a file; \
-         such values are never shown. `$${` means `${`. The same works in paths, \
+         the host never shows such values, which are always texts. `$${` means `${`. The same works in paths, \
          which are shown.",
     ),
     optional(
