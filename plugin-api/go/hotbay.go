@@ -1109,14 +1109,31 @@ func expect(isExpected bool, expected string, found any) error {
 	if isExpected {
 		return nil
 	}
-	text := fmt.Sprintf("%#v", found)
-	if number, isNumber := found.(json.Number); isNumber {
-		text = number.String()
-	}
-	if len(text) > 60 {
-		text = strings.ToValidUTF8(text[:60], "") + "…"
+	const most = 60
+	var text string
+	switch found := found.(type) {
+	case nil:
+		text = "null"
+	case string:
+		text = strconv.Quote(cut(found, most))
+	case json.Number:
+		text = cut(found.String(), most)
+	case []any:
+		text = fmt.Sprintf("a list of %d values", len(found))
+	case map[string]any:
+		text = fmt.Sprintf("an object of %d fields", len(found))
+	default:
+		text = fmt.Sprint(found)
 	}
 	return fmt.Errorf("expected %s, found %s", expected, text)
+}
+
+// cut returns the beginning of a text.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // rejected is a request that does not reach the plugin's code.
@@ -1128,7 +1145,7 @@ type rejected struct {
 
 func (r *rejected) Error() string { return r.message }
 
-func (r *rejected) body() any {
+func (r *rejected) body() map[string]any {
 	return map[string]any{"message": r.message, "statusCode": r.status}
 }
 
@@ -1137,7 +1154,7 @@ type fault struct{ message, location string }
 
 func (f *fault) Error() string { return f.message }
 
-func (f *fault) body() any {
+func (f *fault) body() map[string]any {
 	own := map[string]string{"message": f.message}
 	if f.location != "" {
 		own["location"] = f.location
@@ -1181,8 +1198,14 @@ func panicLocation() string {
 	}
 }
 
-// failure returns status and body of the response to a call that failed.
-func failure(err error) (int, any) {
+// failure returns status and body of the response to a call that failed. A panic of the error's own
+// methods, such as of a nil pointer, is a fault of the call.
+func failure(err error) (status int, body map[string]any) {
+	defer func() {
+		if value := recover(); value != nil {
+			status, body = 500, (&fault{fmt.Sprint(value), panicLocation()}).body()
+		}
+	}()
 	var (
 		refused  *rejected
 		panicked *fault
@@ -1194,18 +1217,19 @@ func failure(err error) (int, any) {
 		return refused.status, refused.body()
 	case errors.As(err, &panicked):
 		return 500, panicked.body()
-	case errors.As(err, &own):
-	case errors.As(err, &call):
+	case errors.As(err, &own) && own != nil:
+	case errors.As(err, &call) && call != nil:
 		own = call.passedOn()
 	default:
 		own = &Error{Code: 500, Message: err.Error()}
 	}
-	body := map[string]any{"code": own.Code, "message": own.Message, "retryable": own.Retryable}
+	body = map[string]any{"code": own.Code, "message": own.Message, "retryable": own.Retryable}
 	if own.Details != nil {
-		if _, err := json.Marshal(own.Details); err != nil {
+		details, err := json.Marshal(own.Details)
+		if err != nil {
 			return 500, (&fault{fmt.Sprintf("the details of an error are not JSON: %v", err), ""}).body()
 		}
-		body["details"] = own.Details
+		body["details"] = json.RawMessage(details)
 	}
 	return 422, body
 }
@@ -1288,6 +1312,10 @@ func (p *Plugin) Run() {
 	}
 	if settings.id == "" {
 		settings.id = p.Name
+	}
+	if p.MaxConcurrentCalls < 1 || p.MaxBodyBytes < 0 {
+		fmt.Fprintln(os.Stderr, "MaxConcurrentCalls must be at least 1, and MaxBodyBytes at least 0")
+		os.Exit(2)
 	}
 	s := &server{plugin: p, token: os.Getenv("HOTBAY_TOKEN"), methods: map[string]*served{},
 		slots: make(chan struct{}, p.MaxConcurrentCalls), stop: make(chan struct{}),
@@ -1372,6 +1400,7 @@ func (s *server) run(settings settings) {
 		}}
 	if s.token != "" {
 		web.ReadHeaderTimeout = tokenTimeout
+		web.IdleTimeout = 24 * time.Hour // Otherwise, Go 1.19 uses the timeout above.
 	}
 	hasAccepted := make(chan struct{})
 	go func() {
@@ -1499,9 +1528,13 @@ type limitedListener struct {
 func (l limitedListener) Accept() (net.Conn, error) {
 	s := l.server
 	select {
-	case s.places <- struct{}{}:
-	case <-s.draining:
-		return nil, net.ErrClosed
+	case s.places <- struct{}{}: // Tried first: what waits in the backlog is still accepted.
+	default:
+		select {
+		case s.places <- struct{}{}:
+		case <-s.draining:
+			return nil, net.ErrClosed
+		}
 	}
 	conn, err := l.streamListener.Accept()
 	if err != nil {
@@ -1589,7 +1622,11 @@ func (s *server) readBody(request *http.Request) ([]byte, error) {
 	if request.ContentLength > max {
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(io.LimitReader(request.Body, max+1))
+	var limited io.Reader = request.Body
+	if max < math.MaxInt64 {
+		limited = io.LimitReader(limited, max+1)
+	}
+	body, err := io.ReadAll(limited)
 	if err != nil {
 		panic(http.ErrAbortHandler) // The connection has ended.
 	}
@@ -1813,7 +1850,11 @@ func callMethod(ctx context.Context, method *served, body []byte) (Output, *stre
 		return Output{}, &stream{method, items}, nil
 	}
 	buffer := new(bytes.Buffer)
-	if err := method.output.encode(buffer, result.(reflect.Value)); err != nil {
+	err = protect(func() error { return method.output.encode(buffer, result.(reflect.Value)) })
+	if errors.As(err, new(*fault)) {
+		return Output{}, nil, err
+	}
+	if err != nil {
 		message := fmt.Sprintf("the result cannot be serialized: %v", err)
 		return Output{}, nil, &rejected{500, message, false}
 	}

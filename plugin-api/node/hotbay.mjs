@@ -575,6 +575,9 @@ const withBigInts = (value) => withIntegers(value, BigInt);
 function argumentValue(name, json) {
   const value = this[name]; // Before `toJSON`.
   if (typeof value === "bigint") return BIG + value;
+  if (typeof value === "number" && !Number.isFinite(value)) {
+    throw new CallError("invalid-input", `an argument is not JSON: ${value}`);
+  }
   if (ArrayBuffer.isView(value) || value instanceof Set) return Array.from(value);
   return value instanceof Map ? Object.fromEntries(value) : json;
 }

@@ -249,7 +249,10 @@ class Contract:
         if deadline is not None:
             remaining = max(deadline - time.monotonic(), 0)
             headers.append(("Hotbay-Deadline-Ms", int(remaining * 1000)))
-        body = json.dumps(body, allow_nan=False, default=_argument).encode()
+        try:
+            body = json.dumps(body, allow_nan=False, default=_argument).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CallError("invalid-input", f"an argument is not JSON: {error}") from None
         headers.append(("Content-Length", len(body)))
         head = "".join(f"{name}: {value}\r\n" for name, value in headers)
         for name in (path, self._plugin or ""):
@@ -261,7 +264,7 @@ class Contract:
                 served.check()
             if deadline is not None and time.monotonic() >= deadline:
                 raise CallError("deadline-exceeded", "the deadline passed")
-        response = _exchange(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body, check)
+        response = _exchange(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body, check, deadline)
         return _result(*response)
 
 
@@ -1189,10 +1192,14 @@ class Connection:
                     self.server.plugin.log.error("the end of a stream failed", **_fault(error))
 
 
-def _exchange(request: bytes, check) -> tuple:
+def _exchange(request: bytes, check, deadline) -> tuple:
     """Sends a request to the host on a new connection; returns status and body of the response.
     Calls `check` repeatedly, whose error ends the exchange, and closes the connection."""
-    with _connect() as connection:
+    seconds = HOST_CONNECT_SECONDS
+    if deadline is not None:
+        check()
+        seconds = min(seconds, max(deadline - time.monotonic(), 0.001))
+    with _connect(seconds) as connection:
         connection.setblocking(False)
         rest, parts, poll = memoryview(request), [], select.poll()
         while True:
@@ -1226,7 +1233,7 @@ def _exchange(request: bytes, check) -> tuple:
     return int(status[0]), body
 
 
-def _connect() -> socket.socket:
+def _connect(seconds: float) -> socket.socket:
     """Connects to the services of the host."""
     address = os.environ.get("HOTBAY_HOST")
     if not address:
@@ -1235,10 +1242,10 @@ def _connect() -> socket.socket:
     try:
         if scheme == "http":
             name, _, port = place.rstrip("/").rpartition(":")
-            return socket.create_connection((name, int(port)), HOST_CONNECT_SECONDS)
+            return socket.create_connection((name, int(port)), seconds)
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.settimeout(HOST_CONNECT_SECONDS)
+            connection.settimeout(seconds)
             connection.connect(place)
         except BaseException:
             connection.close()

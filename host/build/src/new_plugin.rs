@@ -363,7 +363,10 @@ impl Texts {
         if sdk.is_some() {
             let mut ignored = include_str!("template/gitignore").to_owned();
             if let Kind::Other(Sources { is_built: true, .. }) = kind {
-                ignored.push_str(&format!("/{name}\n")); // What `go build` leaves there.
+                // What `go build` leaves there. The SDK is in a folder of this name.
+                if name != "hotbay" {
+                    ignored.push_str(&format!("/{name}\n"));
+                }
             }
             texts.push((".gitignore", ignored));
             texts.push((SCHEMA_FILE, include_str!("../../manifest/plugin.schema.json").to_owned()));

@@ -70,13 +70,7 @@ impl ChangeHandler for FolderWatcher {
                 this.outcome.send(AttemptOutcome::Removed);
             } else if !this.is_known(&self.rules) {
                 let unload_removed = self.unload_removed;
-                on_thread(host, move |host| {
-                    if host.dirs.iter().any(|dir| this.folder.starts_with(dir)) {
-                        load(this, host, unload_removed);
-                    } else {
-                        load_instances(this, host);
-                    }
-                });
+                on_thread(host, move |host| load_all_of(this, host, unload_removed));
             }
             return;
         };
@@ -100,6 +94,11 @@ impl ChangeHandler for FolderWatcher {
         {
             return on_thread(host, move |host| unload(this, host, &names, &reason, Next::Load));
         }
+        if missing_instances(&host, folder).next().is_some() {
+            let (host, folder) = (Arc::clone(&host), folder.to_owned());
+            let is_final = attempt == Attempt::Final;
+            on_thread(host, move |host| _ = load_instances(&folder, host, is_final));
+        }
         host.request_reload(&first, ReloadRequest::Watch(this));
     }
 
@@ -109,7 +108,7 @@ impl ChangeHandler for FolderWatcher {
         waiting.map(|(folder, _)| folder.clone()).collect()
     }
 
-    fn folders(&mut self) -> BTreeSet<PathBuf> {
+    fn instances(&mut self) -> BTreeSet<PathBuf> {
         let Some(host) = self.host.upgrade() else { return BTreeSet::new() };
         host.context.settings.load().instances().map(|(_, folder)| folder.clone()).collect()
     }
@@ -154,8 +153,37 @@ fn on_thread(host: Arc<Inner>, run: impl FnOnce(&Arc<Inner>) + Send + 'static) {
     }
 }
 
+/// Loads the plugin of a folder from which none serves, and the instances that the configuration adds.
+fn load_all_of(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
+    let is_inside = host.dirs.iter().any(|dir| attempt.folder.starts_with(dir));
+    let loaded = match is_inside {
+        true => load(&attempt, host, may_wait_for_removal),
+        false => Loaded::Ended(AttemptOutcome::Done),
+    };
+    let is_changed = matches!(loaded, Loaded::Ended(AttemptOutcome::Changed));
+    let is_final = attempt.attempt == Attempt::Final || is_changed;
+    let instances = load_instances(&attempt.folder, host, is_final);
+    let outcome = match loaded {
+        Loaded::Serves(plugin) => {
+            return host.request_reload(&plugin, ReloadRequest::Watch(attempt));
+        }
+        Loaded::Ended(_) if instances == AttemptOutcome::Changed => instances,
+        // The others need no other outcome than that of the plugin itself.
+        Loaded::Ended(AttemptOutcome::Done) => instances,
+        Loaded::Ended(outcome) => outcome,
+    };
+    attempt.outcome.send(outcome);
+}
+
+/// What came of the plugin of a folder.
+enum Loaded {
+    Ended(AttemptOutcome),
+    /// It was loaded meanwhile, perhaps with the content before the change.
+    Serves(PluginName),
+}
+
 /// Loads a plugin that does not serve yet.
-fn load(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
+fn load(attempt: &FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) -> Loaded {
     let rules = &host.context.rules;
     let content = Content::of(&attempt.folder, rules);
     let candidate = Candidate::read_with(&attempt.folder, rules, &attempt.options);
@@ -163,7 +191,7 @@ fn load(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
     if let Ok(candidate) = &candidate
         && settings.is_disabled(candidate.manifest.name())
     {
-        return attempt.outcome.send(AttemptOutcome::Done);
+        return Loaded::Ended(AttemptOutcome::Done);
     }
     let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
     let error = match &loaded {
@@ -171,8 +199,7 @@ fn load(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
             lock(&attempt.failures.failed).remove(&attempt.folder);
             // Those that were loaded under other names, if the manifest has another one now.
             host.reload_others(&attempt.folder, &[handle.name().clone()]);
-            // They were unloaded along with it when the folder was removed.
-            return load_instances(attempt, host);
+            return Loaded::Ended(AttemptOutcome::Changed);
         }
         Err(error) => error,
     };
@@ -181,14 +208,12 @@ fn load(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
         let there = name.as_ref().and_then(|name| host.registry.serving_plugin(name).ok());
         let other = there.and_then(|there| there.folder);
         if other.as_deref() == Some(attempt.folder.as_path()) {
-            // It was loaded meanwhile, perhaps with the content before the change.
-            let Some(name) = name else { return };
-            return host.request_reload(&name, ReloadRequest::Watch(attempt));
+            return name.map_or(Loaded::Ended(AttemptOutcome::Done), Loaded::Serves);
         }
         let is_removed = other.is_none_or(|other| !other.join(MANIFEST).exists());
         if is_removed && may_wait_for_removal {
             attempt.remember(error, content, false);
-            return;
+            return Loaded::Ended(AttemptOutcome::Done);
         }
     }
     let (is_reported, outcome) = attempt.classify(error, content);
@@ -197,39 +222,39 @@ fn load(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
         host.emit_refused(&attempt.folder, &loaded);
         host.reload_others(&attempt.folder, &[]);
     }
-    attempt.outcome.send(outcome);
+    Loaded::Ended(outcome)
 }
 
-/// Loads the instances that the configuration has of a folder, and that do not serve yet.
-fn load_instances(attempt: FolderAttempt, host: &Arc<Inner>) {
-    let rules = &host.context.rules;
-    let content = Content::of(&attempt.folder, rules);
-    let settings = host.context.settings.load();
-    let mut outcome = AttemptOutcome::Changed;
-    for (name, _) in settings.instances().filter(|(_, folder)| **folder == attempt.folder) {
-        if host.registry.serving_plugin(name).is_ok() {
-            continue;
-        }
+/// Loads the instances that the configuration has of a folder, and that do not serve yet. Errors are
+/// reported in the final attempt. Returns `Changed` if one was loaded.
+fn load_instances(folder: &Path, host: &Arc<Inner>, is_final: bool) -> AttemptOutcome {
+    let mut outcome = AttemptOutcome::Done;
+    for name in missing_instances(host, folder) {
         let options = Arc::new(LoadOptions::new().with_name(name.as_str()));
-        let candidate = Candidate::read_with(&attempt.folder, rules, &options);
-        let candidate = candidate.map_err(|error| error.of(name));
+        let candidate = Candidate::read_with(folder, &host.context.rules, &options);
+        let candidate = candidate.map_err(|error| error.of(&name));
         let loaded = candidate.and_then(|candidate| host.load(&candidate, Source::Library, None));
-        // Another thread may load it.
-        if let Err(error) = &loaded
-            && error.kind() != ErrorKind::Duplicate
-        {
-            let (is_reported, classified) = attempt.classify(error, content.clone());
-            outcome = classified;
-            if is_reported {
-                warn(&attempt.folder, error);
-                host.emit_refused(&attempt.folder, &loaded);
+        match &loaded {
+            Ok(_) => outcome = AttemptOutcome::Changed,
+            // Another thread loads it.
+            Err(error) if error.kind() == ErrorKind::Duplicate => {}
+            Err(error) if is_final => {
+                warn(folder, error);
+                host.emit_refused(folder, &loaded);
             }
+            Err(_) if outcome == AttemptOutcome::Done => outcome = AttemptOutcome::MaybeIncomplete,
+            Err(_) => {}
         }
     }
-    if outcome == AttemptOutcome::Changed {
-        lock(&attempt.failures.failed).remove(&attempt.folder);
-    }
-    attempt.outcome.send(outcome);
+    outcome
+}
+
+/// Returns the instances that the configuration has of a folder, and that do not serve.
+fn missing_instances(host: &Inner, folder: &Path) -> impl Iterator<Item = PluginName> {
+    let settings = host.context.settings.load();
+    let of_folder = settings.instances().filter(|(_, there)| *there == folder);
+    let missing = of_folder.filter(|(name, _)| host.registry.serving_plugin(name).is_err());
+    missing.map(|(name, _)| name.clone()).collect::<Vec<_>>().into_iter()
 }
 
 /// Unloads plugins that the folder does not contain anymore.
@@ -249,7 +274,7 @@ fn unload(
     }
     if kept.is_empty() {
         return match next {
-            Next::Load => load(attempt, host, true),
+            Next::Load => load_all_of(attempt, host, true),
             Next::Nothing => {
                 lock(&attempt.failures.failed).remove(&attempt.folder);
                 attempt.outcome.send(AttemptOutcome::Changed);

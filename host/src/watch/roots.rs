@@ -22,7 +22,7 @@ struct Root {
     /// Its identity when it was watched.
     identity: Option<Identity>,
     is_watched: bool,
-    /// Whether it is the folder of one plugin.
+    /// Whether it is the folder of an instance, not a directory of plugins.
     is_plugin: bool,
 }
 
@@ -44,19 +44,22 @@ impl Roots {
         Self { roots: dirs.into_iter().map(|dir| Root::new(dir, false)).collect(), watcher }
     }
 
-    /// Sets the folders of plugins outside the directories.
-    pub(super) fn set_plugins(&mut self, folders: &BTreeSet<PathBuf>) {
-        let watcher = &mut self.watcher;
-        self.roots.retain(|root| {
-            let is_kept = !root.is_plugin || folders.contains(&root.dir);
-            if let Some(watcher) = watcher
-                && root.is_watched
-                && !is_kept
-            {
+    /// Sets the folders of instances, of which those outside the directories are watched on their own.
+    pub(super) fn set_instances(&mut self, folders: &BTreeSet<PathBuf>) {
+        let removed =
+            self.roots.extract_if(.., |root| root.is_plugin && !folders.contains(&root.dir));
+        let removed: Vec<_> = removed.filter(|root| root.is_watched).collect();
+        if let Some(watcher) = &mut self.watcher
+            && !removed.is_empty()
+        {
+            for root in removed {
                 watcher.unwatch(&root.dir);
             }
-            is_kept
-        });
+            // That also ends the watch of all that is below, or is the same under another name.
+            for root in &mut self.roots {
+                root.is_watched = false;
+            }
+        }
         for folder in folders {
             if !self.roots.iter().any(|root| folder.starts_with(&root.dir)) {
                 self.roots.push(Root::new(folder.clone(), true));
@@ -65,7 +68,7 @@ impl Roots {
     }
 
     /// Watches all directories that exist, including those watched before: they may contain new
-    /// folders. Returns those that exist, and the folders of plugins that were removed.
+    /// folders. Returns those whose plugins can be scanned; the folder of a removed instance is one.
     pub(super) fn watch(&mut self) -> Vec<PathBuf> {
         for root in &mut self.roots {
             let found = identity(&root.dir);

@@ -37,8 +37,9 @@ pub(crate) trait ChangeHandler: Send + 'static {
     /// Returns the folders that wait for a change elsewhere.
     fn waiting(&mut self) -> Vec<PathBuf>;
 
-    /// Returns the folders to watch that may be outside the directories.
-    fn folders(&mut self) -> BTreeSet<PathBuf>;
+    /// Returns the folders of the instances that the configuration adds. They are watched even if no
+    /// search of the directories finds them.
+    fn instances(&mut self) -> BTreeSet<PathBuf>;
 }
 
 /// A folder and the outcome of its attempt.
@@ -128,6 +129,7 @@ struct WatchThread<H> {
     debouncer: Debouncer<Signature>,
     signatures: Signatures,
     handler: H,
+    instances: BTreeSet<PathBuf>,
     sender: SyncSender<Event>,
     /// Holds at most one outcome for each attempt.
     outcomes: (Sender<FolderOutcome>, Receiver<FolderOutcome>),
@@ -157,6 +159,7 @@ impl<H: ChangeHandler> WatchThread<H> {
             debouncer: Debouncer::new(DebounceLimits::default()),
             signatures: Signatures::default(),
             handler,
+            instances: BTreeSet::new(),
             sender,
             outcomes: channel(),
             flags,
@@ -170,11 +173,18 @@ impl<H: ChangeHandler> WatchThread<H> {
 
     /// Starts watching, then adds all current folders as known.
     fn begin(&mut self) {
-        self.roots.set_plugins(&self.handler.folders());
+        self.instances = self.handler.instances();
+        self.roots.set_instances(&self.instances);
         for dir in self.roots.watch() {
             for folder in discover::folders(std::slice::from_ref(&dir), &self.rules).0 {
                 let signature = self.signatures.of(&folder);
                 self.debouncer.add_known(folder, signature);
+            }
+        }
+        for folder in &self.instances {
+            if !self.debouncer.contains(folder) {
+                let signature = self.signatures.of(folder);
+                self.debouncer.add_known(folder.clone(), signature);
             }
         }
     }
@@ -216,7 +226,12 @@ impl<H: ChangeHandler> WatchThread<H> {
         }
         if self.check_roots_at <= now {
             self.check_roots_at = after(now, self.poll_interval.unwrap_or(ROOTS_INTERVAL));
-            self.roots.set_plugins(&self.handler.folders());
+            let instances = self.handler.instances();
+            if instances != self.instances {
+                self.roots.set_instances(&instances);
+                self.instances = instances;
+                self.rescan_needed = true;
+            }
             self.rescan_needed |= self.roots.changed() || self.roots.is_unwatched();
         }
         let is_time = self.rescanned_at.is_none_or(|at| at + RESCAN_INTERVAL <= now);
@@ -307,6 +322,9 @@ impl<H: ChangeHandler> WatchThread<H> {
             for folder in folders {
                 self.record_change(&folder, Change::Unrelated, now);
             }
+        }
+        for folder in self.instances.clone() {
+            self.record_change(&folder, Change::Unrelated, now);
         }
         self.rescanned_at = Some(Instant::now());
     }

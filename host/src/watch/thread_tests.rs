@@ -23,7 +23,7 @@ impl ChangeHandler for Attempts {
         Vec::new()
     }
 
-    fn folders(&mut self) -> BTreeSet<PathBuf> {
+    fn instances(&mut self) -> BTreeSet<PathBuf> {
         BTreeSet::new()
     }
 }

@@ -395,3 +395,52 @@ fn instances_follow_their_folder() {
     set("last");
     all_answer(&["one"], Some("last"));
 }
+
+/// Its folder is one that no search of the directories enters; the plugin itself is disabled.
+#[test]
+fn instances_are_watched_where_no_plugin_is_searched() {
+    let text = "plugin_dirs = ['.']\n[plugins.echo]\nenabled = false\n[plugins.inner]\n\
+                folder = 'target/inner'\n[plugins.copy]\nfolder = 'echo'\n";
+    let configured = Configured::new(text);
+    let add = |place: &str, name: &str, answers: &str| {
+        let plugin = configured.plugins.add_in(place, name, "faulty");
+        plugin.config(json!({ "answers": answers })).write()
+    };
+    add("target/inner", "inner-base", "one");
+    let folder = add("echo", "echo", "one");
+    let host = configured.builder().hot_reload(true).build().unwrap();
+    assert!(block_on(host.load_all()).is_clean());
+    let answers = |name: &str, expected: Option<&str>| {
+        until("it follows", || (answer(&host, name).as_deref() == expected).then_some(()));
+    };
+    answers("inner", Some("one"));
+    add("target/inner", "inner-base", "two");
+    answers("inner", Some("two"));
+    let away = configured.plugins.dir().join("target/away");
+    fs::rename(&folder, &away).unwrap();
+    answers("copy", None);
+    fs::rename(&away, &folder).unwrap();
+    answers("copy", Some("one"));
+    assert_eq!(host.list().len(), 2, "the others are not loaded");
+}
+
+#[test]
+fn removed_instance_ends_no_other_watch() {
+    let dirs = "plugin_dirs = ['inside']\n";
+    let configured = Configured::new(&format!("{dirs}[plugins.outer]\nfolder = '.'\n"));
+    configured.plugins.add_in(".", "outer-base", "faulty").write();
+    let add = |answers: &str| {
+        let plugin = configured.plugins.add_in("inside/echo", "echo", "faulty");
+        plugin.config(json!({ "answers": answers })).write();
+    };
+    add("one");
+    let host = configured.builder().hot_reload(true).build().unwrap();
+    assert!(block_on(host.load_all()).is_clean());
+    assert_eq!(host.list().len(), 2);
+    configured.write(dirs);
+    until("the instance is unloaded", || (host.list().len() == 1).then_some(()));
+    for answers in ["two", "three"] {
+        add(answers);
+        until("it follows", || (answer(&host, "echo").as_deref() == Some(answers)).then_some(()));
+    }
+}
