@@ -40,6 +40,11 @@ impl From<Error> for CallError {
             _ => CallErrorKind::Other,
         };
         let mut converted = Self::new(kind, error.to_string());
+        // The unload of its build ended a call that has a generation.
+        let is_aborted = error.kind() == ErrorKind::Retired && error.generation().is_some();
+        if is_aborted || error.kind() == ErrorKind::Disconnected {
+            converted = converted.that_may_have_run();
+        }
         if let Some(hint) = error.hint() {
             converted = converted.with_hint(hint.to_owned());
         }
@@ -79,6 +84,26 @@ impl From<CallError> for Error {
             // Without the error itself, whose message it has.
             (None, Some(cause)) => converted.caused_by_shared(cause),
             (None, None) => converted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::GenerationId;
+
+    #[test]
+    fn call_that_may_have_run_is_not_retryable() {
+        let of = |kind| Error::new(kind, "it failed");
+        let aborted = of(ErrorKind::Retired).in_generation(GenerationId::after(0));
+        for error in [of(ErrorKind::Disconnected), aborted] {
+            let error = CallError::from(error);
+            assert_eq!(error.kind(), CallErrorKind::Unavailable);
+            assert!(!error.is_retryable(), "{error:?}");
+        }
+        for kind in [ErrorKind::Retired, ErrorKind::NotFound, ErrorKind::Quarantined] {
+            assert!(CallError::from(of(kind)).is_retryable(), "{kind:?}");
         }
     }
 }

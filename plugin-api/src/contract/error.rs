@@ -59,6 +59,7 @@ struct Inner {
     hint: Option<Cow<'static, str>>,
     plugin_error: Option<PluginError>,
     source: Option<Arc<dyn Error + Send + Sync>>,
+    may_have_run: bool,
 }
 
 /// The classes of a [`CallError`], by how a caller can handle it.
@@ -135,7 +136,8 @@ impl CallError {
     /// Creates an error of the call itself.
     pub fn new(kind: CallErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         let message = message.into();
-        Self(Box::new(Inner { kind, message, hint: None, plugin_error: None, source: None }))
+        let (hint, plugin_error, source) = (None, None, None);
+        Self(Box::new(Inner { kind, message, hint, plugin_error, source, may_have_run: false }))
     }
 
     /// Sets the advice.
@@ -156,6 +158,14 @@ impl CallError {
     #[must_use]
     pub fn with_plugin_error(mut self, error: PluginError) -> Self {
         self.0.plugin_error = Some(error);
+        self
+    }
+
+    /// States that the call may have had an effect, so that it must not be repeated as it is.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn that_may_have_run(mut self) -> Self {
+        self.0.may_have_run = true;
         self
     }
 
@@ -208,11 +218,12 @@ impl CallError {
         escaped(&message, Lines::Many).into_owned()
     }
 
-    /// Returns whether the same call may succeed later.
+    /// Returns whether the same call may succeed later, and had no effect. A call whose connection was
+    /// lost, or that was abandoned, may have had one.
     pub fn is_retryable(&self) -> bool {
         match self.kind() {
             CallErrorKind::Plugin => self.plugin_error().is_some_and(PluginError::is_retryable),
-            CallErrorKind::Overloaded | CallErrorKind::Unavailable => true,
+            CallErrorKind::Overloaded | CallErrorKind::Unavailable => !self.0.may_have_run,
             _ => false,
         }
     }

@@ -67,9 +67,7 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self.kind {
             StoreErrorKind::Unavailable => true,
-            StoreErrorKind::Call(kind) => {
-                matches!(kind, CallErrorKind::Unavailable | CallErrorKind::Overloaded)
-            }
+            StoreErrorKind::Call(_) => self.source.as_ref().is_some_and(CallError::is_retryable),
             _ => false,
         }
     }

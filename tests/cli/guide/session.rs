@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::Instant;
 
 use hotbay_tests::{LIMIT, binary};
 use regex::Regex;
@@ -39,7 +40,7 @@ pub(super) struct Session {
     staying: Option<(Staying, Receiver<String>)>,
 }
 
-/// A process that is killed with its children when dropped.
+/// A process that is ended with its children when dropped.
 struct Staying(Child);
 
 impl Drop for Staying {
@@ -47,7 +48,13 @@ impl Drop for Staying {
         let group = rustix::process::Pid::from_child(&self.0);
         // It may have exited already.
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
-        let _ = self.0.wait();
+        let start = Instant::now();
+        while let Ok(None) = self.0.try_wait() {
+            if start.elapsed() > LIMIT {
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            thread::yield_now();
+        }
     }
 }
 
