@@ -50,6 +50,7 @@ const (
 	maxConnections     = 1024
 	maxHeadBytes       = 64 << 10
 	maxBatch           = 100
+	maxResponseBytes   = 256 << 20 // Of the host.
 	maxDepth           = 32
 	maxDeadlineMs      = 1 << 43 // More does not fit into a time.Duration.
 	drainTimeout       = 5 * time.Second
@@ -93,6 +94,8 @@ type CallError struct {
 	Message string
 	// Hint is advice, or empty.
 	Hint string
+
+	mayHaveRun bool
 }
 
 // Error returns the message.
@@ -100,6 +103,9 @@ func (e *CallError) Error() string { return e.Message }
 
 // Is makes errors.Is find context.DeadlineExceeded and context.Canceled.
 func (e *CallError) Is(target error) bool {
+	if e == nil {
+		return false
+	}
 	return e.Kind == "deadline-exceeded" && target == context.DeadlineExceeded ||
 		e.Kind == "cancelled" && target == context.Canceled
 }
@@ -112,7 +118,7 @@ func (e *CallError) passedOn() *Error {
 	if !isKnown {
 		code = 500
 	}
-	return &Error{Code: code, Message: e.Message, Retryable: code == 503}
+	return &Error{Code: code, Message: e.Message, Retryable: code == 503 && !e.mayHaveRun}
 }
 
 // Input is the input of a call.
@@ -207,7 +213,12 @@ func (l connectionLog) Write(line []byte) (int, error) {
 }
 
 // loggable returns a value as JSON, or as text if it cannot be JSON.
-func loggable(value any) any {
+func loggable(value any) (logged any) {
+	defer func() {
+		if recover() != nil { // Of a method of the value, such as of a nil pointer.
+			logged = fmt.Sprint(value)
+		}
+	}()
 	if err, isError := value.(error); isError {
 		return err.Error()
 	}
@@ -447,6 +458,10 @@ func Call[R any](ctx context.Context, c *HostContract, method string, args Args)
 	if err != nil {
 		return result, &CallError{Kind: "invalid-input", Message: err.Error()}
 	}
+	if !isName(c.name) || !isName(method) || c.plugin != "" && !isName(c.plugin) {
+		message := fmt.Sprintf("invalid name: %q of %q", method, c.name)
+		return result, &CallError{Kind: "invalid-input", Message: message}
+	}
 	if !c.isChecked.Load() {
 		check := map[string]string{"text": c.text}
 		if c.plugin != "" {
@@ -471,6 +486,18 @@ func Call[R any](ctx context.Context, c *HostContract, method string, args Args)
 		return result, &CallError{Kind: "invalid-output", Message: message}
 	}
 	return result, nil
+}
+
+// isName returns whether a text can be the name of a contract, a method or a plugin.
+func isName(text string) bool {
+	for _, letter := range text {
+		isValid := 'a' <= letter && letter <= 'z' || 'A' <= letter && letter <= 'Z' ||
+			'0' <= letter && letter <= '9' || letter == '_' || letter == '-'
+		if !isValid {
+			return false
+		}
+	}
+	return text != ""
 }
 
 func (a Args) encode() ([]byte, error) {
@@ -509,10 +536,13 @@ func (c *HostContract) send(ctx context.Context, path string, body []byte) ([]by
 	if strings.HasPrefix(address, "http+unix://") {
 		network, place = "unix", strings.TrimPrefix(address, "http+unix://")
 	}
+	isConnected := false
 	dialer := net.Dialer{Timeout: hostConnectTimeout}
 	transport := &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, place)
+			conn, err := dialer.DialContext(ctx, network, place)
+			isConnected = err == nil
+			return conn, err
 		}}
 	request, err := http.NewRequestWithContext(ctx, "POST", "http://host"+path, bytes.NewReader(body))
 	if err != nil {
@@ -541,9 +571,12 @@ func (c *HostContract) send(ctx context.Context, path string, body []byte) ([]by
 	var found []byte
 	if err == nil {
 		defer response.Body.Close()
-		found, err = io.ReadAll(response.Body)
+		found, err = io.ReadAll(io.LimitReader(response.Body, maxResponseBytes+1))
 	}
 	switch {
+	case err == nil && len(found) > maxResponseBytes:
+		message := fmt.Sprintf("the response of the host exceeds %d bytes", maxResponseBytes)
+		return nil, &CallError{Kind: "invalid-output", Message: message}
 	case err == nil:
 		return found, hostError(response.StatusCode, found)
 	case ctx.Err() == context.DeadlineExceeded:
@@ -552,7 +585,7 @@ func (c *HostContract) send(ctx context.Context, path string, body []byte) ([]by
 		return nil, &CallError{Kind: "cancelled", Message: "the call was cancelled"}
 	}
 	message := fmt.Sprintf("the host did not respond: %v", err)
-	return nil, &CallError{Kind: "unavailable", Message: message}
+	return nil, &CallError{Kind: "unavailable", Message: message, mayHaveRun: isConnected}
 }
 
 // hostError returns the error in a response of the host; nil for status 200.
@@ -587,7 +620,7 @@ func hostError(status int, body []byte) error {
 			found.Kind = "unavailable"
 		}
 	}
-	return &CallError{found.Kind, found.Message, found.Hint}
+	return &CallError{Kind: found.Kind, Message: found.Message, Hint: found.Hint}
 }
 
 // Tuple makes a struct that begins with it a tuple, such as `(u8, string)`:
@@ -884,7 +917,7 @@ func setType(of reflect.Type, item *wireType) *wireType {
 
 func mapType(of reflect.Type, key, item *wireType) (*wireType, error) {
 	isText := key.text == "string"
-	if _, isNumber := kindTypes[of.Key().Kind()]; !isText && (!isNumber || key.text[0] == 'f') {
+	if _, isNumber := kindTypes[of.Key().Kind()]; !isText && (!isNumber || key.text[0] != 'i' && key.text[0] != 'u') {
 		return nil, fmt.Errorf("keys of maps are text or integers, found `%s`", key.text)
 	}
 	text := fmt.Sprintf("map<%s, %s>", key.text, item.text)
@@ -1163,21 +1196,35 @@ func (f *fault) body() map[string]any {
 }
 
 // protect runs a function of the plugin, and returns its panic as a fault.
-func protect(run func() error) (err error) {
-	hasReturned := false
-	defer func() {
-		if hasReturned {
-			return
-		}
-		message := "the goroutine of the call ended" // By runtime.Goexit.
-		if value := recover(); value != nil {
-			message = fmt.Sprint(value)
-		}
-		err = &fault{message, panicLocation()}
+func protect(run func() error) error {
+	ended := make(chan error, 1)
+	go func() { // Its own goroutine, which runtime.Goexit may end.
+		var err error
+		hasReturned := false
+		defer func() {
+			if !hasReturned {
+				message := "the goroutine of the call ended"
+				if value := recover(); value != nil {
+					message = fmt.Sprint(value)
+				}
+				err = &fault{message, panicLocation()}
+			}
+			ended <- err
+		}()
+		err = run()
+		hasReturned = true
 	}()
-	err = run()
-	hasReturned = true
-	return err
+	return <-ended
+}
+
+// errorAs is errors.As; false if a method of the error panics, such as of a nil pointer.
+func errorAs(err error, target any) (isFound bool) {
+	defer func() {
+		if recover() != nil {
+			isFound = false
+		}
+	}()
+	return errors.As(err, target)
 }
 
 // panicLocation returns where the current panic was raised.
@@ -1376,6 +1423,9 @@ func (s *server) run(settings settings) {
 	if err != nil {
 		exit("the start failed", err)
 	}
+	// What the plugin prints cannot mix with the address.
+	stdout := os.Stdout
+	os.Stdout = os.Stderr
 	isConfigured := make(chan error, 1)
 	go func() {
 		isConfigured <- protect(func() error {
@@ -1410,7 +1460,7 @@ func (s *server) run(settings settings) {
 			s.requestStop()
 		}
 	}()
-	fmt.Println(location)
+	fmt.Fprintln(stdout, location)
 	s.wait(signals, settings.idleTimeout)
 	removeFiles()
 	if !s.drain(listener, hasAccepted) {
@@ -1566,10 +1616,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	}
 	fail := func(err error) {
 		status, body := failure(err)
-		if refused := new(rejected); errors.As(err, &refused) && refused.isLast {
+		if refused := new(rejected); errorAs(err, &refused) && refused.isLast {
 			w.Header().Set("Connection", "close")
 		}
-		if errors.As(err, new(*unhealthy)) {
+		if errorAs(err, new(*unhealthy)) {
 			status = 503
 		}
 		encoded, _ := json.Marshal(body)
@@ -1579,6 +1629,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	given := request.Header.Get("Hotbay-Token")
 	if s.token != "" && subtle.ConstantTimeCompare([]byte(given), []byte(s.token)) != 1 {
 		message := "invalid or missing header Hotbay-Token: expected the value of HOTBAY_TOKEN"
+		if conn, _ := request.Context().Value(connectionKey{}).(*connection); conn != nil {
+			conn.SetReadDeadline(time.Now().Add(time.Second)) // The rest of the body may never come.
+		}
 		fail(&rejected{401, message, true})
 		return
 	}
@@ -1825,7 +1878,16 @@ func (s *server) batch(ctx context.Context, body []byte) (Output, error) {
 
 // orCancelled returns the error of a cancelled call instead of that of its context.
 func orCancelled(ctx context.Context, err error) error {
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	if ctx.Err() == nil {
+		return err
+	}
+	isOfContext := false
+	// A method of the error may panic.
+	_ = protect(func() error {
+		isOfContext = errors.Is(err, ctx.Err())
+		return nil
+	})
+	if isOfContext {
 		return cancelledError(ctx)
 	}
 	return err
@@ -1851,11 +1913,11 @@ func callMethod(ctx context.Context, method *served, body []byte) (Output, *stre
 	}
 	buffer := new(bytes.Buffer)
 	err = protect(func() error { return method.output.encode(buffer, result.(reflect.Value)) })
-	if errors.As(err, new(*fault)) {
+	if errorAs(err, new(*fault)) {
 		return Output{}, nil, err
 	}
 	if err != nil {
-		message := fmt.Sprintf("the result cannot be serialized: %v", err)
+		message := "the result cannot be serialized: " + fmt.Sprint(err)
 		return Output{}, nil, &rejected{500, message, false}
 	}
 	return Output{buffer.Bytes(), jsonType}, nil, nil
@@ -1908,7 +1970,7 @@ func (s *server) sendItems(ctx context.Context, w http.ResponseWriter, request *
 // context is done. The host notices a deadline on its own, maybe slightly later than the plugin.
 func waitUntilNoticed(ctx context.Context, request *http.Request, err error) {
 	own := new(Error)
-	if ctx.Err() == nil || !errors.As(err, &own) || own.Code != 408 && own.Code != 499 {
+	if ctx.Err() == nil || !errorAs(err, &own) || own == nil || own.Code != 408 && own.Code != 499 {
 		return
 	}
 	select {

@@ -22,6 +22,7 @@ import { randomBytes, timingSafeEqual } from "node:crypto";
 const MAX_CONNECTIONS = 1024;
 const MAX_HEAD_BYTES = 64 << 10;
 const MAX_BATCH = 100;
+const MAX_RESPONSE_BYTES = 256 << 20; // Of the host.
 const MAX_DEPTH = 32;
 const DRAIN_TIMEOUT_MS = 5_000;
 const TOKEN_TIMEOUT_MS = 10_000;
@@ -211,6 +212,11 @@ class Host {
 
 /** Sends a request to the host; returns the result of the response, or throws its error. */
 async function requestHost(path, body, plugin, timeLimit) {
+  const names = path.split("/").slice(1);
+  for (const name of [...names, plugin ?? "-"]) {
+    const isName = names.length <= 3 && /^[\w-]+$/.test(name);
+    if (!isName) throw new CallError("invalid-input", `invalid name: \`${name}\``);
+  }
   let call = servedCall.getStore();
   if (call?.cancelled) throw call.signal.reason;
   if (call && hasEnded(call)) call = undefined; // The function has outlived the call.
@@ -250,6 +256,7 @@ async function exchange(options, body, call, deadline) {
   }
   const onAbort = () => request.destroy(call.signal.reason);
   let timer;
+  let isConnected = false;
   const watchDeadline = () => {
     const remaining = deadline - performance.now();
     if (remaining > 0) {
@@ -262,11 +269,22 @@ async function exchange(options, body, call, deadline) {
     return await new Promise((resolve, reject) => {
       const fail = (error) => {
         const isOwn = error instanceof PluginError;
-        reject(isOwn ? error : new CallError("unavailable", `no response: ${error.message}`));
+        if (isOwn) return reject(error);
+        const lost = new CallError("unavailable", `no response: ${error.message}`);
+        reject(isConnected ? Object.assign(lost, { retryable: false }) : lost); // It may have run.
       };
+      request.on("socket", (socket) => socket.on("connect", () => (isConnected = true)));
       request.on("error", fail).on("response", (response) => {
         const parts = [];
-        response.on("data", (part) => parts.push(part)).on("error", fail);
+        let size = 0;
+        const add = (part) => {
+          parts.push(part);
+          size += part.length;
+          if (size <= MAX_RESPONSE_BYTES) return;
+          const message = `the response of the host exceeds ${MAX_RESPONSE_BYTES} bytes`;
+          request.destroy(new CallError("invalid-output", message));
+        };
+        response.on("data", add).on("error", fail);
         response.on("end", () => resolve([response.statusCode, Buffer.concat(parts).toString()]));
       });
       call?.signal.addEventListener("abort", onAbort, { once: true });
@@ -284,10 +302,10 @@ function resultOf(status, body) {
   let found;
   try {
     found = parseJson(body);
+    if (status === 200) return withBigInts(found);
   } catch (error) {
     throw new CallError("invalid-output", `the host returned invalid JSON: ${error.message}`);
   }
-  if (status === 200) return withBigInts(found);
   const { code = 500, message = "", details, retryable, kind, hint } = plain(found) ?? {};
   if (status === 422) throw new PluginError(code, message, { details, retryable });
   // A host that is too old for contracts states no kind.

@@ -45,6 +45,7 @@ CANCELLED_GRACE_MS = 200
 MAX_WAIT_SECONDS = 24 * 60 * 60  # Longer waits are repeated.
 SLOT_POLL_SECONDS = CANCEL_POLL_SECONDS = 0.05
 HOST_CONNECT_SECONDS = 2
+MAX_RESPONSE_BYTES = 256 << 20  # Of the host.
 DEFAULT_IDLE_TIMEOUT = "1h"
 JSON_TYPE, TEXT_TYPE = "application/json", "text/plain; charset=utf-8"
 BYTES_TYPE, LINES_TYPE = "application/octet-stream", "application/x-ndjson"
@@ -255,8 +256,9 @@ class Contract:
             raise CallError("invalid-input", f"an argument is not JSON: {error}") from None
         headers.append(("Content-Length", len(body)))
         head = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        for name in (path, self._plugin or ""):
-            if not (name.isascii() and name.isprintable()) or " " in name:
+        names = path.split("/")[1:]
+        for name in (*names, self._plugin or "-"):
+            if len(names) > 3 or not (name.isascii() and name.replace("-", "_").replace("_", "0").isalnum()):
                 raise CallError("invalid-input", f"invalid name: `{name}`")
 
         def check():
@@ -1201,7 +1203,7 @@ def _exchange(request: bytes, check, deadline) -> tuple:
         seconds = min(seconds, max(deadline - time.monotonic(), 0.001))
     with _connect(seconds) as connection:
         connection.setblocking(False)
-        rest, parts, poll = memoryview(request), [], select.poll()
+        rest, parts, size, poll = memoryview(request), [], 0, select.poll()
         while True:
             check()
             poll.register(connection, select.POLLIN | (select.POLLOUT if rest else 0))
@@ -1223,13 +1225,19 @@ def _exchange(request: bytes, check, deadline) -> tuple:
             if not part:
                 break
             parts.append(part)
+            size += len(part)
+            if size > MAX_RESPONSE_BYTES:
+                message = f"the response of the host exceeds {MAX_RESPONSE_BYTES} bytes"
+                raise CallError("invalid-output", message)
     head, _, body = b"".join(parts).partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in
                (line.partition(":") for line in lines)}
     status = first.split(" ")[1:2]
     if not status or not status[0].isdecimal() or headers.get("content-length") != str(len(body)):
-        raise CallError("unavailable", "the host did not respond")
+        error = CallError("unavailable", "the host did not respond")
+        error.retryable = False  # The call may have run.
+        raise error
     return int(status[0]), body
 
 

@@ -398,6 +398,9 @@ fn check_name(name: &str, kind: Kind) -> anyhow::Result<()> {
     if TAKEN.contains(&name) && !matches!(kind, Kind::Other(_)) {
         bail!("`{name}` is not a valid plugin name: Rust or the plugin's code already uses it");
     }
+    if matches!(kind, Kind::Other(Sources { is_built: true, .. })) && name == "vendor" {
+        bail!("`{name}` is not a valid name of a plugin in Go: it has packages in such a folder");
+    }
     if kind == Kind::Process && TAKEN_BY_CARGO.contains(&name) {
         bail!("`{name}` is not a valid program name: cargo has a folder with that name");
     }
