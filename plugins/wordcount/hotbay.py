@@ -258,7 +258,7 @@ class Contract:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers)
         names = path.split("/")[1:]
         for name in (*names, self._plugin or "-"):
-            if len(names) > 3 or not (name.isascii() and name.replace("-", "_").replace("_", "0").isalnum()):
+            if len(names) > 3 or not _is_name(name):
                 raise CallError("invalid-input", f"invalid name: `{name}`")
 
         def check():
@@ -1192,6 +1192,11 @@ class Connection:
                     stream.items.close()
                 except BaseException as error:
                     self.server.plugin.log.error("the end of a stream failed", **_fault(error))
+
+
+def _is_name(text: str) -> bool:
+    """Returns whether a text can be the name of a contract, a method or a plugin."""
+    return text != "" and text.isascii() and all(one.isalnum() or one in "-_" for one in text)
 
 
 def _exchange(request: bytes, check, deadline) -> tuple:

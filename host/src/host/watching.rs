@@ -70,7 +70,7 @@ impl ChangeHandler for FolderWatcher {
                 this.outcome.send(AttemptOutcome::Removed);
             } else if !this.is_known(&self.rules) {
                 let unload_removed = self.unload_removed;
-                on_thread(host, move |host| load_all_of(this, host, unload_removed));
+                on_thread(host, move |host| load_folder(this, host, unload_removed));
             }
             return;
         };
@@ -94,7 +94,7 @@ impl ChangeHandler for FolderWatcher {
         {
             return on_thread(host, move |host| unload(this, host, &names, &reason, Next::Load));
         }
-        if missing_instances(&host, folder).next().is_some() {
+        if !missing_instances(&host, folder).is_empty() {
             let (host, folder) = (Arc::clone(&host), folder.to_owned());
             let is_final = attempt == Attempt::Final;
             on_thread(host, move |host| _ = load_instances(&folder, host, is_final));
@@ -154,7 +154,7 @@ fn on_thread(host: Arc<Inner>, run: impl FnOnce(&Arc<Inner>) + Send + 'static) {
 }
 
 /// Loads the plugin of a folder from which none serves, and the instances that the configuration adds.
-fn load_all_of(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
+fn load_folder(attempt: FolderAttempt, host: &Arc<Inner>, may_wait_for_removal: bool) {
     let is_inside = host.dirs.iter().any(|dir| attempt.folder.starts_with(dir));
     let loaded = match is_inside {
         true => load(&attempt, host, may_wait_for_removal),
@@ -250,11 +250,11 @@ fn load_instances(folder: &Path, host: &Arc<Inner>, is_final: bool) -> AttemptOu
 }
 
 /// Returns the instances that the configuration has of a folder, and that do not serve.
-fn missing_instances(host: &Inner, folder: &Path) -> impl Iterator<Item = PluginName> {
+fn missing_instances(host: &Inner, folder: &Path) -> Vec<PluginName> {
     let settings = host.context.settings.load();
     let of_folder = settings.instances().filter(|(_, there)| *there == folder);
     let missing = of_folder.filter(|(name, _)| host.registry.serving_plugin(name).is_err());
-    missing.map(|(name, _)| name.clone()).collect::<Vec<_>>().into_iter()
+    missing.map(|(name, _)| name.clone()).collect()
 }
 
 /// Unloads plugins that the folder does not contain anymore.
@@ -274,7 +274,7 @@ fn unload(
     }
     if kept.is_empty() {
         return match next {
-            Next::Load => load_all_of(attempt, host, true),
+            Next::Load => load_folder(attempt, host, true),
             Next::Nothing => {
                 lock(&attempt.failures.failed).remove(&attempt.folder);
                 attempt.outcome.send(AttemptOutcome::Changed);

@@ -23,17 +23,17 @@ struct Root {
     identity: Option<Identity>,
     is_watched: bool,
     /// Whether it is the folder of an instance, not a directory of plugins.
-    is_plugin: bool,
+    is_instance: bool,
 }
 
 impl Root {
-    fn new(dir: PathBuf, is_plugin: bool) -> Self {
-        Self { dir, identity: None, is_watched: false, is_plugin }
+    fn new(dir: PathBuf, is_instance: bool) -> Self {
+        Self { dir, identity: None, is_watched: false, is_instance }
     }
 
     /// Returns whether a plugin of it that is missing was removed, and not the whole directory.
     fn is_reachable(&self) -> bool {
-        let dir = if self.is_plugin { self.dir.parent().unwrap_or(&self.dir) } else { &self.dir };
+        let dir = if self.is_instance { self.dir.parent().unwrap_or(&self.dir) } else { &self.dir };
         identity(dir).is_some()
     }
 }
@@ -47,7 +47,7 @@ impl Roots {
     /// Sets the folders of instances, of which those outside the directories are watched on their own.
     pub(super) fn set_instances(&mut self, folders: &BTreeSet<PathBuf>) {
         let removed =
-            self.roots.extract_if(.., |root| root.is_plugin && !folders.contains(&root.dir));
+            self.roots.extract_if(.., |root| root.is_instance && !folders.contains(&root.dir));
         let removed: Vec<_> = removed.filter(|root| root.is_watched).collect();
         if let Some(watcher) = &mut self.watcher
             && !removed.is_empty()
