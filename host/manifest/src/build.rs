@@ -45,6 +45,7 @@ impl Manifest {
             handover: Handover::default(),
             unload: Unload::default(),
             permissions: BTreeSet::new(),
+            sandbox: None,
             sha256: None,
             length: None,
         })

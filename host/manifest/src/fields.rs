@@ -1,6 +1,7 @@
 //! The table of a manifest's fields: the only place with their names, shapes and descriptions. The
 //! parser, suggestions and the JSON Schema use it; it parses nothing itself.
 
+use super::sandbox::{Entries, SANDBOX};
 use super::words::{Handover, Kind, SocketType, Unload};
 
 /// One field of an object in the manifest.
@@ -32,6 +33,10 @@ pub(crate) enum Shape {
     Requirements,
     Object(&'static [Field]),
     Objects(&'static [Field]),
+    /// A list in `sandbox`.
+    Entries(Entries),
+    /// A number of processors.
+    Share,
     ObjectsByName(&'static [Field]),
     #[cfg(feature = "host-file")]
     Host(HostShape),
@@ -221,6 +226,15 @@ pub(crate) const MANIFEST: &[Field] = &[
         The application may withhold any of them.",
     ),
     field(
+        "sandbox",
+        Shape::Object(SANDBOX),
+        Presence::Optional,
+        "an object",
+        "What the plugin's process may do. With this section, everything that it does not list is \
+        denied, as far as the machine can enforce it. A library cannot be confined in the host's own \
+        process.",
+    ),
+    field(
         "sha256",
         Shape::Pattern("^[0-9A-Fa-f]{64}$"),
         Presence::Optional,
@@ -372,6 +386,6 @@ pub(crate) const fn field(
     Field { name, shape, presence, expected, doc }
 }
 
-const fn number(min: u64, max: u64) -> Shape {
+pub(crate) const fn number(min: u64, max: u64) -> Shape {
     Shape::Number { min, max }
 }

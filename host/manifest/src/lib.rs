@@ -28,6 +28,7 @@ mod reader;
 mod reference;
 mod render;
 mod rules;
+mod sandbox;
 mod schema;
 mod schema_error;
 mod setters;
@@ -60,11 +61,12 @@ pub use name::{InvalidName, PluginName, nearest};
 pub use no_check::Checker;
 pub use order::{StartCandidate, StartOrder, start_order};
 use render::seal;
+pub use sandbox::{NetRule, PLACEHOLDERS, Sandbox, SandboxLimits};
 use schema::json_schema;
 pub use schema_error::{Exceeded, SchemaError, Violation};
 pub use tree::{MAX_MANIFEST_BYTES, position_of};
 pub use types::Types;
-pub use words::{Handover, Kind, SocketType, Unload};
+pub use words::{Handover, Kind, Preset, SandboxRule, SocketType, Unload};
 
 /// The content of a `plugin.json`.
 ///
@@ -106,6 +108,7 @@ pub struct Manifest {
     pub(crate) handover: Handover,
     pub(crate) unload: Unload,
     pub(crate) permissions: BTreeSet<String>,
+    pub(crate) sandbox: Option<Sandbox>,
     pub(crate) sha256: Option<Digest>,
     pub(crate) length: Option<u64>,
 }
@@ -353,6 +356,11 @@ impl Manifest {
     /// application defines).
     pub fn permissions(&self) -> &BTreeSet<String> {
         &self.permissions
+    }
+
+    /// Returns what the plugin's process may do; `None` if the manifest does not restrict it.
+    pub fn sandbox(&self) -> Option<&Sandbox> {
+        self.sandbox.as_ref()
     }
 
     /// Returns the SHA-256 of the library or program, if the manifest is sealed.

@@ -8,12 +8,12 @@ use jsonc_parser::ast::Value;
 use jsonc_parser::common::Ranged;
 use semver::VersionReq;
 
-use super::fields::{LIMITS, MANIFEST, MAPPED, PROVIDED};
+use super::fields::{LIMITS, MANIFEST, MAPPED, PROVIDED, Shape};
 use super::reader::{FieldValue, Fields};
 use super::rules;
 use super::tree::{Mistakes, Source, found, join, key_at, quoted};
 use super::words::{Handover, Kind, SocketType, Unload};
-use super::{ConfigSchema, Limits, Manifest, MappedMethod, Provided};
+use super::{ConfigSchema, Limits, Manifest, MappedMethod, Provided, Sandbox};
 use crate::error::{ManifestError, Problem};
 use crate::name::PluginName;
 
@@ -68,6 +68,7 @@ fn read_fields(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Manifest> {
     let handover = mistakes.take(fields.word("handover", Handover::from_word));
     let unload = mistakes.take(fields.word("unload", Unload::from_word));
     let permissions = permissions(fields, mistakes);
+    let sandbox = sandbox(fields, mistakes);
     let sha256 =
         mistakes.take(fields.optional("sha256", |value| value.parse_string(rules::parsed)));
     let length = mistakes.take(fields.optional("length", FieldValue::number));
@@ -93,6 +94,7 @@ fn read_fields(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Manifest> {
         handover: handover?,
         unload: unload?,
         permissions,
+        sandbox,
         sha256: sha256?,
         length: length?,
     })
@@ -239,6 +241,46 @@ fn limits(fields: &Fields<'_>, mistakes: &Mistakes) -> Limits {
         }
     }
     limits
+}
+
+fn sandbox(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Sandbox> {
+    let mut sandbox = Sandbox::default();
+    let value = fields.get("sandbox")?;
+    set_sandbox(&value, &mut Vec::new(), &mut sandbox, mistakes);
+    Some(sandbox)
+}
+
+/// Sets the values of the section, or of an object inside it.
+fn set_sandbox(
+    value: &FieldValue<'_>,
+    path: &mut Vec<&'static str>,
+    sandbox: &mut Sandbox,
+    mistakes: &Mistakes,
+) {
+    let read = match &value.field.shape {
+        Shape::Object(table) => {
+            let Some(object) = mistakes.take(value.object()) else { return };
+            let fields = Fields::new(value.source, object, table, value.path.clone(), mistakes);
+            for name in table.iter().map(|field| field.name) {
+                if let Some(value) = fields.get(name) {
+                    path.push(name);
+                    set_sandbox(&value, path, sandbox, mistakes);
+                    path.pop();
+                }
+            }
+            return;
+        }
+        Shape::Entries(entries) => value.entries(*entries),
+        Shape::Share => value.share(),
+        Shape::Words(words) => value.parse_string(|text| match words.contains(&text) {
+            true => Ok(text.into()),
+            false => Err(None),
+        }),
+        _ => value.number().map(Into::into),
+    };
+    if let Some(read) = mistakes.take(read) {
+        sandbox.set(path, &read);
+    }
 }
 
 fn permissions(fields: &Fields<'_>, mistakes: &Mistakes) -> BTreeSet<String> {

@@ -7,6 +7,7 @@ use jsonc_parser::common::Ranged;
 use super::fields::{self, Field, Presence, Shape};
 use super::name::nearest;
 use super::rules::{self, Expected};
+use super::sandbox::{self, Entries};
 use super::tree::{Mistakes, Source, found, join, key_at};
 use super::words::Kind;
 use crate::error::{ManifestError, Problem};
@@ -162,6 +163,23 @@ impl<'t> FieldValue<'t> {
         };
         let number = number.value.parse().map_err(|_| self.error(None))?;
         rules::check_bounds(number, &self.field.shape).map_err(|expected| self.error(expected))
+    }
+
+    /// Returns the elements of a list of `sandbox`.
+    pub(crate) fn entries(&self, entries: Entries) -> Result<serde_json::Value, ManifestError> {
+        let one = |element: &FieldValue<'_>| {
+            let json = element.source.json(element.value, &element.path)?;
+            entries.check(&json).map_err(|expected| element.error(expected))?;
+            Ok(json)
+        };
+        Ok(serde_json::Value::Array(self.elements()?.iter().map(one).collect::<Result<_, _>>()?))
+    }
+
+    /// Returns a number of processors.
+    pub(crate) fn share(&self) -> Result<serde_json::Value, ManifestError> {
+        let json = self.source.json(self.value, &self.path)?;
+        sandbox::check_share(&json).map_err(|expected| self.error(expected))?;
+        Ok(json)
     }
 
     pub(crate) fn object(&self) -> Result<&'t Object<'t>, ManifestError> {

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use super::fields::{Field, LIMITS, MANIFEST, MAPPED, PROVIDED, Presence, Shape};
+use super::sandbox::{NET, SANDBOX, SANDBOX_LIMITS};
 
 /// A manifest that shows the usual fields. A test parses it.
 const EXAMPLE: &str = r#"{
@@ -43,6 +44,12 @@ fn reference() -> String {
          The host's own limit applies if a field is missing, and bounds the fields that are set.\n\n",
     );
     table(&mut text, LIMITS);
+    text.push_str("\n## Fields of `sandbox`\n\n");
+    table(&mut text, SANDBOX);
+    text.push_str("\n## Fields of `sandbox.net`\n\n");
+    table(&mut text, NET);
+    text.push_str("\n## Fields of `sandbox.limits`\n\n");
+    table(&mut text, SANDBOX_LIMITS);
     text
 }
 

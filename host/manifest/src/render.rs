@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::tree::{STRICT, Source, without_mark};
 use super::words::{Handover, SocketType, Unload};
-use super::{ConfigSchema, Digest, Manifest, MappedMethod, Provided};
+use super::{ConfigSchema, Digest, Manifest, MappedMethod, Provided, Sandbox};
 use crate::error::{ManifestError, Problem};
 
 impl Manifest {
@@ -64,6 +64,7 @@ impl Manifest {
         let unload = self.unload;
         put("unload", (unload != Unload::default()).then(|| unload.as_str().into()));
         put("permissions", non_empty(self.permissions.iter().map(String::as_str).collect()));
+        put("sandbox", self.sandbox.as_ref().map(Sandbox::to_json));
         put("sha256", self.sha256.map(|digest| digest.to_string().into()));
         put("length", self.length.map(Value::from));
         Value::Object(object)

@@ -78,3 +78,46 @@ words! {
         Keep = "keep",
     }
 }
+
+words! {
+    /// What a confined program of a kind needs to start.
+    Preset {
+        /// A compiled program: the libraries of the system.
+        Native = "native",
+        /// A program in Python: its interpreter and standard library.
+        Python = "python",
+        /// A program in JavaScript: Node.
+        Node = "node",
+    }
+}
+
+words! {
+    /// A rule of a sandbox, as far as it can be enforced by itself.
+    #[derive(PartialOrd, Ord)]
+    SandboxRule {
+        /// Only the listed files can be read.
+        Read = "read",
+        /// Only the listed files can be changed.
+        Write = "write",
+        /// Only the listed programs can be executed.
+        Run = "run",
+        /// Only the listed ports can be used.
+        Net = "net",
+        /// Other processes cannot be signaled, inspected, or reached by sockets.
+        Ipc = "ipc",
+        /// System calls with which programs have left sandboxes are denied.
+        Syscalls = "syscalls",
+        /// The limit of memory.
+        MemoryBytes = "memory_bytes",
+        /// The limit of processes.
+        Processes = "processes",
+        /// The limit of the share of processor time.
+        Cpu = "cpu",
+        /// The limit of processor time.
+        CpuSeconds = "cpu_seconds",
+        /// The limit of open files.
+        OpenFiles = "open_files",
+        /// The limit of the size of files.
+        FileBytes = "file_bytes",
+    }
+}

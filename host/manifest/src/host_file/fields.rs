@@ -2,6 +2,7 @@
 //! descriptions.
 
 use crate::fields::{Field, HostShape, LIMITS, Presence, Shape, field};
+use crate::sandbox::{self, SANDBOX};
 
 const DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`";
 const OPTIONAL_DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`, or `none`";
@@ -66,6 +67,12 @@ pub(crate) const HOST_FILE: &[Field] = &[
         Shape::Object(PERMISSIONS),
         "a table",
         "Which of the permissions that manifests request are granted.",
+    ),
+    optional(
+        "sandbox",
+        Shape::Object(HOST_SANDBOX),
+        "a table",
+        "Bounds of what the sandboxes of manifests permit, and what is required of all of them.",
     ),
     optional(
         "providers",
@@ -213,6 +220,38 @@ pub(crate) const PLUGIN: &[Field] = &[
         "a table",
         "Limits, which replace those of the manifest, bounded by those of the host.",
     ),
+    optional(
+        "sandbox",
+        Shape::Object(SANDBOX),
+        "a table",
+        "Bounds of what the sandbox of the manifest permits, instead of the default ones. A plugin \
+         without a sandbox in its manifest is confined by this one.",
+    ),
+];
+
+/// The fields of `sandbox`.
+pub(crate) const HOST_SANDBOX: &[Field] = &[
+    optional(
+        "required",
+        Shape::Host(HostShape::Flag),
+        FLAG,
+        "Whether each program must be confined, and each rule of its sandbox be enforced. By default \
+         a warning names what the machine cannot enforce.",
+    ),
+    optional(
+        "state_dir",
+        Shape::Host(HostShape::Path),
+        "a path",
+        "Folder for the folders `{state}` of plugins. By default `hotbay` in `$XDG_STATE_HOME`, or in \
+         `~/.local/state`.",
+    ),
+    sandbox::READ,
+    sandbox::WRITE,
+    sandbox::RUN,
+    sandbox::NET_FIELD,
+    sandbox::ENV,
+    sandbox::LIMITS_FIELD,
+    sandbox::REQUIRE,
 ];
 
 /// The fields of `limits`: those of `HostLimits`.

@@ -21,9 +21,9 @@ use fields::HOST_FILE;
 use parse::{Include, parse, parse_duration};
 pub use setting::{Environment, Origin, Setting};
 
-use crate::Limits;
 use crate::error::{ManifestError, Problem};
 use crate::name::PluginName;
+use crate::{Limits, Sandbox};
 
 /// Maximum number of files that one file includes, directly or not.
 const MAX_INCLUDED: usize = 64;
@@ -67,6 +67,12 @@ pub struct HostSettings {
     pub quarantine: BTreeMap<String, HostLimit>,
     /// Permissions that all plugins get; `None` grants all.
     pub permissions: Option<Vec<String>>,
+    /// Bounds of the sandboxes of all plugins without their own.
+    pub sandbox: Option<Sandbox>,
+    /// Whether all programs must be confined as their sandboxes say.
+    pub sandbox_required: Option<bool>,
+    /// Folder for the state of confined plugins.
+    pub state_dir: Option<PathBuf>,
     /// Preferred plugins by contract.
     pub providers: BTreeMap<String, Vec<PluginName>>,
     /// Settings of single plugins.
@@ -101,6 +107,8 @@ pub struct PluginSettings {
     pub replace_config: Option<bool>,
     /// Limits, which replace those of the manifest.
     pub limits: Limits,
+    /// Bounds of the sandbox.
+    pub sandbox: Option<Sandbox>,
 }
 
 impl HostFile {
@@ -224,6 +232,9 @@ impl HostSettings {
             ["permissions", "default"] => {
                 self.permissions = Some(texts(value).map(str::to_owned).collect());
             }
+            ["sandbox", "required"] => self.sandbox_required = flag,
+            ["sandbox", "state_dir"] => self.state_dir = Some(text().into()),
+            ["sandbox", path @ ..] => self.sandbox.get_or_insert_default().set(path, value),
             ["providers", contract] => {
                 let names = texts(value).filter_map(|name| PluginName::new(name).ok());
                 self.providers.insert((*contract).to_owned(), names.collect());
@@ -247,6 +258,7 @@ impl PluginSettings {
                 self.permissions = Some(texts(value).map(str::to_owned).collect());
             }
             ["limits", name] => self.limits.set(name, value.as_u64().unwrap_or_default()),
+            ["sandbox", path @ ..] => self.sandbox.get_or_insert_default().set(path, value),
             ["replace_config"] => self.replace_config = value.as_bool(),
             ["config"] => {}
             ["config", path @ .., name] => {

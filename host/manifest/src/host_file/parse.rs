@@ -160,6 +160,12 @@ impl<'r> Reader<'r> {
                 Shape::Texts => texts(value, |text| Ok(text.to_owned()))?,
                 Shape::Patterns(_) => texts(value, granted)?,
                 Shape::Number { .. } => value.number()?.into(),
+                Shape::Entries(entries) => value.entries(*entries)?,
+                Shape::Share => value.share()?,
+                Shape::Words(words) => value.parse_string(|text| match words.contains(&text) {
+                    true => Ok(Json::from(text)),
+                    false => Err(None),
+                })?,
                 Shape::Host(HostShape::Flag) => match value.value {
                     Value::BooleanLit(flag) => flag.value.into(),
                     _ => return Err(value.error(None)),

@@ -2,7 +2,9 @@
 //! it.
 
 use super::HostFile;
-use super::fields::{HOST_FILE, HOST_LIMITS, PERMISSIONS, PLUGIN, QUARANTINE, RELOAD, TRUST};
+use super::fields::{
+    HOST_FILE, HOST_LIMITS, HOST_SANDBOX, PERMISSIONS, PLUGIN, QUARANTINE, RELOAD, TRUST,
+};
 use crate::fields::LIMITS;
 use crate::reference::table;
 
@@ -56,6 +58,7 @@ fn reference() -> String {
         ("Fields of `reload`", RELOAD),
         ("Fields of `trust`", TRUST),
         ("Fields of `quarantine`", QUARANTINE),
+        ("Fields of `sandbox`", HOST_SANDBOX),
         ("Fields of `limits`, for the whole host", HOST_LIMITS),
         ("Fields of `limits` of a plugin", LIMITS),
     ] {

@@ -244,7 +244,8 @@ fn values_of_plugins_are_checked() {
          `queue`, `in_flight`, `memory_bytes`, `input_bytes`, `output_bytes`, `stack_bytes`, \
          `open_streams`\n  \
          10:1: `plugins.c.other` is not a known field; expected one of `enabled`, `folder`, \
-         `permissions`, `config`, `replace_config`, `limits`",
+         `permissions`, `config`, `replace_config`, `limits`, \
+         `sandbox`",
     );
 }
 
@@ -301,7 +302,16 @@ fn shipped_schema_and_parser_accept_the_same_files() {
     check("[plugins]\na = []", false);
     check("include = \"a\"", false);
     check("plugin_dirs = [\"\"]", false);
-    check("sandbox = {}", false);
+    check("signature = {}", false);
+    check("[sandbox]\nrequired = true\nstate_dir = \"state\"\nread = [\"/usr\"]", true);
+    check("[sandbox]\npreset = \"python\"", false);
+    check("[sandbox.net]\nconnect = [443, \"127.0.0.1:5432\"]", true);
+    check("[sandbox.net]\nconnect = [\"example.org:443\"]", false);
+    check("[plugins.a.sandbox]\npreset = \"node\"\nread = [\"{plugin}\"]", true);
+    check("[plugins.a.sandbox]\nread = [\"usr\"]", false);
+    check("[plugins.a.sandbox]\nread = [\"/usr/../etc\"]", false);
+    check("[plugins.a.sandbox.limits]\ncpu = 0.5\nprocesses = 1", true);
+    check("[plugins.a.sandbox.limits]\ncpu = 0.0", false);
 }
 
 /// Converts TOML to JSON, as editors do that check a file against the schema.
