@@ -1,10 +1,11 @@
 //! The limits of a host; set by the builder, then only read.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use hotbay_manifest::setters;
+use hotbay_manifest::{Sandbox, setters};
 
 /// The limits of each plugin, which are also the defaults for its manifest.
 ///
@@ -207,3 +208,34 @@ impl Default for Quarantine {
         }
     }
 }
+
+/// What a host requires of the confinement of programs.
+///
+/// ```
+/// use hotbay::Host;
+/// use hotbay::confinement::ConfinementPolicy;
+/// use hotbay::manifest::Sandbox;
+///
+/// let bounds = Sandbox::default().with_connect(Some(Vec::new()));
+/// let policy = ConfinementPolicy::default().with_required(true).with_bounds(Some(bounds));
+/// let host = Host::builder().confinement(policy).build()?;
+/// # Ok::<(), hotbay::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConfinementPolicy {
+    /// Refuses programs without a sandbox, and rules that are unavailable on this machine. By
+    /// default they are enforced as far as possible, and a warning names the others.
+    pub required: bool,
+    /// Bounds of the sandboxes of manifests. The configuration can set others for single plugins.
+    pub bounds: Option<Sandbox>,
+    /// Folder for the folders `{state}` of plugins. By default `hotbay` in `$XDG_STATE_HOME`, or in
+    /// `~/.local/state`.
+    pub state_dir: Option<PathBuf>,
+}
+
+setters!(ConfinementPolicy {
+    with_required => required: bool,
+    with_bounds => bounds: Option<Sandbox>,
+    with_state_dir => state_dir: Option<PathBuf>,
+});

@@ -159,6 +159,15 @@ pub enum HostEvent {
         /// Advice on how to fix the cause.
         hint: Option<String>,
     },
+    /// A plugin was started, and this machine does not enforce its sandbox completely.
+    ConfinementIncomplete {
+        /// The plugin.
+        plugin: PluginName,
+        /// The generation.
+        generation: GenerationId,
+        /// The rules that are not enforced, each with the reason.
+        rules: Vec<String>,
+    },
     /// The process of a plugin listens at an address that other machines may reach. The host calls
     /// it over loopback.
     ListensBeyondLoopback {
@@ -248,6 +257,7 @@ impl HostEvent {
             Self::Closed { .. } => "closed",
             Self::Kept { .. } => "kept",
             Self::ChildExited { .. } => "child_exited",
+            Self::ConfinementIncomplete { .. } => "confinement_incomplete",
             Self::ListensBeyondLoopback { .. } => "listens_beyond_loopback",
             Self::Restarted { .. } => "restarted",
             Self::ProviderChosen { .. } => "provider_chosen",
@@ -273,6 +283,7 @@ impl HostEvent {
             | Self::Closed { plugin, .. }
             | Self::Kept { plugin, .. }
             | Self::ChildExited { plugin, .. }
+            | Self::ConfinementIncomplete { plugin, .. }
             | Self::ListensBeyondLoopback { plugin, .. }
             | Self::Restarted { plugin, .. }
             | Self::ProviderChosen { plugin, .. }
@@ -342,6 +353,9 @@ impl HostEvent {
             Self::ChildExited { generation, pid, reason, hint, .. } => {
                 write!(f, "generation {generation}, process {pid}\n{}", shown(reason))?;
                 fmt_hint(f, hint.as_deref())
+            }
+            Self::ConfinementIncomplete { generation, rules, .. } => {
+                write!(f, "generation {generation}\n{}", shown(&rules.join("\n")))
             }
             Self::ListensBeyondLoopback { generation, pid, address, .. } => write!(
                 f,

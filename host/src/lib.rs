@@ -110,8 +110,15 @@ pub mod fuzz {
 pub mod manifest {
     pub use hotbay_manifest::{
         ConfigSchema, Digest, Handover, InvalidDigest, Kind, Limits, Manifest, ManifestError,
-        Provided, SocketType, Unload,
+        NetRule, Preset, Provided, Sandbox, SandboxLimits, SandboxRule, SocketType, Unload,
     };
+}
+
+/// The confinement of programs: what the host requires, and what this machine enforces.
+pub mod confinement {
+    pub use hotbay_sandbox::{Confinement, Kernel, RuleReport, RuleStatus};
+
+    pub use crate::config::ConfinementPolicy;
 }
 
 /// Typed contracts: traits that plugins implement, and the ways to call them.

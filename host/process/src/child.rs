@@ -208,7 +208,7 @@ fn command(launch: &Launch, group: Option<Pid>) -> Command {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Zero: a new group led by the child itself.
     command.process_group(group.map_or(0, |group| group.as_raw_nonzero().get()));
-    prepare::child(&mut command, launch.limits);
+    prepare::child(&mut command, launch.limits, launch.sandbox.clone());
     command
 }
 

@@ -8,8 +8,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hotbay_protocol::{Hex, variable};
+use hotbay_sandbox::Enforcement;
 
 /// The program to start, and its settings.
 #[derive(Clone)]
@@ -22,6 +24,7 @@ pub(crate) struct Launch {
     /// The whole environment except the launch tag.
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) limits: ChildLimits,
+    pub(crate) sandbox: Option<Arc<Enforcement>>,
     /// The value of `HOTBAY_LAUNCH`, by which all descendants are found.
     pub(crate) tag: String,
 }
@@ -35,6 +38,8 @@ pub(crate) struct ChildLimits {
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) descriptors: Option<u64>,
     pub(crate) cpu_s: Option<u64>,
+    /// Limit of the size of a file.
+    pub(crate) file_bytes: Option<u64>,
 }
 
 /// Prefix of the folder names; the host's process id follows.
@@ -76,10 +81,7 @@ impl LaunchFolder {
             false => expected,
         };
         let make = || {
-            // Fails if the name exists, even as a symbolic link.
-            DirBuilder::new().mode(0o700).create(&path)?;
-            // Whatever the umask.
-            fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+            create_private(&path)?;
             Ok(path.clone())
         };
         let (path, owned) = own(&make)?;
@@ -96,6 +98,14 @@ impl Drop for LaunchFolder {
         // If this fails, a later host sweeps it.
         let _ = fs::remove_dir_all(&self.path);
     }
+}
+
+/// Creates a folder of mode 0700.
+pub(crate) fn create_private(path: &Path) -> io::Result<()> {
+    // Fails if the name exists, even as a symbolic link.
+    DirBuilder::new().mode(0o700).create(path)?;
+    // Whatever the umask.
+    fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
 /// Removes the folders that earlier hosts left in `parent` and in `/tmp`.

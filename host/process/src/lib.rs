@@ -66,6 +66,7 @@ pub use capabilities::{Capabilities, Dialect, Offered, ServedContract};
 pub use contract_calls::{ContractCall, ContractFuture, ContractRequest};
 pub use error::{Diagnosis, Error, ErrorKind, ErrorParts, Failure, Step};
 pub use hotbay_protocol::endpoint::of_method as method_endpoint;
+pub use hotbay_protocol::variable::STATE_DIR;
 pub use launch::{OwnFolder, SweepFolders, allowed};
 pub use output::{ObserverRef, ProcessObserver};
 pub use process::Process;

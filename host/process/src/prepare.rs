@@ -5,14 +5,16 @@
 //!
 //! - **P1** Only system calls that take no lock: `prctl`, `getppid`, `getrlimit`, `setrlimit`
 //!   (directly by rustix), `close_range` (by its number), and of libc `signal`, `sigemptyset` and
-//!   `pthread_sigmask`, which POSIX lists as async-signal-safe.
-//! - **P2** No allocation or deallocation: the closure holds only plain numbers, and errors are
-//!   error numbers of the system.
+//!   `pthread_sigmask`, which POSIX lists as async-signal-safe; and those of `Enforcement::enter`.
+//! - **P2** No allocation or deallocation: the closure holds plain numbers and a sandbox, which it
+//!   only borrows, and errors are error numbers of the system.
 //! - **P3** No panic: no indexing, no arithmetic that can overflow.
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
+use hotbay_sandbox::Enforcement;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::process::Command;
 
@@ -20,7 +22,7 @@ use crate::launch::ChildLimits;
 
 /// Makes `command` start its program as a host's child: killed with the host, limited, and with
 /// default signal handling.
-pub(crate) fn child(command: &mut Command, limits: ChildLimits) {
+pub(crate) fn child(command: &mut Command, limits: ChildLimits, sandbox: Option<Arc<Enforcement>>) {
     let host = std::process::id();
     let prepare = move || {
         die_with(host)?;
@@ -29,7 +31,9 @@ pub(crate) fn child(command: &mut Command, limits: ChildLimits) {
         }
         unblock_signals();
         close_files_on_exec();
-        limit_all(limits)
+        limit_all(limits)?;
+        // Last: it may deny the calls above.
+        sandbox.as_ref().map_or(Ok(()), |sandbox| sandbox.enter())
     };
     // SAFETY: P1, P2, P3.
     unsafe { command.pre_exec(prepare) };
@@ -93,6 +97,9 @@ fn limit_all(limits: ChildLimits) -> io::Result<()> {
     if let Some(cpu_s) = limits.cpu_s {
         // SIGXCPU states the reason; SIGKILL follows a second later if it is ignored.
         limit(Resource::Cpu, cpu_s, cpu_s.saturating_add(1))?;
+    }
+    if let Some(file_bytes) = limits.file_bytes {
+        limit(Resource::Fsize, file_bytes, file_bytes)?;
     }
     if let Some(memory_bytes) = limits.memory_bytes {
         // Not the address space: runtimes reserve much more than they use.

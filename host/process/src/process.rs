@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use hotbay_plugin::{Output, Snapshot, wire};
 use hotbay_protocol::{MAX_BATCH, endpoint};
+use hotbay_sandbox::{Confinement, Kernel};
 use hyper::Method;
 use hyper::header::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
@@ -266,6 +267,12 @@ impl Process {
             Phase::Serving(live) => live.fixed_socket.clone(),
             _ => None,
         }
+    }
+
+    /// Returns what this machine enforces of its sandbox; `None` if it has none.
+    pub fn confinement(&self) -> Option<Confinement> {
+        let policy = self.shared.program.sandbox.as_ref()?;
+        Some(Confinement::new(policy, Kernel::current()))
     }
 
     /// Returns declared config types that are missing and members that are not delivered, as

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,23 @@ use hotbay_protocol::{
     CAPABILITIES_ARGUMENT, CAPABILITIES_TIMEOUT, MAX_CAPABILITIES_BYTES, VERSION, variable,
 };
 
+use hotbay_sandbox::{Enforcement, Kernel, Policy};
+
 use crate::capabilities::Capabilities;
 use crate::child::{RunToEnd, run_to_end};
 use crate::diagnose;
 use crate::error::{Diagnosis, Error, Step};
 use crate::last_output::output_suffix;
-use crate::launch::{ChildLimits, Launch, OwnFolder, token};
+use crate::launch::{ChildLimits, Launch, OwnFolder, create_private, token};
 use crate::output::Tail;
 
 /// The private copy of a program, which the host makes.
 pub trait ProgramCopy: fmt::Debug + Send + Sync {
     /// Returns the path of the copy, which is executed.
     fn path(&self) -> PathBuf;
+
+    /// Returns the folder of the copy, which has links to the files beside the program.
+    fn folder(&self) -> PathBuf;
 
     /// Returns the digest of the program.
     fn sha256(&self) -> [u8; 32];
@@ -61,6 +66,8 @@ pub struct Program {
     pub socket_type: SocketType,
     /// The limits of its processes.
     pub limits: ProcessLimits,
+    /// What its processes may do; `None` if they are not confined.
+    pub sandbox: Option<Policy>,
     /// How the host owns a folder, so that no host removes it meanwhile.
     pub own_folder: OwnFolder,
 }
@@ -82,22 +89,50 @@ impl Program {
         }
     }
 
-    /// Returns a launch of the program, without a guardian.
-    pub(crate) fn launch(&self, args: Vec<OsString>, tag: String) -> Launch {
+    /// Returns a launch of the program, without a guardian. `private` is the folder of the launch.
+    pub(crate) fn launch(
+        &self,
+        args: Vec<OsString>,
+        tag: String,
+        private: Option<&Path>,
+    ) -> Result<Launch, Diagnosis> {
         let mut environment = self.environment.clone();
         environment.push((variable::PROTOCOL.into(), VERSION.to_string().into()));
-        Launch {
+        let sandbox = match &self.sandbox {
+            None => None,
+            Some(policy) => {
+                environment.retain(|(name, _)| name != "TMPDIR");
+                if let Some(private) = private {
+                    let folder = private.join("tmp");
+                    create_private(&folder).map_err(|error| {
+                        format!("cannot create `{}`: {error}", folder.display())
+                    })?;
+                    environment.push(("TMPDIR".into(), folder.into()));
+                }
+                let enforcement = Enforcement::new(policy, Kernel::current(), private)
+                    .map_err(|error| Diagnosis::from(error.to_string()))?;
+                Some(Arc::new(enforcement))
+            }
+        };
+        let own = self.sandbox.as_ref().map(|policy| policy.limits).unwrap_or_default();
+        let min = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Ok(Launch {
             program: self.copy.path(),
             args: self.args.iter().cloned().chain(args).collect(),
             folder: self.folder.clone(),
             environment,
             limits: ChildLimits {
-                memory_bytes: self.limits.memory_bytes,
-                descriptors: self.limits.descriptors,
-                cpu_s: self.limits.cpu_s,
+                memory_bytes: min(self.limits.memory_bytes, own.memory_bytes),
+                descriptors: min(self.limits.descriptors, own.open_files),
+                cpu_s: min(self.limits.cpu_s, own.cpu_seconds),
+                file_bytes: own.file_bytes,
             },
+            sandbox,
             tag,
-        }
+        })
     }
 
     /// Explains why it was not spawned. Names the original file, which users know.
@@ -157,7 +192,7 @@ impl Program {
     pub async fn capabilities(&self) -> Result<Capabilities, Error> {
         let failed = |reason: Diagnosis| Error::at(Step::Capabilities, reason);
         let tag = token().map_err(|error| failed(error.to_string().into()))?;
-        let launch = self.launch(vec![CAPABILITIES_ARGUMENT.into()], tag);
+        let launch = self.launch(vec![CAPABILITIES_ARGUMENT.into()], tag, None).map_err(failed)?;
         let limit = self.limits.start_timeout.min(CAPABILITIES_TIMEOUT);
         match run_to_end(&launch, limit, MAX_CAPABILITIES_BYTES).await {
             RunToEnd::Exited { status, stdout, stderr } if status.success() => {

@@ -220,7 +220,8 @@ async fn start_prepared(
     let failed = |message: String| Error::at(Step::Launch, message);
     let header = HeaderValue::try_from(&token).map_err(|error| failed(error.to_string()))?;
     let is_ours = capabilities.is_ours();
-    let mut launch = program.launch(Vec::new(), tag);
+    let launch = program.launch(Vec::new(), tag, Some(folder.path()));
+    let mut launch = launch.map_err(|reason| Error::at(Step::Launch, reason))?;
     let mut services = Some(services);
     let socket = host_socket(&folder);
     if is_ours {

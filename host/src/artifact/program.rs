@@ -45,6 +45,11 @@ impl StagedProgram {
     }
 
     /// Returns the digest of the program.
+    /// Returns the folder of the copy.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.lock().folder.clone()
+    }
+
     pub(crate) fn sha256(&self) -> [u8; 32] {
         self.sha256
     }

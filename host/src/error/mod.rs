@@ -208,6 +208,8 @@ pub enum LoadStep {
     Open,
     /// Compares the layout of the root module with the host's.
     Layout,
+    /// Resolves what the program's sandbox permits, and checks that this machine can enforce it.
+    Confine,
     /// Queries the program's capabilities.
     Capabilities,
     /// Validates the configuration.
@@ -241,6 +243,7 @@ impl fmt::Display for LoadStep {
             Self::Version => "version",
             Self::Open => "open",
             Self::Layout => "layout",
+            Self::Confine => "confine",
             Self::Capabilities => "capabilities",
             Self::Config => "config",
             Self::Launch => "launch",

@@ -115,6 +115,7 @@ table! { STEPS: LoadStep;
     Version: "the versions in the stamp", "`version`, `package` and `api` in the manifest against the crate.";
     Open: "mapping the library", "Libraries that it links, and its initializers.";
     Layout: "the layout of the ABI", "The version of `hotbay-plugin`; rebuild the plugin.";
+    Confine: "what the sandbox permits, and whether this machine can enforce it", "`sandbox` in `plugin.json` and `hotbay.toml`, and `hotbay doctor`.";
     Capabilities: "what the program states about itself", "`PROGRAM capabilities`, run by hand in its folder.";
     Config: "the config", "`config` against `config_schema`, and `validate_config`.";
     Launch: "the start of the program", "Its mode, its interpreter, its last output.";

@@ -15,6 +15,7 @@ use hotbay_plugin::contract::internal::StartExecuteFn;
 use hotbay_plugin::contract::{Binding, Format, bind};
 #[cfg(all(unix, feature = "process"))]
 use hotbay_process::{Process, Program};
+use hotbay_sandbox::Confinement;
 use tokio::runtime::Handle;
 
 use super::bindings::MethodBinding;
@@ -275,6 +276,15 @@ impl Backend {
             Self::InProcess(_) => None,
             #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.fixed_socket(),
+        }
+    }
+
+    /// Returns what is enforced of its sandbox; `None` if it has none.
+    pub(crate) fn confinement(&self) -> Option<Confinement> {
+        match self {
+            Self::InProcess(_) => None,
+            #[cfg(all(unix, feature = "process"))]
+            Self::OutOfProcess(process) => process.confinement(),
         }
     }
 

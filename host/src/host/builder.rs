@@ -28,7 +28,7 @@ use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::boundary::{Contracts, Instance, Root};
 use crate::call::{ContractCalls, Request};
-use crate::config::{HostLimits, Quarantine};
+use crate::config::{ConfinementPolicy, HostLimits, Quarantine};
 use crate::contracts::ContractRegistry;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventBus;
@@ -77,6 +77,7 @@ pub struct HostBuilder {
     invalid: Option<Error>,
     preferences: Preferences,
     pub(crate) staging_dir: Option<PathBuf>,
+    confinement: ConfinementPolicy,
     keep_staged: bool,
     pub(crate) environment: Vec<String>,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
@@ -113,6 +114,7 @@ impl HostBuilder {
             invalid: None,
             preferences: Preferences::default(),
             staging_dir: None,
+            confinement: ConfinementPolicy::default(),
             keep_staged: false,
             environment: Vec::new(),
             compiled_in: Vec::new(),
@@ -181,6 +183,7 @@ impl HostBuilder {
     pub fn config(mut self, file: ConfigFile) -> Self {
         let settings = file.settings();
         self.dirs.extend(settings.plugin_dirs.clone().unwrap_or_default());
+        self.confinement = file.confinement(self.confinement);
         if let Some(dir) = &settings.staging_dir {
             self.staging_dir = Some(dir.clone());
         }
@@ -234,6 +237,12 @@ impl HostBuilder {
     /// [`Layer`].
     pub fn layer(mut self, layer: impl Layer) -> Self {
         self.layers.add(Arc::new(layer));
+        self
+    }
+
+    /// Sets what the host requires of the confinement of programs.
+    pub fn confinement(mut self, policy: ConfinementPolicy) -> Self {
+        self.confinement = policy;
         self
     }
 
@@ -676,6 +685,7 @@ impl HostBuilder {
                 capture_panic_backtrace: self.want_frames,
                 default_deadline: self.default_deadline,
                 permission_policy: self.permission_policy,
+                confinement: self.confinement,
                 settings,
                 timer: Timer::new(),
                 events,

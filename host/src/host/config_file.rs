@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::artifact::digest::Artifact;
 use crate::artifact::trust::Trust;
-use crate::config::{HostLimits, Quarantine};
+use crate::config::{ConfinementPolicy, HostLimits, Quarantine};
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 use crate::loader::{Grants, OnePlugin, PluginSettings};
@@ -219,6 +219,16 @@ impl ConfigFile {
         Some(quarantine)
     }
 
+    /// Returns what is required of the confinement of programs: `before`, with the values of the file.
+    pub(super) fn confinement(&self, before: ConfinementPolicy) -> ConfinementPolicy {
+        let settings = &self.settings;
+        ConfinementPolicy {
+            required: settings.sandbox_required.unwrap_or(before.required),
+            bounds: settings.sandbox.clone().or(before.bounds),
+            state_dir: settings.state_dir.clone().or(before.state_dir),
+        }
+    }
+
     /// Returns what the file sets for plugins.
     pub(super) fn plugin_settings(&self) -> PluginSettings {
         let grants = |permissions: &Option<Vec<String>>| permissions.clone().map(Grants);
@@ -235,6 +245,7 @@ impl ConfigFile {
                 replaces_config: plugin.replace_config == Some(true),
                 secrets: self.secrets_of(name),
                 limits: plugin.limits,
+                sandbox: plugin.sandbox.clone(),
             };
             (name.clone(), one)
         });

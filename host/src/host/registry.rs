@@ -516,6 +516,7 @@ fn snapshot(
         input_schema: slot.input_schema(),
         pid: slot.pid(),
         notes: build.notes.clone(),
+        confinement: build.confinement.clone(),
         stats: stats(slot, epoch),
     }
 }

@@ -10,6 +10,7 @@ use hotbay_manifest::Kind;
 use hotbay_process::{Capabilities, Diagnosis, Processes, Program, allowed};
 
 use super::candidate::Candidate;
+use super::confinement::confine;
 use super::policy::{check_declared_config, effective_limits};
 use super::process_loader::{check_identity, check_served, stage_program};
 use super::schemas::Schemas;
@@ -19,7 +20,7 @@ use crate::artifact::private_folder::sweep;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::call::Request;
-use crate::config::HostLimits;
+use crate::config::{ConfinementPolicy, HostLimits};
 use crate::error::{Error, ErrorKind, LoadStep};
 
 /// The options of a check.
@@ -67,7 +68,12 @@ pub(crate) fn check_program(
         }
     };
     let environment = allowed(std::env::vars_os(), options.environment);
-    run(candidate, Program { environment, ..program }, sample, report)
+    let mut program = Program { environment, ..program };
+    if let Err(error) = confine(&candidate, &ConfinementPolicy::default(), &mut program) {
+        report.failed("confine", cause(&error));
+        return Ok(report.finish("the program could not be confined, so it was not run"));
+    }
+    run(candidate, program, sample, report)
 }
 
 /// Runs the kit on separate threads, since this thread may belong to a runtime.

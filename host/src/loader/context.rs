@@ -12,7 +12,7 @@ use super::settings::CurrentSettings;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::call::ContractCalls;
-use crate::config::{HostLimits, Quarantine};
+use crate::config::{ConfinementPolicy, HostLimits, Quarantine};
 use crate::contracts::ContractRegistry;
 use crate::event::EventBus;
 use crate::generation::DeferredUnloads;
@@ -42,6 +42,9 @@ pub(crate) struct LoaderContext {
     pub(crate) permission_policy: Option<PermissionPolicy>,
     /// What the configuration sets for single plugins.
     pub(crate) settings: Arc<CurrentSettings>,
+    /// What is required of the confinement of programs.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
+    pub(crate) confinement: ConfinementPolicy,
     pub(crate) timer: Timer,
     pub(crate) events: EventBus,
     pub(crate) deferred_unloads: DeferredUnloads,

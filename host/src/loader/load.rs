@@ -8,6 +8,7 @@ use hotbay_manifest::{Handover, Kind, Manifest};
 use hotbay_plugin::{Config, PluginError, Snapshot};
 #[cfg(all(unix, feature = "process"))]
 use hotbay_process::Program;
+use hotbay_sandbox::Confinement;
 
 use super::candidate::Candidate;
 use super::context::LoaderContext;
@@ -27,6 +28,7 @@ use crate::boundary::{Contracts, Image, Instance, Root};
 use crate::call::Failure;
 use crate::contracts::Offer;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
+use crate::event::HostEvent;
 use crate::generation::{
     Backend, CallPolicy, InstanceRef, IoLimits, Parts, RetainReason, UnloadLeftovers,
 };
@@ -55,6 +57,8 @@ pub(crate) struct Build {
     pub(crate) offers: Vec<Offer>,
     /// Requests that the host did not fulfill, as text.
     pub(crate) notes: Vec<String>,
+    /// What is enforced of its sandbox; `None` if it has none.
+    pub(crate) confinement: Option<Confinement>,
 }
 
 /// A backend that was started and does not serve yet.
@@ -150,9 +154,12 @@ impl NewGeneration {
                 verify(context, candidate, &artifact)?;
                 check_schemas(context, candidate, schemas, &mut parts)?;
                 sha256 = Some(artifact.sha256());
-                start_process(context, candidate, &artifact, &limits, until, &mut parts, slot)?
+                start_process(
+                    context, candidate, &artifact, &limits, until, &mut parts, slot, &mut notes,
+                )?
             }
             Source::Read(artifact) => {
+                refuse_sandbox(candidate)?;
                 let content = artifact.content_cell();
                 let opening = Opening::start(context, candidate, artifact, &parts)?;
                 let prepared = prepare(context, candidate, schemas, opening.artifact(), &mut parts);
@@ -174,7 +181,17 @@ impl NewGeneration {
         let offers = backend.offers();
         notes.extend(process_notes(candidate, &backend));
         let settings = Arc::clone(&candidate.settings);
-        let build = Build { manifest, sha256, schemas: schema_digests, settings, offers, notes };
+        let confinement = backend.confinement();
+        report_confinement(&parts, confinement.as_ref());
+        let build = Build {
+            manifest,
+            sha256,
+            schemas: schema_digests,
+            settings,
+            offers,
+            notes,
+            confinement,
+        };
         Ok(Self { parts, backend, build })
     }
 
@@ -287,6 +304,29 @@ fn process_notes(candidate: &Candidate, backend: &Backend) -> Vec<String> {
     notes
 }
 
+/// Refuses a library with a sandbox, since code in this process cannot be confined.
+fn refuse_sandbox(candidate: &Candidate) -> Result<(), Error> {
+    let name = candidate.manifest.name();
+    if candidate.manifest.sandbox().or(candidate.settings.sandbox_of(name)).is_none() {
+        return Ok(());
+    }
+    let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
+    let message = "it has a sandbox, but a library runs in the host's own process";
+    Err(failed.caused_by(message).with_hint("remove `sandbox`, or build the plugin as a program"))
+}
+
+/// Logs and emits which rules of a sandbox are not enforced.
+fn report_confinement(parts: &Parts, confinement: Option<&Confinement>) {
+    let incomplete = confinement.into_iter().flat_map(Confinement::incomplete);
+    let rules: Vec<_> = incomplete.map(ToString::to_string).collect();
+    if rules.is_empty() {
+        return;
+    }
+    tracing::warn!(plugin = %parts.name, "its sandbox is not fully enforced: {}", rules.join("; "));
+    let (plugin, generation) = (parts.name.clone(), parts.id);
+    parts.events.emit(HostEvent::ConfinementIncomplete { plugin, generation, rules });
+}
+
 fn parts(
     context: &LoaderContext,
     candidate: &Candidate,
@@ -351,6 +391,7 @@ fn start_process(
     _: Until,
     _: &mut Parts,
     _: &Arc<Slot>,
+    _: &mut Vec<String>,
 ) -> Result<Backend, Error> {
     let kind = ErrorKind::Unsupported;
     let failed = candidate.failed(LoadStep::Manifest, kind).caused_by(super::context::NO_PROCESSES);

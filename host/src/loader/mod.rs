@@ -3,6 +3,8 @@
 
 mod candidate;
 mod coalescing_queue;
+#[cfg(all(unix, feature = "process"))]
+mod confinement;
 #[cfg(all(unix, feature = "conformance"))]
 mod conformance;
 mod context;

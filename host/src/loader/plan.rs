@@ -124,6 +124,7 @@ mod tests {
             settings: Arc::default(),
             offers: Vec::new(),
             notes: Vec::new(),
+            confinement: None,
         };
         let dependent = |(name, required): &(&str, &str)| Dependent {
             name: PluginName::new(name).expect("a name"),

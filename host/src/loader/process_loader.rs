@@ -19,6 +19,7 @@ use hotbay_process::{
 use tokio::runtime::Handle;
 
 use super::candidate::Candidate;
+use super::confinement::confine;
 use super::context::LoaderContext;
 use super::contract_check::{check_contracts, check_mapped};
 use super::policy::{PluginLimits, check_declared};
@@ -51,13 +52,15 @@ pub(super) fn start(
     until: Until,
     parts: &mut Parts,
     slot: &Arc<Slot>,
+    notes: &mut Vec<String>,
 ) -> Result<Backend, Error> {
     let staging = &context.staging;
     let trust = context.rules.trust();
     let program = stage_program(candidate, artifact, limits, staging, &context.limits, trust)?;
     let environment = allowed(std::env::vars_os(), &context.inherit_env);
-    let program = Arc::new(Program { environment, ..program });
-    start_staged(context, candidate, program, until, parts, slot)
+    let mut program = Program { environment, ..program };
+    notes.extend(confine(candidate, &context.confinement, &mut program)?);
+    start_staged(context, candidate, Arc::new(program), until, parts, slot)
 }
 
 /// Makes a private copy of the program in `artifact`, without environment variables of the host.
@@ -102,11 +105,16 @@ pub(super) fn stage_program(
             max_response_bytes: limits.output_bytes,
             max_snapshot_bytes: host.max_snapshot_bytes,
         },
+        sandbox: None,
         own_folder,
     })
 }
 
 impl ProgramCopy for StagedProgram {
+    fn folder(&self) -> PathBuf {
+        Self::folder(self)
+    }
+
     fn path(&self) -> PathBuf {
         Self::path(self)
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hotbay_manifest::{Limits, Manifest, ManifestError};
+use hotbay_manifest::{Limits, Manifest, ManifestError, Sandbox};
 use serde_json::{Map, Value};
 
 use crate::id::PluginName;
@@ -55,6 +55,8 @@ pub(crate) struct OnePlugin {
     /// The keys of values in the config that are secrets.
     pub(crate) secrets: BTreeSet<Vec<String>>,
     pub(crate) limits: Limits,
+    /// Bounds of the sandbox.
+    pub(crate) sandbox: Option<Sandbox>,
 }
 
 /// Permissions that are granted: single ones, and all that begin with a text.
@@ -85,6 +87,11 @@ impl PluginSettings {
     pub(super) fn named_grants(&self, plugin: &PluginName) -> impl Iterator<Item = &str> {
         let grants = self.grants_of(plugin).into_iter().flat_map(|grants| &grants.0);
         grants.map(String::as_str).filter(|permission| !permission.ends_with('*'))
+    }
+
+    /// Returns the bounds of a plugin's own sandbox.
+    pub(super) fn sandbox_of(&self, plugin: &PluginName) -> Option<&Sandbox> {
+        self.plugins.get(plugin)?.sandbox.as_ref()
     }
 
     pub(super) fn has_config(&self, plugin: &PluginName) -> bool {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hotbay_manifest::Manifest;
+use hotbay_sandbox::Confinement;
 use semver::Version;
 use serde_json::Value;
 
@@ -85,6 +86,8 @@ pub struct PluginInfo {
     /// Requests of its manifest that the host did not fulfill, and what the probe of its library
     /// found about a later unload. One sentence each.
     pub notes: Vec<String>,
+    /// What is enforced of its sandbox; `None` if it is not confined.
+    pub confinement: Option<Confinement>,
     /// Its counts.
     pub stats: PluginStats,
 }
@@ -103,6 +106,7 @@ impl PluginInfo {
             input_schema: None,
             pid: None,
             notes: Vec::new(),
+            confinement: None,
             stats: PluginStats::default(),
         }
     }

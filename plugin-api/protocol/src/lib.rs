@@ -118,6 +118,8 @@ pub mod variable {
     pub const HOST: &str = "HOTBAY_HOST";
     /// The tag of a launch, which all descendants inherit.
     pub const LAUNCH: &str = "HOTBAY_LAUNCH";
+    /// The private folder of the plugin that survives restarts, if its sandbox permits one.
+    pub const STATE_DIR: &str = "HOTBAY_STATE_DIR";
     /// The version of the protocol.
     pub const PROTOCOL: &str = "HOTBAY_PROTOCOL";
     /// The private folder for the program's socket.

@@ -48,6 +48,7 @@ pub(crate) fn launch(script: &str, guarded: bool) -> GuardedLaunch {
         folder: PathBuf::from("/"),
         environment: vec![("PATH".into(), path)],
         limits: ChildLimits::default(),
+        sandbox: None,
         tag: token().unwrap(),
     };
     GuardedLaunch { launch, guarded, remove_at_end: None }
@@ -276,8 +277,12 @@ async fn program_held_open_for_writing_is_reported_as_busy() {
 #[tokio::test]
 async fn child_has_its_limits_and_default_signals() {
     let mut launch = launch("ulimit -n; ulimit -c; ulimit -t; ulimit -d; kill -TERM $$", true);
-    launch.limits =
-        ChildLimits { memory_bytes: Some(512 << 20), descriptors: Some(50), cpu_s: Some(30) };
+    launch.limits = ChildLimits {
+        memory_bytes: Some(512 << 20),
+        descriptors: Some(50),
+        cpu_s: Some(30),
+        ..ChildLimits::default()
+    };
     match run_to_end(&launch, TEST_TIMEOUT, 1 << 20).await {
         RunToEnd::Exited { status, stdout, .. } => {
             assert_eq!(String::from_utf8(stdout).unwrap(), "50\n0\n30\n524288\n");

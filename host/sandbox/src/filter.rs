@@ -1,0 +1,262 @@
+//! The filters of system calls of a policy: what Landlock does not cover, and calls with which
+//! programs have left sandboxes. Programs are compiled in the parent.
+//!
+//! The filters list what is denied. What a confined program needs differs between languages and
+//! versions; the paths and ports that it can use are Landlock's.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
+};
+
+use crate::Policy;
+
+/// A call that is denied, always or under conditions, one of which must hold.
+type Denied = (libc::c_long, Vec<Vec<SeccompCondition>>);
+
+/// Calls that are denied always.
+const DENIED: &[libc::c_long] = &[
+    // Memory, files and state of other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_bpf,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    // Keys are shared by all processes of a user.
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    // Namespaces and mounts.
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    // Files by handles, and events of all files of a mount.
+    libc::SYS_open_by_handle_at,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_fanotify_init,
+    // Attributes of files, which Landlock does not cover. `fchmod` and `futimens` need an open file.
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_fchownat,
+    libc::SYS_fchown,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_futimesat,
+    // The machine itself.
+    libc::SYS_kexec_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_syslog,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_vhangup,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_modify_ldt,
+];
+
+/// Calls that programs replace by others if the kernel does not know them. Filters cannot read the
+/// arguments of `clone3`, and `io_uring` runs other calls past all filters.
+const UNKNOWN: &[libc::c_long] = &[
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
+/// Calls that change the process in their first argument: only the caller itself, which is 0.
+const ONLY_SELF: &[libc::c_long] = &[
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+];
+
+/// Returns whether filters can be compiled for this processor.
+pub(crate) fn is_known_architecture() -> bool {
+    TargetArch::try_from(std::env::consts::ARCH).is_ok()
+}
+
+/// Compiles the filters of a policy.
+pub(crate) fn compile(policy: &Policy) -> io::Result<Vec<BpfProgram>> {
+    let failed = |error: &dyn std::fmt::Display| {
+        io::Error::other(format!("cannot compile its filter of system calls: {error}"))
+    };
+    let architecture =
+        TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(&error))?;
+    let denied = denied(policy).map_err(|error| failed(&error))?;
+    let unknown = UNKNOWN.iter().map(|call| (*call, Vec::new())).collect();
+    let filters = [(denied, libc::EPERM), (unknown, libc::ENOSYS)];
+    let mut programs = Vec::with_capacity(filters.len() + 1);
+    for (calls, code) in filters {
+        let rules = rules(calls).map_err(|error| failed(&error))?;
+        let action = SeccompAction::Errno(code.unsigned_abs());
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture);
+        let program = filter.and_then(BpfProgram::try_from).map_err(|error| failed(&error))?;
+        programs.push(program);
+    }
+    programs.extend(deny_x32());
+    Ok(programs)
+}
+
+fn rules(calls: Vec<Denied>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for (call, alternatives) in calls {
+        let conditions = alternatives.into_iter().map(SeccompRule::new);
+        let conditions: Vec<_> = conditions.collect::<Result<_, _>>()?;
+        rules.entry(call).or_default().extend(conditions);
+    }
+    Ok(rules)
+}
+
+fn denied(policy: &Policy) -> Result<Vec<Denied>, seccompiler::BackendError> {
+    let mut denied: Vec<Denied> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
+    for call in ONLY_SELF {
+        denied.push((*call, vec![vec![is(0, SeccompCmpOp::Ne, 0)?]]));
+    }
+    // The second argument is the process.
+    for call in [libc::SYS_setpriority, libc::SYS_ioprio_set] {
+        denied.push((call, vec![vec![is(1, SeccompCmpOp::Ne, 0)?]]));
+    }
+    // By a path; without one, the first argument is an open file.
+    let by_path = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
+    denied.push((libc::SYS_utimensat, vec![vec![by_path]]));
+    // Programs could be executed from memory.
+    let is_executable = is(1, SeccompCmpOp::MaskedEq(MFD_NOEXEC_SEAL), 0)?;
+    denied.push((libc::SYS_memfd_create, vec![vec![is_executable]]));
+    denied.push((libc::SYS_clone, namespaces()?));
+    if policy.limits.processes == Some(1) {
+        let is_process = is(0, SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64), 0)?;
+        denied.push((libc::SYS_clone, vec![vec![is_process]]));
+        #[cfg(target_arch = "x86_64")]
+        denied.extend([(libc::SYS_fork, Vec::new()), (libc::SYS_vfork, Vec::new())]);
+    }
+    denied.push((libc::SYS_socket, sockets(policy)?));
+    Ok(denied)
+}
+
+const MFD_NOEXEC_SEAL: u64 = 8;
+
+fn namespaces() -> Result<Vec<Vec<SeccompCondition>>, seccompiler::BackendError> {
+    const FLAGS: [libc::c_int; 7] = [
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWNET,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWUTS,
+        libc::CLONE_NEWCGROUP,
+    ];
+    let condition = |flag: libc::c_int| {
+        let flag = flag as u64;
+        Ok(vec![is(0, SeccompCmpOp::MaskedEq(flag), flag)?])
+    };
+    FLAGS.into_iter().map(condition).collect()
+}
+
+/// Sockets other than Unix sockets, and TCP or UDP as far as the policy has such ports. Landlock
+/// checks neither other protocols nor other families.
+fn sockets(policy: &Policy) -> Result<Vec<Vec<SeccompCondition>>, seccompiler::BackendError> {
+    const TYPE_MASK: u64 = 0xf;
+    let not_unix = || is(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64);
+    let (tcp, udp) = (policy.has_tcp(), policy.has_udp());
+    if !tcp && !udp {
+        return Ok(vec![vec![not_unix()?]]);
+    }
+    let ip = [libc::AF_INET as u64, libc::AF_INET6 as u64];
+    let other_family =
+        vec![not_unix()?, is(0, SeccompCmpOp::Ne, ip[0])?, is(0, SeccompCmpOp::Ne, ip[1])?];
+    let other_protocol = vec![
+        not_unix()?,
+        is(2, SeccompCmpOp::Ne, 0)?,
+        is(2, SeccompCmpOp::Ne, libc::IPPROTO_TCP as u64)?,
+        is(2, SeccompCmpOp::Ne, libc::IPPROTO_UDP as u64)?,
+    ];
+    let is_allowed = |kind: &u64| {
+        (tcp && *kind == libc::SOCK_STREAM as u64) || (udp && *kind == libc::SOCK_DGRAM as u64)
+    };
+    let mut denied = vec![other_family, other_protocol];
+    for kind in (0..=TYPE_MASK).filter(|kind| !is_allowed(kind)) {
+        denied.push(vec![not_unix()?, is(1, SeccompCmpOp::MaskedEq(TYPE_MASK), kind)?]);
+    }
+    Ok(denied)
+}
+
+/// Compares an argument of 32 bits.
+fn is(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+}
+
+/// Denies the calls of the x32 ABI, which have other numbers and the same architecture.
+#[cfg(target_arch = "x86_64")]
+fn deny_x32() -> Option<BpfProgram> {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const X32_BIT: u32 = 0x4000_0000;
+    // The number of the call is the first field of the data that a filter reads.
+    let load = sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 };
+    let jump = sock_filter { code: JUMP, jt: 0, jf: 1, k: X32_BIT };
+    let deny = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+    let returns = [deny, libc::SECCOMP_RET_ALLOW];
+    let [deny, allow] = returns.map(|k| sock_filter { code: RETURN, jt: 0, jf: 0, k });
+    Some(vec![load, jump, deny, allow])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn deny_x32() -> Option<BpfProgram> {
+    None
+}

@@ -1,0 +1,58 @@
+//! What the running kernel can enforce.
+
+use std::sync::OnceLock;
+
+/// What a kernel can enforce. A value of its own, so that reports can be tested for any kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Kernel {
+    /// The version of the Landlock ABI; 0 if Landlock is missing or not enabled.
+    pub landlock: u32,
+    /// Whether filters of system calls can be installed.
+    pub seccomp: bool,
+    /// Whether the host runs as root, whose number of processes no resource limit restricts.
+    pub is_root: bool,
+}
+
+impl Kernel {
+    /// Returns a kernel with these abilities.
+    pub const fn new(landlock: u32, seccomp: bool, is_root: bool) -> Self {
+        Self { landlock, seccomp, is_root }
+    }
+
+    /// Returns what the running kernel can enforce for this process. It is queried once.
+    pub fn current() -> Self {
+        static CURRENT: OnceLock<Kernel> = OnceLock::new();
+        *CURRENT.get_or_init(query)
+    }
+
+    /// Returns the first version of Linux with this version of the Landlock ABI.
+    pub const fn linux_of_landlock(abi: u32) -> &'static str {
+        match abi {
+            0 | 1 => "5.13",
+            2 => "5.19",
+            3 => "6.2",
+            4 => "6.7",
+            5 => "6.10",
+            6 => "6.12",
+            7 => "6.15",
+            8 => "7.0",
+            9 => "7.1",
+            _ => "7.2",
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn query() -> Kernel {
+    Kernel {
+        landlock: crate::enter::landlock_abi(),
+        seccomp: crate::filter::is_known_architecture() && crate::enter::has_seccomp(),
+        is_root: crate::enter::is_root(),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn query() -> Kernel {
+    Kernel::new(0, false, false)
+}

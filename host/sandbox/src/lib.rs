@@ -1,0 +1,34 @@
+//! Confines a child process between fork and exec, by Landlock and seccomp, and reports which rules
+//! the kernel enforces. Starts no process and reads no manifest.
+//!
+//! [`Policy`] lists what a process may do, [`Kernel`] what this machine can enforce, and
+//! [`Confinement::new`] compares both. [`Enforcement`] prepares the policy in the parent; the child
+//! enters it by system calls that neither allocate nor lock.
+//!
+//! On systems other than Linux, every rule is reported as unavailable.
+
+#![deny(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "system calls that no library makes without an allocation")]
+mod enter;
+#[cfg(target_os = "linux")]
+mod filter;
+mod kernel;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod other;
+mod policy;
+mod preset;
+mod report;
+#[cfg(target_os = "linux")]
+mod ruleset;
+
+pub use kernel::Kernel;
+#[cfg(target_os = "linux")]
+pub use linux::Enforcement;
+#[cfg(not(target_os = "linux"))]
+pub use other::Enforcement;
+pub use policy::{Policy, TMP};
+pub use report::{Confinement, RuleReport, RuleStatus};

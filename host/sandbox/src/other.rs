@@ -1,0 +1,30 @@
+//! Stands in for the enforcement on systems that cannot confine a process.
+
+use std::io;
+use std::path::Path;
+
+use crate::{Kernel, Policy};
+
+/// Enforces nothing on this system; its report says so.
+#[derive(Debug)]
+pub struct Enforcement(());
+
+impl Enforcement {
+    /// Prepares nothing.
+    ///
+    /// # Errors
+    ///
+    /// Never fails.
+    pub fn new(_: &Policy, _: Kernel, _: Option<&Path>) -> io::Result<Self> {
+        Ok(Self(()))
+    }
+
+    /// Does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Never fails.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

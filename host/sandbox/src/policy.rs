@@ -1,0 +1,64 @@
+//! What a process may do, with the paths of this machine.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use hotbay_manifest::{NetRule, Preset, SandboxLimits, SandboxRule};
+
+use crate::preset;
+
+/// The beginning of a path in the private folder of a launch, which is known when it starts.
+pub const TMP: &str = "{tmp}";
+
+/// What a process may do; everything else is denied. Paths are absolute, or begin with [`TMP`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Files and folders that can be read.
+    pub read: Vec<PathBuf>,
+    /// Files and folders that can be read and changed.
+    pub write: Vec<PathBuf>,
+    /// Programs, and folders of programs, that can be executed and read.
+    pub run: Vec<PathBuf>,
+    /// Ports that can be connected to.
+    pub connect: Vec<NetRule>,
+    /// TCP ports that can be listened on.
+    pub listen: Vec<NetRule>,
+    /// Limits of the process.
+    pub limits: SandboxLimits,
+    /// Rules without which it must not run.
+    pub require: BTreeSet<SandboxRule>,
+}
+
+impl Policy {
+    /// Adds what a usual program of this kind needs to start. Searches interpreters in `path`, a
+    /// value of `PATH`, and returns the value that the program must get: without folders whose
+    /// interpreters are scripts, such as those of version managers, which start other programs.
+    /// Accesses the disk.
+    pub fn add_preset(&mut self, preset: Preset, path: &str) -> String {
+        preset::add(self, preset, path)
+    }
+
+    /// Returns the first program of this name in `path`, a value of `PATH`. Accesses the disk.
+    pub fn find_program(name: &str, path: &str) -> Option<PathBuf> {
+        preset::find(name, path)
+    }
+
+    /// Returns whether a TCP socket is of any use.
+    pub(crate) fn has_tcp(&self) -> bool {
+        !self.listen.is_empty() || self.connect.iter().any(|rule| !rule.udp)
+    }
+
+    /// Returns whether a UDP socket is of any use.
+    pub(crate) fn has_udp(&self) -> bool {
+        self.connect.iter().any(|rule| rule.udp)
+    }
+}
+
+/// Returns a path whose beginning [`TMP`] is replaced by `folder`; `None` if there is no folder.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nothing is enforced"))]
+pub(crate) fn resolve(path: &Path, folder: Option<&Path>) -> Option<PathBuf> {
+    match path.strip_prefix(TMP) {
+        Ok(rest) => folder.map(|folder| folder.join("tmp").join(rest)),
+        Err(_) => Some(path.to_owned()),
+    }
+}

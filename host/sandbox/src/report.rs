@@ -1,0 +1,242 @@
+//! Which rules of a policy a kernel enforces. Pure: a policy and a kernel lead to a report.
+
+use std::fmt;
+
+use hotbay_manifest::SandboxRule;
+
+use crate::{Kernel, Policy};
+
+/// The rules of a sandbox, each with how far it is enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// In a fixed order. Limits that are not set are omitted.
+    pub rules: Vec<RuleReport>,
+}
+
+/// One rule of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuleReport {
+    /// The rule.
+    pub rule: SandboxRule,
+    /// How far it is enforced.
+    pub status: RuleStatus,
+}
+
+/// How far a rule is enforced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RuleStatus {
+    /// As it says.
+    Enforced,
+    /// With an exception, which the text names.
+    Partial(String),
+    /// Not at all, for the reason in the text.
+    Unavailable(String),
+}
+
+impl RuleStatus {
+    /// Returns `enforced`, `partial` or `unavailable`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Partial(_) => "partial",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    /// Returns what is not enforced, and why.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Enforced => None,
+            Self::Partial(reason) | Self::Unavailable(reason) => Some(reason),
+        }
+    }
+}
+
+impl fmt::Display for RuleReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}", self.rule, self.status.as_str())?;
+        self.status.reason().map_or(Ok(()), |reason| write!(f, " ({reason})"))
+    }
+}
+
+impl Confinement {
+    /// Returns which rules of `policy` are enforced by `kernel`.
+    pub fn new(policy: &Policy, kernel: Kernel) -> Self {
+        let set = policy.limits.entries().into_iter().filter(|(_, limit)| limit.is_some());
+        let limits = set.map(|(rule, limit)| (rule, limit_status(rule, limit, kernel)));
+        let rules = [
+            (SandboxRule::Read, read(kernel)),
+            (SandboxRule::Write, write(kernel)),
+            (SandboxRule::Run, read(kernel)),
+            (SandboxRule::Net, net(policy, kernel)),
+            (SandboxRule::Ipc, ipc(kernel)),
+            (SandboxRule::Syscalls, syscalls(kernel)),
+        ];
+        let rules = rules.into_iter().chain(limits);
+        Self { rules: rules.map(|(rule, status)| RuleReport { rule, status }).collect() }
+    }
+
+    /// Returns the rules that are not fully enforced.
+    pub fn incomplete(&self) -> impl Iterator<Item = &RuleReport> {
+        self.rules.iter().filter(|rule| rule.status != RuleStatus::Enforced)
+    }
+
+    /// Returns the status of a rule that the policy has.
+    pub fn status(&self, rule: SandboxRule) -> Option<&RuleStatus> {
+        self.rules.iter().find(|report| report.rule == rule).map(|report| &report.status)
+    }
+}
+
+fn partial(reason: impl Into<String>) -> RuleStatus {
+    RuleStatus::Partial(reason.into())
+}
+
+fn unavailable(reason: impl Into<String>) -> RuleStatus {
+    RuleStatus::Unavailable(reason.into())
+}
+
+/// Says which kernel is needed for a version of the Landlock ABI.
+fn needs(abi: u32) -> String {
+    format!("needs Linux {} with Landlock", Kernel::linux_of_landlock(abi))
+}
+
+fn no_landlock() -> RuleStatus {
+    unavailable(format!("Landlock is not available; {}", needs(1)))
+}
+
+const NO_SECCOMP: &str = "filters of system calls (seccomp) are not available";
+
+fn read(kernel: Kernel) -> RuleStatus {
+    if kernel.landlock == 0 { no_landlock() } else { RuleStatus::Enforced }
+}
+
+fn write(kernel: Kernel) -> RuleStatus {
+    match kernel {
+        Kernel { landlock: 0, .. } => no_landlock(),
+        Kernel { landlock: 1 | 2, .. } => {
+            partial(format!("files can be truncated by their paths; {}", needs(3)))
+        }
+        Kernel { seccomp: false, .. } => {
+            partial(format!("modes, owners and times of files can be changed; {NO_SECCOMP}"))
+        }
+        _ => RuleStatus::Enforced,
+    }
+}
+
+/// Without any rule, no socket of the network can be created. Otherwise Landlock checks ports.
+fn net(policy: &Policy, kernel: Kernel) -> RuleStatus {
+    let rules = || policy.connect.iter().chain(&policy.listen);
+    match kernel {
+        Kernel { landlock: 0..=3, seccomp: false, .. } => {
+            unavailable(format!("{NO_SECCOMP}, and ports need Landlock of Linux 6.7"))
+        }
+        Kernel { seccomp: false, .. } => {
+            partial(format!("sockets other than TCP are not restricted; {NO_SECCOMP}"))
+        }
+        _ if rules().next().is_none() => RuleStatus::Enforced,
+        Kernel { landlock: 0..=3, .. } => partial(format!("any port can be used; {}", needs(4))),
+        Kernel { landlock: 4..=9, .. } if policy.has_udp() => {
+            partial(format!("any UDP port can be used; {}", needs(10)))
+        }
+        _ if rules().any(|rule| rule.address.is_some()) => {
+            partial("the kernel checks ports, and not their addresses")
+        }
+        _ => RuleStatus::Enforced,
+    }
+}
+
+fn ipc(kernel: Kernel) -> RuleStatus {
+    match kernel {
+        Kernel { landlock: 0, seccomp: false, .. } => no_landlock(),
+        Kernel { landlock: 0..=5, .. } => partial(format!(
+            "processes of the same user can be signaled, and their sockets connected to; {}",
+            needs(6)
+        )),
+        Kernel { landlock: 6..=8, .. } => {
+            partial(format!("Unix sockets that have a path can be connected to; {}", needs(9)))
+        }
+        _ => RuleStatus::Enforced,
+    }
+}
+
+fn syscalls(kernel: Kernel) -> RuleStatus {
+    if kernel.seccomp { RuleStatus::Enforced } else { unavailable(NO_SECCOMP) }
+}
+
+fn limit_status(rule: SandboxRule, limit: Option<u64>, kernel: Kernel) -> RuleStatus {
+    if cfg!(not(target_os = "linux")) && rule == SandboxRule::MemoryBytes {
+        return unavailable("this system does not enforce it");
+    }
+    match rule {
+        SandboxRule::Processes if limit == Some(1) && kernel.seccomp => RuleStatus::Enforced,
+        SandboxRule::Processes if kernel.is_root => {
+            unavailable("the system does not restrict the number of processes of root")
+        }
+        SandboxRule::Processes => partial(
+            "all processes of the user count, besides those that run when the program starts",
+        ),
+        SandboxRule::MemoryBytes => partial("each process has the limit, not all together"),
+        SandboxRule::Cpu => unavailable("needs a control group"),
+        _ => RuleStatus::Enforced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hotbay_manifest::{NetRule, SandboxLimits};
+
+    fn rule(text: &str) -> NetRule {
+        NetRule::parse(text).expect(text)
+    }
+
+    /// Checks the reports of `read write run net ipc syscalls`, each by its first letter.
+    #[track_caller]
+    fn check(policy: &Policy, kernel: Kernel, expect: &str) {
+        let report = Confinement::new(policy, kernel);
+        let letters: String = report.rules.iter().map(|rule| &rule.status.as_str()[..1]).collect();
+        assert_eq!(letters, expect, "{report:?}");
+        for rule in report.incomplete() {
+            assert!(rule.status.reason().is_some_and(|reason| !reason.is_empty()), "{rule}");
+        }
+    }
+
+    #[test]
+    fn newer_kernels_enforce_more() {
+        let none = Policy::default();
+        let with = |connect: &[&str]| Policy {
+            connect: connect.iter().map(|text| rule(text)).collect(),
+            ..Policy::default()
+        };
+        let kernel = |landlock| Kernel::new(landlock, true, false);
+        check(&none, Kernel::new(0, false, false), "uuuuuu");
+        check(&none, kernel(0), "uuuepe");
+        check(&none, kernel(1), "epeepe");
+        check(&none, kernel(3), "eeeepe");
+        check(&none, kernel(7), "eeeepe");
+        check(&none, kernel(9), "eeeeee");
+        check(&none, Kernel::new(7, false, false), "epeppu");
+        check(&with(&["443"]), kernel(3), "eeeppe");
+        check(&with(&["443"]), kernel(4), "eeeepe");
+        check(&with(&["127.0.0.1:443"]), kernel(9), "eeepee");
+        check(&with(&["443", "udp:53"]), kernel(9), "eeepee");
+        check(&with(&["443", "udp:53"]), kernel(10), "eeeeee");
+        check(&with(&["443"]), Kernel::new(3, false, false), "epeupu");
+    }
+
+    #[test]
+    fn limits_are_reported_if_they_are_set() {
+        let limits = SandboxLimits::default()
+            .with_processes(Some(1))
+            .with_cpu_millis(Some(500))
+            .with_open_files(Some(8));
+        let policy = Policy { limits, ..Policy::default() };
+        check(&policy, Kernel::new(9, true, true), "eeeeeeeue");
+        check(&policy, Kernel::new(9, false, true), "epeppuuue");
+        let limits = SandboxLimits::default().with_processes(Some(4)).with_memory_bytes(Some(1));
+        let policy = Policy { limits, ..Policy::default() };
+        check(&policy, Kernel::new(9, true, false), "eeeeeepp");
+    }
+}

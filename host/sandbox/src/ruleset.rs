@@ -1,0 +1,75 @@
+//! The Landlock ruleset of a policy, made in the parent.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use hotbay_manifest::NetRule;
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
+    PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, Scope,
+    make_bitflags,
+};
+
+use crate::Policy;
+use crate::policy::resolve;
+
+/// The newest version of the ABI that the rules below were written for.
+const ABI: ABI = landlock::ABI::V10;
+
+/// Creates a ruleset of everything that the kernel knows. `folder` is the private folder of the
+/// launch, which can be changed.
+///
+/// Rules of paths that do not exist are omitted: what they would permit is denied.
+pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Option<OwnedFd>> {
+    let failed = |error: &dyn std::fmt::Display| {
+        io::Error::other(format!("cannot create its Landlock ruleset: {error}"))
+    };
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI))
+        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(ABI)))
+        .and_then(|ruleset| ruleset.scope(Scope::from_all(ABI)))
+        .and_then(Ruleset::create)
+        .map_err(|error| failed(&error))?;
+    let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+    let run = make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute});
+    // Devices could be made by root only, and lead past all paths.
+    let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock});
+    let write = read | (AccessFs::from_write(ABI) & !devices);
+    let rules = [(&policy.read, read), (&policy.run, run), (&policy.write, write)];
+    let mut ruleset = ruleset;
+    for (paths, access) in rules {
+        for path in paths.iter().filter_map(|path| resolve(path, folder)) {
+            ruleset = add_path(ruleset, &path, access).map_err(|error| failed(&error))?;
+        }
+    }
+    if let Some(folder) = folder {
+        ruleset = add_path(ruleset, folder, write).map_err(|error| failed(&error))?;
+    }
+    add_ports(ruleset, policy).map_err(|error| failed(&error)).map(Option::from)
+}
+
+fn add_path(
+    ruleset: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, landlock::RulesetError> {
+    let Ok(opened) = PathFd::new(path) else { return Ok(ruleset) };
+    let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI) };
+    ruleset.add_rule(PathBeneath::new(opened, access))
+}
+
+fn add_ports(
+    ruleset: RulesetCreated,
+    policy: &Policy,
+) -> Result<RulesetCreated, landlock::RulesetError> {
+    let (udp, tcp): (Vec<&NetRule>, Vec<&NetRule>) =
+        policy.connect.iter().partition(|rule| rule.udp);
+    let connect = tcp.iter().map(|rule| NetPort::new(rule.port, AccessNet::ConnectTcp));
+    let send = udp.iter().map(|rule| NetPort::new(rule.port, AccessNet::ConnectSendUdp));
+    let listen = policy.listen.iter().map(|rule| NetPort::new(rule.port, AccessNet::BindTcp));
+    // The kernel binds a socket to a free port before it sends.
+    let free = (!udp.is_empty()).then(|| NetPort::new(0, AccessNet::BindUdp));
+    connect.chain(send).chain(listen).chain(free).try_fold(ruleset, RulesetCreated::add_rule)
+}
