@@ -20,6 +20,8 @@ mod pool;
 #[cfg(target_os = "linux")]
 mod process;
 mod reload;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod storage;
 mod unload;
 mod watch;

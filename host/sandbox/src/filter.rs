@@ -32,6 +32,9 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_bpf,
     libc::SYS_migrate_pages,
     libc::SYS_move_pages,
+    // All processes stay in the group by which the host stops them.
+    libc::SYS_setsid,
+    libc::SYS_setpgid,
     // Keys are shared by all processes of a user.
     libc::SYS_keyctl,
     libc::SYS_add_key,

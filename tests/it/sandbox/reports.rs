@@ -1,0 +1,144 @@
+//! What the host reports about confinement, on this machine and on one that lacks it.
+
+use hotbay::confinement::{ConfinementPolicy, Kernel, RuleStatus};
+use hotbay::manifest::SandboxRule;
+use hotbay::{ErrorKind, Host, LoadStep};
+use hotbay_tests::{ProgramFolder, block_on, refused, run_in_subprocess};
+use serde_json::{Value, json};
+
+use super::{can_confine, start};
+use crate::process::fixture::ProcessFixture;
+
+#[test]
+fn enforced_rules_are_in_the_plugins_info() {
+    if !can_confine(6) {
+        return;
+    }
+    let running = start(json!({ "limits": { "open_files": 64 } }));
+    let info = running.host.list().remove(0);
+    let confinement = info.confinement.expect("it is confined");
+    for rule in [SandboxRule::Read, SandboxRule::Write, SandboxRule::Run, SandboxRule::Net] {
+        assert_eq!(confinement.status(rule), Some(&RuleStatus::Enforced), "{rule}");
+    }
+    assert_eq!(confinement.status(SandboxRule::OpenFiles), Some(&RuleStatus::Enforced));
+    assert_eq!(confinement.status(SandboxRule::Cpu), None);
+    running.end();
+    let free = start(Value::Null);
+    assert_eq!(free.host.list().remove(0).confinement, None);
+    free.end();
+}
+
+fn program(fixture: &ProcessFixture, sandbox: Value) -> ProgramFolder {
+    let program = fixture.program(json!({})).built("confined", "confined");
+    let program = program.set("package", "confined");
+    if sandbox.is_null() { program } else { program.set("sandbox", sandbox) }
+}
+
+#[test]
+fn required_rule_that_is_unavailable_refuses_the_program() {
+    let fixture = ProcessFixture::new();
+    let sandbox = json!({ "limits": { "cpu": 0.5 }, "require": ["cpu"] });
+    let folder = program(&fixture, sandbox).install();
+    let host = Host::builder().build().expect("a host");
+    let error = refused(&host, folder);
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Unsupported, Some(LoadStep::Confine)));
+    let message = error.full_message();
+    assert!(message.contains("cpu is unavailable (needs a control group)"), "{message}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("hotbay doctor")), "{error:?}");
+    assert!(fixture.started().is_empty());
+}
+
+#[test]
+fn host_that_requires_confinement_refuses_programs_without_it() {
+    let fixture = ProcessFixture::new();
+    let folder = program(&fixture, Value::Null).install();
+    let policy = ConfinementPolicy::default().with_required(true);
+    let host = Host::builder().confinement(policy).build().expect("a host");
+    let error = refused(&host, folder);
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.full_message().contains("has no sandbox"), "{}", error.full_message());
+}
+
+#[test]
+fn library_with_a_sandbox_is_refused() {
+    let plugins = hotbay_tests::Plugins::new();
+    let folder = plugins.add("transform", "transform").set("sandbox", json!({})).write();
+    let host = Host::builder().build().expect("a host");
+    let error = refused(&host, folder);
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Unsupported, Some(LoadStep::Confine)));
+}
+
+/// Runs the tests below in a process whose kernel seems to lack Landlock, as in a container that
+/// denies the system calls, and perhaps also filters of system calls.
+#[track_caller]
+fn without(test: &str, filters: bool) {
+    let calls = if filters { "landlock seccomp" } else { "landlock" };
+    run_in_subprocess(test, &[("HOTBAY_TEST_WITHOUT", calls)]);
+}
+
+/// Denies the system calls that `without` names; returns false in the parent.
+fn deny_calls() -> bool {
+    let Ok(denied) = std::env::var("HOTBAY_TEST_WITHOUT") else { return false };
+    let mut calls = vec![
+        libc::SYS_landlock_create_ruleset,
+        libc::SYS_landlock_add_rule,
+        libc::SYS_landlock_restrict_self,
+    ];
+    if denied.contains("seccomp") {
+        calls.push(libc::SYS_seccomp);
+    }
+    let rules = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let allow = seccompiler::SeccompAction::Allow;
+    let deny = seccompiler::SeccompAction::Errno(libc::ENOSYS as u32);
+    let architecture = std::env::consts::ARCH.try_into().expect("a known processor");
+    let filter = seccompiler::SeccompFilter::new(rules, allow, deny, architecture);
+    let program: seccompiler::BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
+    seccompiler::apply_filter_all_threads(&program).expect("it is installed");
+    true
+}
+
+#[test]
+fn missing_landlock_is_reported_and_the_program_runs() {
+    if !deny_calls() {
+        let test = concat!(module_path!(), "::missing_landlock_is_reported_and_the_program_runs");
+        return without(test, false);
+    }
+    assert_eq!(Kernel::current().landlock, 0);
+    let running = start(json!({}));
+    let confinement = running.host.list().remove(0).confinement.expect("it has a sandbox");
+    let status = |rule| confinement.status(rule).map(RuleStatus::as_str);
+    assert_eq!(status(SandboxRule::Read), Some("unavailable"));
+    assert_eq!(status(SandboxRule::Net), Some("enforced"));
+    assert_eq!(status(SandboxRule::Ipc), Some("partial"));
+    assert_eq!(status(SandboxRule::Syscalls), Some("enforced"));
+    super::assert_permitted(&running, json!({ "do": "read", "path": "/etc/passwd" }));
+    super::assert_denied(&running, json!({ "do": "listen", "address": "127.0.0.1:0" }));
+    running.end();
+}
+
+#[test]
+fn missing_landlock_refuses_what_requires_it() {
+    if !deny_calls() {
+        let test = concat!(module_path!(), "::missing_landlock_refuses_what_requires_it");
+        return without(test, true);
+    }
+    let kernel = Kernel::current();
+    assert_eq!((kernel.landlock, kernel.seccomp), (0, false));
+    let fixture = ProcessFixture::new();
+    let folder = program(&fixture, json!({ "require": ["read"] })).install();
+    let host = Host::builder().build().expect("a host");
+    let message = refused(&host, folder).full_message();
+    assert!(message.contains("read is unavailable (Landlock is not available"), "{message}");
+    assert!(message.contains("needs Linux 5.13"), "{message}");
+    let fixture = ProcessFixture::new();
+    let folder = program(&fixture, json!({})).install();
+    let policy = ConfinementPolicy::default().with_required(true);
+    let strict = Host::builder().confinement(policy).build().expect("a host");
+    let message = refused(&strict, folder.clone()).full_message();
+    assert!(message.contains("syscalls is unavailable"), "{message}");
+    assert!(fixture.started().is_empty());
+    let mut events = host.events();
+    block_on(host.load(folder)).expect("it is enforced as far as possible");
+    let event = hotbay_tests::event(&mut events, |event| event.name() == "confinement_incomplete");
+    assert!(event.to_string().contains("read is unavailable"), "{event}");
+}
