@@ -68,8 +68,9 @@ pub fn instance(
 }
 
 fn inspect(builder: &HostBuilder, folder: &Path, instance: Option<&PluginName>) -> Inspection {
-    let HostBuilder { rules, settings, permission_policy, .. } = builder;
-    crate::loader::inspect(folder, rules, settings, permission_policy.as_ref(), instance)
+    let HostBuilder { rules, settings, permission_policy, confinement, .. } = builder;
+    let policies = (permission_policy.as_ref(), confinement);
+    crate::loader::inspect(folder, rules, settings, policies, instance)
 }
 
 /// Returns the contracts that a library serves, from its file, without opening it.

@@ -1,9 +1,8 @@
 //! What a process may do, with the paths of this machine.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hotbay_manifest::{NetRule, Preset, SandboxLimits, SandboxRule};
+use hotbay_manifest::{NetRule, Preset, SandboxLimits};
 
 use crate::preset;
 
@@ -25,8 +24,6 @@ pub struct Policy {
     pub listen: Vec<NetRule>,
     /// Limits of the process.
     pub limits: SandboxLimits,
-    /// Rules without which it must not run.
-    pub require: BTreeSet<SandboxRule>,
 }
 
 impl Policy {

@@ -77,7 +77,7 @@ pub struct HostBuilder {
     invalid: Option<Error>,
     preferences: Preferences,
     pub(crate) staging_dir: Option<PathBuf>,
-    confinement: ConfinementPolicy,
+    pub(crate) confinement: ConfinementPolicy,
     keep_staged: bool,
     pub(crate) environment: Vec<String>,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,

@@ -73,8 +73,11 @@ pub(super) fn apply_config(host: &Arc<Inner>, config: ConfigFile) -> ConfigChang
         };
         match path.first().map(String::as_str) {
             Some("plugins") if plugin(&failed_names) => {}
-            Some("permissions") if !failed_names.is_empty() => {}
-            Some("permissions") if compiled_in.is_empty() => {
+            Some("sandbox") if is_fixed(&path) => {
+                changes.needs_restart.push(ConfigValue::path_of(&path));
+            }
+            Some("permissions" | "sandbox") if !failed_names.is_empty() => {}
+            Some("permissions" | "sandbox") if compiled_in.is_empty() => {
                 changes.applied.push(ConfigValue::path_of(&path))
             }
             Some("plugins") if !plugin(&compiled_in) => {
@@ -84,6 +87,11 @@ pub(super) fn apply_config(host: &Arc<Inner>, config: ConfigFile) -> ConfigChang
         }
     }
     changes
+}
+
+/// Returns whether a value of `sandbox` is that of the host, and no bound.
+fn is_fixed(path: &[String]) -> bool {
+    path.get(1).is_some_and(|field| field == "required" || field == "state_dir")
 }
 
 /// What came of the plugins whose settings changed.

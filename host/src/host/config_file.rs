@@ -224,8 +224,8 @@ impl ConfigFile {
         let settings = &self.settings;
         ConfinementPolicy {
             required: settings.sandbox_required.unwrap_or(before.required),
-            bounds: settings.sandbox.clone().or(before.bounds),
             state_dir: settings.state_dir.clone().or(before.state_dir),
+            ..before
         }
     }
 
@@ -251,6 +251,7 @@ impl ConfigFile {
         });
         PluginSettings {
             permissions: grants(&self.settings.permissions),
+            sandbox: self.settings.sandbox.clone(),
             plugins: plugins.collect(),
         }
     }

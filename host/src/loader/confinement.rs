@@ -1,15 +1,14 @@
-//! What a program may do: the sandbox of its manifest, bounded by the host's configuration, with the
-//! paths of this machine. Enforces nothing itself.
+//! Confines a program: its sandbox with the paths of this machine, and its environment. Refuses what
+//! this machine cannot enforce, if it is required.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use hotbay_manifest::{NetRule, Sandbox, SandboxRule, SocketType};
 use hotbay_process::{Program, STATE_DIR};
-use hotbay_sandbox::{Confinement, Kernel, Policy, RuleStatus};
+use hotbay_sandbox::Policy;
 
+use super::bounds::{add_listen, check, effective};
 use super::candidate::Candidate;
 use crate::config::ConfinementPolicy;
 use crate::error::{Error, ErrorKind, LoadStep};
@@ -22,17 +21,9 @@ pub(super) fn confine(
     program: &mut Program,
 ) -> Result<Vec<String>, Error> {
     let manifest = &candidate.manifest;
-    let own_bounds = candidate.settings.sandbox_of(manifest.name());
-    let mut notes = Vec::new();
-    let sandbox = match (manifest.sandbox(), own_bounds.or(host.bounds.as_ref())) {
-        (Some(requested), Some(bounds)) => bounded(requested, bounds, &mut notes),
-        (Some(requested), None) => requested.clone(),
-        (None, _) => match own_bounds {
-            Some(own) => own.clone(),
-            None if host.required => return Err(unconfined(candidate)),
-            None => return Ok(notes),
-        },
-    };
+    let (sandbox, mut notes) = effective(manifest, &candidate.settings, host);
+    check(candidate, host)?;
+    let Some(sandbox) = sandbox else { return Ok(notes) };
     let mut places = Places { candidate, host, program, uses_state: false };
     let read = places.paths(&sandbox.read)?;
     let write = places.paths(&sandbox.write)?;
@@ -45,11 +36,8 @@ pub(super) fn confine(
         connect: sandbox.connect.clone().unwrap_or_default(),
         listen: sandbox.listen.clone().unwrap_or_default(),
         limits: sandbox.limits,
-        require: sandbox.require.clone(),
     };
-    if manifest.socket_type() == SocketType::Tcp {
-        policy.listen.push(NetRule::tcp(0));
-    }
+    add_listen(&mut policy, manifest);
     let path = policy.add_preset(sandbox.preset.unwrap_or_default(), &path_of(program));
     for (name, value) in &mut program.environment {
         if name == "PATH" {
@@ -67,43 +55,8 @@ pub(super) fn confine(
         })?;
         program.environment.push((STATE_DIR.into(), state.into()));
     }
-    check_required(candidate, host, &policy, Kernel::current())?;
     program.sandbox = Some(policy);
     Ok(notes)
-}
-
-fn unconfined(candidate: &Candidate) -> Error {
-    let failed = candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
-    let message = "it has no sandbox, but this host requires one";
-    let name = candidate.manifest.name();
-    failed.caused_by(message).with_hint(format!(
-        "add `sandbox` to its plugin.json, or `[plugins.{name}.sandbox]` to hotbay.toml"
-    ))
-}
-
-/// Fails if a rule that is required is not enforced by `kernel`.
-fn check_required(
-    candidate: &Candidate,
-    host: &ConfinementPolicy,
-    policy: &Policy,
-    kernel: Kernel,
-) -> Result<(), Error> {
-    let confinement = Confinement::new(policy, kernel);
-    let is_missing = |rule: SandboxRule, status: &RuleStatus| match status {
-        RuleStatus::Unavailable(_) => host.required || policy.require.contains(&rule),
-        _ => policy.require.contains(&rule),
-    };
-    let missing = confinement.incomplete().filter(|rule| is_missing(rule.rule, &rule.status));
-    let missing: Vec<_> = missing.map(ToString::to_string).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
-    let message = format!("this machine cannot confine it as required: {}", missing.join("; "));
-    Err(failed.caused_by(message).with_hint(
-        "run the host on a newer kernel (`hotbay doctor` prints what this one can enforce), \
-         confine the host by a container or a virtual machine, or no longer require the rule",
-    ))
 }
 
 /// Resolves the paths of a sandbox.
@@ -201,134 +154,4 @@ fn state_dir(candidate: &Candidate, host: &ConfinementPolicy) -> Result<PathBuf,
 /// Creates a folder that only this user can access.
 fn create(folder: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// Returns what both permit.
-fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sandbox {
-    let mut texts = |field: &str, requested: &Option<Vec<String>>, bounds: &Option<Vec<String>>| {
-        let Some(bounds) = bounds else { return requested.clone() };
-        let mut kept = Vec::new();
-        for text in requested.iter().flatten() {
-            let narrower: Vec<_> = narrower(field, text, bounds).collect();
-            if narrower.is_empty() {
-                notes.push(not_granted(field, text));
-            }
-            kept.extend(narrower);
-        }
-        Some(kept)
-    };
-    let [read, write, run, env] = [
-        texts("read", &requested.read, &bounds.read),
-        texts("write", &requested.write, &bounds.write),
-        texts("run", &requested.run, &bounds.run),
-        texts("env", &requested.env, &bounds.env),
-    ];
-    let mut ports =
-        |field: &str, requested: &Option<Vec<NetRule>>, bounds: &Option<Vec<NetRule>>| {
-            let Some(bounds) = bounds else { return requested.clone() };
-            let mut kept = Vec::new();
-            for port in requested.iter().flatten() {
-                if bounds.iter().any(|bound| bound.includes(port)) {
-                    kept.push(*port);
-                } else if let Some(bound) = bounds.iter().find(|bound| port.includes(bound)) {
-                    kept.push(*bound);
-                } else {
-                    notes.push(not_granted(field, &port.to_string()));
-                }
-            }
-            Some(kept)
-        };
-    let connect = ports("net.connect", &requested.connect, &bounds.connect);
-    let listen = ports("net.listen", &requested.listen, &bounds.listen);
-    let require: BTreeSet<_> = requested.require.union(&bounds.require).copied().collect();
-    Sandbox::default()
-        .with_preset(requested.preset.or(bounds.preset))
-        .with_read(read)
-        .with_write(write)
-        .with_run(run)
-        .with_connect(connect)
-        .with_listen(listen)
-        .with_env(env)
-        .with_limits(requested.limits.min(&bounds.limits))
-        .with_require(require)
-}
-
-fn not_granted(field: &str, text: &str) -> String {
-    format!("`sandbox.{field}` lists `{text}`, which the host does not grant")
-}
-
-/// Returns what `text` and the bounds have in common: one of them, if one is below the other.
-fn narrower<'b>(
-    field: &str,
-    text: &'b str,
-    bounds: &'b [String],
-) -> impl Iterator<Item = String> + use<'b> {
-    let is_path = field != "env" && text.contains(['/', '{']);
-    let is_private = is_path && text.starts_with('{');
-    let own = is_private.then(|| text.to_owned());
-    let common = bounds.iter().filter_map(move |bound| {
-        let (path, bound_path) = (Path::new(text), Path::new(bound));
-        match () {
-            () if is_private => None,
-            () if text == bound || (is_path && path.starts_with(bound_path)) => {
-                Some(text.to_owned())
-            }
-            () if is_path && bound_path.starts_with(path) => Some(bound.clone()),
-            () => None,
-        }
-    });
-    own.into_iter().chain(common)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sandbox(section: &str) -> Sandbox {
-        let text = format!(
-            r#"{{ "name": "a", "version": "1.0.0", "api": "^1", "kind": "process",
-                "command": ["serve"], "sandbox": {section} }}"#
-        );
-        let manifest = hotbay_manifest::Manifest::parse(&text, Path::new("")).expect("valid");
-        manifest.sandbox().cloned().expect("the section")
-    }
-
-    #[track_caller]
-    fn check(requested: &str, bounds: &str, expect: &str, expect_notes: &[&str]) {
-        let mut notes = Vec::new();
-        assert_eq!(bounded(&sandbox(requested), &sandbox(bounds), &mut notes), sandbox(expect));
-        assert_eq!(notes.len(), expect_notes.len(), "{notes:?}");
-        for (note, expect) in notes.iter().zip(expect_notes) {
-            assert!(note.contains(expect), "{note}");
-        }
-    }
-
-    #[test]
-    fn bounds_narrow_what_is_requested() {
-        check(r#"{ "read": ["/a/b"] }"#, r#"{}"#, r#"{ "read": ["/a/b"] }"#, &[]);
-        check(r#"{ "read": ["/a/b"] }"#, r#"{ "read": ["/a"] }"#, r#"{ "read": ["/a/b"] }"#, &[]);
-        check(r#"{ "read": ["/a"] }"#, r#"{ "read": ["/a/b"] }"#, r#"{ "read": ["/a/b"] }"#, &[]);
-        check(r#"{ "read": ["/ab"] }"#, r#"{ "read": ["/a"] }"#, r#"{ "read": [] }"#, &["/ab"]);
-        check(
-            r#"{ "write": ["{state}", "/b"] }"#,
-            r#"{ "write": [] }"#,
-            r#"{ "write": ["{state}"] }"#,
-            &["`sandbox.write` lists `/b`, which the host does not grant"],
-        );
-        check(r#"{ "run": ["git"] }"#, r#"{ "run": ["git", "ls"] }"#, r#"{ "run": ["git"] }"#, &[]);
-        check(r#"{ "env": ["A"] }"#, r#"{ "env": ["AB"] }"#, r#"{ "env": [] }"#, &["A"]);
-        check(
-            r#"{ "net": { "connect": [443, 80, "udp:53"] } }"#,
-            r#"{ "net": { "connect": ["127.0.0.1:443", "udp:53"] } }"#,
-            r#"{ "net": { "connect": ["127.0.0.1:443", "udp:53"] } }"#,
-            &["80"],
-        );
-        check(
-            r#"{ "limits": { "processes": 4, "cpu": 0.5 }, "require": ["read"] }"#,
-            r#"{ "limits": { "processes": 2, "open_files": 8 }, "require": ["net"] }"#,
-            r#"{ "limits": { "processes": 2, "cpu": 0.5, "open_files": 8 },
-                "require": ["read", "net"] }"#,
-            &[],
-        );
-    }
 }

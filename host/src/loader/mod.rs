@@ -1,6 +1,7 @@
 //! Turns a folder or a compiled-in plugin into a generation, step by step. Every step before the
 //! last can be undone; a failed load leaves nothing behind.
 
+mod bounds;
 mod candidate;
 mod coalescing_queue;
 #[cfg(all(unix, feature = "process"))]

@@ -37,6 +37,8 @@ impl CurrentSettings {
 pub(crate) struct PluginSettings {
     /// The permissions of plugins without their own; `None` grants all.
     pub(crate) permissions: Option<Grants>,
+    /// Bounds of the sandboxes of plugins without their own.
+    pub(crate) sandbox: Option<Sandbox>,
     pub(crate) plugins: BTreeMap<PluginName, OnePlugin>,
 }
 
@@ -110,7 +112,10 @@ impl PluginSettings {
             OnePlugin { permissions: None, ..plugin }
         };
         let mut permissions = manifest.permissions().iter();
+        // The bounds apply only to a sandbox of the manifest.
+        let is_bounded = manifest.sandbox().is_some() && own(self).sandbox.is_none();
         own(self) == own(other)
+            && (!is_bounded || self.sandbox == other.sandbox)
             && permissions.all(|one| self.grants(plugin, one) == other.grants(plugin, one))
     }
 

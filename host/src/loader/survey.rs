@@ -7,8 +7,10 @@ use std::sync::Arc;
 use hotbay_manifest::{Digest, Kind, Manifest, Unload, check_api, check_stamp};
 use hotbay_plugin::contract::ContractText;
 use hotbay_plugin::text::{Lines, escaped};
+use hotbay_sandbox::Confinement;
 use semver::Version;
 
+use super::bounds::{check, confinement_of, effective};
 use super::candidate::{Candidate, LoadOptions};
 use super::context::{PermissionPolicy, host_api};
 use super::contract_check::check_contracts;
@@ -22,6 +24,7 @@ use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::boundary::probe::{Probed, exports, needs_only_known, probe};
 use crate::boundary::{Image, Root};
+use crate::config::ConfinementPolicy;
 use crate::contracts::ContractRegistry;
 use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
@@ -86,6 +89,8 @@ pub struct Inspection {
     pub permissions: Vec<InspectedPermission>,
     /// The contracts that it serves, according to its file.
     pub contracts: Vec<ContractText>,
+    /// What this machine enforces of its sandbox; `None` if it has none.
+    pub confinement: Option<Confinement>,
     /// The reason the library will stay mapped when the plugin is replaced, according to its
     /// file.
     pub stays_mapped: Option<String>,
@@ -165,7 +170,7 @@ pub(crate) fn inspect(
     folder: &Path,
     rules: &Rules,
     settings: &Arc<PluginSettings>,
-    policy: Option<&PermissionPolicy>,
+    (policy, host): (Option<&PermissionPolicy>, &ConfinementPolicy),
     instance: Option<&PluginName>,
 ) -> Inspection {
     let surveyed = survey(folder, rules, settings, instance);
@@ -178,6 +183,7 @@ pub(crate) fn inspect(
         exports: Vec::new(),
         permissions: Vec::new(),
         contracts: Vec::new(),
+        confinement: None,
         stays_mapped: None,
     };
     let Ok(mut candidate) = read(folder, rules, settings, instance) else {
@@ -186,6 +192,14 @@ pub(crate) fn inspect(
     match candidate.permissions(policy, settings) {
         Ok(permissions) => inspection.permissions = permissions,
         Err(error) => _ = inspection.surveyed.problem.get_or_insert(error),
+    }
+    if candidate.kind() == Kind::Process {
+        let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
+        inspection.confinement =
+            sandbox.map(|sandbox| confinement_of(&candidate.manifest, &sandbox));
+        if let Err(error) = check(&candidate, host) {
+            inspection.surveyed.problem.get_or_insert(error);
+        }
     }
     let Ok(Some(artifact)) = read_artifact(&candidate, rules) else {
         return inspection;

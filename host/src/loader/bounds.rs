@@ -1,0 +1,230 @@
+//! What a plugin's process may do: the sandbox of its manifest, bounded by the host's configuration.
+//! Pure: resolves no paths.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use hotbay_manifest::{Manifest, NetRule, Sandbox, SandboxRule, SocketType};
+use hotbay_sandbox::{Confinement, Kernel, Policy, RuleStatus};
+
+use super::candidate::Candidate;
+use super::settings::PluginSettings;
+use crate::config::ConfinementPolicy;
+use crate::error::{Error, ErrorKind, LoadStep};
+
+/// Returns the sandbox of a plugin, if it has one, and what was not granted, one sentence each.
+pub(super) fn effective(
+    manifest: &Manifest,
+    settings: &PluginSettings,
+    host: &ConfinementPolicy,
+) -> (Option<Sandbox>, Vec<String>) {
+    let mut notes = Vec::new();
+    let own = settings.sandbox_of(manifest.name());
+    let bounds = own.or(settings.sandbox.as_ref()).or(host.bounds.as_ref());
+    let sandbox = match (manifest.sandbox(), bounds) {
+        (Some(requested), Some(bounds)) => Some(bounded(requested, bounds, &mut notes)),
+        (Some(requested), None) => Some(requested.clone()),
+        (None, _) => own.cloned(),
+    };
+    (sandbox, notes)
+}
+
+/// Returns what this machine enforces of a sandbox.
+pub(super) fn confinement_of(manifest: &Manifest, sandbox: &Sandbox) -> Confinement {
+    let mut policy = Policy {
+        connect: sandbox.connect.clone().unwrap_or_default(),
+        listen: sandbox.listen.clone().unwrap_or_default(),
+        limits: sandbox.limits,
+        ..Policy::default()
+    };
+    add_listen(&mut policy, manifest);
+    Confinement::new(&policy, Kernel::current())
+}
+
+/// Permits what a program with a TCP socket needs.
+pub(super) fn add_listen(policy: &mut Policy, manifest: &Manifest) {
+    if manifest.socket_type() == SocketType::Tcp {
+        policy.listen.push(NetRule::tcp(0));
+    }
+}
+
+/// Returns what this machine enforces of the sandbox of a program; `None` if it has none.
+///
+/// # Errors
+///
+/// Fails if the host or the program requires what is not enforced.
+pub(super) fn check(
+    candidate: &Candidate,
+    host: &ConfinementPolicy,
+) -> Result<Option<Confinement>, Error> {
+    let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
+    let Some(sandbox) = sandbox else {
+        return if host.required { Err(unconfined(candidate)) } else { Ok(None) };
+    };
+    let confinement = confinement_of(&candidate.manifest, &sandbox);
+    check_required(candidate, host, &sandbox, &confinement)?;
+    Ok(Some(confinement))
+}
+
+fn unconfined(candidate: &Candidate) -> Error {
+    let failed = candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
+    let message = "it has no sandbox, but this host requires one";
+    let name = candidate.manifest.name();
+    failed.caused_by(message).with_hint(format!(
+        "add `sandbox` to its plugin.json, or `[plugins.{name}.sandbox]` to hotbay.toml"
+    ))
+}
+
+/// Fails if a rule that is required is not enforced.
+fn check_required(
+    candidate: &Candidate,
+    host: &ConfinementPolicy,
+    sandbox: &Sandbox,
+    confinement: &Confinement,
+) -> Result<(), Error> {
+    let is_missing = |rule: SandboxRule, status: &RuleStatus| match status {
+        RuleStatus::Unavailable(_) => host.required || sandbox.require.contains(&rule),
+        _ => sandbox.require.contains(&rule),
+    };
+    let missing = confinement.incomplete().filter(|rule| is_missing(rule.rule, &rule.status));
+    let missing: Vec<_> = missing.map(ToString::to_string).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
+    let message = format!("this machine cannot confine it as required: {}", missing.join("; "));
+    Err(failed.caused_by(message).with_hint(
+        "run the host on a newer kernel (`hotbay doctor` prints what this one can enforce), \
+         confine the host by a container or a virtual machine, or no longer require the rule",
+    ))
+}
+
+/// Returns what both permit.
+fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sandbox {
+    let mut texts = |field: &str, requested: &Option<Vec<String>>, bounds: &Option<Vec<String>>| {
+        let Some(bounds) = bounds else { return requested.clone() };
+        let mut kept = Vec::new();
+        for text in requested.iter().flatten() {
+            let narrower: Vec<_> = narrower(field, text, bounds).collect();
+            if narrower.is_empty() {
+                notes.push(not_granted(field, text));
+            }
+            kept.extend(narrower);
+        }
+        Some(kept)
+    };
+    let [read, write, run, env] = [
+        texts("read", &requested.read, &bounds.read),
+        texts("write", &requested.write, &bounds.write),
+        texts("run", &requested.run, &bounds.run),
+        texts("env", &requested.env, &bounds.env),
+    ];
+    let mut ports =
+        |field: &str, requested: &Option<Vec<NetRule>>, bounds: &Option<Vec<NetRule>>| {
+            let Some(bounds) = bounds else { return requested.clone() };
+            let mut kept = Vec::new();
+            for port in requested.iter().flatten() {
+                if bounds.iter().any(|bound| bound.includes(port)) {
+                    kept.push(*port);
+                } else if let Some(bound) = bounds.iter().find(|bound| port.includes(bound)) {
+                    kept.push(*bound);
+                } else {
+                    notes.push(not_granted(field, &port.to_string()));
+                }
+            }
+            Some(kept)
+        };
+    let connect = ports("net.connect", &requested.connect, &bounds.connect);
+    let listen = ports("net.listen", &requested.listen, &bounds.listen);
+    let require: BTreeSet<_> = requested.require.union(&bounds.require).copied().collect();
+    Sandbox::default()
+        .with_preset(requested.preset.or(bounds.preset))
+        .with_read(read)
+        .with_write(write)
+        .with_run(run)
+        .with_connect(connect)
+        .with_listen(listen)
+        .with_env(env)
+        .with_limits(requested.limits.min(&bounds.limits))
+        .with_require(require)
+}
+
+fn not_granted(field: &str, text: &str) -> String {
+    format!("`sandbox.{field}` lists `{text}`, which the host does not grant")
+}
+
+/// Returns what `text` and the bounds have in common: one of them, if one is below the other.
+fn narrower<'b>(
+    field: &str,
+    text: &'b str,
+    bounds: &'b [String],
+) -> impl Iterator<Item = String> + use<'b> {
+    let is_path = field != "env" && text.contains(['/', '{']);
+    let is_private = is_path && text.starts_with('{');
+    let own = is_private.then(|| text.to_owned());
+    let common = bounds.iter().filter_map(move |bound| {
+        let (path, bound_path) = (Path::new(text), Path::new(bound));
+        match () {
+            () if is_private => None,
+            () if text == bound || (is_path && path.starts_with(bound_path)) => {
+                Some(text.to_owned())
+            }
+            () if is_path && bound_path.starts_with(path) => Some(bound.clone()),
+            () => None,
+        }
+    });
+    own.into_iter().chain(common)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sandbox(section: &str) -> Sandbox {
+        let text = format!(
+            r#"{{ "name": "a", "version": "1.0.0", "api": "^1", "kind": "process",
+                "command": ["serve"], "sandbox": {section} }}"#
+        );
+        let manifest = hotbay_manifest::Manifest::parse(&text, Path::new("")).expect("valid");
+        manifest.sandbox().cloned().expect("the section")
+    }
+
+    #[track_caller]
+    fn check(requested: &str, bounds: &str, expect: &str, expect_notes: &[&str]) {
+        let mut notes = Vec::new();
+        assert_eq!(bounded(&sandbox(requested), &sandbox(bounds), &mut notes), sandbox(expect));
+        assert_eq!(notes.len(), expect_notes.len(), "{notes:?}");
+        for (note, expect) in notes.iter().zip(expect_notes) {
+            assert!(note.contains(expect), "{note}");
+        }
+    }
+
+    #[test]
+    fn bounds_narrow_what_is_requested() {
+        check(r#"{ "read": ["/a/b"] }"#, r#"{}"#, r#"{ "read": ["/a/b"] }"#, &[]);
+        check(r#"{ "read": ["/a/b"] }"#, r#"{ "read": ["/a"] }"#, r#"{ "read": ["/a/b"] }"#, &[]);
+        check(r#"{ "read": ["/a"] }"#, r#"{ "read": ["/a/b"] }"#, r#"{ "read": ["/a/b"] }"#, &[]);
+        check(r#"{ "read": ["/ab"] }"#, r#"{ "read": ["/a"] }"#, r#"{ "read": [] }"#, &["/ab"]);
+        check(
+            r#"{ "write": ["{state}", "/b"] }"#,
+            r#"{ "write": [] }"#,
+            r#"{ "write": ["{state}"] }"#,
+            &["`sandbox.write` lists `/b`, which the host does not grant"],
+        );
+        check(r#"{ "run": ["git"] }"#, r#"{ "run": ["git", "ls"] }"#, r#"{ "run": ["git"] }"#, &[]);
+        check(r#"{ "env": ["A"] }"#, r#"{ "env": ["AB"] }"#, r#"{ "env": [] }"#, &["A"]);
+        check(
+            r#"{ "net": { "connect": [443, 80, "udp:53"] } }"#,
+            r#"{ "net": { "connect": ["127.0.0.1:443", "udp:53"] } }"#,
+            r#"{ "net": { "connect": ["127.0.0.1:443", "udp:53"] } }"#,
+            &["80"],
+        );
+        check(
+            r#"{ "limits": { "processes": 4, "cpu": 0.5 }, "require": ["read"] }"#,
+            r#"{ "limits": { "processes": 2, "open_files": 8 }, "require": ["net"] }"#,
+            r#"{ "limits": { "processes": 2, "cpu": 0.5, "open_files": 8 },
+                "require": ["read", "net"] }"#,
+            &[],
+        );
+    }
+}
