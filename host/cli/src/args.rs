@@ -149,6 +149,11 @@ pub(crate) enum Verb {
     Run(Run),
     /// Checks or prints the configuration of the host, hotbay.toml.
     Config(Config),
+    /// Prints what this machine can enforce of the sandboxes of plugins.
+    ///
+    /// Each rule is enforced, partial or unavailable, with the reason. `hotbay inspect` prints the
+    /// same for one plugin.
+    Doctor,
     /// Prints a completion script for a shell.
     ///
     /// For bash: `source <(hotbay completions bash)`.

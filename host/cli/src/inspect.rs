@@ -9,6 +9,7 @@ use crate::args::{Inspect, Options};
 use crate::child_process::{self, ChildOutcome};
 use crate::config::without_secrets;
 use crate::contract::contract_json;
+use crate::doctor::{print_rules, rules_json};
 use crate::failure::{Failure, error_json, short};
 use crate::output::Out;
 use crate::plugin_dirs::{FoundPlugin, builder, find};
@@ -120,6 +121,13 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
         }
     }
     print_permissions(inspection, out)?;
+    match &inspection.confinement {
+        Some(confinement) => print_rules(confinement, &format!("  {:<15}", "sandbox"), out)?,
+        None if is_process(inspection) => {
+            out.line(&format!("  {:<15}none: it can do what the host can do", "sandbox"))?;
+        }
+        None => {}
+    }
     for contract in &inspection.contracts {
         out.line(&format!("  {:<15}{} {}", "contract", contract.name, contract.version))?;
         contract.methods.iter().try_for_each(|method| out.line(&format!("    {method}")))?;
@@ -261,6 +269,7 @@ fn as_json(inspection: &Inspection, options: &Options) -> Value {
             "permission": one.permission, "is_requested": one.is_requested,
             "is_granted": one.is_granted, "is_allowed": one.is_requested && one.is_granted,
         })).collect::<Vec<_>>(),
+        "sandbox": inspection.confinement.as_ref().map(rules_json),
         "contracts": inspection.contracts.iter().map(contract_json).collect::<Vec<_>>(),
         "program": file.as_ref().filter(|_| is_process(inspection)),
         "state": if surveyed.problem.is_none() { "ready" } else { "refused" },

@@ -9,6 +9,7 @@ mod child_process;
 mod config;
 mod contract;
 mod dev;
+mod doctor;
 mod events;
 mod failure;
 mod input;
@@ -78,6 +79,7 @@ fn run(args: &Args, out: &mut Out) -> Result<Status, Failure> {
         Verb::Pipe(args) => pipe::pipe(args, options, out),
         Verb::Run(args) => run::run(args, options, out),
         Verb::Config(args) => config::config(args, options, out),
+        Verb::Doctor => doctor::doctor(options, out),
         Verb::Completions(args) => args::completions(args, out),
         Verb::Man(args) => args::man(args, out),
         Verb::TrialLoad(args) => trial_loads::load(args, options, out),

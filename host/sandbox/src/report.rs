@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hotbay_manifest::SandboxRule;
+use hotbay_manifest::{NetRule, SandboxLimits, SandboxRule};
 
 use crate::{Kernel, Policy};
 
@@ -76,6 +76,19 @@ impl Confinement {
         ];
         let rules = rules.into_iter().chain(limits);
         Self { rules: rules.map(|(rule, status)| RuleReport { rule, status }).collect() }
+    }
+
+    /// Returns what `kernel` enforces of a policy that uses every rule.
+    pub fn of_all_rules(kernel: Kernel) -> Self {
+        let limits = SandboxLimits::default()
+            .with_memory_bytes(Some(1))
+            .with_processes(Some(2))
+            .with_cpu_millis(Some(1))
+            .with_cpu_seconds(Some(1))
+            .with_open_files(Some(1))
+            .with_file_bytes(Some(1));
+        let connect = vec![NetRule::tcp(443)];
+        Self::new(&Policy { connect, limits, ..Policy::default() }, kernel)
     }
 
     /// Returns the rules that are not fully enforced.
@@ -186,7 +199,6 @@ fn limit_status(rule: SandboxRule, limit: Option<u64>, kernel: Kernel) -> RuleSt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hotbay_manifest::{NetRule, SandboxLimits};
 
     fn rule(text: &str) -> NetRule {
         NetRule::parse(text).expect(text)

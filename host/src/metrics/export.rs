@@ -34,6 +34,7 @@ use crate::id::PluginName;
 /// | `hotbay_cache_bytes` | gauge | bytes in the plugin's cache |
 /// | `hotbay_live_bytes` | gauge | bytes that the plugin has allocated, if it counts them |
 /// | `hotbay_process_id` | gauge | the id of the plugin's process, 0 if none is running |
+/// | `hotbay_unenforced_sandbox_rules` | gauge | rules of the plugin's sandbox that are not fully enforced, if it has one |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
 /// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | the duration of one call in this many is sampled |
 /// | `hotbay_plugins` | gauge, whole host | loaded plugins |
@@ -118,7 +119,7 @@ const COUNTERS: [Row<u64>; 11] = [
     }),
 ];
 
-const GAUGES: [Row<Option<f64>>; 7] = [
+const GAUGES: [Row<Option<f64>>; 8] = [
     ("hotbay_calls_waiting", "queued calls", |plugin| Some(plugin.stats.waiting as f64)),
     ("hotbay_calls_running", "running pooled calls, including abandoned ones", |plugin| {
         Some(plugin.stats.running as f64)
@@ -139,6 +140,11 @@ const GAUGES: [Row<Option<f64>>; 7] = [
         // A plugin that never was a process has no such gauge.
         (plugin.pid.is_some() || plugin.stats.exits > 0).then(|| f64::from(plugin.pid.unwrap_or(0)))
     }),
+    (
+        "hotbay_unenforced_sandbox_rules",
+        "rules of the plugin's sandbox that are not fully enforced, if it has one",
+        |plugin| plugin.confinement.as_ref().map(|rules| rules.incomplete().count() as f64),
+    ),
 ];
 
 const DURATION: (&str, &str) = (Exporter::DURATION, "durations of sampled calls");

@@ -1,5 +1,6 @@
 //! Exports into a recorder that records every value.
 
+use hotbay_sandbox::{Confinement, Kernel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -138,6 +139,7 @@ fn every_stat_is_exported() {
     let one = PluginInfo {
         generation: Some(GenerationId::after(6)),
         state: PluginState::Quarantined,
+        confinement: Some(Confinement::of_all_rules(Kernel::new(0, false, false))),
         ..plugin("one", counts)
     };
     Exporter::new().export(&stats(&[one]), &page);
@@ -159,12 +161,13 @@ fn every_stat_is_exported() {
         ("hotbay_calls_running{one}", 9.0),
         ("hotbay_quarantined{one}", 1.0),
         ("hotbay_live_bytes{one}", -10.0),
+        ("hotbay_unenforced_sandbox_rules{one}", 9.0),
         ("hotbay_call_duration_seconds{one}", 5.0),
         ("hotbay_call_duration_sampled_one_in", 64.0),
         ("hotbay_plugins", 1.0),
         ("hotbay_kept_libraries", 3.0),
     ]);
-    assert_eq!(lock(&page.0).len(), 21);
+    assert_eq!(lock(&page.0).len(), 22);
 }
 
 #[test]
