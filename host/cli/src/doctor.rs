@@ -15,7 +15,6 @@ pub(crate) fn doctor(options: &Options, out: &mut Out) -> Result<Status, Failure
         out.json(&json!({
             "landlock": kernel.landlock,
             "seccomp": kernel.seccomp,
-            "is_root": kernel.is_root,
             "rules": rules_json(&confinement),
         }))?;
         return Ok(Status::Success);
@@ -28,9 +27,6 @@ pub(crate) fn doctor(options: &Options, out: &mut Out) -> Result<Status, Failure
     };
     let seccomp = if kernel.seccomp { "available" } else { "not available" };
     out.line(&format!("kernel: {landlock}; filters of system calls (seccomp) are {seccomp}"))?;
-    if kernel.is_root {
-        out.line("hint: run the host as an ordinary user: some limits do not apply to root")?;
-    }
     Ok(Status::Success)
 }
 

@@ -100,6 +100,11 @@ impl Child {
         &self.tag
     }
 
+    /// Returns the group of all its processes, and the guardian in it.
+    pub(crate) fn group(&self) -> (Option<Pid>, Option<Pid>) {
+        (self.group, self.guardian.as_ref().map(Guardian::group))
+    }
+
     #[cfg(test)]
     pub(crate) fn guardian_pid(&self) -> Option<u32> {
         self.guardian.as_ref().map(|guardian| guardian.pid().as_raw_nonzero().get().unsigned_abs())

@@ -47,6 +47,7 @@ mod start;
 mod state;
 mod stream;
 mod sync;
+mod usage;
 mod watch;
 
 /// Starts without supervision, and requests without retries.

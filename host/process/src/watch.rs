@@ -2,7 +2,7 @@
 //! the restart policy, stops it on command, and checks whether it hangs.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use crate::restart::{Decision, ExitCause, History, MAX_BACKOFF};
 use crate::start::{Prepared, Started, prepare, start, start_first};
 use crate::state::{self, Activity, Command, Live, Phase, Shared};
 use crate::sync::{after, lock};
+use crate::usage;
 
 /// Starts a program for the first time, on a thread of the host's runtime, with what
 /// [`prepare`](crate::prepare()) returned, and spawns its watch task.
@@ -145,6 +146,10 @@ impl Watch {
             self.observer.listens_beyond_loopback(live.pid, address);
         }
         let mut check: Option<Check> = None;
+        let (group, guardian) = started.child.group();
+        let shared = Arc::clone(&self.shared);
+        let exceeded = usage::exceeded(group, guardian, shared.program.sandbox.as_ref());
+        let mut exceeded = pin!(exceeded);
         let mut idle_at = self.idle_timeout().map(|idle_timeout| after(now, idle_timeout));
         loop {
             tokio::select! {
@@ -171,6 +176,9 @@ impl Watch {
                         return Served::Stopped;
                     }
                 },
+                reason = &mut exceeded => {
+                    return Served::Exited(self.discard(started, Duration::ZERO, reason).await);
+                }
                 is_hung = checked(&mut check) => {
                     check = None;
                     if is_hung {
@@ -230,18 +238,23 @@ impl Watch {
 
     /// Stops a process that hangs.
     async fn stop_hung(&mut self, started: Started) -> ExitCause {
-        let has_served = self.shared.activity.take_has_served();
-        let cause = if has_served { ExitCause::Served } else { ExitCause::Unused };
-        let _ = started.live.end.set(cause);
-        self.set_phase(Phase::Starting);
-        let pid = started.live.pid;
         let limits = self.shared.program.limits;
-        self.clean_up(started, (limits.stop_timeout / 2).min(DISCARD_GRACE)).await;
         let reason = format!(
             "it did not respond, and the host stopped it: a call exceeded its deadline, and \
              `/healthz` was not answered within {} ms",
             limits.health_timeout.as_millis()
         );
+        self.discard(started, (limits.stop_timeout / 2).min(DISCARD_GRACE), reason).await
+    }
+
+    /// Stops a process that cannot be used any longer.
+    async fn discard(&mut self, started: Started, grace: Duration, reason: String) -> ExitCause {
+        let has_served = self.shared.activity.take_has_served();
+        let cause = if has_served { ExitCause::Served } else { ExitCause::Unused };
+        let _ = started.live.end.set(cause);
+        self.set_phase(Phase::Starting);
+        let pid = started.live.pid;
+        self.clean_up(started, grace).await;
         self.observer.exited(pid, reason.into());
         cause
     }

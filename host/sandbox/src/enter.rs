@@ -39,12 +39,6 @@ pub(crate) fn has_seccomp() -> bool {
     result == 0
 }
 
-/// Returns whether this process runs as root.
-pub(crate) fn is_root() -> bool {
-    // SAFETY: E1; it always succeeds.
-    unsafe { libc::geteuid() == 0 }
-}
-
 /// Keeps this thread and what it executes from gaining privileges, which the other calls require.
 pub(crate) fn set_no_new_privileges() -> io::Result<()> {
     // SAFETY: E1; it accesses no memory.

@@ -10,14 +10,12 @@ pub struct Kernel {
     pub landlock: u32,
     /// Whether filters of system calls can be installed.
     pub seccomp: bool,
-    /// Whether the host runs as root, whose number of processes no resource limit restricts.
-    pub is_root: bool,
 }
 
 impl Kernel {
     /// Returns a kernel with these abilities.
-    pub const fn new(landlock: u32, seccomp: bool, is_root: bool) -> Self {
-        Self { landlock, seccomp, is_root }
+    pub const fn new(landlock: u32, seccomp: bool) -> Self {
+        Self { landlock, seccomp }
     }
 
     /// Returns what the running kernel can enforce for this process. It is queried once.
@@ -48,11 +46,10 @@ fn query() -> Kernel {
     Kernel {
         landlock: crate::enter::landlock_abi(),
         seccomp: crate::filter::is_known_architecture() && crate::enter::has_seccomp(),
-        is_root: crate::enter::is_root(),
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 fn query() -> Kernel {
-    Kernel::new(0, false, false)
+    Kernel::new(0, false)
 }

@@ -184,13 +184,9 @@ fn limit_status(rule: SandboxRule, limit: Option<u64>, kernel: Kernel) -> RuleSt
     }
     match rule {
         SandboxRule::Processes if limit == Some(1) && kernel.seccomp => RuleStatus::Enforced,
-        SandboxRule::Processes if kernel.is_root => {
-            unavailable("the system does not restrict the number of processes of root")
+        SandboxRule::Processes | SandboxRule::MemoryBytes => {
+            partial("checked each 100 ms: a program that exceeds it meanwhile is stopped")
         }
-        SandboxRule::Processes => partial(
-            "all processes of the user count, besides those that run when the program starts",
-        ),
-        SandboxRule::MemoryBytes => partial("each process has the limit, not all together"),
         SandboxRule::Cpu => unavailable("needs a control group"),
         _ => RuleStatus::Enforced,
     }
@@ -222,20 +218,20 @@ mod tests {
             connect: connect.iter().map(|text| rule(text)).collect(),
             ..Policy::default()
         };
-        let kernel = |landlock| Kernel::new(landlock, true, false);
-        check(&none, Kernel::new(0, false, false), "uuuuuu");
+        let kernel = |landlock| Kernel::new(landlock, true);
+        check(&none, Kernel::new(0, false), "uuuuuu");
         check(&none, kernel(0), "uuuepe");
         check(&none, kernel(1), "epeepe");
         check(&none, kernel(3), "eeeepe");
         check(&none, kernel(7), "eeeepe");
         check(&none, kernel(9), "eeeeee");
-        check(&none, Kernel::new(7, false, false), "epeppu");
+        check(&none, Kernel::new(7, false), "epeppu");
         check(&with(&["443"]), kernel(3), "eeeppe");
         check(&with(&["443"]), kernel(4), "eeeepe");
         check(&with(&["127.0.0.1:443"]), kernel(9), "eeepee");
         check(&with(&["443", "udp:53"]), kernel(9), "eeepee");
         check(&with(&["443", "udp:53"]), kernel(10), "eeeeee");
-        check(&with(&["443"]), Kernel::new(3, false, false), "epeupu");
+        check(&with(&["443"]), Kernel::new(3, false), "epeupu");
     }
 
     #[test]
@@ -245,10 +241,10 @@ mod tests {
             .with_cpu_millis(Some(500))
             .with_open_files(Some(8));
         let policy = Policy { limits, ..Policy::default() };
-        check(&policy, Kernel::new(9, true, true), "eeeeeeeue");
-        check(&policy, Kernel::new(9, false, true), "epeppuuue");
+        check(&policy, Kernel::new(9, true), "eeeeeeeue");
+        check(&policy, Kernel::new(9, false), "epeppuuue");
         let limits = SandboxLimits::default().with_processes(Some(4)).with_memory_bytes(Some(1));
         let policy = Policy { limits, ..Policy::default() };
-        check(&policy, Kernel::new(9, true, false), "eeeeeepp");
+        check(&policy, Kernel::new(9, true), "eeeeeepp");
     }
 }

@@ -47,6 +47,23 @@ fn memory_is_limited() {
 }
 
 #[test]
+fn memory_of_all_processes_is_limited() {
+    // The limit of each process is not reached.
+    let limits = json!({ "memory_bytes": 96 << 20 });
+    let action = json!({ "do": "processes", "count": 6, "mebibytes": 32 });
+    let reason = exceed(limits, json!([]), action);
+    assert!(reason.contains("exceeded its limit `memory_bytes`"), "{reason}");
+}
+
+#[test]
+fn number_of_processes_is_limited() {
+    let action = json!({ "do": "bomb", "count": 200 });
+    let reason = exceed(json!({ "processes": 4 }), json!([]), action);
+    assert!(reason.contains("exceeded its limit `processes`"), "{reason}");
+    assert!(reason.contains("4 are permitted"), "{reason}");
+}
+
+#[test]
 fn one_process_cannot_start_others() {
     if !can_confine(0) {
         return;
