@@ -232,10 +232,14 @@ pub struct ConfinementPolicy {
     /// Folder for the folders `{state}` of plugins. By default `hotbay` in `$XDG_STATE_HOME`, or in
     /// `~/.local/state`.
     pub state_dir: Option<PathBuf>,
+    /// A folder of control groups (version 2) that is delegated to the host, by which all processes
+    /// of a program together are limited. Without it, shares of processor time are not limited.
+    pub cgroup: Option<PathBuf>,
 }
 
 setters!(ConfinementPolicy {
     with_required => required: bool,
     with_bounds => bounds: Option<Sandbox>,
     with_state_dir => state_dir: Option<PathBuf>,
+    with_cgroup => cgroup: Option<PathBuf>,
 });

@@ -4,9 +4,11 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotbay_protocol::variable;
+use hotbay_sandbox::Enforcement;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{ChildStderr, ChildStdout, Command};
@@ -50,6 +52,8 @@ pub(crate) struct Child {
     /// `None` once its id may have been reused.
     group: Option<Pid>,
     tag: String,
+    /// Kills and removes its control group when it is dropped, which blocks for a moment.
+    sandbox: Option<Arc<Enforcement>>,
     /// Whether all processes are stopped.
     stopped: bool,
 }
@@ -63,7 +67,8 @@ impl Child {
         let process = ChildGuard::spawn(&mut command(launch, group))?;
         let group = Some(group.unwrap_or(process.pid()));
         let (guardian, tag) = (guardian.take(), launch.tag.clone());
-        Ok(Self { process, guardian, group, tag, stopped: false })
+        let sandbox = launch.sandbox.clone();
+        Ok(Self { process, guardian, group, tag, sandbox, stopped: false })
     }
 
     /// Starts a program like `spawn`; retries for a while if it is held open for writing.
@@ -113,6 +118,11 @@ impl Child {
     #[cfg(test)]
     pub(crate) fn guardian_ignores_signals(&self) -> bool {
         self.guardian.as_ref().is_some_and(Guardian::ignores_signals)
+    }
+
+    /// Returns whether the kernel killed a process since all together used too much memory.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        self.sandbox.as_ref().is_some_and(|sandbox| sandbox.ran_out_of_memory())
     }
 
     /// Takes the child's stdout; returns `None` on the second call.
@@ -182,6 +192,9 @@ impl Child {
         if let Some(guardian) = &mut self.guardian {
             let _ = timeout(REAP_TIMEOUT, guardian.wait()).await;
         }
+        if let Some(sandbox) = self.sandbox.take() {
+            let _ = tokio::task::spawn_blocking(move || drop(sandbox)).await;
+        }
         self.stopped = true;
         let status = status.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
         Stopped { status, was_killed }
@@ -200,6 +213,9 @@ impl Drop for Child {
         if !self.stopped {
             self.kill_group();
             kill_all_in_background(std::mem::take(&mut self.tag), self.process.runtime());
+            if let Some(sandbox) = self.sandbox.take() {
+                self.process.runtime().spawn_blocking(move || drop(sandbox));
+            }
         }
         // Dropping the process and its guardian reaps them.
     }

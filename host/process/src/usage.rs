@@ -47,8 +47,12 @@ pub(crate) async fn exceeded(
 
 fn checked(policy: &Policy) -> CheckedLimits {
     let hotbay_manifest::SandboxLimits { processes, memory_bytes, .. } = policy.limits;
-    // A single process is a matter of its filter.
-    CheckedLimits { processes: processes.filter(|limit| *limit > 1), memory_bytes }
+    let controllers = policy.cgroup.as_ref().map(|group| group.controllers).unwrap_or_default();
+    CheckedLimits {
+        // A single process is a matter of its filter.
+        processes: processes.filter(|limit| *limit > 1 && !controllers.pids),
+        memory_bytes: memory_bytes.filter(|_| !controllers.memory),
+    }
 }
 
 impl CheckedLimits {

@@ -297,9 +297,13 @@ impl Watch {
         let _ = started.live.end.set(cause);
         self.set_phase(Phase::Starting);
         let pid = started.live.pid;
+        let ran_out_of_memory = started.child.ran_out_of_memory();
         let (_, tail) = self.clean_up(started, Duration::ZERO).await;
         if cause != ExitCause::Idle {
-            let reason = self.shared.program.explain_exit(status, &lock(&tail));
+            let reason = match ran_out_of_memory {
+                true => "it exceeded its limit `memory_bytes`, and the kernel killed it".into(),
+                false => self.shared.program.explain_exit(status, &lock(&tail)),
+            };
             self.observer.exited(pid, reason);
         }
         cause

@@ -39,6 +39,14 @@ pub(crate) fn has_seccomp() -> bool {
     result == 0
 }
 
+/// Moves this process into the control group whose `cgroup.procs` is open as `members`.
+pub(crate) fn join_group(members: RawFd) -> io::Result<()> {
+    const THIS_PROCESS: &[u8; 1] = b"0";
+    // SAFETY: E1, E2.
+    let written = unsafe { libc::write(members, THIS_PROCESS.as_ptr().cast(), 1) };
+    done(if written == 1 { 0 } else { -1 })
+}
+
 /// Keeps this thread and what it executes from gaining privileges, which the other calls require.
 pub(crate) fn set_no_new_privileges() -> io::Result<()> {
     // SAFETY: E1; it accesses no memory.

@@ -10,6 +10,9 @@
 #![deny(unsafe_code)]
 
 #[cfg(target_os = "linux")]
+mod cgroup;
+mod delegated;
+#[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "system calls that no library makes without an allocation")]
 mod enter;
 #[cfg(target_os = "linux")]
@@ -25,6 +28,7 @@ mod report;
 #[cfg(target_os = "linux")]
 mod ruleset;
 
+pub use delegated::{Controllers, Delegated};
 pub use kernel::Kernel;
 #[cfg(target_os = "linux")]
 pub use linux::Enforcement;

@@ -6,12 +6,14 @@ use std::path::Path;
 
 use seccompiler::BpfProgram;
 
+use crate::cgroup::Cgroup;
 use crate::enter;
 use crate::{Kernel, Policy, filter, ruleset};
 
 /// A policy as the kernel takes it, for one start of a process.
 #[derive(Debug)]
 pub struct Enforcement {
+    cgroup: Option<Cgroup>,
     ruleset: Option<OwnedFd>,
     filters: Vec<BpfProgram>,
 }
@@ -30,7 +32,22 @@ impl Enforcement {
             _ => ruleset::create(policy, folder)?,
         };
         let filters = if kernel.seccomp { filter::compile(policy)? } else { Vec::new() };
-        Ok(Self { ruleset, filters })
+        let is_limited = |(rule, limit): (_, Option<u64>)| {
+            let group = policy.cgroup.as_ref();
+            limit.is_some() && group.is_some_and(|group| group.controllers.enforces(rule))
+        };
+        let delegated = policy.cgroup.as_ref();
+        let delegated = delegated.filter(|_| policy.limits.entries().into_iter().any(is_limited));
+        let cgroup = delegated.map(|delegated| Cgroup::create(delegated, &policy.limits));
+        let cgroup = cgroup.transpose().map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot create its control group: {error}"))
+        })?;
+        Ok(Self { cgroup, ruleset, filters })
+    }
+
+    /// Returns whether the kernel killed a process because all together used too much memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
     }
 
     /// Confines the calling thread, forever: for a child between fork and exec, which has one
@@ -40,6 +57,9 @@ impl Enforcement {
     ///
     /// Fails if a system call fails; the thread must not continue then.
     pub fn enter(&self) -> io::Result<()> {
+        if let Some(cgroup) = &self.cgroup {
+            enter::join_group(cgroup.members.as_raw_fd())?;
+        }
         enter::set_no_new_privileges()?;
         if let Some(ruleset) = &self.ruleset {
             enter::restrict_by_landlock(ruleset.as_raw_fd())?;

@@ -19,6 +19,11 @@ impl Enforcement {
         Ok(Self(()))
     }
 
+    /// Returns false.
+    pub fn ran_out_of_memory(&self) -> bool {
+        false
+    }
+
     /// Does nothing.
     ///
     /// # Errors

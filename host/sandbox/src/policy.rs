@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::{NetRule, Preset, SandboxLimits};
 
-use crate::preset;
+use crate::{Delegated, preset};
 
 /// The beginning of a path in the private folder of a launch, which is known when it starts.
 pub const TMP: &str = "{tmp}";
@@ -24,6 +24,8 @@ pub struct Policy {
     pub listen: Vec<NetRule>,
     /// Limits of the process.
     pub limits: SandboxLimits,
+    /// Where the groups of its launches are created; without it, some limits are not enforced.
+    pub cgroup: Option<Delegated>,
 }
 
 impl Policy {

@@ -65,7 +65,7 @@ impl Confinement {
     /// Returns which rules of `policy` are enforced by `kernel`.
     pub fn new(policy: &Policy, kernel: Kernel) -> Self {
         let set = policy.limits.entries().into_iter().filter(|(_, limit)| limit.is_some());
-        let limits = set.map(|(rule, limit)| (rule, limit_status(rule, limit, kernel)));
+        let limits = set.map(|(rule, limit)| (rule, limit_status(policy, rule, limit, kernel)));
         let rules = [
             (SandboxRule::Read, read(kernel)),
             (SandboxRule::Write, write(kernel)),
@@ -178,7 +178,15 @@ fn syscalls(kernel: Kernel) -> RuleStatus {
     if kernel.seccomp { RuleStatus::Enforced } else { unavailable(NO_SECCOMP) }
 }
 
-fn limit_status(rule: SandboxRule, limit: Option<u64>, kernel: Kernel) -> RuleStatus {
+fn limit_status(
+    policy: &Policy,
+    rule: SandboxRule,
+    limit: Option<u64>,
+    kernel: Kernel,
+) -> RuleStatus {
+    if policy.cgroup.as_ref().is_some_and(|group| group.controllers.enforces(rule)) {
+        return RuleStatus::Enforced;
+    }
     if cfg!(not(target_os = "linux")) && rule == SandboxRule::MemoryBytes {
         return unavailable("this system does not enforce it");
     }
@@ -187,7 +195,12 @@ fn limit_status(rule: SandboxRule, limit: Option<u64>, kernel: Kernel) -> RuleSt
         SandboxRule::Processes | SandboxRule::MemoryBytes => {
             partial("checked each 100 ms: a program that exceeds it meanwhile is stopped")
         }
-        SandboxRule::Cpu => unavailable("needs a control group"),
+        SandboxRule::Cpu => unavailable(match &policy.cgroup {
+            None => "needs a folder of control groups that is delegated to the host".to_owned(),
+            Some(group) => {
+                format!("`{}` has no controller `cpu`", group.folder.display())
+            }
+        }),
         _ => RuleStatus::Enforced,
     }
 }

@@ -225,6 +225,7 @@ impl ConfigFile {
         ConfinementPolicy {
             required: settings.sandbox_required.unwrap_or(before.required),
             state_dir: settings.state_dir.clone().or(before.state_dir),
+            cgroup: settings.cgroup.clone().or(before.cgroup),
             ..before
         }
     }

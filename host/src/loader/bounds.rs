@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use hotbay_manifest::{Manifest, NetRule, Sandbox, SandboxRule, SocketType};
-use hotbay_sandbox::{Confinement, Kernel, Policy, RuleStatus};
+use hotbay_sandbox::{Confinement, Delegated, Kernel, Policy, RuleStatus};
 
 use super::candidate::Candidate;
 use super::settings::PluginSettings;
@@ -30,11 +30,16 @@ pub(super) fn effective(
 }
 
 /// Returns what this machine enforces of a sandbox.
-pub(super) fn confinement_of(manifest: &Manifest, sandbox: &Sandbox) -> Confinement {
+pub(super) fn confinement_of(
+    manifest: &Manifest,
+    sandbox: &Sandbox,
+    host: &ConfinementPolicy,
+) -> Confinement {
     let mut policy = Policy {
         connect: sandbox.connect.clone().unwrap_or_default(),
         listen: sandbox.listen.clone().unwrap_or_default(),
         limits: sandbox.limits,
+        cgroup: host.cgroup.clone().map(Delegated::new),
         ..Policy::default()
     };
     add_listen(&mut policy, manifest);
@@ -61,7 +66,7 @@ pub(super) fn check(
     let Some(sandbox) = sandbox else {
         return if host.required { Err(unconfined(candidate)) } else { Ok(None) };
     };
-    let confinement = confinement_of(&candidate.manifest, &sandbox);
+    let confinement = confinement_of(&candidate.manifest, &sandbox, host);
     check_required(candidate, host, &sandbox, &confinement)?;
     Ok(Some(confinement))
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use hotbay_process::{Program, STATE_DIR};
-use hotbay_sandbox::Policy;
+use hotbay_sandbox::{Delegated, Policy};
 
 use super::bounds::{add_listen, check, effective};
 use super::candidate::Candidate;
@@ -36,6 +36,7 @@ pub(super) fn confine(
         connect: sandbox.connect.clone().unwrap_or_default(),
         listen: sandbox.listen.clone().unwrap_or_default(),
         limits: sandbox.limits,
+        cgroup: host.cgroup.clone().map(Delegated::new),
     };
     add_listen(&mut policy, manifest);
     let path = policy.add_preset(sandbox.preset.unwrap_or_default(), &path_of(program));

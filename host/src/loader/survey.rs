@@ -196,7 +196,7 @@ pub(crate) fn inspect(
     if candidate.kind() == Kind::Process {
         let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
         inspection.confinement =
-            sandbox.map(|sandbox| confinement_of(&candidate.manifest, &sandbox));
+            sandbox.map(|sandbox| confinement_of(&candidate.manifest, &sandbox, host));
         if let Err(error) = check(&candidate, host) {
             inspection.surveyed.problem.get_or_insert(error);
         }

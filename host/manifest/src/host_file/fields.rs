@@ -245,6 +245,14 @@ pub(crate) const HOST_SANDBOX: &[Field] = &[
         "Folder for the folders `{state}` of plugins. By default `hotbay` in `$XDG_STATE_HOME`, or in \
          `~/.local/state`.",
     ),
+    optional(
+        "cgroup",
+        Shape::Host(HostShape::Path),
+        "a path",
+        "A folder of control groups (version 2) that is delegated to the host, such as \
+         `/sys/fs/cgroup/hotbay`. With it, limits of memory, processes and processor time apply to \
+         all processes of a program together.",
+    ),
     sandbox::READ,
     sandbox::WRITE,
     sandbox::RUN,

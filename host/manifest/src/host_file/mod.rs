@@ -73,6 +73,8 @@ pub struct HostSettings {
     pub sandbox_required: Option<bool>,
     /// Folder for the state of confined plugins.
     pub state_dir: Option<PathBuf>,
+    /// A delegated folder of control groups.
+    pub cgroup: Option<PathBuf>,
     /// Preferred plugins by contract.
     pub providers: BTreeMap<String, Vec<PluginName>>,
     /// Settings of single plugins.
@@ -234,6 +236,7 @@ impl HostSettings {
             }
             ["sandbox", "required"] => self.sandbox_required = flag,
             ["sandbox", "state_dir"] => self.state_dir = Some(text().into()),
+            ["sandbox", "cgroup"] => self.cgroup = Some(text().into()),
             ["sandbox", path @ ..] => self.sandbox.get_or_insert_default().set(path, value),
             ["providers", contract] => {
                 let names = texts(value).filter_map(|name| PluginName::new(name).ok());

@@ -1,12 +1,14 @@
 //! Time from the spawn of a program to its first reply: by the host, and by hand.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use hotbay::HostEvent;
+use hotbay::{HostEvent, PluginHandle};
 use hotbay_tests::{end_process, processes_of};
 use hyper::Method;
+use serde_json::{Value, json};
 
 use super::setup::{BODY, Launched, Place, request};
 use crate::fixtures::{block_on, install_program};
@@ -14,10 +16,19 @@ use crate::sample::quantile;
 use crate::table::{Report, Table, none, verdict};
 
 const MAX_ABOVE_MS: f64 = 5.0;
+/// Maximum time that confinement adds to a load.
+const MAX_CONFINEMENT_MS: f64 = 1.0;
+/// Maximum ratio of a call of a confined program.
+const MAX_CALL_RATIO: f64 = 1.02;
+const CALLS: u32 = 500;
 
 pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 3 } else { 100 };
     let mut times = [const { Vec::new() }; 5];
+    let mut confined_times = Vec::new();
+    let mut calls = [const { Vec::new() }; 2];
+    let confined = install_program(&place.program, &place.dir.path().join("plugins"), "confined")?;
+    confine(&confined)?;
     let other = install_program(&place.program, &place.dir.path().join("plugins"), "other")?;
     let mut events = place.host.events();
     for _ in 0..rounds {
@@ -34,7 +45,15 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         let echo = block_on(place.host.load(&other))??;
         ensure!(echo.call(request())?.as_bytes() == BODY, "unexpected reply");
         times[2].push(ms_since(start));
+        calls[0].push(time_calls(&echo)?);
         block_on(place.host.unload("other"))??;
+
+        let start = Instant::now();
+        let echo = block_on(place.host.load(&confined))??;
+        ensure!(echo.call(request())?.as_bytes() == BODY, "unexpected reply");
+        confined_times.push(ms_since(start));
+        calls[1].push(time_calls(&echo)?);
+        block_on(place.host.unload("confined"))??;
 
         let [process] = processes_of("echo")[..] else { anyhow::bail!("`echo` does not run") };
         ensure!(place.echo.call(request())?.as_bytes() == BODY, "unexpected reply");
@@ -46,6 +65,7 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         times[4].push(block_on(restarted(&mut events))?? as f64);
     }
     report.print(&table(rounds, &times));
+    report.print(&confinement(rounds, &times[2], &confined_times, &calls));
     ensure!(place.folder.exists(), "the plugin's folder is missing");
     Ok(())
 }
@@ -81,6 +101,58 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
          creates a private folder, the socket of the host's services and a guardian (a shell), and \
          checks the health. A restart detects the exit, kills the rest of the process's group, and \
          starts the program again.",
+    );
+    table
+}
+
+/// Adds a sandbox to the manifest in `folder`.
+fn confine(folder: &Path) -> anyhow::Result<()> {
+    let file = folder.join("plugin.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    manifest["sandbox"] = json!({ "write": ["{tmp}"], "limits": { "processes": 1 } });
+    std::fs::write(&file, manifest.to_string())?;
+    Ok(())
+}
+
+/// Returns the median time of a call, in microseconds.
+fn time_calls(echo: &PluginHandle) -> anyhow::Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        echo.call(request())?;
+        times.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(quantile(times, 0.5))
+}
+
+fn confinement(rounds: usize, free: &[f64], confined: &[f64], calls: &[Vec<f64>; 2]) -> Table {
+    let title = format!("Confinement of programs, {rounds} loads each");
+    let mut table = Table::new(title, ["what", "without", "with", "difference", "goal", ""]);
+    let median = |times: &[f64]| quantile(times.to_vec(), 0.5);
+    let added = confined.iter().zip(free).map(|(confined, free)| confined - free);
+    let added = quantile(added.collect(), 0.5);
+    table.row([
+        "`Host::load` to first reply (ms)".to_owned(),
+        format!("{:.2}", median(free)),
+        format!("{:.2}", median(confined)),
+        format!("{added:+.2}"),
+        format!("≤ +{MAX_CONFINEMENT_MS}"),
+        verdict(added <= MAX_CONFINEMENT_MS),
+    ]);
+    let ratio = calls[1].iter().zip(&calls[0]).map(|(confined, free)| confined / free);
+    let ratio = quantile(ratio.collect(), 0.5);
+    table.row([
+        "`call` of 16 bytes (µs)".to_owned(),
+        format!("{:.1}", median(&calls[0])),
+        format!("{:.1}", median(&calls[1])),
+        format!("× {ratio:.2}"),
+        format!("≤ × {MAX_CALL_RATIO}"),
+        verdict(ratio <= MAX_CALL_RATIO),
+    ]);
+    table.note(
+        "Loads with and without a sandbox alternate; differences and ratios are medians of pairs. A \
+         load starts the program twice: for `capabilities`, and to serve. Each start of a confined \
+         one opens the paths of its policy, creates a Landlock ruleset, and compiles its filters.",
     );
     table
 }
