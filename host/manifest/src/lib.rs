@@ -33,7 +33,9 @@ mod schema_error;
 mod setters;
 #[cfg(test)]
 mod shape_tests;
+mod signed_files;
 mod tree;
+mod trusted_key;
 mod types;
 #[cfg(test)]
 mod value_tests;
@@ -53,7 +55,8 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::{ApiMismatch, ManifestError, StampMismatch, Unstartable};
 #[cfg(feature = "host-file")]
 pub use host_file::{
-    Environment, HostFile, HostLimit, HostSettings, Origin, PluginSettings, Setting,
+    Environment, HostFile, HostLimit, HostSettings, KeySettings, Keys, Origin, PluginSettings,
+    Setting,
 };
 pub use name::{InvalidName, PluginName, nearest};
 #[cfg(not(feature = "schema"))]
@@ -62,7 +65,12 @@ pub use order::{StartCandidate, StartOrder, start_order};
 use render::seal;
 use schema::json_schema;
 pub use schema_error::{Exceeded, SchemaError, Violation};
+pub use signed_files::{
+    InvalidSignedFiles, MAX_SIGNED_DEPTH, MAX_SIGNED_FILES, MAX_SIGNED_FILES_BYTES, SIGNATURE,
+    SIGNED_FILES, SignaturePolicy, SignedFile, SignedFiles,
+};
 pub use tree::{MAX_MANIFEST_BYTES, position_of};
+pub use trusted_key::{Day, KeyTrust};
 pub use types::Types;
 pub use words::{Handover, Kind, SocketType, Unload};
 

@@ -1,6 +1,7 @@
 //! The table of the fields of `hotbay.toml`, like that of `plugin.json`: names, shapes and
 //! descriptions.
 
+use super::keys::{KEYS, SIGNATURES};
 use crate::fields::{Field, HostShape, LIMITS, Presence, Shape, field};
 
 const DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`";
@@ -48,6 +49,8 @@ pub(crate) const HOST_FILE: &[Field] = &[
         "Variables of the host's environment that processes get besides the usual ones.",
     ),
     optional("trust", Shape::Object(TRUST), "a table", "Which plugins are accepted."),
+    SIGNATURES,
+    KEYS,
     optional("reload", Shape::Object(RELOAD), "a table", "How changes on disk are followed."),
     optional(
         "limits",

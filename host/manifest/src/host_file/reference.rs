@@ -3,6 +3,7 @@
 
 use super::HostFile;
 use super::fields::{HOST_FILE, HOST_LIMITS, PERMISSIONS, PLUGIN, QUARANTINE, RELOAD, TRUST};
+use super::keys::KEY;
 use crate::fields::LIMITS;
 use crate::reference::table;
 
@@ -53,6 +54,7 @@ fn reference() -> String {
     for (name, fields) in [
         ("Fields of an entry of `plugins`", PLUGIN),
         ("Fields of `permissions`", PERMISSIONS),
+        ("Fields of an entry of `keys`", KEY),
         ("Fields of `reload`", RELOAD),
         ("Fields of `trust`", TRUST),
         ("Fields of `quarantine`", QUARANTINE),
