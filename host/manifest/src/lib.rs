@@ -66,7 +66,7 @@ use render::seal;
 use schema::json_schema;
 pub use schema_error::{Exceeded, SchemaError, Violation};
 pub use signed_files::{
-    InvalidSignedFiles, MAX_SIGNED_DEPTH, MAX_SIGNED_FILES, MAX_SIGNED_FILES_BYTES, SIGNATURE,
+    InvalidSignedFiles, MAX_FOLDER_DEPTH, MAX_FOLDER_ENTRIES, MAX_SIGNED_FILES_BYTES, SIGNATURE,
     SIGNED_FILES, SignaturePolicy, SignedFile, SignedFiles,
 };
 pub use tree::{MAX_MANIFEST_BYTES, position_of};

@@ -18,10 +18,10 @@ pub const SIGNED_FILES: &str = "plugin.files.json";
 pub const SIGNATURE: &str = "plugin.files.json.minisig";
 /// Maximum size of a list in bytes.
 pub const MAX_SIGNED_FILES_BYTES: u64 = 16 << 20;
-/// Maximum number of files, and of files and folders below a plugin's folder.
-pub const MAX_SIGNED_FILES: usize = 100_000;
+/// Maximum number of files, folders and links in a plugin's folder.
+pub const MAX_FOLDER_ENTRIES: usize = 100_000;
 /// Maximum number of nested folders, including the plugin's.
-pub const MAX_SIGNED_DEPTH: usize = 64;
+pub const MAX_FOLDER_DEPTH: usize = 64;
 
 /// The version of the format.
 const FORMAT: u64 = 1;
@@ -167,7 +167,7 @@ fn check_path(path: &str) -> Result<(), &'static str> {
         Err("contains a control character")
     } else if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
         Err("has an empty part, `.` or `..`")
-    } else if path.split('/').count() > MAX_SIGNED_DEPTH {
+    } else if path.split('/').count() > MAX_FOLDER_DEPTH {
         Err("has too many parts")
     } else {
         Ok(())
@@ -213,8 +213,8 @@ impl<'de> Deserialize<'de> for Files {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Files, A::Error> {
                 let mut files = BTreeMap::new();
                 while let Some((path, file)) = map.next_entry::<String, File>()? {
-                    if files.len() == MAX_SIGNED_FILES {
-                        let message = format!("more than {MAX_SIGNED_FILES} files");
+                    if files.len() == MAX_FOLDER_ENTRIES {
+                        let message = format!("more than {MAX_FOLDER_ENTRIES} files");
                         return Err(A::Error::custom(message));
                     }
                     if files.contains_key(&path) {

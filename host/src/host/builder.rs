@@ -40,6 +40,7 @@ use crate::loader::{
 };
 use crate::middleware::{Layer, Layers, ResponseCache};
 use crate::providers::{Choices, Preference, Preferences};
+use crate::signatures::{SignaturePolicy, TrustedKey};
 use crate::sync::SameProcess;
 use crate::worker::Timer;
 
@@ -97,6 +98,7 @@ impl HostBuilder {
             allow_unverified: false,
             allow_writable_by_others: false,
             max_library_bytes: limits.max_library_bytes,
+            signatures: Arc::default(),
         };
         Self {
             dirs: Vec::new(),
@@ -138,6 +140,34 @@ impl HostBuilder {
     /// load; only a digest, or a process plugin, protects from that.
     pub fn allow_unverified(mut self, allow: bool) -> Self {
         self.rules.allow_unverified = allow;
+        self
+    }
+
+    /// Trusts a key: plugins that it signed with `hotbay sign` are accepted if all their files are
+    /// the signed ones. If there is a key, the policy is [`SignaturePolicy::IfPresent`], unless
+    /// [`signatures`](Self::signatures) sets another one.
+    ///
+    /// The signature is verified at each load and reload, before any code of the plugin runs.
+    ///
+    /// ```
+    /// use hotbay::{Host, SignaturePolicy, TrustedKey};
+    ///
+    /// let acme = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    /// let host = Host::builder()
+    ///     .trusted_key(TrustedKey::new("acme", acme)?.plugins(["acme-*"])?)
+    ///     .signatures(SignaturePolicy::Required)
+    ///     .build()?;
+    /// assert!(host.list().is_empty());
+    /// # Ok::<(), hotbay::Error>(())
+    /// ```
+    pub fn trusted_key(mut self, key: TrustedKey) -> Self {
+        Arc::make_mut(&mut self.rules.signatures).keys.push(key);
+        self
+    }
+
+    /// Sets whether plugins must be signed. Compiled-in plugins have no signature, and need none.
+    pub fn signatures(mut self, policy: SignaturePolicy) -> Self {
+        Arc::make_mut(&mut self.rules.signatures).policy = Some(policy);
         self
     }
 
@@ -193,6 +223,13 @@ impl HostBuilder {
         }
         if let Some(allow) = settings.allow_writable_by_others {
             self.rules.allow_writable_by_others = allow;
+        }
+        if let Some(policy) = settings.signatures {
+            self = self.signatures(policy);
+        }
+        match file.trusted_keys() {
+            Ok(keys) => self = keys.into_iter().fold(self, Self::trusted_key),
+            Err(error) => _ = self.invalid.get_or_insert(error),
         }
         self.is_watched = settings.watch.unwrap_or(self.is_watched);
         self.poll_interval = settings.poll_interval.or(self.poll_interval);
@@ -652,6 +689,7 @@ impl HostBuilder {
         if let Some(invalid) = self.invalid {
             return Err(invalid);
         }
+        self.rules.signatures.check()?;
         let contracts = ContractRegistry::default();
         for description in self.contracts {
             let contract = contracts.register(description);

@@ -516,6 +516,7 @@ fn snapshot(
         input_schema: slot.input_schema(),
         pid: slot.pid(),
         notes: build.notes.clone(),
+        signature: build.signature.status(),
         stats: stats(slot, epoch),
     }
 }

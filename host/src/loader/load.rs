@@ -23,6 +23,7 @@ use super::start::{
 };
 use super::survey::{self, read_artifact};
 use crate::artifact::digest::Artifact;
+use crate::artifact::signature::Signature;
 use crate::boundary::{Contracts, Image, Instance, Root};
 use crate::call::Failure;
 use crate::contracts::Offer;
@@ -53,6 +54,8 @@ pub(crate) struct Build {
     pub(crate) settings: Arc<PluginSettings>,
     /// The contracts that it declares besides its manifest.
     pub(crate) offers: Vec<Offer>,
+    /// The signature of its folder.
+    pub(crate) signature: Signature,
     /// Requests that the host did not fulfill, as text.
     pub(crate) notes: Vec<String>,
 }
@@ -106,6 +109,7 @@ impl NewGeneration {
             source => source,
         };
         let kind = source.kind().unwrap_or(candidate.kind());
+        candidate.ensure_signature_was_checked(&context.rules)?;
         let (limits, mut notes) =
             effective_limits(candidate.manifest.limits(), kind, &context.limits);
         let mut candidate = candidate.clone();
@@ -174,7 +178,8 @@ impl NewGeneration {
         let offers = backend.offers();
         notes.extend(process_notes(candidate, &backend));
         let settings = Arc::clone(&candidate.settings);
-        let build = Build { manifest, sha256, schemas: schema_digests, settings, offers, notes };
+        let (schemas, signature) = (schema_digests, candidate.signature.clone());
+        let build = Build { manifest, sha256, schemas, settings, offers, signature, notes };
         Ok(Self { parts, backend, build })
     }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::latency::LatencySnapshot;
 use crate::id::{GenerationId, PluginName};
+use crate::signatures::SignatureStatus;
 
 /// The state of a loaded plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,6 +86,8 @@ pub struct PluginInfo {
     /// Requests of its manifest that the host did not fulfill, and what the probe of its library
     /// found about a later unload. One sentence each.
     pub notes: Vec<String>,
+    /// Who signed the files of the current build.
+    pub signature: SignatureStatus,
     /// Its counts.
     pub stats: PluginStats,
 }
@@ -103,6 +106,7 @@ impl PluginInfo {
             input_schema: None,
             pid: None,
             notes: Vec::new(),
+            signature: SignatureStatus::default(),
             stats: PluginStats::default(),
         }
     }
