@@ -25,9 +25,12 @@ const HIDDEN: &str = "(hidden)";
 /// Reads the configuration, if the verb uses it and there is one.
 pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
     let is_used = match &args.verb {
-        Verb::New(_) | Verb::Build(_) | Verb::Seal(_) | Verb::Completions(_) | Verb::Man(_) => {
-            false
-        }
+        Verb::New(_)
+        | Verb::Build(_)
+        | Verb::Seal(_)
+        | Verb::Sign(_)
+        | Verb::Completions(_)
+        | Verb::Man(_) => false,
         Verb::Config(config) => !matches!(config.verb, ConfigVerb::Schema),
         Verb::List
         | Verb::Inspect(_)

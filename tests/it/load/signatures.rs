@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use hotbay::{
     Error, ErrorKind, Host, HostBuilder, HostEvent, LoadOptions, LoadStep, Manifest, Output,
-    Reloaded, Request, SignaturePolicy, SignatureStatus, TrustedKey, inspect,
+    PluginHandle, Reloaded, Request, SignaturePolicy, SignatureStatus, TrustedKey, inspect,
 };
 #[cfg(target_os = "linux")]
 use hotbay_tests::ProgramFolder;
@@ -368,7 +368,7 @@ fn watch_loads_a_plugin_once_it_is_signed() {
     let mut events = host.events();
     let report = block_on(host.load_all());
     assert_eq!(report.refused.len(), 1);
-    signed.write("words.txt", "one two");
+    signed.key.sign(&signed.folder);
     event(&mut events, |event| matches!(event, HostEvent::Loaded { .. }));
     assert!(matches!(status(&host, "acme-echo"), SignatureStatus::Valid(_)));
 }
