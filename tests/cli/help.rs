@@ -187,6 +187,7 @@ hotbay-new.1
 hotbay-pipe.1
 hotbay-run.1
 hotbay-seal.1
+hotbay-sign.1
 hotbay.1
 "#]],
     );

@@ -37,7 +37,7 @@ error: plugin `one` failed to load at step `signature`
 "#]]);
     hotbay(plugins.dir(), &SIGN).exits(0).shows(str![[r#"
 $ hotbay sign plugins/one --key acme.key
-signed one 0.1.0  2 files  plugins/one/plugin.files.json
+signed one [VER]  2 files  plugins/one/plugin.files.json
 "#]]);
     assert_eq!(hotbay(plugins.dir(), &call).exits(0).stdout, b"x");
     let inspected = hotbay(plugins.dir(), &["inspect", "one"]).exits(0).text();

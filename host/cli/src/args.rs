@@ -307,7 +307,7 @@ pub(crate) struct Sign {
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
     /// Creates a secret key without a password: whoever can read its file can sign.
-    #[arg(long, requires = "new_key", conflicts_with = "password_file")]
+    #[arg(long, requires = "new_key", conflicts_with_all = ["password_file", "key"])]
     pub(crate) no_password: bool,
 }
 

@@ -411,3 +411,57 @@ pub(crate) fn relative(path: &Path) -> Option<String> {
     });
     Some(parts.collect::<Option<Vec<_>>>()?.join("/"))
 }
+
+#[cfg(test)]
+mod tests {
+    use minisign_verify::PublicKey;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    // From the documentation of the crate `minisign-verify`, for the text `test`.
+    const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    const TEXT: &str = "untrusted comment: signature from minisign secret key
+RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=
+trusted comment: timestamp:1633700835\tfile:test\tprehashed
+wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==
+";
+    /// The length of the first line, which the signature does not cover.
+    const UNTRUSTED_BYTES: usize = 53;
+
+    fn is_accepted(bytes: &[u8]) -> bool {
+        let key = PublicKey::from_base64(KEY).expect("a key");
+        parse(bytes).is_ok_and(|(signature, _)| key.verify(b"test", &signature, false).is_ok())
+    }
+
+    #[test]
+    fn signature_has_a_key_id_and_a_time() {
+        let (signature, key_id) = parse(TEXT.as_bytes()).expect("a signature");
+        assert_eq!(key_id, "E7620F1842B4E81F");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_633_700_835);
+        assert_eq!(time_in(signature.trusted_comment()), Some(time));
+        for none in
+            ["", "timestamp:", "timestamp:-1", "x timestamp:1", "timestamp:99999999999999999999"]
+        {
+            assert_eq!(time_in(none), None, "{none}");
+        }
+        assert!(is_accepted(TEXT.as_bytes()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_other_signature_is_accepted(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            at in UNTRUSTED_BYTES..TEXT.len(),
+            byte in any::<u8>(),
+        ) {
+            prop_assert!(!is_accepted(&bytes));
+            let mut changed = TEXT.as_bytes().to_vec();
+            prop_assert!(!is_accepted(&changed[..at.min(TEXT.len() - 2)]));
+            let before = std::mem::replace(&mut changed[at], byte);
+            // The last newline is optional.
+            let is_same = before == byte || at == TEXT.len() - 1;
+            prop_assert!(is_same || !is_accepted(&changed), "{}", changed.escape_ascii());
+        }
+    }
+}

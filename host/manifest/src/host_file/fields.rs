@@ -263,7 +263,12 @@ pub(crate) const HOST_LIMITS: &[Field] = &[
     optional("max_input_bytes", ANY, BYTES, "Bytes of one input."),
     optional("max_output_bytes", ANY, BYTES, "Bytes of one output."),
     optional("max_stack_bytes", ANY, BYTES, "Stack size of each thread of a plugin."),
-    optional("max_library_bytes", ANY, BYTES, "Bytes of a library."),
+    optional(
+        "max_library_bytes",
+        ANY,
+        BYTES,
+        "Bytes of a library, and of all files of a signed plugin.",
+    ),
     optional(
         "max_retained_libraries",
         MANY,
