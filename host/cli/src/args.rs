@@ -306,7 +306,7 @@ pub(crate) struct Sign {
     /// Reads the password of the key from this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
-    /// Creates a secret key without a password: whoever can read its file can sign.
+    /// Creates a secret key without a password: every program that can read its file can sign.
     #[arg(long, requires = "new_key", conflicts_with_all = ["password_file", "key"])]
     pub(crate) no_password: bool,
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::texts;
 use crate::fields::{Field, HostShape, Presence, Shape, field};
 use crate::rules::Expected;
 use crate::signed_files::SignaturePolicy;
@@ -80,11 +79,16 @@ impl KeySettings {
         let text = || value.as_str().unwrap_or_default().to_owned();
         match field {
             "public_key" => self.public_key = text(),
-            "plugins" => self.plugins = Some(texts(value).map(str::to_owned).collect()),
+            "plugins" => self.plugins = Some(texts(value)),
             "expires" => self.expires = Some(text()),
             _ => debug_assert!(false, "`{field}` is in the table of fields but not here"),
         }
     }
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.map(str::to_owned).collect()
 }
 
 pub(super) fn policy(value: &Value) -> Option<SignaturePolicy> {
