@@ -63,7 +63,7 @@ pub struct HostLimits {
     pub max_output_bytes: u64,
     /// Stack size in bytes of each thread of a plugin. Default: 2 MiB.
     pub max_stack_bytes: u64,
-    /// Bytes of a library. Default: 1 GiB.
+    /// Bytes of a library, and of all files of a signed plugin. Default: 1 GiB.
     pub max_library_bytes: u64,
     /// Libraries of unloaded generations that may stay mapped. At this number every load and reload
     /// fails, and the error states how many are retained of which plugin and the bytes that they

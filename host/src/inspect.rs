@@ -14,6 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hotbay_manifest::SignedFiles;
 use hotbay_plugin::contract::ContractText;
 
 #[cfg(feature = "conformance")]
@@ -71,6 +72,22 @@ fn inspect(builder: &HostBuilder, folder: &Path, instance: Option<&PluginName>) 
     let HostBuilder { rules, settings, permission_policy, confinement, .. } = builder;
     let policies = (permission_policy.as_ref(), confinement);
     crate::loader::inspect(folder, rules, settings, policies, instance)
+}
+
+/// Returns the list of all files of the plugin in `folder`, which a signature covers.
+///
+/// Compares nothing with a signature or digest that exists. The command `hotbay sign` writes the list
+/// as `plugin.files.json`, and its signature as `plugin.files.json.minisig`.
+///
+/// # Errors
+///
+/// [`ErrorKind::Manifest`] and [`ErrorKind::Integrity`] if the manifest or a file cannot be read, or
+/// the folder has a link, a file whose name is not plain UTF-8 text, or too many files.
+pub fn files_to_sign(
+    builder: &HostBuilder,
+    folder: impl AsRef<Path>,
+) -> Result<SignedFiles, Error> {
+    crate::loader::files_to_sign(folder.as_ref(), &builder.rules)
 }
 
 /// Returns the contracts that a library serves, from its file, without opening it.

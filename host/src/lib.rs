@@ -82,6 +82,7 @@ mod middleware;
 mod panic;
 mod pipeline;
 mod providers;
+mod signatures;
 mod slot;
 mod sync;
 mod watch;
@@ -168,6 +169,7 @@ pub use middleware::{Call, Layer, Next, ResponseCache};
 pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};
 pub use providers::{OnFailure, Preference, Providers};
 
+pub use signatures::{SignaturePolicy, SignatureStatus, SignedBy, TrustedKey};
 pub use slot::Method;
 pub use tokio_util::sync::CancellationToken;
 

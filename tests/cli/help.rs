@@ -21,6 +21,7 @@ fn help_describes_every_subcommand() {
     help(&["contract", "diff", "--help"]).shows(file!["snapshots/help-contract-diff.txt"]);
     help(&["check", "--help"]).shows(file!["snapshots/help-check.txt"]);
     help(&["seal", "--help"]).shows(file!["snapshots/help-seal.txt"]);
+    help(&["sign", "--help"]).shows(file!["snapshots/help-sign.txt"]);
     help(&["call", "--help"]).shows(file!["snapshots/help-call.txt"]);
     help(&["pipe", "--help"]).shows(file!["snapshots/help-pipe.txt"]);
     help(&["run", "--help"]).shows(file!["snapshots/help-run.txt"]);
@@ -186,6 +187,7 @@ hotbay-new.1
 hotbay-pipe.1
 hotbay-run.1
 hotbay-seal.1
+hotbay-sign.1
 hotbay.1
 "#]],
     );

@@ -86,6 +86,9 @@ $ hotbay inspect plugins/transform --json
   "permissions": [],
   "problem": null,
   "program": null,
+  "signature": {
+    "state": "not_checked"
+  },
   "state": "ready",
   "version": "[VER]"
 }

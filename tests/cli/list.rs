@@ -46,6 +46,9 @@ $ hotbay list --json --allow-unverified
       "kind": "library",
       "name": "filter",
       "problem": null,
+      "signature": {
+        "state": "not_checked"
+      },
       "state": "ready",
       "version": "[VER]"
     },
@@ -57,6 +60,9 @@ $ hotbay list --json --allow-unverified
       "kind": "library",
       "name": "open",
       "problem": null,
+      "signature": {
+        "state": "not_checked"
+      },
       "state": "ready",
       "version": "[VER]"
     },
@@ -79,6 +85,9 @@ $ hotbay list --json --allow-unverified
         "retryable": null,
         "step": "probe"
       },
+      "signature": {
+        "state": "not_checked"
+      },
       "state": "refused",
       "version": "[VER]"
     },
@@ -90,6 +99,9 @@ $ hotbay list --json --allow-unverified
       "kind": "library",
       "name": "transform",
       "problem": null,
+      "signature": {
+        "state": "not_checked"
+      },
       "state": "ready",
       "version": "[VER]"
     }
@@ -291,6 +303,9 @@ $ hotbay list --json
       "kind": "library",
       "name": "library",
       "problem": null,
+      "signature": {
+        "state": "not_checked"
+      },
       "state": "ready",
       "version": "[VER]"
     },
@@ -302,6 +317,9 @@ $ hotbay list --json
       "kind": "process",
       "name": "process",
       "problem": null,
+      "signature": {
+        "state": "not_checked"
+      },
       "state": "ready",
       "version": "[VER]"
     }
@@ -373,6 +391,9 @@ $ hotbay inspect process --json
     "stated_sha256": "[DIGEST]",
     "stays_mapped": null,
     "verified": true
+  },
+  "signature": {
+    "state": "not_checked"
   },
   "state": "ready",
   "version": "[VER]"

@@ -25,3 +25,4 @@ mod run;
 #[cfg(unix)]
 mod run_metrics;
 mod seal;
+mod sign;

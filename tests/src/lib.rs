@@ -18,6 +18,7 @@ mod proc;
 mod process;
 #[cfg(unix)]
 mod programs;
+mod signing;
 mod subprocess;
 mod traffic;
 mod waiting;
@@ -42,6 +43,7 @@ pub use proc::{
 pub use process::{images, mappings, threads, unique};
 #[cfg(unix)]
 pub use programs::{ProgramFolder, foreign_elf, has_interpreter, launches, set_behavior, state_of};
+pub use signing::{SIGNATURE, SIGNED_FILES, SigningKey};
 pub use subprocess::{rerun_test, run_in_subprocess};
 pub use traffic::{Traffic, under_load};
 pub use waiting::{LIMIT, StopOnDrop, block_on, event, events_until, until};

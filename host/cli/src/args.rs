@@ -122,6 +122,16 @@ pub(crate) enum Verb {
     /// path of the library. The digest covers only the library or program. For the other files of a
     /// program, owner and mode are checked at each start.
     Seal(Seal),
+    /// Signs all files of a plugin, so that hosts accept only these.
+    ///
+    /// Writes the digests and lengths of all files in the folder as plugin.files.json, and their
+    /// signature in the format of minisign as plugin.files.json.minisig. A signature that exists is
+    /// replaced. Each plugin must be sealed, as `hotbay build` does. Hosts trust the public key with
+    /// `keys` in hotbay.toml.
+    ///
+    /// A key with a password needs it from the terminal, from `--password-file`, or in the variable
+    /// HOTBAY_KEY_PASSWORD. Keys of `minisign -G` can be used too.
+    Sign(Sign),
     /// Calls a plugin once and writes its reply to stdout.
     ///
     /// The input is `--text`, `--input`, or stdin unless it is a terminal. Loads only this plugin and
@@ -284,6 +294,26 @@ pub(crate) struct Seal {
     /// Folders with a plugin.json.
     #[arg(value_name = "FOLDER", required = true)]
     pub(crate) folders: Vec<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sign {
+    /// Folders with a plugin.json.
+    #[arg(value_name = "FOLDER", required_unless_present = "new_key", requires = "key")]
+    pub(crate) folders: Vec<PathBuf>,
+    /// The file of the secret key.
+    #[arg(long, value_name = "FILE", requires = "folders")]
+    pub(crate) key: Option<PathBuf>,
+    /// Creates a key pair instead: the secret key as this file, and the public key as the same with
+    /// the extension `pub`. Replaces no file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "folders"])]
+    pub(crate) new_key: Option<PathBuf>,
+    /// Reads the password of the key from this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Creates a secret key without a password: every program that can read its file can sign.
+    #[arg(long, requires = "new_key", conflicts_with_all = ["password_file", "key"])]
+    pub(crate) no_password: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -29,6 +29,7 @@ pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
         | Verb::Build(_)
         | Verb::Seal(_)
         | Verb::Doctor
+        | Verb::Sign(_)
         | Verb::Completions(_)
         | Verb::Man(_) => false,
         Verb::Config(config) => !matches!(config.verb, ConfigVerb::Schema),

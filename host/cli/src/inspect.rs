@@ -1,8 +1,8 @@
 //! `hotbay inspect`: prints details of a plugin, without running it.
 
-use hotbay::Manifest;
 use hotbay::inspect::{self, Built, Inspection};
 use hotbay::manifest::Provided;
+use hotbay::{Manifest, SignatureStatus, SignedBy};
 use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
@@ -114,6 +114,7 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
         facts.extend(stamp_facts(built));
     }
     facts.extend(file_facts(inspection));
+    facts.extend(signature_facts(&surveyed.signature));
     for (name, fact) in facts.iter().filter(|(_, fact)| !matches!(fact.as_str(), "" | "{}")) {
         out.line(&format!("  {name:<15}{fact}"))?;
         if fact == NO_DIGEST {
@@ -236,6 +237,42 @@ fn file_facts(inspection: &Inspection) -> Facts {
     ]
 }
 
+/// Returns who signed the plugin. Why a signature was not accepted is the problem of the plugin.
+fn signature_facts(signature: &SignatureStatus) -> Facts {
+    let by = match signature {
+        SignatureStatus::Valid(by) => by,
+        SignatureStatus::Unsigned => return vec![("signature", "none".to_owned())],
+        _ => return Vec::new(),
+    };
+    let files = format!("all {} files are the signed ones", by.files);
+    let mut facts = vec![
+        ("signed by", format!("{} (key {})", by.key, by.key_id)),
+        ("signature", files),
+        ("comment", by.trusted_comment.clone()),
+    ];
+    if let Some(time) = signed_at(by) {
+        facts.insert(1, ("signed at", time));
+    }
+    facts
+}
+
+/// Returns the time that the signer states, in UTC.
+fn signed_at(by: &SignedBy) -> Option<String> {
+    let time = jiff::Timestamp::try_from(by.signed_at?).ok()?;
+    Some(time.to_string())
+}
+
+pub(crate) fn signature_json(signature: &SignatureStatus) -> Value {
+    match signature {
+        SignatureStatus::Valid(by) => json!({
+            "state": "valid", "key": by.key, "key_id": by.key_id, "files": by.files,
+            "trusted_comment": by.trusted_comment, "signed_at": signed_at(by),
+        }),
+        SignatureStatus::Unsigned => json!({ "state": "unsigned" }),
+        _ => json!({ "state": "not_checked" }),
+    }
+}
+
 fn as_json(inspection: &Inspection, options: &Options) -> Value {
     let surveyed = &inspection.surveyed;
     let manifest = surveyed.manifest.as_ref();
@@ -272,6 +309,7 @@ fn as_json(inspection: &Inspection, options: &Options) -> Value {
         "sandbox": inspection.confinement.as_ref().map(rules_json),
         "contracts": inspection.contracts.iter().map(contract_json).collect::<Vec<_>>(),
         "program": file.as_ref().filter(|_| is_process(inspection)),
+        "signature": signature_json(&surveyed.signature),
         "state": if surveyed.problem.is_none() { "ready" } else { "refused" },
         "problem": surveyed.problem.as_ref().map(error_json),
     })

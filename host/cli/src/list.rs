@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::args::Options;
 use crate::config::accepts_unverified;
 use crate::failure::{Failure, error_json, own_json, short};
+use crate::inspect::signature_json;
 use crate::output::{Out, Row, print_hint, print_message};
 use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, quoted};
 use crate::{Status, survey_report};
@@ -116,6 +117,7 @@ fn as_json(one: &SurveyedPlugin, problem: Option<&Problem>) -> Value {
         "kind": manifest.map(|manifest| manifest.kind().as_str()),
         "description": manifest.and_then(|manifest| manifest.description()),
         "folder": one.folder.display().to_string(),
+        "signature": signature_json(&one.signature),
         "has_digest": manifest.is_some_and(|manifest| manifest.sha256().is_some()),
         "api": one.built.as_ref().map(|built| built.api.to_string()),
         "state": state(one, problem),

@@ -23,6 +23,7 @@ mod plugin_dirs;
 mod request_stream;
 mod run;
 mod seal;
+mod sign;
 mod signals;
 mod start;
 mod survey_report;
@@ -75,6 +76,7 @@ fn run(args: &Args, out: &mut Out) -> Result<Status, Failure> {
         Verb::Contract(args) => contract::contract(args, options, out),
         Verb::Check(args) => check::check(args, options, out),
         Verb::Seal(args) => seal::seal(args, options, out),
+        Verb::Sign(args) => sign::sign(args, options, out),
         Verb::Call(args) => call::call(args, options, out),
         Verb::Pipe(args) => pipe::pipe(args, options, out),
         Verb::Run(args) => run::run(args, options, out),

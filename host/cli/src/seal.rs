@@ -1,12 +1,13 @@
 //! `hotbay seal`: writes the digest and length of a library or program into its manifest,
 //! atomically. Refuses files that are not plugins.
 
+use std::fs::Permissions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use hotbay::manifest::{Digest, Kind};
-use hotbay::{Error, ErrorKind, LoadStep, Manifest};
+use hotbay::{Error, ErrorKind, LoadStep, Manifest, SignaturePolicy};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -21,12 +22,7 @@ pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Stat
     let mut sealed = Vec::new();
     let mut failed = Vec::new();
     for path in &args.folders {
-        let is_manifest = path.file_name().is_some_and(|name| name == "plugin.json");
-        let folder = match path.parent() {
-            Some(parent) if is_manifest && parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) if is_manifest => parent,
-            _ => path,
-        };
+        let folder = folder_of(path);
         match seal_folder(folder, options) {
             Ok(document) if options.json => sealed.push(document),
             Ok(document) => {
@@ -52,9 +48,21 @@ pub(crate) fn seal(args: &Seal, options: &Options, out: &mut Out) -> Result<Stat
     Ok(status)
 }
 
+/// Returns the folder of a plugin, which may be given as its manifest.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    let is_manifest = path.file_name().is_some_and(|name| name == "plugin.json");
+    match path.parent() {
+        Some(parent) if is_manifest && parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) if is_manifest => parent,
+        _ => path,
+    }
+}
+
 /// Seals the plugin in a folder; returns the document that `--json` prints.
 pub(crate) fn seal_folder(folder: &Path, options: &Options) -> Result<Value, Failure> {
-    let inspection = hotbay::inspect::plugin(&builder(options, &[]).allow_unverified(true), folder);
+    // A signature that exists is not the one of the manifest that this writes.
+    let builder = builder(options, &[]).allow_unverified(true).signatures(SignaturePolicy::Off);
+    let inspection = hotbay::inspect::plugin(&builder, folder);
     let not_sealed = |reason: &str| {
         let message = format!("`{}` was not sealed", folder.display());
         Failure::new("unsupported", message).because(reason)
@@ -136,16 +144,47 @@ fn write(folder: &Path, sha256: &Digest, length: u64) -> Result<(), Failure> {
     if after == before {
         return Ok(());
     }
-    let replace = || -> io::Result<()> {
-        let parent = target.parent().unwrap_or(folder);
-        let mut file = tempfile::Builder::new().prefix(".sealing-").tempfile_in(parent)?;
-        file.write_all(after.as_bytes())?;
-        file.as_file().set_permissions(target.metadata()?.permissions())?;
-        file.as_file().sync_all()?;
-        file.persist(&target)?;
-        Ok(())
-    };
-    replace().map_err(failed)
+    let is_removed = hotbay_build::plugins::remove_signature(folder).map_err(|error| {
+        Failure::new("io", format!("cannot seal `{}`", path.display()))
+            .because(format!("{error:#}"))
+    })?;
+    if is_removed {
+        print_message(&format!(
+            "note: the signature of `{}` was removed, since its manifest changed; run `hotbay sign` \
+             again",
+            folder.display()
+        ));
+    }
+    let permissions = target.metadata().map_err(failed)?.permissions();
+    write_atomically(&target, after.as_bytes(), Some(permissions)).map_err(failed)
+}
+
+/// Replaces a file atomically, or creates it so that only this user can write to it.
+pub(crate) fn write_atomically(
+    path: &Path,
+    bytes: &[u8],
+    permissions: Option<Permissions>,
+) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".sealing-").tempfile_in(parent)?;
+    file.write_all(bytes)?;
+    if let Some(permissions) = permissions.or_else(readable_by_all) {
+        file.as_file().set_permissions(permissions)?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn readable_by_all() -> Option<Permissions> {
+    use std::os::unix::fs::PermissionsExt as _;
+    Some(Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn readable_by_all() -> Option<Permissions> {
+    None
 }
 
 /// A program as found on disk.

@@ -59,6 +59,12 @@ pub(crate) enum HostShape {
     /// Lists of plugins by the name of a contract.
     Providers,
     ObjectsByPlugin(&'static [Field]),
+    /// Objects by names of the same form.
+    Keys(&'static [Field]),
+    /// Names of plugins, or beginnings of names and `*`.
+    NamePatterns(&'static str),
+    /// A date such as `2027-01-31`.
+    Date,
 }
 
 /// Whether a field is required, and its default.

@@ -34,7 +34,9 @@ mod schema_error;
 mod setters;
 #[cfg(test)]
 mod shape_tests;
+mod signed_files;
 mod tree;
+mod trusted_key;
 mod types;
 #[cfg(test)]
 mod value_tests;
@@ -54,7 +56,8 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::{ApiMismatch, ManifestError, StampMismatch, Unstartable};
 #[cfg(feature = "host-file")]
 pub use host_file::{
-    Environment, HostFile, HostLimit, HostSettings, Origin, PluginSettings, Setting,
+    Environment, HostFile, HostLimit, HostSettings, KeySettings, Keys, Origin, PluginSettings,
+    Setting,
 };
 pub use name::{InvalidName, PluginName, nearest};
 #[cfg(not(feature = "schema"))]
@@ -64,7 +67,12 @@ use render::seal;
 pub use sandbox::{NetRule, PLACEHOLDERS, Sandbox, SandboxLimits};
 use schema::json_schema;
 pub use schema_error::{Exceeded, SchemaError, Violation};
+pub use signed_files::{
+    InvalidSignedFiles, MAX_FOLDER_DEPTH, MAX_FOLDER_ENTRIES, MAX_SIGNED_FILES_BYTES, SIGNATURE,
+    SIGNED_FILES, SignaturePolicy, SignedFile, SignedFiles,
+};
 pub use tree::{MAX_MANIFEST_BYTES, position_of};
+pub use trusted_key::{Day, KeyTrust};
 pub use types::Types;
 pub use words::{Handover, Kind, Preset, SandboxRule, SocketType, Unload};
 

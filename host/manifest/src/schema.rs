@@ -117,7 +117,9 @@ fn host_shape(shape: &HostShape) -> Value {
                 "items": { "type": "string", "pattern": NAME_PATTERN },
             },
         }),
-        HostShape::ObjectsByPlugin(table) => json!({
+        HostShape::NamePatterns(pattern) => self::shape(&Shape::Patterns(pattern)).into(),
+        HostShape::Date => json!({ "type": "string", "format": "date" }),
+        HostShape::ObjectsByPlugin(table) | HostShape::Keys(table) => json!({
             "type": "object",
             "propertyNames": { "pattern": NAME_PATTERN },
             "additionalProperties": object(table),

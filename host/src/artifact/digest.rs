@@ -29,6 +29,8 @@ pub(crate) struct Artifact {
     metadata: Metadata,
     sha256: OnceLock<[u8; 32]>,
     content: Arc<OnceLock<[u8; 32]>>,
+    /// The digest of the file in a signed plugin.
+    signed: Option<[u8; 32]>,
     dependencies: Dependencies,
 }
 
@@ -64,6 +66,7 @@ impl Artifact {
             metadata: after,
             sha256: OnceLock::new(),
             content: Arc::default(),
+            signed: None,
             dependencies: Dependencies::default(),
         })
     }
@@ -86,6 +89,11 @@ impl Artifact {
     /// Returns the SHA-256 of [`bytes`](Self::bytes); computed at the first call.
     pub(crate) fn sha256(&self) -> [u8; 32] {
         *self.sha256.get_or_init(|| Sha256::digest(self.bytes()).into())
+    }
+
+    /// Sets the digest that it has in a signed plugin.
+    pub(crate) fn with_signed(self, sha256: [u8; 32]) -> Self {
+        Self { signed: Some(sha256), ..self }
     }
 
     /// Adds the libraries that it links in its folder.
@@ -140,10 +148,21 @@ impl Artifact {
         }
     }
 
+    /// Compares it and its dependencies with what was signed, if the plugin is signed.
+    pub(crate) fn verify_signed(&self) -> Result<(), ArtifactError> {
+        match self.signed {
+            Some(expected) if expected != self.sha256() => {
+                let (path, found) = (self.path.clone(), self.sha256());
+                Err(ArtifactError::NotAsSigned { path, found, expected })
+            }
+            _ => self.dependencies.files.iter().try_for_each(|file| file.artifact.verify_signed()),
+        }
+    }
+
     /// Compares length and digest with those of the manifest; the length first, as it costs
     /// nothing.
     ///
-    /// A stated length or digest must match even if unverified artifacts are allowed.
+    /// The digest of a signed file, and a stated length or digest, must match even if unverified artifacts are allowed.
     pub(crate) fn verify(
         &self,
         sha256: Option<[u8; 32]>,
@@ -151,6 +170,7 @@ impl Artifact {
         allow_unverified: bool,
     ) -> Result<(), ArtifactError> {
         self.verify_length(length)?;
+        self.verify_signed()?;
         let path = || self.path.clone();
         match sha256 {
             Some(expected) if expected == self.sha256() => Ok(()),

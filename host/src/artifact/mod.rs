@@ -7,5 +7,6 @@ pub(crate) mod locate;
 pub(crate) mod private_folder;
 #[cfg(all(unix, feature = "process"))]
 pub(crate) mod program;
+pub(crate) mod signature;
 pub(crate) mod stage;
 pub(crate) mod trust;

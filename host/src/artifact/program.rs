@@ -1,13 +1,16 @@
 //! A private copy of a program, so that each start runs the accepted bytes, whatever happens to the
-//! file. The files beside it are linked, so that it finds them. Only their owner and mode are
-//! checked, since no digest covers them.
+//! file. The files beside it are linked, so that it finds them; only their owner and mode are checked,
+//! since no digest covers them. Those of a signed plugin are copied too, since its signature does.
 
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::{fs, io};
 
+use hotbay_manifest::{MAX_FOLDER_DEPTH, MAX_FOLDER_ENTRIES};
+
 use super::digest::Artifact;
+use super::signature::VerifiedList;
 use super::stage::{StagingArea, make_usable, write_executable};
 use super::trust;
 use super::trust::Trust;
@@ -28,6 +31,8 @@ pub(crate) struct StagedProgram {
     sha256: [u8; 32],
     length: u64,
     trust: Trust,
+    /// The files that were signed, if the plugin is.
+    signed: Option<Arc<VerifiedList>>,
 }
 
 /// The created files.
@@ -35,7 +40,8 @@ pub(crate) struct StagedProgram {
 struct ProgramCopy {
     folder: PathBuf,
     path: PathBuf,
-    links: Vec<PathBuf>,
+    /// The links to other files, or their copies.
+    beside: Vec<PathBuf>,
 }
 
 impl StagedProgram {
@@ -80,7 +86,8 @@ impl StagedProgram {
         };
         let area = self.area.upgrade().ok_or_else(lost)?;
         // The drop of the previous copy removes its rest.
-        *copy = ProgramCopy::make(&area, &artifact, &self.folder, &self.relative, &self.name_hint)?;
+        let (folder, relative, signed) = (&self.folder, &self.relative, self.signed.as_deref());
+        *copy = ProgramCopy::make(&area, &artifact, folder, relative, &self.name_hint, signed)?;
         tracing::warn!(
             "the private copy of `{}` was missing and has been restored; another program may be \
              removing files from the temporary folder",
@@ -102,29 +109,62 @@ impl ProgramCopy {
         folder: &Path,
         relative: &Path,
         name_hint: &str,
+        signed: Option<&VerifiedList>,
     ) -> Result<Self, ArtifactError> {
-        let error = |path: &Path, source| ArtifactError::Stage { path: path.to_owned(), source };
         let own = area.folder_for(name_hint)?;
-        let mut copy = Self { path: own.join(relative), folder: own.clone(), links: Vec::new() };
-        let (mut from, mut to) = (folder.to_owned(), own);
+        let mut copy = Self { path: own.join(relative), folder: own, beside: Vec::new() };
+        match signed {
+            Some(signed) => copy.copy_signed(folder, signed)?,
+            None => copy.link_all(folder, relative)?,
+        }
+        write_executable(&copy.path, artifact.bytes())
+            .map_err(|source| stage_error(&copy.path, source))?;
+        Ok(copy)
+    }
+
+    /// Copies the signed files of `from` except the program, and creates the folders of all.
+    fn copy_signed(&mut self, from: &Path, signed: &VerifiedList) -> Result<(), ArtifactError> {
+        for (relative, file) in signed.files() {
+            let (mut folder, mut parts) = (self.folder.clone(), relative.split('/').peekable());
+            while let Some(part) = parts.next() {
+                folder.push(part);
+                if parts.peek().is_some() && !folder.is_dir() {
+                    let created = fs::create_dir(&folder).and_then(|()| make_usable(&folder));
+                    created.map_err(|source| stage_error(&folder, source))?;
+                }
+            }
+            let to = folder;
+            if to == self.path {
+                continue;
+            }
+            let artifact = Artifact::read(&from.join(relative), file.length)?;
+            let artifact = artifact.with_signed(*file.sha256.as_bytes());
+            artifact.verify_signed()?;
+            write_executable(&to, artifact.bytes()).map_err(|source| stage_error(&to, source))?;
+            self.beside.push(to);
+        }
+        Ok(())
+    }
+
+    /// Links everything in `folder` except the program, and creates the folders that contain it.
+    fn link_all(&mut self, folder: &Path, relative: &Path) -> Result<(), ArtifactError> {
+        let (mut from, mut to) = (folder.to_owned(), self.folder.clone());
         let mut parts = relative.components().filter_map(|part| match part {
             Component::Normal(part) => Some(part),
             _ => None,
         });
         let mut part = parts.next();
         while let Some(name) = part {
-            let linked = link_beside(&from, &to, name, &mut copy.links);
-            linked.map_err(|source| error(&to, source))?;
+            let linked = link_beside(&from, &to, name, &mut self.beside);
+            linked.map_err(|source| stage_error(&to, source))?;
             part = parts.next();
             (from, to) = (from.join(name), to.join(name));
             if part.is_some() {
                 let created = fs::create_dir(&to).and_then(|()| make_usable(&to));
-                created.map_err(|source| error(&to, source))?;
+                created.map_err(|source| stage_error(&to, source))?;
             }
         }
-        write_executable(&copy.path, artifact.bytes())
-            .map_err(|source| error(&copy.path, source))?;
-        Ok(copy)
+        Ok(())
     }
 
     /// Returns whether all files exist. Other users may have reused the name of a removed folder.
@@ -132,7 +172,7 @@ impl ProgramCopy {
         let is_own = |path: &Path| trust::check(path, Trust::default()).is_ok();
         is_own(&self.folder)
             && is_own(&self.path)
-            && self.links.iter().all(|link| link.symlink_metadata().is_ok())
+            && self.beside.iter().all(|path| path.symlink_metadata().is_ok())
     }
 }
 
@@ -145,7 +185,8 @@ impl Drop for ProgramCopy {
 
 impl StagingArea {
     /// Copies the program `relative` of the plugin in `folder`, whose bytes are those of
-    /// `artifact`, and checks all other files in that folder, since they run with it.
+    /// `artifact`, and checks all other files in that folder, since they run with it. Copies those too
+    /// if they are signed.
     pub(crate) fn stage_program(
         self: &Arc<Self>,
         artifact: &Artifact,
@@ -153,12 +194,20 @@ impl StagingArea {
         relative: &Path,
         name_hint: &str,
         trust: Trust,
+        signed: Option<&Arc<VerifiedList>>,
     ) -> Result<StagedProgram, ArtifactError> {
         let canonical = folder.canonicalize();
         let folder =
             canonical.map_err(|source| ArtifactError::Stage { path: folder.to_owned(), source })?;
         check_beside(&folder, trust)?;
-        let copy = ProgramCopy::make(self, artifact, &folder, relative, name_hint)?;
+        let copy = ProgramCopy::make(
+            self,
+            artifact,
+            &folder,
+            relative,
+            name_hint,
+            signed.map(Arc::as_ref),
+        )?;
         Ok(StagedProgram {
             copy: Mutex::new(copy),
             area: Arc::downgrade(self),
@@ -169,8 +218,13 @@ impl StagingArea {
             sha256: artifact.sha256(),
             length: artifact.bytes().len() as u64,
             trust,
+            signed: signed.cloned(),
         })
     }
+}
+
+fn stage_error(path: &Path, source: io::Error) -> ArtifactError {
+    ArtifactError::Stage { path: path.to_owned(), source }
 }
 
 /// Links all entries of `from` except `except`, and adds the links to `links`.
@@ -191,11 +245,6 @@ fn link_beside(
     Ok(())
 }
 
-/// Maximum number of files, folders and links in a plugin's folder.
-const MAX_ENTRIES: usize = 100_000;
-/// Maximum depth of nested folders, including the plugin's.
-const MAX_DEPTH: usize = 64;
-
 /// Rejects files that users other than root and this one may change, and links that lead out of
 /// `folder`, which is a canonical path. Ignores sockets, pipes and devices.
 fn check_beside(folder: &Path, trust: Trust) -> Result<(), ArtifactError> {
@@ -209,12 +258,12 @@ fn check_beside(folder: &Path, trust: Trust) -> Result<(), ArtifactError> {
         for entry in fs::read_dir(&below).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             entries += 1;
-            if entries > MAX_ENTRIES || depth > MAX_DEPTH {
+            if entries > MAX_FOLDER_ENTRIES || depth > MAX_FOLDER_DEPTH {
                 let path = folder.to_owned();
                 return Err(ArtifactError::TooManyFiles {
                     path,
-                    max_entries: MAX_ENTRIES,
-                    max_depth: MAX_DEPTH,
+                    max_entries: MAX_FOLDER_ENTRIES,
+                    max_depth: MAX_FOLDER_DEPTH,
                 });
             }
             let path = entry.path();
@@ -289,6 +338,7 @@ mod tests {
                 Path::new("bin/tool"),
                 "tool",
                 Trust::default(),
+                None,
             )
             .expect("a copy");
         fs::write(at("bin/tool"), "second").expect("a file");
@@ -311,7 +361,7 @@ mod tests {
         let artifact = Artifact::read(&at("tool"), MAX_BYTES).expect("the program");
         let name = Path::new("tool");
         let staged = area
-            .stage_program(&artifact, plugin.path(), name, "tool", Trust::default())
+            .stage_program(&artifact, plugin.path(), name, "tool", Trust::default(), None)
             .expect("a copy");
         let first = staged.path();
         staged.ensure_intact().expect("nothing to do");
@@ -400,7 +450,7 @@ mod tests {
     fn nested_folders_are_followed_to_a_limit() {
         let (_temporary, folder) = folder();
         let mut below = folder.clone();
-        for _ in 0..=MAX_DEPTH {
+        for _ in 0..=MAX_FOLDER_DEPTH {
             below.push("d");
             fs::create_dir(&below).unwrap();
             set_mode(&below, 0o755);

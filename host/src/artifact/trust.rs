@@ -3,8 +3,10 @@
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::artifact::ArtifactError;
+use crate::signatures::SignatureRules;
 
 /// The rule that decides which files are accepted.
 #[derive(Clone, Debug)]
@@ -12,6 +14,7 @@ pub(crate) struct Rules {
     pub(crate) allow_unverified: bool,
     pub(crate) allow_writable_by_others: bool,
     pub(crate) max_library_bytes: u64,
+    pub(crate) signatures: Arc<SignatureRules>,
 }
 
 impl Rules {

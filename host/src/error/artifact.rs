@@ -46,6 +46,10 @@ pub(crate) enum ArtifactError {
     Digest { path: PathBuf, found: [u8; 32], expected: [u8; 32] },
     /// Its manifest states no digest.
     Unverified { path: PathBuf },
+    /// The plugin is signed, and its content is not the one that was signed.
+    NotAsSigned { path: PathBuf, found: [u8; 32], expected: [u8; 32] },
+    /// The plugin is signed, but not this file.
+    NotSigned { path: PathBuf },
     /// The private copy could not be written or removed.
     Stage { path: PathBuf, source: io::Error },
 }
@@ -97,6 +101,10 @@ impl ArtifactError {
             Self::Unverified { .. } => {
                 "run `hotbay build` or `hotbay seal DIR` to add it, or load the plugin without it \
                  with `.allow_unverified(true)` / `--allow-unverified`"
+                    .to_owned()
+            }
+            Self::NotAsSigned { .. } | Self::NotSigned { .. } => {
+                "install the plugin again, or sign it again with `hotbay sign DIR --key FILE`"
                     .to_owned()
             }
             Self::Stage { source, .. } => return stage_hint(source),
@@ -223,6 +231,16 @@ impl fmt::Display for ArtifactError {
             ),
             Self::Unverified { path } => {
                 write!(f, "the manifest of `{}` contains no `sha256`", path.display())
+            }
+            Self::NotAsSigned { path, found, expected } => write!(
+                f,
+                "`{}` has SHA-256 {}, but the signed one has {}",
+                path.display(),
+                Hex(found),
+                Hex(expected)
+            ),
+            Self::NotSigned { path } => {
+                write!(f, "`{}` is not one of the signed files", path.display())
             }
             Self::Stage { path, .. } => {
                 write!(f, "cannot write a private copy to `{}`", path.display())

@@ -8,6 +8,7 @@ mod call_error;
 mod process;
 #[cfg(test)]
 mod reference;
+pub(crate) mod signature;
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -23,6 +24,7 @@ use crate::id::{GenerationId, PluginName};
 use artifact::ArtifactError;
 use boundary::{BoundaryError, ProbeError};
 pub(crate) use call_error::is_not_served;
+use signature::SignatureError;
 
 /// The result of most operations of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -194,6 +196,8 @@ impl fmt::Display for ErrorKind {
 pub enum LoadStep {
     /// Reads the folder and its manifest.
     Manifest,
+    /// Verifies the signature of the folder.
+    Signature,
     /// Finds the plugins that this one requires.
     Requires,
     /// Finds, reads and copies the library or program.
@@ -236,6 +240,7 @@ impl fmt::Display for LoadStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Manifest => "manifest",
+            Self::Signature => "signature",
             Self::Requires => "requires",
             Self::Stage => "stage",
             Self::Digest => "digest",
@@ -579,6 +584,7 @@ fn hint_of(error: &(dyn StdError + Send + Sync + 'static)) -> Option<String> {
     }
     first_of!(
         ArtifactError,
+        SignatureError,
         BoundaryError,
         ProbeError,
         ManifestError,

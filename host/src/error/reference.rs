@@ -108,6 +108,7 @@ table! { KINDS: ErrorKind;
 
 table! { STEPS: LoadStep;
     Manifest: "`plugin.json` and its folder", "Its JSON, its fields, owner and mode.";
+    Signature: "the signature of the folder", "`hotbay inspect`: who signed it, and which file differs. [Security model](security.md#signatures) has the rules.";
     Requires: "the required plugins", "`requires`, and whether those plugins are loaded.";
     Stage: "the library or program, and its copy", "The file that the manifest names, its owner and mode, space in the folder for temporary files.";
     Digest: "length and SHA-256", "Whether the file changed after `hotbay build` or `hotbay seal`.";

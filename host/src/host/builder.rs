@@ -98,6 +98,7 @@ impl HostBuilder {
             allow_unverified: false,
             allow_writable_by_others: false,
             max_library_bytes: limits.max_library_bytes,
+            signatures: Arc::default(),
         };
         Self {
             dirs: Vec::new(),
@@ -133,24 +134,6 @@ impl HostBuilder {
     /// working directory by [`build`](Self::build).
     pub fn plugin_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dirs.push(dir.into());
-        self
-    }
-
-    /// Accepts libraries whose manifests state no digest. A damaged library can end the process at
-    /// load; only a digest, or a process plugin, protects from that.
-    pub fn allow_unverified(mut self, allow: bool) -> Self {
-        self.rules.allow_unverified = allow;
-        self
-    }
-
-    /// Accepts folders and files that other users own or may write to.
-    ///
-    /// By default these are refused: such a manifest, library, program or plugin folder; such a
-    /// folder anywhere above it (a sticky one, such as `/tmp`, is accepted); and for a program,
-    /// any such file in its folder at every depth, and any link that leads out of the folder. A
-    /// program's folder is checked again at each start.
-    pub fn allow_writable_by_others(mut self, allow: bool) -> Self {
-        self.rules.allow_writable_by_others = allow;
         self
     }
 
@@ -196,6 +179,13 @@ impl HostBuilder {
         }
         if let Some(allow) = settings.allow_writable_by_others {
             self.rules.allow_writable_by_others = allow;
+        }
+        if let Some(policy) = settings.signatures {
+            self = self.signatures(policy);
+        }
+        match file.trusted_keys() {
+            Ok(keys) => self = keys.into_iter().fold(self, Self::trusted_key),
+            Err(error) => _ = self.invalid.get_or_insert(error),
         }
         self.is_watched = settings.watch.unwrap_or(self.is_watched);
         self.poll_interval = settings.poll_interval.or(self.poll_interval);
@@ -661,6 +651,7 @@ impl HostBuilder {
         if let Some(invalid) = self.invalid {
             return Err(invalid);
         }
+        self.rules.signatures.check()?;
         let contracts = ContractRegistry::default();
         for description in self.contracts {
             let contract = contracts.register(description);

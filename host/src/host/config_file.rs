@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use hotbay_manifest::{Environment, HostFile, HostLimit, HostSettings, MAX_MANIFEST_BYTES, Origin};
+use hotbay_manifest::{
+    Environment, HostFile, HostLimit, HostSettings, KeySettings, MAX_MANIFEST_BYTES, Origin,
+};
 use serde_json::Value;
 
 use crate::artifact::digest::Artifact;
@@ -14,6 +16,7 @@ use crate::config::{ConfinementPolicy, HostLimits, Quarantine};
 use crate::error::{Error, ErrorKind};
 use crate::id::PluginName;
 use crate::loader::{Grants, OnePlugin, PluginSettings};
+use crate::signatures::TrustedKey;
 
 /// The configuration of a host: a `hotbay.toml` with the files that it includes.
 ///
@@ -187,6 +190,22 @@ impl ConfigFile {
 
     pub(super) fn settings(&self) -> &HostSettings {
         &self.settings
+    }
+
+    /// Returns the keys that the file trusts.
+    pub(super) fn trusted_keys(&self) -> Result<Vec<TrustedKey>, Error> {
+        let key = |(name, settings): (&String, &KeySettings)| {
+            if settings.public_key.is_empty() {
+                let message = format!("`keys.{name}` has no `public_key`");
+                return Err(Error::new(ErrorKind::Config, message));
+            }
+            let mut key = TrustedKey::new(name, &settings.public_key)?;
+            if let Some(plugins) = &settings.plugins {
+                key = key.plugins(plugins)?;
+            }
+            settings.expires.iter().try_fold(key, |key, date| key.expires(date))
+        };
+        self.settings.keys.iter().map(key).collect()
     }
 
     /// Sets the limits that the file has.

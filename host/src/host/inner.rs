@@ -16,6 +16,7 @@ use super::factories::Factories;
 use super::parallel::each;
 use super::registry::{Loadable, Registry, UnloadScope, shutting_down};
 use super::reload_request::ReloadRequest;
+use crate::artifact::signature::Extent;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::{EventBusOwner, HostEvent};
 use crate::generation::unload::{Outcome, unload};
@@ -127,6 +128,8 @@ impl Inner {
         let _running = self.background.start();
         let candidate = &candidate.clone().with_settings(&self.context.settings.load())?;
         let reservation = self.registry.reserve(candidate)?;
+        let rules = &self.context.rules;
+        let candidate = &candidate.clone().verify_signature(rules, Extent::Contents)?;
         self.check_retained(candidate)?;
         let layers = self.layers.of(&candidate.manifest)?;
         let loaded = crate::loader::load(&self.context, candidate, source, state)?;

@@ -1,6 +1,7 @@
 //! The host: owns and connects the parts.
 
 mod builder;
+mod builder_trust;
 #[cfg(feature = "config-file")]
 mod config_changes;
 #[cfg(feature = "config-file")]

@@ -517,6 +517,7 @@ fn snapshot(
         pid: slot.pid(),
         notes: build.notes.clone(),
         confinement: build.confinement.clone(),
+        signature: build.signature.status(),
         stats: stats(slot, epoch),
     }
 }

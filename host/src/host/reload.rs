@@ -7,6 +7,8 @@ use std::sync::Arc;
 use super::inner::Inner;
 use super::reload_request::{ReloadRequest, Reloaded};
 use crate::artifact::digest::Artifact;
+use crate::artifact::signature::Extent;
+use crate::error::signature::SignatureError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::generation::Generation;
@@ -167,6 +169,9 @@ impl Inner {
             let message = format!("its folder now contains the plugin `{}`", next.manifest.name());
             return Err(next.failed(LoadStep::Manifest, ErrorKind::Manifest).caused_by(message));
         }
+        let next = next.verify_signature(rules, Extent::Contents);
+        content.set_signature(&next);
+        let next = next?;
         let reloading = self.registry.begin_reload(&next, &there.slot)?;
         let library = read_artifact(&next, rules).map(|library| library.map(Arc::new));
         let sha256 = match library.as_ref().ok().and_then(Option::as_ref) {
@@ -186,7 +191,7 @@ impl Inner {
         // The permissions may differ, which the manifest does not show.
         let is_new =
             ends_quarantine || !settings.is_same_for(&next.manifest, &there.build.settings);
-        match plan(&there.build, &next.manifest, sha256, &reloading.dependents) {
+        match plan(&there.build, &next.manifest, sha256, &next.signature, &reloading.dependents) {
             // Schema files are part of the build too.
             Plan::Unchanged if !is_new && there.build.schemas == schema_digests(&next, rules) => {
                 return Ok(Reloaded::Unchanged);
@@ -194,6 +199,10 @@ impl Inner {
             Plan::Refuse(message) => {
                 let failed = next.failed(LoadStep::Requires, ErrorKind::Requires);
                 return Err(failed.caused_by(message));
+            }
+            Plan::SignatureLost { key } => {
+                let failed = next.failed(LoadStep::Signature, ErrorKind::Integrity);
+                return Err(failed.caused_by(SignatureError::Lost { key }));
             }
             Plan::Unchanged | Plan::Swap => {}
         }

@@ -14,11 +14,13 @@ use serde_json::Value;
 
 use super::settings::PluginSettings;
 use crate::artifact::digest::Artifact;
+use crate::artifact::signature::{Extent, Signature, SignedPlugin, relative};
 use crate::artifact::trust::Rules;
 use crate::artifact::{discover, locate, trust};
 use crate::error::artifact::ArtifactError;
-use crate::error::{Error, ErrorKind, LoadStep};
-use crate::id::GenerationId;
+use crate::error::{Error, ErrorKind, LoadStep, bug};
+use crate::id::{GenerationId, PluginName};
+use crate::signatures::SignaturePolicy;
 
 /// A plugin that may be loaded, according to its manifest.
 #[derive(Clone, Debug)]
@@ -28,6 +30,10 @@ pub(crate) struct Candidate {
     pub(crate) folder: Option<PathBuf>,
     /// The text of the manifest.
     pub(super) text: String,
+    /// The name in the text; an instance has another one.
+    stated_name: PluginName,
+    /// What is known about the signature of the folder.
+    pub(crate) signature: Signature,
     /// The generation that keeps serving if this load fails.
     pub(crate) serving: Option<GenerationId>,
     /// The permissions that it has: those that the settings grant, until the application decides.
@@ -65,12 +71,45 @@ impl Candidate {
             refused(folder, ErrorKind::Manifest)
                 .caused_by(Error::new(ErrorKind::Manifest, message).caused_by(error))
         })?;
-        let manifest = Manifest::parse(&text, &shown)
-            .and_then(|manifest| options.apply(manifest))
-            .map_err(|error| refused(folder, ErrorKind::Manifest).caused_by(error))?;
+        let invalid = |error: ManifestError| refused(folder, ErrorKind::Manifest).caused_by(error);
+        let manifest = Manifest::parse(&text, &shown).map_err(invalid)?;
+        let stated_name = manifest.name().clone();
+        let manifest = options.apply(manifest).map_err(invalid)?;
         let (folder, options) = (Some(folder.to_owned()), Arc::clone(options));
         let is_config_replaced = options.replaces_config();
-        Ok(Self { folder, text, options, is_config_replaced, ..Self::compiled_in(manifest) })
+        let this = Self::compiled_in(manifest);
+        Ok(Self { folder, text, stated_name, options, is_config_replaced, ..this })
+    }
+
+    /// Verifies the signature of the folder, as the rules require. What the host reads itself is
+    /// compared with the signature later, when its bytes are known.
+    pub(crate) fn verify_signature(mut self, rules: &Rules, extent: Extent) -> Result<Self, Error> {
+        let Some(folder) = &self.folder else { return Ok(self) };
+        let (manifest, kind) = (&self.manifest, ErrorKind::Integrity);
+        let library = manifest.library_stem().map(|stem| locate::library_file_name(&stem));
+        let program = || manifest.command().first().and_then(|program| relative(program.as_ref()));
+        let main = library.or_else(program);
+        let plugin = SignedPlugin {
+            name: &self.stated_name,
+            version: manifest.version(),
+            manifest: self.text.as_bytes(),
+            main: main.as_deref(),
+        };
+        let signature = Signature::verify(folder, &plugin, rules, extent)
+            .map_err(|error| self.failed(LoadStep::Signature, kind).caused_by(error))?;
+        self.signature = signature;
+        Ok(self)
+    }
+
+    /// Fails if the rules require a check of the signature that was not made.
+    pub(super) fn ensure_signature_was_checked(&self, rules: &Rules) -> Result<(), Error> {
+        let is_off = rules.signatures.policy() == SignaturePolicy::Off;
+        match self.signature {
+            Signature::NotChecked if self.folder.is_some() && !is_off => {
+                Err(bug!("the signature of `{}` was not checked", self.manifest.name()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Applies what the configuration sets for the plugin, except where the application's options
@@ -117,6 +156,8 @@ impl Candidate {
         let is_config_replaced = false;
         let settings = Arc::default();
         Self {
+            stated_name: manifest.name().clone(),
+            signature: Signature::default(),
             manifest,
             folder: None,
             text,

@@ -17,6 +17,7 @@ use super::schemas::Schemas;
 use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
 use crate::artifact::private_folder::sweep;
+use crate::artifact::signature::Extent;
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::call::Request;
@@ -38,6 +39,7 @@ pub(crate) fn check_program(
     options: &ConformanceRun<'_>,
 ) -> Result<Conformance, Error> {
     let candidate = Candidate::read(folder, options.rules)?;
+    let candidate = candidate.verify_signature(options.rules, Extent::Contents)?;
     let artifact = match candidate.kind() {
         Kind::Process => read_artifact(&candidate, options.rules)?,
         Kind::Library => None,

@@ -210,6 +210,7 @@ impl Search<'_> {
         trust::check_chain(&self.root, folder, trust).map_err(failed)?;
         let artifact = Artifact::read(&path, max_bytes).map_err(failed)?;
         artifact.check_trust(trust).map_err(failed)?;
+        let artifact = self.candidate.signature.expect(artifact).map_err(failed)?;
         let relative = relative.to_owned();
         self.found.files.push(Dependency { relative, artifact, links: Vec::new() });
         Ok(self.found.files.len())

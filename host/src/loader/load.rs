@@ -24,6 +24,7 @@ use super::start::{
 };
 use super::survey::{self, read_artifact};
 use crate::artifact::digest::Artifact;
+use crate::artifact::signature::Signature;
 use crate::boundary::{Contracts, Image, Instance, Root};
 use crate::call::Failure;
 use crate::contracts::Offer;
@@ -55,6 +56,8 @@ pub(crate) struct Build {
     pub(crate) settings: Arc<PluginSettings>,
     /// The contracts that it declares besides its manifest.
     pub(crate) offers: Vec<Offer>,
+    /// The signature of its folder.
+    pub(crate) signature: Signature,
     /// Requests that the host did not fulfill, as text.
     pub(crate) notes: Vec<String>,
     /// What is enforced of its sandbox; `None` if it has none.
@@ -110,6 +113,7 @@ impl NewGeneration {
             source => source,
         };
         let kind = source.kind().unwrap_or(candidate.kind());
+        candidate.ensure_signature_was_checked(&context.rules)?;
         let (limits, mut notes) =
             effective_limits(candidate.manifest.limits(), kind, &context.limits);
         let mut candidate = candidate.clone();
@@ -189,6 +193,7 @@ impl NewGeneration {
             schemas: schema_digests,
             settings,
             offers,
+            signature: candidate.signature.clone(),
             notes,
             confinement,
         };

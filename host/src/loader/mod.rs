@@ -46,5 +46,7 @@ pub(crate) use settings::{CurrentSettings, PluginSettings};
 #[cfg(feature = "config-file")]
 pub(crate) use settings::{Grants, OnePlugin};
 pub use survey::{Built, Inspection, SurveyedPlugin};
-pub(crate) use survey::{abi_report, contracts, inspect, read_artifact, survey as survey_one};
+pub(crate) use survey::{
+    abi_report, contracts, files_to_sign, inspect, read_artifact, survey as survey_one,
+};
 pub(crate) use swap::{Swapped, swap};

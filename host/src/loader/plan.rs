@@ -11,6 +11,7 @@ use super::load::Build;
 use super::schemas::schema_digests;
 use super::survey::read_artifact;
 use crate::artifact::digest::Artifact;
+use crate::artifact::signature::{Extent, Signature};
 use crate::artifact::trust::Rules;
 use crate::error::Error;
 use crate::id::PluginName;
@@ -32,16 +33,25 @@ pub(crate) enum Plan {
     Swap,
     /// Keep the current build, because other plugins need it.
     Refuse(String),
+    /// Keep the current build, because this key signed it and none the next one.
+    SignatureLost { key: String },
 }
 
-/// Compares the current build with the next one. `sha256` is the digest of the next library.
+/// Compares the current build with the next one. `sha256` is the digest of the next library, and
+/// `signature` that of its folder.
 pub(crate) fn plan(
     current: &Build,
     next: &Manifest,
     sha256: Option<[u8; 32]>,
+    signature: &Signature,
     dependents: &[Dependent],
 ) -> Plan {
-    let same = sha256.is_some() && current.sha256 == sha256;
+    if let (Signature::Valid(list), Signature::Missing) = (&current.signature, signature) {
+        return Plan::SignatureLost { key: list.key().to_owned() };
+    }
+    let same = sha256.is_some()
+        && current.sha256 == sha256
+        && current.signature.sha256() == signature.sha256();
     // The digest of the library is compared separately.
     if same && current.manifest.without_seal() == next.without_seal() {
         return Plan::Unchanged;
@@ -66,6 +76,7 @@ pub(crate) struct Content {
     manifest: String,
     schemas: Vec<Option<[u8; 32]>>,
     library: Option<Result<[u8; 32], String>>,
+    signature: Option<Result<[u8; 32], String>>,
 }
 
 impl Content {
@@ -74,6 +85,8 @@ impl Content {
         let mut content = Self::default();
         let candidate = Candidate::read(folder, rules);
         content.set_manifest(&candidate, rules);
+        let candidate = candidate.and_then(|it| it.verify_signature(rules, Extent::Contents));
+        content.set_signature(&candidate);
         if let Ok(candidate) = candidate {
             content.set_artifact(read_artifact(&candidate, rules).as_ref().map(Option::as_ref));
         }
@@ -87,6 +100,14 @@ impl Content {
         self.manifest = match read {
             Ok(candidate) => candidate.text.clone(),
             Err(error) => error.full_message(),
+        };
+    }
+
+    /// Records the signature of a candidate, or the error of its check.
+    pub(crate) fn set_signature(&mut self, verified: &Result<Candidate, Error>) {
+        self.signature = match verified {
+            Ok(candidate) => candidate.signature.sha256().map(Ok),
+            Err(error) => Some(Err(causes(error))),
         };
     }
 
@@ -123,6 +144,7 @@ mod tests {
             schemas: Vec::new(),
             settings: Arc::default(),
             offers: Vec::new(),
+            signature: Signature::default(),
             notes: Vec::new(),
             confinement: None,
         };
@@ -131,7 +153,10 @@ mod tests {
             required: VersionReq::parse(required).expect("a requirement"),
         };
         let dependents: Vec<_> = dependents.iter().map(dependent).collect();
-        assert_eq!(plan(&current, next, Some([digest; 32]), &dependents), expected);
+        assert_eq!(
+            plan(&current, next, Some([digest; 32]), &Signature::Missing, &dependents),
+            expected
+        );
     }
 
     #[test]

@@ -79,10 +79,18 @@ pub(super) fn stage_program(
     };
     check_executable(candidate, artifact.path())?;
     let name = manifest.name();
-    let staged =
-        staging.stage_program(artifact, folder, Path::new(program), name.as_str(), trust).map_err(
-            |error| candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error),
-        )?;
+    let staged = staging
+        .stage_program(
+            artifact,
+            folder,
+            Path::new(program),
+            name.as_str(),
+            trust,
+            candidate.signature.list(),
+        )
+        .map_err(|error| {
+            candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
+        })?;
     Ok(Program {
         name: name.clone(),
         copy: Arc::new(staged),

@@ -183,6 +183,11 @@ fn read_file(
     let artifact = Artifact::read(&file, MAX_MANIFEST_BYTES as u64)
         .map_err(|error| failed().caused_by(error))?;
     artifact.check_trust(rules.trust()).map_err(|error| failed().caused_by(error))?;
+    let artifact = candidate.signature.expect(artifact);
+    let artifact = artifact.and_then(|artifact| artifact.verify_signed().map(|()| artifact));
+    let artifact = artifact.map_err(|error| {
+        candidate.failed(LoadStep::Signature, ErrorKind::Integrity).caused_by(error)
+    })?;
     Ok((file, artifact))
 }
 

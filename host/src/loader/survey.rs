@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hotbay_manifest::{Digest, Kind, Manifest, Unload, check_api, check_stamp};
+use hotbay_manifest::{Digest, Kind, Manifest, SignedFiles, Unload, check_api, check_stamp};
 use hotbay_plugin::contract::ContractText;
 use hotbay_plugin::text::{Lines, escaped};
 use hotbay_sandbox::Confinement;
@@ -20,6 +20,7 @@ use super::schemas::Schemas;
 use super::settings::PluginSettings;
 use crate::artifact::digest::Artifact;
 use crate::artifact::locate;
+use crate::artifact::signature::{self, Extent};
 use crate::artifact::stage::StagingArea;
 use crate::artifact::trust::Rules;
 use crate::boundary::probe::{Probed, exports, needs_only_known, probe};
@@ -30,6 +31,7 @@ use crate::error::boundary::BoundaryError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::unload::{WaitForThreads, close};
 use crate::id::PluginName;
+use crate::signatures::SignatureStatus;
 
 /// The result of a survey of one folder with a manifest.
 #[derive(Debug)]
@@ -43,6 +45,9 @@ pub struct SurveyedPlugin {
     /// Whether the file has the digest that the manifest states; `None` if that was not checked, or
     /// the manifest states none.
     pub verified: Option<bool>,
+    /// The signature of the folder, whose files were compared by name and length only, unless
+    /// [`plugin`](crate::inspect::plugin) returned this.
+    pub signature: SignatureStatus,
     /// The name of an additional instance of the folder's plugin, which the configuration names.
     pub instance: Option<PluginName>,
     /// Whether the configuration disables it.
@@ -110,6 +115,7 @@ pub(crate) fn survey(
         manifest: None,
         built: None,
         verified: None,
+        signature: SignatureStatus::default(),
         instance: instance.cloned(),
         is_disabled: instance.is_some_and(|name| settings.is_disabled(name)),
         problem: None,
@@ -122,6 +128,15 @@ pub(crate) fn survey(
         }
     };
     surveyed.is_disabled = settings.is_disabled(candidate.manifest.name());
+    let candidate = match candidate.clone().verify_signature(rules, Extent::Names) {
+        Ok(candidate) => candidate,
+        Err(error) => {
+            surveyed.problem = Some(error);
+            surveyed.manifest = Some(candidate.manifest);
+            return surveyed;
+        }
+    };
+    surveyed.signature = candidate.signature.status();
     let library = match read_artifact(&candidate, rules) {
         Ok(library) => library,
         Err(error) => {
@@ -201,12 +216,25 @@ pub(crate) fn inspect(
             inspection.surveyed.problem.get_or_insert(error);
         }
     }
+    let surveyed = &mut inspection.surveyed;
+    let candidate = match candidate.clone().verify_signature(rules, Extent::Contents) {
+        Ok(candidate) => candidate,
+        Err(error) => {
+            surveyed.signature = SignatureStatus::NotChecked;
+            surveyed.problem.get_or_insert(error);
+            candidate
+        }
+    };
     let Ok(Some(artifact)) = read_artifact(&candidate, rules) else {
         return inspection;
     };
+    if let Err(error) = artifact.verify_signed() {
+        surveyed.signature = SignatureStatus::NotChecked;
+        let error = candidate.failed(LoadStep::Signature, ErrorKind::Integrity).caused_by(error);
+        surveyed.problem.get_or_insert(error);
+    }
     let digest = Digest::new(artifact.sha256());
     let manifest = &candidate.manifest;
-    let surveyed = &mut inspection.surveyed;
     surveyed.verified = manifest.sha256().map(|stated| *stated == digest);
     let stated = manifest.sha256().map(|digest| *digest.as_bytes());
     if let Err(error) = artifact.verify(stated, manifest.length(), rules.allow_unverified) {
@@ -236,6 +264,16 @@ pub(crate) fn contracts(library: &Path, rules: &Rules) -> Result<Vec<ContractTex
     Ok(probed.contracts)
 }
 
+/// Returns the list of the files in `folder`, to be signed.
+pub(crate) fn files_to_sign(folder: &Path, rules: &Rules) -> Result<SignedFiles, Error> {
+    let candidate = Candidate::read(folder, rules)?;
+    let manifest = &candidate.manifest;
+    signature::list_of(folder, manifest.name(), manifest.version(), rules.max_library_bytes)
+        .map_err(|error| {
+            candidate.failed(LoadStep::Signature, ErrorKind::Integrity).caused_by(error)
+        })
+}
+
 /// Reads a candidate's library or program; `None` if it has neither.
 pub(crate) fn read_artifact(
     candidate: &Candidate,
@@ -252,6 +290,7 @@ pub(crate) fn read_artifact(
     let path = path.map_err(failed)?;
     let artifact = Artifact::read(&path, rules.max_library_bytes).map_err(failed)?;
     artifact.check_trust(rules.trust()).map_err(failed)?;
+    let artifact = candidate.signature.expect(artifact).map_err(failed)?;
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
     if candidate.kind() == Kind::Library {
         let dependencies = super::dependencies::read(candidate, folder, &artifact, rules)?;
@@ -305,9 +344,13 @@ pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>,
     if candidate.kind() != Kind::Library {
         return Ok(None);
     }
+    let candidate = candidate.verify_signature(rules, Extent::Contents)?;
     let Some(artifact) = read_artifact(&candidate, rules)? else {
         return Ok(None);
     };
+    let not_signed =
+        |error| candidate.failed(LoadStep::Signature, ErrorKind::Integrity).caused_by(error);
+    artifact.verify_signed().map_err(not_signed)?;
     check_library(&candidate, &artifact, None)?;
     let failed = |step| candidate.failed(step, ErrorKind::StartFailed);
     let area = StagingArea::new(None, false);

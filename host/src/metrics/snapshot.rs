@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::latency::LatencySnapshot;
 use crate::id::{GenerationId, PluginName};
+use crate::signatures::SignatureStatus;
 
 /// The state of a loaded plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,6 +89,8 @@ pub struct PluginInfo {
     pub notes: Vec<String>,
     /// What is enforced of its sandbox; `None` if it is not confined.
     pub confinement: Option<Confinement>,
+    /// Who signed the files of the current build.
+    pub signature: SignatureStatus,
     /// Its counts.
     pub stats: PluginStats,
 }
@@ -107,6 +110,7 @@ impl PluginInfo {
             pid: None,
             notes: Vec::new(),
             confinement: None,
+            signature: SignatureStatus::default(),
             stats: PluginStats::default(),
         }
     }

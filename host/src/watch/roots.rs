@@ -6,7 +6,7 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use hotbay_manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest};
+use hotbay_manifest::{ConfigSchema, MAX_MANIFEST_BYTES, Manifest, SIGNATURE, SIGNED_FILES};
 
 use super::fs_watcher::FsWatcher;
 use crate::artifact::digest::Artifact;
@@ -112,7 +112,8 @@ const MAX_DEPTH: usize = 2;
 /// Maximum number of files and folders of a plugin in one signature.
 const MAX_ENTRIES: usize = 1024;
 
-/// The signature of a folder, its manifest, and the files that the manifest names.
+/// What the watch compares of a folder: its manifest, the files that the manifest names, and those of
+/// the plugin's signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Signature {
     folder: Option<Identity>,
@@ -229,7 +230,9 @@ fn files_of(folder: &Path) -> Option<(Vec<PathBuf>, bool)> {
         _ => None,
     });
     let program = manifest.command().first().cloned();
-    let names = library.into_iter().chain(schemas).chain(program);
+    // The signature is written last, so a change of it is one of the other files too.
+    let signature = [SIGNED_FILES, SIGNATURE].map(str::to_owned);
+    let names = library.into_iter().chain(schemas).chain(program).chain(signature);
     Some((names.map(|name| folder.join(name)).collect(), has_library))
 }
 

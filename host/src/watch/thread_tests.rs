@@ -37,8 +37,12 @@ fn watch_thread(
         fs::create_dir(root.path().join(name)).unwrap();
         fs::write(root.path().join(name).join(MANIFEST), "{").unwrap();
     }
-    let rules =
-        Rules { allow_unverified: true, allow_writable_by_others: true, max_library_bytes: 1 };
+    let rules = Rules {
+        allow_unverified: true,
+        allow_writable_by_others: true,
+        max_library_bytes: 1,
+        signatures: Default::default(),
+    };
     let dirs = vec![root.path().to_owned()];
     // So rare that no test finds anything by polling.
     let poll_interval = Some(Duration::from_secs(3600));
@@ -103,8 +107,12 @@ fn event_loss_makes_thread_scan_everything() {
 
 #[test]
 fn poll_interval_of_zero_does_not_spin() {
-    let rules =
-        Rules { allow_unverified: true, allow_writable_by_others: true, max_library_bytes: 1 };
+    let rules = Rules {
+        allow_unverified: true,
+        allow_writable_by_others: true,
+        max_library_bytes: 1,
+        signatures: Default::default(),
+    };
     let options = WatchOptions { dirs: Vec::new(), rules, poll_interval: Some(Duration::ZERO) };
     let (sender, _receiver) = sync_channel(1);
     let flags = Arc::new(Flags::default());

@@ -21,7 +21,9 @@ use super::root;
 use crate::command::{TERMINAL_VARIABLES, redactions};
 
 /// What differs between builds, besides what all snapshots of the command redact.
-const VARYING: [(&str, &str); 8] = [
+const VARYING: [(&str, &str); 10] = [
+    (r"RW[A-Za-z0-9+/]{54}", "[PUBLIC KEY]"),
+    (r"\b[0-9A-F]{16}\b", "[KEY ID]"),
     (r"/home/me\b", "[ROOT]"),
     (r"generation \d+", "generation [N]"),
     (r"\(was \d+\)", "(was [N])"),

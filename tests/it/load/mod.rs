@@ -17,3 +17,4 @@ mod order;
 mod private_copies;
 mod refusals;
 mod runtime_plugins;
+mod signatures;

@@ -8,6 +8,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use hotbay_manifest::{SIGNATURE, SIGNED_FILES};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
@@ -33,6 +34,8 @@ pub(super) struct Installed {
     pub(super) main: PathBuf,
     /// Whether any file differs from the previous installation.
     pub(super) is_new: bool,
+    /// Whether the previous installation was signed. Its signature was removed.
+    pub(super) lost_signature: bool,
 }
 
 /// Installs the plugin of the folder `source` into the folder `into`: its library or program
@@ -62,7 +65,10 @@ pub(super) fn install(
             .with_context(|| format!("cannot read `{schema}`, which the manifest names"))?;
         files.push(Prepared::new(into, schema, &bytes, 0o644)?);
     }
-    let beside = beside.iter().filter(|file| !manifest.schema_files.contains(&file.name));
+    let is_signature = |name: &str| [SIGNED_FILES, SIGNATURE].contains(&name);
+    let beside = beside
+        .iter()
+        .filter(|file| !manifest.schema_files.contains(&file.name) && !is_signature(&file.name));
     for File { name, bytes, mode } in beside.chain([main]) {
         if let Some(folder) = Path::new(name).parent().filter(|folder| *folder != Path::new("")) {
             prepare(&into.join(folder))?;
@@ -71,18 +77,42 @@ pub(super) fn install(
     }
     files.push(Prepared::new(into, "plugin.json", sealed.as_bytes(), 0o644)?);
     let installed: Vec<_> = files.iter().map(|file| file.name.clone()).collect();
+    let stale: Vec<_> = before.iter().filter(|name| !installed.contains(name)).collect();
+    let is_changed = !stale.is_empty() || files.iter().any(|file| file.written.is_some());
+    let lost_signature = is_changed && remove_signature(into)?;
     // Only renames from here on, so that a watching host sees one replacement.
     let mut is_new = false;
     for file in files {
         is_new |= file.put()? == Put::Replaced;
     }
 
-    for name in before.iter().filter(|name| !installed.contains(name)) {
+    for name in stale {
         let path = into.join(name);
         fs::remove_file(&path)
             .with_context(|| format!("cannot remove the stale file `{}`", path.display()))?;
     }
-    Ok(Installed { main: into.join(&main.name), is_new })
+    Ok(Installed { main: into.join(&main.name), is_new, lost_signature })
+}
+
+/// Removes the signature of a folder whose files change. Returns whether there was one.
+///
+/// # Errors
+///
+/// If a file cannot be removed.
+pub fn remove_signature(folder: &Path) -> anyhow::Result<bool> {
+    let mut is_removed = false;
+    for name in [SIGNATURE, SIGNED_FILES] {
+        let path = folder.join(name);
+        match fs::remove_file(&path) {
+            Ok(()) => is_removed = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let message = format!("cannot remove the stale signature `{}`", path.display());
+                return Err(error).context(message);
+            }
+        }
+    }
+    Ok(is_removed)
 }
 
 /// Returns the file name of a plugin's library or program.
@@ -274,6 +304,31 @@ mod tests {
         fs::remove_file(source.join(readme)).unwrap();
         install(&source, &manifest(""), &library("b", b"2"), &[], &into).unwrap();
         assert_eq!(names(&into), [&library("b", b"").name, "notes.txt", "plugin.json"]);
+    }
+
+    #[test]
+    fn changed_files_lose_their_signature() {
+        let (_root, source, into) = folders(&[("README.md", "# a")]);
+        let install = |bytes: &[u8], beside: &[File]| {
+            install(&source, &manifest(""), &library("a", bytes), beside, &into).unwrap()
+        };
+        assert!(!install(b"1", &[]).lost_signature);
+        let sign = || {
+            for name in [SIGNED_FILES, SIGNATURE] {
+                fs::write(into.join(name), "signed").unwrap();
+            }
+        };
+        sign();
+        assert!(!install(b"1", &[]).lost_signature && into.join(SIGNATURE).exists());
+        assert!(install(b"2", &[]).lost_signature);
+        let left = [SIGNED_FILES, SIGNATURE].map(|name| into.join(name).exists());
+        assert_eq!(left, [false, false]);
+        sign();
+        fs::remove_file(source.join("README.md")).unwrap();
+        assert!(install(b"2", &[]).lost_signature, "a stale file was removed");
+        let copied = File { name: SIGNATURE.to_owned(), bytes: b"x".to_vec(), mode: 0o644 };
+        install(b"3", &[copied]);
+        assert!(!into.join(SIGNATURE).exists(), "a signature beside the sources is not installed");
     }
 
     #[test]

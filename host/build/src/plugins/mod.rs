@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use crate::cargo::{Package, Workspace};
-use crate::print::{Hinted, line, print_error};
+use crate::print::{Hinted, line, message, print_error};
 use artifact::{Profile, Target};
 use changes::{MadeOf, Watched};
 use manifest::{Kind, Manifest};
 
+pub use install::remove_signature;
 pub use record::run_as_wrapper;
 
 /// The plugins to build, and the folder to install them in.
@@ -148,6 +149,13 @@ impl Build<'_> {
         };
         let into = self.out.join(&manifest.name);
         let installed = install::install(folder, &manifest, &main, &beside, &into)?;
+        if installed.lost_signature {
+            message(format!(
+                "note: {} was signed, and its signature was removed, since its files changed; run \
+                 `hotbay sign` again",
+                manifest.name
+            ));
+        }
         Ok(format!(
             "{} {} {}  {}  ({} KiB)",
             if installed.is_new { "built" } else { "unchanged" },

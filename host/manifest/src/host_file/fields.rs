@@ -1,6 +1,7 @@
 //! The table of the fields of `hotbay.toml`, like that of `plugin.json`: names, shapes and
 //! descriptions.
 
+use super::keys::{KEYS, SIGNATURES};
 use crate::fields::{Field, HostShape, LIMITS, Presence, Shape, field};
 use crate::sandbox::{self, SANDBOX};
 
@@ -49,6 +50,8 @@ pub(crate) const HOST_FILE: &[Field] = &[
         "Variables of the host's environment that processes get besides the usual ones.",
     ),
     optional("trust", Shape::Object(TRUST), "a table", "Which plugins are accepted."),
+    SIGNATURES,
+    KEYS,
     optional("reload", Shape::Object(RELOAD), "a table", "How changes on disk are followed."),
     optional(
         "limits",
@@ -307,7 +310,12 @@ pub(crate) const HOST_LIMITS: &[Field] = &[
     optional("max_input_bytes", ANY, BYTES, "Bytes of one input."),
     optional("max_output_bytes", ANY, BYTES, "Bytes of one output."),
     optional("max_stack_bytes", ANY, BYTES, "Stack size of each thread of a plugin."),
-    optional("max_library_bytes", ANY, BYTES, "Bytes of a library."),
+    optional(
+        "max_library_bytes",
+        ANY,
+        BYTES,
+        "Bytes of a library, and of all files of a signed plugin.",
+    ),
     optional(
         "max_retained_libraries",
         MANY,

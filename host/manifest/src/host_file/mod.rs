@@ -3,6 +3,7 @@
 
 mod fields;
 mod interpolate;
+mod keys;
 mod parse;
 #[cfg(test)]
 mod reference;
@@ -18,11 +19,13 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use fields::HOST_FILE;
+pub use keys::{KeySettings, Keys};
 use parse::{Include, parse, parse_duration};
 pub use setting::{Environment, Origin, Setting};
 
 use crate::error::{ManifestError, Problem};
 use crate::name::PluginName;
+use crate::signed_files::SignaturePolicy;
 use crate::{Limits, Sandbox};
 
 /// Maximum number of files that one file includes, directly or not.
@@ -53,6 +56,10 @@ pub struct HostSettings {
     pub allow_unverified: Option<bool>,
     /// Whether files that other users may write to are accepted.
     pub allow_writable_by_others: Option<bool>,
+    /// Whether plugins must be signed.
+    pub signatures: Option<SignaturePolicy>,
+    /// Keys whose signatures are trusted.
+    pub keys: Keys,
     /// Whether changes on disk are followed.
     pub watch: Option<bool>,
     /// Interval of the polls for changes.
@@ -223,6 +230,10 @@ impl HostSettings {
             ["environment"] => self.environment = texts(value).map(str::to_owned).collect(),
             ["trust", "allow_unverified"] => self.allow_unverified = flag,
             ["trust", "allow_writable_by_others"] => self.allow_writable_by_others = flag,
+            ["signatures"] => self.signatures = keys::policy(value),
+            ["keys", name, field] => {
+                self.keys.entry((*name).to_owned()).or_default().set(field, value);
+            }
             ["reload", "watch"] => self.watch = flag,
             ["reload", "poll_interval"] => self.poll_interval = parse_duration(text()),
             ["reload", "unload_removed"] => self.unload_removed = flag,

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 
 use super::fields::HOST_FILE;
 use super::interpolate::{Interpolated, Reference, interpolate};
+use super::keys::{date, name_pattern, public_key};
 use super::setting::{Environment, Origin, Setting};
 use super::tree::Document;
 use crate::error::{ManifestError, Problem};
@@ -115,14 +116,20 @@ impl<'r> Reader<'r> {
                 }
             }
             Shape::Host(HostShape::Providers) => self.providers(value, path, settings),
-            Shape::Host(HostShape::ObjectsByPlugin(table)) => {
+            Shape::Host(HostShape::ObjectsByPlugin(table) | HostShape::Keys(table)) => {
+                let (name, entries) = match value.field.shape {
+                    Shape::Host(HostShape::Keys(_)) => {
+                        ("a key's name", "a table with `public_key`")
+                    }
+                    _ => ("a plugin's name", "a table with the settings of the plugin"),
+                };
                 let Some(object) = self.mistakes.take(value.object()) else { return };
                 for property in &object.properties {
                     let key = property.name.as_str();
                     let at = key_at(property);
                     let path = [path, &[key.to_owned()]].concat();
-                    if let Err(error) = plugin_name(key) {
-                        let expected = error.unwrap_or_default();
+                    if rules::name(key).is_err() {
+                        let expected = form_of_name(name);
                         let problem =
                             Problem::Value { found: quoted(key), expected, nearest: None };
                         self.mistakes.record(self.source.mistake(at, &value.path, problem));
@@ -130,10 +137,9 @@ impl<'r> Reader<'r> {
                     }
                     let shown = join(&value.path, key);
                     let entry = FieldValue { value: &property.value, path: shown, ..*value };
-                    let expected = "a table with the settings of the plugin";
                     match &property.value {
                         Value::Object(object) => self.object(object, table, &path, settings),
-                        _ => self.mistakes.record(entry.error(Some(expected.to_owned()))),
+                        _ => self.mistakes.record(entry.error(Some(entries.to_owned()))),
                     }
                 }
             }
@@ -159,13 +165,14 @@ impl<'r> Reader<'r> {
                 Shape::Text => value.string()?.into(),
                 Shape::Texts => texts(value, |text| Ok(text.to_owned()))?,
                 Shape::Patterns(_) => texts(value, granted)?,
+                Shape::Words(words) => value
+                    .parse_string(|text| words.contains(&text).then(|| text.into()).ok_or(None))?,
+                Shape::Pattern(_) => value.parse_string(public_key)?.into(),
+                Shape::Host(HostShape::NamePatterns(_)) => texts(value, name_pattern)?,
+                Shape::Host(HostShape::Date) => value.parse_string(date)?,
                 Shape::Number { .. } => value.number()?.into(),
                 Shape::Entries(entries) => value.entries(*entries)?,
                 Shape::Share => value.share()?,
-                Shape::Words(words) => value.parse_string(|text| match words.contains(&text) {
-                    true => Ok(Json::from(text)),
-                    false => Err(None),
-                })?,
                 Shape::Host(HostShape::Flag) => match value.value {
                     Value::BooleanLit(flag) => flag.value.into(),
                     _ => return Err(value.error(None)),
@@ -338,11 +345,11 @@ fn element_of(expected: &str) -> Expected {
 }
 
 fn plugin_name(text: &str) -> Result<(), Expected> {
-    rules::name(text).map(drop).map_err(|_| {
-        Some(
-            "a plugin's name: a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`".to_owned(),
-        )
-    })
+    rules::name(text).map(drop).map_err(|_| Some(form_of_name("a plugin's name")))
+}
+
+fn form_of_name(name: &str) -> String {
+    format!("{name}: a lower-case letter, then at most 63 of `a-z`, `0-9`, `-`")
 }
 
 /// Checks a permission, or the beginning of one and `*`.

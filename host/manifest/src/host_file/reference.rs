@@ -5,6 +5,7 @@ use super::HostFile;
 use super::fields::{
     HOST_FILE, HOST_LIMITS, HOST_SANDBOX, PERMISSIONS, PLUGIN, QUARANTINE, RELOAD, TRUST,
 };
+use super::keys::KEY;
 use crate::fields::LIMITS;
 use crate::reference::table;
 
@@ -55,6 +56,7 @@ fn reference() -> String {
     for (name, fields) in [
         ("Fields of an entry of `plugins`", PLUGIN),
         ("Fields of `permissions`", PERMISSIONS),
+        ("Fields of an entry of `keys`", KEY),
         ("Fields of `reload`", RELOAD),
         ("Fields of `trust`", TRUST),
         ("Fields of `quarantine`", QUARANTINE),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Environment, HostFile, HostLimit, HostSettings};
 use crate::error::ManifestError;
-use crate::{Checker, PluginName};
+use crate::{Checker, PluginName, SignaturePolicy};
 
 /// Reads `hotbay.toml` from files that exist in memory only.
 fn read_from(files: &[(&str, &str)]) -> Result<HostFile, ManifestError> {
@@ -249,6 +249,50 @@ fn values_of_plugins_are_checked() {
     );
 }
 
+const SIGNED: &str = r#"
+signatures = "required"
+
+[keys.acme]
+public_key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
+plugins = ["acme-*", "storage", "*"]
+expires = "2027-01-31"
+
+[keys.other]
+public_key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
+"#;
+
+#[test]
+fn keys_and_their_policy_are_read() {
+    let found = read(SIGNED).unwrap();
+    assert_eq!(found.signatures, Some(SignaturePolicy::Required));
+    let acme = &found.keys["acme"];
+    assert!(acme.public_key.starts_with("RWQf6") && acme.public_key.ends_with("GFO3"));
+    assert_eq!(acme.plugins.as_deref(), Some(&["acme-*", "storage", "*"].map(str::to_owned)[..]));
+    assert_eq!(acme.expires.as_deref(), Some("2027-01-31"));
+    assert_eq!((&found.keys["other"].plugins, &found.keys["other"].expires), (&None, &None));
+}
+
+#[test]
+fn keys_and_their_policy_are_checked() {
+    check(
+        "signatures = \"require\"\n[keys]\nB = {}\na = 1\n[keys.c]\npublic_key = \"RWQ\"\n\
+         plugins = [\"a*b\", \"a\"]\nexpires = \"2027-02-29\"\nkind = 1\n[keys.d]\nplugins = 1\n",
+        "etc/hotbay.toml has 8 mistakes:\n  \
+         1:14: `signatures` is \"require\"; expected `required`, `if-present` or `off`\n  \
+         3:1: `keys` is \"B\"; expected a key's name: a lower-case letter, then at most 63 of `a-z`, \
+         `0-9`, `-`\n  \
+         4:5: `keys.a` is 1; expected a table with `public_key`\n  \
+         6:14: `keys.c.public_key` is \"RWQ\"; expected a public key of minisign: 56 characters that \
+         begin with `RW`\n  \
+         7:12: `keys.c.plugins[0]` is \"a*b\"; expected a plugin's name, or the beginning of one and \
+         `*`\n  \
+         8:11: `keys.c.expires` is \"2027-02-29\"; expected a date such as `2027-01-31`\n  \
+         9:1: `keys.c.kind` is not a known field; expected one of `public_key`, `plugins`, `expires`\n  \
+         11:11: `keys.d.plugins` is 1; expected a list of names of plugins such as `storage`, or \
+         beginnings of names and `*`, such as `acme-*`",
+    );
+}
+
 #[test]
 fn missing_variable_and_invalid_reference_are_errors() {
     check(
@@ -298,6 +342,11 @@ fn shipped_schema_and_parser_accept_the_same_files() {
     check("[permissions]\ndefault = [\"*\", \"call:a\", \"db:*\", \"call:*\"]", true);
     check("[permissions]\ndefault = [\"\"]", false);
     check("[permissions]\nothers = []", false);
+    check(SIGNED, true);
+    check("signatures = \"off\"", true);
+    check("signatures = true", false);
+    check("[keys.a]\npublic_key = \"RWQ\"", false);
+    check("[keys.A]", false);
     check("[plugins.A]", false);
     check("[plugins]\na = []", false);
     check("include = \"a\"", false);
