@@ -1,5 +1,6 @@
 //! Confined programs: what they are denied, what they can do, and what the host reports.
 
+mod cgroups;
 mod denied;
 mod limits;
 mod permitted;

@@ -43,7 +43,7 @@ fn required_rule_that_is_unavailable_refuses_the_program() {
     let error = refused(&host, folder);
     assert_eq!((error.kind(), error.step()), (ErrorKind::Unsupported, Some(LoadStep::Confine)));
     let message = error.full_message();
-    assert!(message.contains("cpu is unavailable (needs a control group)"), "{message}");
+    assert!(message.contains("cpu is unavailable (needs a folder of control groups"), "{message}");
     assert!(error.hint().is_some_and(|hint| hint.contains("hotbay doctor")), "{error:?}");
     assert!(fixture.started().is_empty());
 }
