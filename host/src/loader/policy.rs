@@ -259,7 +259,8 @@ pub(super) fn call_memory_note(
         #[cfg(all(unix, feature = "process"))]
         Backend::OutOfProcess(_) => {
             requested.call_memory_bytes?;
-            "is not checked: a program has its own memory, which `limits.memory_bytes` limits"
+            "is not checked: the plugin runs in its own process, whose memory `limits.memory_bytes` \
+             limits"
         }
         Backend::InProcess(_) if backend.call_meter().is_none() => {
             "is not checked: the plugin does not count the memory of calls"

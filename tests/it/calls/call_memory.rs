@@ -321,7 +321,7 @@ fn program_is_noted_only_if_its_manifest_has_the_limit() {
     }
     let notes: Vec<_> = host.list().into_iter().map(|info| info.notes.join("; ")).collect();
     assert_eq!(notes[1], "");
-    let note = "`limits.call_memory_bytes` is not checked: a program has its own memory, which \
-                `limits.memory_bytes` limits";
+    let note = "`limits.call_memory_bytes` is not checked: the plugin runs in its own process, whose \
+                memory `limits.memory_bytes` limits";
     assert_eq!(notes[0], note);
 }
