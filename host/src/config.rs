@@ -54,6 +54,21 @@ pub struct HostLimits {
     /// Bytes that one plugin may have allocated before it is quarantined, if it counts them; `None`
     /// for no limit. Default: `None`.
     pub max_memory_bytes: Option<u64>,
+    /// Bytes that one call of a library may hold at once; `None` for no limit. Default: `None`.
+    ///
+    /// Counted is what the call's thread allocates in the library and has not freed, from the start of
+    /// the call. What the call frees of earlier allocations counts as freed. Not counted are other
+    /// threads, async methods, items of streams, and other plugins that the plugin calls.
+    ///
+    /// Nothing can stop an allocation without ending the program. A call over the limit runs to its
+    /// end, its output is dropped, and it fails with
+    /// [`InvalidOutput`](crate::ErrorKind::InvalidOutput). A call that fails otherwise keeps its own
+    /// error. Neither counts toward the quarantine: for memory that a plugin keeps, there is
+    /// [`max_memory_bytes`](Self::max_memory_bytes).
+    ///
+    /// Programs, async plugins, compiled-in plugins, and libraries that count no bytes are not limited.
+    /// [`PluginInfo::notes`](crate::PluginInfo::notes) says so.
+    pub max_call_memory_bytes: Option<u64>,
     /// Lines that one plugin may log in a second; further lines are dropped and counted. Default:
     /// 1,000.
     pub max_log_lines_per_second: u32,
@@ -110,6 +125,7 @@ setters!(HostLimits {
     with_max_stream_threads => max_stream_threads: u32,
     with_max_abandoned_calls => max_abandoned_calls: u32,
     with_max_memory_bytes => max_memory_bytes: Option<u64>,
+    with_max_call_memory_bytes => max_call_memory_bytes: Option<u64>,
     with_max_log_lines_per_second => max_log_lines_per_second: u32,
     with_max_input_bytes => max_input_bytes: u64,
     with_max_output_bytes => max_output_bytes: u64,
@@ -141,6 +157,7 @@ impl Default for HostLimits {
             max_stream_threads: 64,
             max_abandoned_calls: 16,
             max_memory_bytes: None,
+            max_call_memory_bytes: None,
             max_log_lines_per_second: 1000,
             max_input_bytes: 64 << 20,
             max_output_bytes: 64 << 20,

@@ -172,7 +172,7 @@ pub mod abi {
     pub use crate::payload::{Media, OutputSlot, RawBuffer, RawPayload};
     pub use crate::root::{
         ContractSet, ContractTables, NoContracts, PluginRoot, PluginRootRef, RawCensus, RawFault,
-        RawInstance, RawSnapshot, RawStart, code,
+        RawInstance, RawMeasure, RawSnapshot, RawStart, code,
     };
     pub use crate::services::{
         MAX_LINE_BYTES, RawRecord, RawServices, RawText, Record, ServiceHost, code as service_code,

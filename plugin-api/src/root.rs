@@ -154,6 +154,16 @@ pub struct RawCensus {
     pub calls: [u64; CALL_WORDS],
 }
 
+/// The measurement of the call around another call of the same library on the same thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, StableAbi)]
+pub struct RawMeasure {
+    /// Bytes that the outer call had allocated and not freed.
+    pub outer_live: i64,
+    /// The highest value of `outer_live` so far.
+    pub outer_peak: i64,
+}
+
 /// Address and number of the tables of the contracts that a plugin serves. The tables are not part of
 /// this module's layout: see `contract/table.rs`.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +244,13 @@ pub struct PluginRoot {
     /// Returns the address of the functions of an async plugin, or null. Since API 1.2.
     #[sabi(missing_field(option))]
     pub async_functions: unsafe extern "C" fn() -> *const (),
+    /// Begins to measure the memory of a call on the calling thread. Since API 1.2.
+    #[sabi(missing_field(option))]
+    pub begin_call: unsafe extern "C" fn(*mut RawMeasure),
+    /// Ends the measurement that wrote this value, on the same thread and after all later ones.
+    /// Returns the most bytes that the thread had allocated and not freed since. Since API 1.2.
+    #[sabi(missing_field(option))]
+    pub end_call: unsafe extern "C" fn(*const RawMeasure) -> i64,
 }
 
 impl RootModule for PluginRootRef {

@@ -338,6 +338,7 @@ fn limits(manifest: &Manifest) -> Value {
     let mut json = json!({
         "deadline_ms": limits.deadline.map(|it| it.as_millis() as u64), "workers": limits.workers, "queue": limits.queue,
         "in_flight": limits.in_flight, "memory_bytes": limits.memory_bytes,
+        "call_memory_bytes": limits.call_memory_bytes,
         "input_bytes": limits.input_bytes, "output_bytes": limits.output_bytes,
         "stack_bytes": limits.stack_bytes, "open_streams": limits.open_streams,
     });

@@ -343,6 +343,13 @@ pub(crate) const LIMITS: &[Field] = &[
         "Maximum memory of the plugin, in bytes.",
     ),
     field(
+        "call_memory_bytes",
+        number(1, u64::MAX),
+        Presence::Optional,
+        "a whole number of bytes",
+        "Maximum memory that one call of a library holds at once on its thread, in bytes.",
+    ),
+    field(
         "input_bytes",
         number(1, u64::MAX),
         Presence::Optional,

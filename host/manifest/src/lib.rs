@@ -179,6 +179,8 @@ pub struct Limits {
     pub in_flight: Option<u32>,
     /// Maximum memory of the plugin, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Maximum memory that one call of a library holds at once on its thread, in bytes.
+    pub call_memory_bytes: Option<u64>,
     /// Maximum size of an input, in bytes.
     pub input_bytes: Option<u64>,
     /// Maximum size of an output, in bytes.
@@ -195,6 +197,7 @@ setters!(Limits {
     with_queue => queue: Option<u32>,
     with_in_flight => in_flight: Option<u32>,
     with_memory_bytes => memory_bytes: Option<u64>,
+    with_call_memory_bytes => call_memory_bytes: Option<u64>,
     with_input_bytes => input_bytes: Option<u64>,
     with_output_bytes => output_bytes: Option<u64>,
     with_stack_bytes => stack_bytes: Option<u64>,
@@ -211,6 +214,7 @@ impl Limits {
             queue: self.queue.or(other.queue),
             in_flight: self.in_flight.or(other.in_flight),
             memory_bytes: self.memory_bytes.or(other.memory_bytes),
+            call_memory_bytes: self.call_memory_bytes.or(other.call_memory_bytes),
             input_bytes: self.input_bytes.or(other.input_bytes),
             output_bytes: self.output_bytes.or(other.output_bytes),
             stack_bytes: self.stack_bytes.or(other.stack_bytes),
@@ -393,13 +397,14 @@ impl Manifest {
 
 impl Limits {
     /// Returns every limit with its name in the manifest.
-    pub fn entries(&self) -> [(&'static str, Option<u64>); 9] {
+    pub fn entries(&self) -> [(&'static str, Option<u64>); 10] {
         [
             ("deadline_ms", self.deadline.map(whole_millis)),
             ("workers", self.workers.map(u64::from)),
             ("queue", self.queue.map(u64::from)),
             ("in_flight", self.in_flight.map(u64::from)),
             ("memory_bytes", self.memory_bytes),
+            ("call_memory_bytes", self.call_memory_bytes),
             ("input_bytes", self.input_bytes),
             ("output_bytes", self.output_bytes),
             ("stack_bytes", self.stack_bytes),
@@ -416,6 +421,7 @@ impl Limits {
             "queue" => self.queue = as_u32,
             "in_flight" => self.in_flight = as_u32,
             "memory_bytes" => self.memory_bytes = Some(number),
+            "call_memory_bytes" => self.call_memory_bytes = Some(number),
             "input_bytes" => self.input_bytes = Some(number),
             "output_bytes" => self.output_bytes = Some(number),
             "stack_bytes" => self.stack_bytes = Some(number),

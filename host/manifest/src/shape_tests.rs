@@ -37,8 +37,8 @@ fn manifest_with_every_field_is_parsed() {
         "provides": [{{ "contract": "echo", "version": "2.0.0", "x-since": 1 }}],
         "requires": {{ "x-ray": "^1", "clock": "~2.1" }},
         "limits": {{ "deadline_ms": 1, "workers": 2, "queue": 3, "in_flight": 4,
-            "memory_bytes": 5, "input_bytes": 6, "output_bytes": 7, "stack_bytes": 8,
-            "open_streams": 9 }},
+            "memory_bytes": 5, "call_memory_bytes": 6, "input_bytes": 7, "output_bytes": 8,
+            "stack_bytes": 9, "open_streams": 10 }},
         "handover": "stop-first", "unload": "keep", "permissions": ["log", "call:clock", "db.read"],
         "sha256": "{sha256}", "length": 42
     }}"#
@@ -67,7 +67,7 @@ fn manifest_with_every_field_is_parsed() {
     );
     assert_eq!(
         manifest.limits().entries().map(|(_, number)| number.unwrap()),
-        [1, 2, 3, 4, 5, 6, 7, 8, 9]
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     );
     assert_eq!((manifest.handover(), manifest.unload()), (Handover::StopFirst, Unload::Keep));
     assert_eq!(manifest.permissions().len(), 3);
@@ -152,7 +152,8 @@ fn unknown_field_is_rejected() {
         r#"{"name": "echo", "version": "1.0.0", "api": "^1",
             "limits": {"x-a": 1, "wait_max": 5, "deadline-ms": 5}}"#,
         "plugin.json has 2 mistakes:\n  2:34: `limits.wait_max` is not a known field; expected one of \
-         `deadline_ms`, `workers`, `queue`, `in_flight`, `memory_bytes`, `input_bytes`, \
+         `deadline_ms`, `workers`, `queue`, `in_flight`, `memory_bytes`, \
+         `call_memory_bytes`, `input_bytes`, \
          `output_bytes`, `stack_bytes`, `open_streams`\n  2:49: `limits.deadline-ms` is not a known field",
     );
     check_line(

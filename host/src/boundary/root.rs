@@ -16,7 +16,7 @@ use hotbay_plugin::abi::abi_stable::abi_stability::abi_checking::{
 use hotbay_plugin::abi::abi_stable::library::{
     AbiHeaderRef, IsLayoutChecked, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL,
 };
-use hotbay_plugin::abi::{Exports, PluginRootRef, RawCensus};
+use hotbay_plugin::abi::{Exports, PluginRootRef, RawCensus, RawMeasure};
 use hotbay_plugin::contract::internal::{RawAsyncPlugin, RawContract, StartExecuteFn};
 
 use super::Image;
@@ -65,6 +65,13 @@ impl Root {
         census
     }
 
+    /// Returns the functions that measure calls, if the library counts bytes. Libraries that were
+    /// built before API 1.2 have none.
+    pub(crate) fn call_meter(self) -> Option<CallMeter> {
+        let (begin, end) = (self.module.begin_call()?, self.module.end_call()?);
+        self.census().counts_bytes.then_some(CallMeter { begin, end })
+    }
+
     /// Returns the tables of the library's contracts; none if it was built before API 1.1.
     pub(crate) fn contracts(self) -> &'static [RawContract] {
         let Some(contracts) = self.module.contracts() else { return &[] };
@@ -100,6 +107,27 @@ impl Root {
     pub(crate) fn release_keys(self) {
         // SAFETY: B3.
         unsafe { self.module.release_keys()() };
+    }
+}
+
+/// The functions of a library that measure the memory of calls. Valid while its image is mapped: B1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallMeter {
+    begin: unsafe extern "C" fn(*mut RawMeasure),
+    end: unsafe extern "C" fn(*const RawMeasure) -> i64,
+}
+
+impl CallMeter {
+    /// Runs `call`, and returns the most bytes that it held at once on this thread. The caller holds a
+    /// lease.
+    pub(crate) fn measure<T>(self, call: impl FnOnce() -> T) -> (T, u64) {
+        let mut measure = RawMeasure::default();
+        // SAFETY: B1, B3, B5.
+        unsafe { (self.begin)(&raw mut measure) };
+        let result = call();
+        // SAFETY: B1, B3, B5.
+        let peak = unsafe { (self.end)(&raw const measure) };
+        (result, u64::try_from(peak).unwrap_or(0))
     }
 }
 

@@ -102,7 +102,8 @@ pub enum ErrorKind {
     /// The input was rejected before the call: too large, not a valid request, or not valid
     /// against the plugin's `input_schema` or the application's validators.
     InvalidInput,
-    /// The output is unusable: too large, or not of the requested form.
+    /// The output is unusable: too large, not of the requested form, or dropped because the call took
+    /// too much memory.
     InvalidOutput,
     /// The plugin does not serve the contract, or was built against a version of it without this
     /// method. It was not called.

@@ -19,7 +19,7 @@ use hotbay_sandbox::Confinement;
 use tokio::runtime::Handle;
 
 use super::bindings::MethodBinding;
-use crate::boundary::{BindError, Contracts, Image, Instance, Root};
+use crate::boundary::{BindError, CallMeter, Contracts, Image, Instance, Root};
 use crate::call::Failure;
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodRequest;
@@ -244,7 +244,7 @@ impl Backend {
     }
 
     /// Returns the function that starts a call of an async plugin as a task.
-    pub(super) fn start_execute(&self) -> Option<StartExecuteFn> {
+    pub(crate) fn start_execute(&self) -> Option<StartExecuteFn> {
         match self {
             Self::InProcess(instance) => instance.root().start_execute(),
             #[cfg(all(unix, feature = "process"))]
@@ -303,6 +303,15 @@ impl Backend {
             Self::InProcess(_) => None,
             #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.pid(),
+        }
+    }
+
+    /// Returns the functions that measure its calls, if it counts bytes.
+    pub(crate) fn call_meter(&self) -> Option<CallMeter> {
+        match self {
+            Self::InProcess(instance) => instance.root().call_meter(),
+            #[cfg(all(unix, feature = "process"))]
+            Self::OutOfProcess(_) => None,
         }
     }
 

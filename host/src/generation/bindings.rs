@@ -43,14 +43,20 @@ pub(crate) struct ServedMethod {
 type Bound = Result<Box<[MethodBinding]>, BindError>;
 
 /// The contracts of the application that a generation was called by.
-#[derive(Default)]
 pub(super) struct Bindings {
+    /// Whether methods may be called on the brief path.
+    is_brief: bool,
     chunks: [OnceLock<Box<[OnceLock<Bound>]>>; CHUNKS],
     /// The functions of methods with the caller's signature, for the brief path.
     functions: [OnceLock<Box<[OnceLock<DirectFn>; TABLE_LEN]>>; TABLES],
 }
 
 impl Bindings {
+    /// Creates bindings without any contract.
+    pub(super) fn new(is_brief: bool) -> Self {
+        Self { is_brief, chunks: Default::default(), functions: Default::default() }
+    }
+
     /// Returns the function of a method that has the caller's signature, if its contract was bound.
     #[inline(always)]
     pub(super) fn function(&self, range: FunctionRange, method: usize) -> Option<DirectFn> {
@@ -71,7 +77,9 @@ impl Bindings {
         let place = places.get(at)?;
         if place.get().is_none() {
             let bound = place.get_or_init(bind);
-            if let (Some(range), Ok(methods)) = (contract.functions, bound) {
+            if let (Some(range), Ok(methods)) = (contract.functions, bound)
+                && self.is_brief
+            {
                 self.set_functions(range, methods);
             }
         }

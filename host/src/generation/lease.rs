@@ -4,8 +4,9 @@
 
 mod bounds;
 mod brief_task;
+mod depth;
+mod memory;
 
-use std::cell::Cell;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,10 +23,15 @@ use hotbay_plugin::{OwnedPayload, Payload};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use bounds::CallArgs;
 use bounds::CallBounds;
 #[cfg(all(unix, feature = "process"))]
 use bounds::outer_cancelled;
 pub(crate) use brief_task::BriefTask;
+use depth::DEPTH;
+pub(super) use depth::in_plugin_call;
+pub(crate) use depth::is_in_plugin_call;
+use memory::CallMemory;
 
 use super::bindings::{Bindings, MethodBinding, ServedMethod};
 use super::stream_threads::StreamThreads;
@@ -35,8 +41,7 @@ use crate::boundary::{Instance, MethodFault};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
 use crate::call::{
-    CallState, Chain, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request,
-    RunningChain,
+    Chain, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request, RunningChain,
 };
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
@@ -57,6 +62,7 @@ pub(crate) struct InstanceRef {
     /// Starts a call of an async plugin.
     start_execute: Option<StartExecuteFn>,
     limits: IoLimits,
+    memory: Option<CallMemory>,
     id: GenerationId,
     bindings: Bindings,
     generation: Arc<Generation>,
@@ -91,11 +97,21 @@ impl InstanceRef {
     pub(crate) fn resumed(generation: Arc<Generation>, backend: Backend) -> Self {
         let checks_input = generation.policy.checks_input();
         let (limits, id) = (generation.limits, generation.id);
-        let bindings = Bindings::default();
         let start_execute = backend.start_execute();
-        let is_brief = !checks_input && start_execute.is_none();
-        let backend = Some(backend);
-        Self { backend, checks_input, is_brief, start_execute, limits, id, bindings, generation }
+        let memory = CallMemory::of(&generation.policy, &backend);
+        let bindings = Bindings::new(memory.is_none());
+        let is_brief = !checks_input && start_execute.is_none() && memory.is_none();
+        Self {
+            backend: Some(backend),
+            checks_input,
+            is_brief,
+            start_execute,
+            limits,
+            memory,
+            id,
+            bindings,
+            generation,
+        }
     }
 
     /// Runs `call` with the backend on a thread of the plugin, which holds the lease meanwhile.
@@ -187,7 +203,7 @@ impl InstanceRef {
             return self.wait_for_task(args, reply);
         }
         let input = RawPayload::new(request.payload());
-        self.run_in_process(args, |context| {
+        self.run_measured(args, |context| {
             self.execute(instance, context, &input, request.deadline(), reply)
         })
     }
@@ -217,6 +233,19 @@ impl InstanceRef {
         outcome
     }
 
+    /// Runs `call` like [`run_in_process`](Self::run_in_process). Fails it if it took too much memory.
+    #[inline(always)]
+    fn run_measured(
+        &self,
+        args: CallArgs<'_>,
+        call: impl FnOnce(&RawContext<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.run_in_process(args, |context| match &self.memory {
+            Some(memory) => memory.limit(&self.generation, || call(context)),
+            None => call(context),
+        })
+    }
+
     /// Calls a method of a contract of a plugin in this process, like [`call`](Self::call).
     #[inline(never)]
     fn call_method(
@@ -229,7 +258,7 @@ impl InstanceRef {
         let deadline = args.request.deadline();
         let (function, format) = match (self.bind_method(method)?, &method.arguments) {
             (MethodBinding::Direct(function, _), MethodArguments::Borrowed(call)) => {
-                return self.run_in_process(args, |context| {
+                return self.run_measured(args, |context| {
                     self.execute_method(instance, *function, context, call, deadline)
                 });
             }
@@ -246,7 +275,7 @@ impl InstanceRef {
         };
         let bytes = method.encode(format).map_err(|error| self.generation.not_encoded(error))?;
         let input = RawPayload::new(Payload::bytes(&bytes));
-        self.run_in_process(args, |context| {
+        self.run_measured(args, |context| {
             let output = reply.output_mut();
             let answer = in_plugin_call(|| {
                 instance.call_serialized(function, context, format, &input, output)
@@ -635,34 +664,6 @@ pub(crate) enum BriefFailure {
     InputTooLarge(usize),
     OutputTooLarge(usize),
     Fault(MethodFault),
-}
-
-/// The arguments of a call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CallArgs<'v> {
-    pub(crate) request: &'v Request<'v>,
-    /// State shared with the caller, if others may complete the call.
-    pub(crate) state: Option<&'v CallState>,
-    pub(crate) call_id: u64,
-}
-
-thread_local! {
-    /// Number of nested plugin calls on this thread.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Runs `call`, and marks this thread as in a plugin call meanwhile.
-pub(super) fn in_plugin_call<T>(call: impl FnOnce() -> T) -> T {
-    let depth = DEPTH.get();
-    DEPTH.set(depth + 1);
-    let result = call();
-    DEPTH.set(depth);
-    result
-}
-
-/// Returns whether this thread is in a plugin call, and so holds a lease.
-pub(crate) fn is_in_plugin_call() -> bool {
-    DEPTH.get() > 0
 }
 
 impl Drop for InstanceRef {

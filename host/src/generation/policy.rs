@@ -32,6 +32,8 @@ pub(crate) struct CallPolicy {
     /// Maximum of threads that make items of streams.
     pub(crate) max_stream_threads: u32,
     pub(crate) max_memory_bytes: Option<u64>,
+    /// Maximum memory of a call of a library.
+    pub(crate) max_call_memory_bytes: Option<u64>,
     pub(crate) max_input_bytes: u64,
     /// Operations that the plugin is permitted to do.
     pub(crate) permissions: BTreeSet<String>,
@@ -221,6 +223,7 @@ mod tests {
                 max_open_streams: 1,
                 max_stream_threads: 1,
                 max_memory_bytes: None,
+                max_call_memory_bytes: None,
                 max_input_bytes: 0,
                 permissions: BTreeSet::new(),
                 withheld: BTreeSet::new(),
@@ -253,6 +256,7 @@ mod tests {
             max_open_streams: 1,
             max_stream_threads: 1,
             max_memory_bytes: None,
+            max_call_memory_bytes: None,
             max_input_bytes: 0,
             permissions: set(granted),
             withheld: set(withheld),

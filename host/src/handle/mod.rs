@@ -124,7 +124,8 @@ impl PluginHandle {
     /// - `Panicked`: the plugin panicked.
     /// - `InvalidInput`: the input is too large, does not match the `input_schema`, or was rejected
     ///   by the application.
-    /// - `InvalidOutput`: the output is too large.
+    /// - `InvalidOutput`: the output is too large, or the call took more memory than
+    ///   `limits.call_memory_bytes`.
     /// - `DeadlineExceeded`, `Cancelled`: before the call had started.
     /// - `Overloaded`: more concurrent calls than `limits.in_flight`.
     /// - `PermissionDenied`: the plugin has no permission for the operation.

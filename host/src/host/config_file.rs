@@ -345,6 +345,7 @@ fn set_limit(limits: &mut HostLimits, name: &str, limit: HostLimit) -> bool {
         "max_stream_threads" => limits.max_stream_threads = count(),
         "max_abandoned_calls" => limits.max_abandoned_calls = count(),
         "max_memory_bytes" => limits.max_memory_bytes = number(limit),
+        "max_call_memory_bytes" => limits.max_call_memory_bytes = number(limit),
         "max_log_lines_per_second" => limits.max_log_lines_per_second = count(),
         "max_input_bytes" => limits.max_input_bytes = bytes(),
         "max_output_bytes" => limits.max_output_bytes = bytes(),
@@ -367,7 +368,7 @@ fn set_limit(limits: &mut HostLimits, name: &str, limit: HostLimit) -> bool {
 }
 
 /// Returns every limit with its name.
-fn limit_values(limits: &HostLimits) -> [(&'static str, Value); 25] {
+fn limit_values(limits: &HostLimits) -> [(&'static str, Value); 26] {
     [
         ("max_workers", limits.max_workers.into()),
         ("max_queued_calls", limits.max_queued_calls.into()),
@@ -378,6 +379,7 @@ fn limit_values(limits: &HostLimits) -> [(&'static str, Value); 25] {
         ("max_stream_threads", limits.max_stream_threads.into()),
         ("max_abandoned_calls", limits.max_abandoned_calls.into()),
         ("max_memory_bytes", optional(limits.max_memory_bytes)),
+        ("max_call_memory_bytes", optional(limits.max_call_memory_bytes)),
         ("max_log_lines_per_second", limits.max_log_lines_per_second.into()),
         ("max_input_bytes", limits.max_input_bytes.into()),
         ("max_output_bytes", limits.max_output_bytes.into()),

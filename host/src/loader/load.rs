@@ -14,7 +14,7 @@ use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::dependencies::stage;
 use super::library_loader::{self, Code, File, Opening, StagedLibrary};
-use super::policy::{PluginLimits, call_policy, check_schemas, effective_limits};
+use super::policy::{PluginLimits, call_memory_note, call_policy, check_schemas, effective_limits};
 #[cfg(all(unix, feature = "process"))]
 use super::process_loader::{self, start as start_process};
 use super::schemas::Schemas;
@@ -184,6 +184,7 @@ impl NewGeneration {
         let manifest = Arc::new(candidate.manifest.clone());
         let offers = backend.offers();
         notes.extend(process_notes(candidate, &backend));
+        notes.extend(call_memory_note(candidate.manifest.limits(), &limits, &backend));
         let settings = Arc::clone(&candidate.settings);
         let confinement = backend.confinement();
         report_confinement(&parts, confinement.as_ref());

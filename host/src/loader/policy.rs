@@ -24,7 +24,7 @@ use super::schemas::Schemas;
 use super::settings::PluginSettings;
 use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
-use crate::generation::{CallPolicy, Parts};
+use crate::generation::{Backend, CallPolicy, Parts};
 use crate::panic::catch_fault;
 use crate::worker::QueueLimits;
 
@@ -48,6 +48,7 @@ pub(super) fn call_policy(
         max_open_streams: limits.open_streams,
         max_stream_threads: host.max_stream_threads,
         max_memory_bytes: limits.memory_bytes,
+        max_call_memory_bytes: limits.call_memory_bytes,
         max_input_bytes: limits.input_bytes,
         permissions: candidate.granted.clone(),
         withheld: candidate.withheld(),
@@ -178,6 +179,7 @@ pub(crate) struct PluginLimits {
     pub(crate) in_flight: Option<u32>,
     pub(crate) open_streams: u32,
     pub(crate) memory_bytes: Option<u64>,
+    pub(crate) call_memory_bytes: Option<u64>,
     pub(crate) deadline: Option<Duration>,
 }
 
@@ -225,6 +227,9 @@ pub(crate) fn effective_limits(
     let in_flight = clamp_open("in_flight", requested.in_flight.map(u64::from), max_in_flight);
     let in_flight = in_flight.map(narrow);
     let memory_bytes = clamp_open("memory_bytes", requested.memory_bytes, host.max_memory_bytes);
+    let max_call_memory = host.max_call_memory_bytes;
+    let call_memory_bytes =
+        clamp_open("call_memory_bytes", requested.call_memory_bytes, max_call_memory);
     let limits = PluginLimits {
         // More workers than concurrent calls would be idle.
         workers: narrow(workers).min(in_flight.unwrap_or(u32::MAX)),
@@ -235,9 +240,38 @@ pub(crate) fn effective_limits(
         in_flight,
         open_streams: narrow(open_streams),
         memory_bytes,
+        call_memory_bytes,
         deadline: requested.deadline,
     };
     (limits, notes)
+}
+
+/// Returns a note if the memory of calls should be limited, but that of this backend is not, or only
+/// in part.
+pub(super) fn call_memory_note(
+    requested: &Limits,
+    limits: &PluginLimits,
+    backend: &Backend,
+) -> Option<String> {
+    limits.call_memory_bytes?;
+    let why = match backend {
+        // A limit of the host is for libraries.
+        #[cfg(all(unix, feature = "process"))]
+        Backend::OutOfProcess(_) => {
+            requested.call_memory_bytes?;
+            "is not checked: the plugin runs in its own process, whose memory `limits.memory_bytes` \
+             limits"
+        }
+        Backend::InProcess(_) if backend.call_meter().is_none() => {
+            "is not checked: the plugin does not count the memory of calls"
+        }
+        Backend::InProcess(_) if backend.start_execute().is_some() => {
+            "is only checked for methods that are not async: other calls are tasks on the plugin's \
+             own threads"
+        }
+        Backend::InProcess(_) => return None,
+    };
+    Some(format!("`limits.call_memory_bytes` {why}"))
 }
 
 /// A permission of a plugin.

@@ -6,6 +6,8 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::call_meter;
+
 /// Counts the live bytes of the plugin.
 #[derive(Debug)]
 pub struct CountingAllocator<A> {
@@ -39,6 +41,9 @@ fn shard() -> &'static AtomicI64 {
 #[inline]
 fn add(bytes: isize) {
     shard().fetch_add(bytes as i64, Ordering::Relaxed);
+    if call_meter::is_used() {
+        call_meter::record(bytes);
+    }
 }
 
 /// Returns the number of live bytes; exact only while no other thread allocates or frees.

@@ -4,6 +4,7 @@
 //! Every library links this crate and so has its own copy of these counters.
 
 mod allocator;
+mod call_meter;
 mod callbacks;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod interpose;
@@ -13,6 +14,7 @@ mod symbols;
 mod threads;
 
 pub use allocator::CountingAllocator;
+pub(crate) use call_meter::{begin as begin_call, end as end_call};
 pub use callbacks::{CALLBACKS, Callback};
 
 /// Functions that replace those of the C library in a plugin's library.

@@ -15,7 +15,7 @@ use crate::context::{CallContext, RawContext, in_context};
 use crate::payload::{Output, RawPayload};
 use crate::root::{
     ContractSet, NoContracts, PluginRoot, PluginRootRef, RawCensus, RawFault, RawInstance,
-    RawSnapshot, RawStart, code,
+    RawMeasure, RawSnapshot, RawStart, code,
 };
 use crate::services::{self, HostServices, RawText};
 use crate::{Config, Plugin, PluginError, Snapshot, census};
@@ -50,6 +50,8 @@ impl<T: Plugin, const LINKED: bool, C: ContractSet> Exports<T, LINKED, C> {
         contracts: contracts::<C>,
         connect,
         async_functions: async_functions::<T>,
+        begin_call,
+        end_call,
     });
 
     /// The module of these functions.
@@ -233,6 +235,16 @@ unsafe extern "C" fn connect(functions: *const ()) {
 
 unsafe extern "C" fn async_functions<T: Plugin>() -> *const () {
     T::__async_functions().0
+}
+
+unsafe extern "C" fn begin_call(measure: *mut RawMeasure) {
+    // SAFETY: E1.
+    unsafe { measure.write(census::begin_call()) }
+}
+
+unsafe extern "C" fn end_call(measure: *const RawMeasure) -> i64 {
+    // SAFETY: E1.
+    census::end_call(unsafe { *measure })
 }
 
 fn config_of(text: &str) -> Result<Config, PluginError> {

@@ -1,6 +1,7 @@
 //! Calls of one plugin: their queue, deadlines and cancellation, limits, faults, and calls by contract.
 
 mod brief_path;
+mod call_memory;
 mod cancellation;
 mod deadlines;
 mod in_flight;

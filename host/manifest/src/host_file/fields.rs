@@ -306,6 +306,12 @@ pub(crate) const HOST_LIMITS: &[Field] = &[
         "a whole number of bytes, or `none`",
         "Bytes that one plugin may have allocated before it is quarantined, if it counts them.",
     ),
+    optional(
+        "max_call_memory_bytes",
+        Shape::Host(HostShape::NumberOrNone { min: 1, max: u64::MAX }),
+        "a whole number of bytes, or `none`",
+        "Bytes that one call of a library may hold at once on its thread, if it counts them.",
+    ),
     optional("max_log_lines_per_second", MANY, COUNT, "Lines that one plugin may log in a second."),
     optional("max_input_bytes", ANY, BYTES, "Bytes of one input."),
     optional("max_output_bytes", ANY, BYTES, "Bytes of one output."),

@@ -241,8 +241,8 @@ fn values_of_plugins_are_checked() {
          8:10: `plugins.c.config` is 7; expected a table\n  \
          9:22: `plugins.c.limits.workers` is 0; expected at least 1\n  \
          9:25: `plugins.c.limits.x` is not a known field; expected one of `deadline_ms`, `workers`, \
-         `queue`, `in_flight`, `memory_bytes`, `input_bytes`, `output_bytes`, `stack_bytes`, \
-         `open_streams`\n  \
+         `queue`, `in_flight`, `memory_bytes`, `call_memory_bytes`, `input_bytes`, \
+         `output_bytes`, `stack_bytes`, `open_streams`\n  \
          10:1: `plugins.c.other` is not a known field; expected one of `enabled`, `folder`, \
          `permissions`, `config`, `replace_config`, `limits`, \
          `sandbox`",

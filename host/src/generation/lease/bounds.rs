@@ -1,4 +1,4 @@
-//! The limits of a call.
+//! The arguments of a call, and its limits.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,16 @@ use hotbay_plugin::CallContext;
 use hotbay_plugin::abi::{Bounds, RawContext};
 use tokio_util::sync::CancellationToken;
 
-use crate::call::CallState;
+use crate::call::{CallState, Request};
+
+/// The arguments of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CallArgs<'v> {
+    pub(crate) request: &'v Request<'v>,
+    /// State shared with the caller, if others may complete the call.
+    pub(crate) state: Option<&'v CallState>,
+    pub(crate) call_id: u64,
+}
 
 /// The time limit and cancellation of a call, as its plugin can query them.
 pub(super) struct CallBounds<'v> {
