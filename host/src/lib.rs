@@ -82,6 +82,9 @@ mod middleware;
 mod panic;
 mod pipeline;
 mod providers;
+#[cfg(feature = "runner")]
+#[doc(hidden)]
+pub mod runner;
 mod slot;
 mod sync;
 mod watch;
@@ -109,8 +112,8 @@ pub mod fuzz {
 /// The content of `plugin.json`.
 pub mod manifest {
     pub use hotbay_manifest::{
-        ConfigSchema, Digest, Handover, InvalidDigest, Kind, Limits, Manifest, ManifestError,
-        Provided, SocketType, Unload,
+        ConfigSchema, Digest, Handover, InvalidDigest, Isolation, Kind, Limits, Manifest,
+        ManifestError, Provided, SocketType, Unload,
     };
 }
 

@@ -64,7 +64,7 @@ use schema::json_schema;
 pub use schema_error::{Exceeded, SchemaError, Violation};
 pub use tree::{MAX_MANIFEST_BYTES, position_of};
 pub use types::Types;
-pub use words::{Handover, Kind, SocketType, Unload};
+pub use words::{Handover, Isolation, Kind, SocketType, Unload};
 
 /// The content of a `plugin.json`.
 ///
@@ -90,6 +90,7 @@ pub struct Manifest {
     pub(crate) api: VersionReq,
     pub(crate) kind: Kind,
     pub(crate) library: Option<String>,
+    pub(crate) isolation: Isolation,
     pub(crate) command: Vec<String>,
     pub(crate) socket_type: SocketType,
     pub(crate) description: Option<String>,
@@ -336,6 +337,11 @@ impl Manifest {
     /// Returns the type of the socket on which a process plugin should listen.
     pub fn socket_type(&self) -> SocketType {
         self.socket_type
+    }
+
+    /// Returns where a library runs: in the host's process, or in its own.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     /// Returns how a reload moves the state to the next build.

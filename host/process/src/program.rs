@@ -27,6 +27,11 @@ pub trait ProgramCopy: fmt::Debug + Send + Sync {
     /// Returns the path of the copy, which is executed.
     fn path(&self) -> PathBuf;
 
+    /// Returns the arguments by which an interpreter finds what it runs; none for a program.
+    fn arguments(&self) -> Vec<OsString> {
+        Vec::new()
+    }
+
     /// Returns the digest of the program.
     fn sha256(&self) -> [u8; 32];
 
@@ -88,7 +93,7 @@ impl Program {
         environment.push((variable::PROTOCOL.into(), VERSION.to_string().into()));
         Launch {
             program: self.copy.path(),
-            args: self.args.iter().cloned().chain(args).collect(),
+            args: self.copy.arguments().into_iter().chain(self.args.clone()).chain(args).collect(),
             folder: self.folder.clone(),
             environment,
             limits: ChildLimits {

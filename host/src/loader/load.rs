@@ -12,6 +12,8 @@ use hotbay_process::Program;
 use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::dependencies::stage;
+#[cfg(all(unix, feature = "process"))]
+use super::isolated::start as start_isolated;
 use super::library_loader::{self, Code, File, Opening, StagedLibrary};
 use super::policy::{PluginLimits, call_policy, check_schemas, effective_limits};
 #[cfg(all(unix, feature = "process"))]
@@ -105,7 +107,7 @@ impl NewGeneration {
             }
             source => source,
         };
-        let kind = source.kind().unwrap_or(candidate.kind());
+        let kind = source.kind().unwrap_or(candidate.runs_as());
         let (limits, mut notes) =
             effective_limits(candidate.manifest.limits(), kind, &context.limits);
         let mut candidate = candidate.clone();
@@ -145,6 +147,14 @@ impl NewGeneration {
             Source::Restart { program, policy } => {
                 parts.policy = policy;
                 process_loader::start_staged(context, candidate, program, until, &mut parts, slot)?
+            }
+            Source::Read(artifact) if candidate.is_isolated() => {
+                verify(context, candidate, &artifact)?;
+                survey::check_library(candidate, &artifact, Some(&context.contracts))?;
+                notes.extend(artifact.dependencies().notes.iter().cloned());
+                check_schemas(context, candidate, schemas, &mut parts)?;
+                sha256 = Some(artifact.content());
+                start_isolated(context, candidate, &artifact, &limits, until, &mut parts, slot)?
             }
             Source::Read(artifact) if kind == Kind::Process => {
                 verify(context, candidate, &artifact)?;
@@ -341,6 +351,9 @@ fn construct(
     let started = parts.workers.run(context.limits.start_timeout, job);
     into_backend(started, context, candidate, parts)
 }
+
+#[cfg(not(all(unix, feature = "process")))]
+use start_process as start_isolated;
 
 #[cfg(not(all(unix, feature = "process")))]
 fn start_process(

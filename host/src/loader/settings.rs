@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hotbay_manifest::{Limits, Manifest, ManifestError};
+use hotbay_manifest::{Isolation, Limits, Manifest, ManifestError};
 use serde_json::{Map, Value};
 
 use crate::id::PluginName;
@@ -47,6 +47,8 @@ pub(crate) struct OnePlugin {
     pub(crate) is_disabled: bool,
     /// The folder of an additional instance.
     pub(crate) folder: Option<PathBuf>,
+    /// Where its library runs, instead of what the manifest says.
+    pub(crate) isolation: Option<Isolation>,
     pub(crate) permissions: Option<Grants>,
     /// Values that replace those of the manifest's config.
     pub(crate) config: Map<String, Value>,
@@ -133,6 +135,9 @@ impl PluginSettings {
         limits: Limits,
     ) -> Result<Manifest, ManifestError> {
         let Some(plugin) = self.plugins.get(manifest.name()) else { return Ok(manifest) };
+        if let Some(isolation) = plugin.isolation {
+            manifest = manifest.with_isolation(isolation);
+        }
         if (!plugin.config.is_empty() || plugin.replaces_config) && !keep_config {
             let before = if plugin.replaces_config { &Value::Null } else { manifest.config() };
             let mut config = before.clone();

@@ -43,7 +43,7 @@ pub const fn entry_stream<T: 'static, M: ServesStream<T>, const LINKED: bool>() 
 
 /// Returns a method that returns a stream, which the plugin type `T` serves in a program.
 pub const fn served_stream<T: 'static, M: ServesStream<T>>() -> ServedMethod<T> {
-    let call = ServedCall::Stream(open_items::<T, M>);
+    let call = ServedCall::Stream(&open_items::<T, M>);
     ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call }
 }
 

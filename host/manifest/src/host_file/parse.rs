@@ -157,6 +157,10 @@ impl<'r> Reader<'r> {
         let read =
             match &value.field.shape {
                 Shape::Text => value.string()?.into(),
+                Shape::Words(words) => value.parse_string(|text| match words.contains(&text) {
+                    true => Ok(Json::from(text)),
+                    false => Err(None),
+                })?,
                 Shape::Texts => texts(value, |text| Ok(text.to_owned()))?,
                 Shape::Patterns(_) => texts(value, granted)?,
                 Shape::Number { .. } => value.number()?.into(),
