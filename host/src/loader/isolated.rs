@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
-use hotbay_process::{Diagnosis, Program, ProgramCopy};
+use hotbay_process::{Diagnosis, ProgramCopy};
 
 use super::candidate::Candidate;
 use super::context::LoaderContext;
@@ -58,24 +58,22 @@ pub(super) fn start(
 
 /// Finds the runner: where the application said, or else beside this program, or in `PATH`.
 fn find_runner(set: Option<&Path>, trust: Trust) -> Result<PathBuf, Error> {
-    let beside = || {
-        let program = env::current_exe().ok()?;
-        Some(program.parent()?.to_owned())
-    };
+    let beside = folders_of_program();
     let in_path = env::var_os("PATH").unwrap_or_default();
-    let folders = || beside().into_iter().chain(env::split_paths(&in_path));
-    let candidates = folders().filter(|folder| folder.is_absolute()).map(|it| it.join(RUNNER));
+    let folders = beside.iter().cloned().chain(env::split_paths(&in_path));
+    let mut paths = folders.filter(|it| it.is_absolute()).map(|it| it.join(RUNNER));
     let found = match set {
         Some(path) => path.is_file().then(|| path.to_owned()),
-        None => candidates.into_iter().find(|path| path.is_file()),
+        None => paths.find(|path| path.is_file()),
     };
     let Some(runner) = found else {
-        let searched = match (set, beside()) {
-            (Some(path), _) => format!("`{}` is not a file", path.display()),
-            (None, Some(folder)) => {
-                format!("not found in `{}`, nor in a folder of `PATH`", folder.display())
+        let searched = match set {
+            Some(path) => format!("`{}` is not a file", path.display()),
+            None => {
+                let beside: Vec<_> =
+                    beside.iter().map(|it| format!("`{}`", it.display())).collect();
+                format!("not found in {} or a folder of `PATH`", beside.join(", "))
             }
-            (None, None) => "not found in a folder of `PATH`".to_owned(),
         };
         let message = format!("the program `{RUNNER}`, which runs isolated libraries: {searched}");
         let hint = format!(
@@ -90,6 +88,15 @@ fn find_runner(set: Option<&Path>, trust: Trust) -> Result<PathBuf, Error> {
     };
     check_runner(&runner, trust).map_err(refused)?;
     Ok(runner)
+}
+
+/// Returns the folder of this program, and that of the binaries if cargo built a test or an example.
+fn folders_of_program() -> Vec<PathBuf> {
+    let program = env::current_exe().unwrap_or_default();
+    let Some(folder) = program.parent() else { return Vec::new() };
+    let is_below = folder.ends_with("deps") || folder.ends_with("examples");
+    let above = folder.parent().filter(|_| is_below);
+    [Some(folder), above].into_iter().flatten().map(Path::to_owned).collect()
 }
 
 /// Checks that no other user can replace the runner.
