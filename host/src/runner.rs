@@ -2,27 +2,29 @@
 //! a library over the protocol of processes.
 
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hotbay_manifest::check_api;
 use hotbay_plugin::abi::{CANCEL_INTERVAL, OutputSlot, RawContext, RawPayload, RawServices};
 use hotbay_plugin::contract::internal::{
-    Failed, ItemResult, RawHostFunctions, StartExecuteFn, batch,
+    Failed, ItemResult, RawHostFunctions, ServedItems, StartExecuteFn, batch,
 };
-use hotbay_plugin::contract::{ContractText, Format, with_context};
+use hotbay_plugin::contract::{ContractText, Format};
 use hotbay_plugin::{CallContext, Fault, Output, Payload, PluginError, Snapshot};
 use semver::{Version, VersionReq};
 
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::Staged;
 use crate::boundary::probe::{Probed, probe};
+use crate::boundary::stream::Requested;
 use crate::boundary::task::RunningTask;
 use crate::boundary::{
     BoundMethod, Image, Instance, MethodFunctions, OpenStream, Root, validate_config,
 };
-use crate::call::{Failure, OuterBounds};
+use crate::call::Failure;
 use crate::error::{Error, ErrorKind};
 use crate::loader::host_api;
 use crate::sync::{WaitGroup, block_on_until, deadline_in};
@@ -223,7 +225,8 @@ impl RunningLibrary {
         let (guard, instance) = (self.tasks.start(), &self.instance);
         let stream = OpenStream::open(guard, instance, open, context, format, &arguments)?;
         let tasks = Arc::clone(&self.tasks);
-        Ok(LibraryStream { stream, tasks, made: Vec::new().into_iter(), is_finished: false })
+        let made = Vec::new().into_iter();
+        Ok(LibraryStream { stream, tasks, requested: None, made, is_finished: false })
     }
 
     fn functions(&self, contract: usize, method: usize) -> Result<MethodFunctions, LibraryError> {
@@ -282,61 +285,61 @@ impl RunningLibrary {
 pub struct LibraryStream {
     stream: OpenStream,
     tasks: Arc<WaitGroup>,
+    /// A request that was not answered yet.
+    requested: Option<Requested>,
     /// Items that were made in advance.
     made: std::vec::IntoIter<Vec<u8>>,
     is_finished: bool,
 }
 
-impl LibraryStream {
-    /// Makes the next item, or waits for it. It has the context of the current call of this thread.
-    pub fn next(&mut self) -> Option<Result<Output, LibraryError>> {
-        let item = match self.made.next() {
-            Some(item) => Some(Ok(item)),
-            None if self.is_finished => None,
-            None => with_context(|outer| self.make(outer)).transpose(),
+impl ServedItems for LibraryStream {
+    fn poll_next(
+        &mut self,
+        context: &RawContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<ItemResult>> {
+        let item = loop {
+            if let Some(item) = self.made.next() {
+                break Some(Ok(item));
+            }
+            if self.is_finished {
+                break None;
+            }
+            if !self.stream.is_polled() {
+                let mut item = Vec::new();
+                let has_item = self.stream.next(context, &mut item);
+                break has_item.map(|has_item| has_item.then_some(item)).transpose();
+            }
+            let (stream, tasks) = (&mut self.stream, &self.tasks);
+            let requested =
+                self.requested.get_or_insert_with(|| stream.request(WINDOW, tasks.start()));
+            let Poll::Ready(answer) = Pin::new(requested).poll(cx) else { return Poll::Pending };
+            self.requested = None;
+            // The sender is dropped only with a result.
+            let batch = answer.unwrap_or(Err(Failure::Cancelled));
+            if let Err(failure) = batch.and_then(|batch| self.take(&batch)) {
+                break Some(Err(failure));
+            }
         };
         if !matches!(item, Some(Ok(_))) {
             self.is_finished = true;
         }
-        item.map(|item| item.map(Output::bytes).map_err(LibraryError::from))
+        let item = item.map(|item| item.map(Output::bytes).map_err(LibraryError::from));
+        Poll::Ready(item.map(|item| item.map_err(LibraryError::or_unwind)))
     }
+}
 
-    fn make(&mut self, outer: Option<CallContext<'_>>) -> Result<Option<Vec<u8>>, Failure> {
-        let remaining = outer.and_then(|outer| outer.remaining());
-        let bounds = OuterBounds { outer, deadline: remaining.map(deadline_in) };
-        let call_id = outer.map_or(0, |outer| outer.call_id());
-        let context = RawContext::new(call_id).with_bounds(&bounds);
-        if !self.stream.is_polled() {
-            let mut item = Vec::new();
-            let has_item = self.stream.next(&context, &mut item)?;
-            return Ok(has_item.then_some(item));
-        }
-        loop {
-            let mut requested = pin!(self.stream.request(WINDOW, self.tasks.start()));
-            let output = loop {
-                let check_at = Some(Instant::now() + CANCEL_INTERVAL);
-                match block_on_until(requested.as_mut(), check_at) {
-                    // The sender is dropped only with a result.
-                    Some(result) => break result.unwrap_or(Err(Failure::Cancelled))?,
-                    None if outer.is_some_and(|outer| outer.is_cancelled()) => {
-                        return Err(Failure::Cancelled);
-                    }
-                    None => {}
-                }
-            };
-            let Some((is_last, items)) = batch::parse(output.as_bytes()) else {
-                let message = "the plugin made an invalid batch of items";
-                return Err(Failure::Error(PluginError::new(500, message)));
-            };
-            let items: Vec<_> = items.into_iter().map(<[u8]>::to_vec).collect();
-            self.is_finished = is_last;
-            self.made = items.into_iter();
-            match self.made.next() {
-                Some(item) => return Ok(Some(item)),
-                None if is_last => return Ok(None),
-                None => {}
-            }
-        }
+impl LibraryStream {
+    /// Takes the items of a batch.
+    fn take(&mut self, batch: &Output) -> Result<(), Failure> {
+        let Some((is_last, items)) = batch::parse(batch.as_bytes()) else {
+            let message = "the plugin made an invalid batch of items";
+            return Err(Failure::Error(PluginError::new(500, message)));
+        };
+        let items: Vec<_> = items.into_iter().map(<[u8]>::to_vec).collect();
+        self.is_finished = is_last;
+        self.made = items.into_iter();
+        Ok(())
     }
 }
 
@@ -366,11 +369,6 @@ impl LibraryError {
             Self::Failed(part, error) => (part, error),
             Self::Panicked(fault) => std::panic::resume_unwind(Box::new(fault)),
         }
-    }
-
-    /// Returns an item of a stream, like [`or_unwind`](Self::or_unwind).
-    pub fn item(item: Result<Output, Self>) -> ItemResult {
-        item.map_err(Self::or_unwind)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hotbay::runner::{Library, LibraryError, OpenLibrary, RunningLibrary};
 use hotbay_plugin::abi::RawContext;
-use hotbay_plugin::contract::internal::{Items, MethodKind, ServedCall, ServedMethod};
+use hotbay_plugin::contract::internal::{MethodKind, ServedCall, ServedItems, ServedMethod};
 use hotbay_plugin::serve::{Program, host_functions};
 use hotbay_plugin::{
     CallContext, Config, HostServices, Output, Payload, Plugin, PluginError, Snapshot,
@@ -55,8 +55,8 @@ fn served_call(number: (usize, usize), kind: MethodKind) -> ServedCall<Isolated>
         MethodKind::Stream => ServedCall::Stream(Box::leak(Box::new(
             move |Isolated(library): &Isolated, context: &RawContext<'_>, format, arguments: &_| {
                 let opened = library.open(number, context, format, arguments);
-                let mut stream = opened.map_err(LibraryError::or_unwind)?;
-                Ok(Items::Blocking(Box::new(move || stream.next().map(LibraryError::item))))
+                let stream = opened.map_err(LibraryError::or_unwind)?;
+                Ok(Box::new(stream) as Box<dyn ServedItems>)
             },
         ))),
     }

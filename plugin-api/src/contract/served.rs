@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::codec::Format;
 use super::method::{Failed, Serves, call_serialized};
-use super::stream::Items;
+use super::stream::ServedItems;
 use crate::PluginError;
 use crate::context::RawContext;
 use crate::payload::Output;
@@ -33,8 +33,8 @@ pub type SerializedCall<T> =
     dyn Fn(&T, &RawContext<'_>, Format, &[u8]) -> Result<Output, (Failed, PluginError)> + Sync;
 
 /// Opens a stream with serialized arguments.
-pub type OpenCall<T> =
-    dyn Fn(&T, &RawContext<'_>, Format, &[u8]) -> Result<Items, (Failed, PluginError)> + Sync;
+pub type OpenCall<T> = dyn Fn(&T, &RawContext<'_>, Format, &[u8]) -> Result<Box<dyn ServedItems>, (Failed, PluginError)>
+    + Sync;
 
 impl<T> fmt::Debug for ServedCall<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
