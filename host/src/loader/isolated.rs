@@ -44,7 +44,7 @@ pub(super) fn start(
         candidate.failed(LoadStep::Launch, ErrorKind::StartFailed).caused_by(error)
     })?;
     let copy = IsolatedLibrary {
-        runner: runner.clone(),
+        runner,
         trust,
         copy: Mutex::new(stage(&context.staging, candidate, artifact)?),
         candidate: candidate.clone(),
@@ -52,7 +52,9 @@ pub(super) fn start(
         area: Arc::downgrade(&context.staging),
         content: artifact.content(),
     };
-    let program = program(candidate, Arc::new(copy), runner, limits, &context.limits)?;
+    // Messages about its exits name the library, not the runner.
+    let original = artifact.path().to_owned();
+    let program = program(candidate, Arc::new(copy), original, limits, &context.limits)?;
     start_program(context, candidate, program, until, parts, slot)
 }
 
@@ -82,11 +84,7 @@ fn find_runner(set: Option<&Path>, trust: Trust) -> Result<PathBuf, Error> {
         );
         return Err(Error::new(ErrorKind::StartFailed, message).with_hint(hint));
     };
-    let refused = |error| {
-        let message = format!("cannot use the runner `{}`", runner.display());
-        Error::new(ErrorKind::Integrity, message).caused_by(error)
-    };
-    check_runner(&runner, trust).map_err(refused)?;
+    check_runner(&runner, trust)?;
     Ok(runner)
 }
 
@@ -100,9 +98,12 @@ fn folders_of_program() -> Vec<PathBuf> {
 }
 
 /// Checks that no other user can replace the runner.
-fn check_runner(runner: &Path, trust: Trust) -> Result<(), crate::error::artifact::ArtifactError> {
-    trust::check(runner, trust)?;
-    trust::check_above(runner, trust)
+fn check_runner(runner: &Path, trust: Trust) -> Result<(), Error> {
+    let checked = trust::check(runner, trust).and_then(|()| trust::check_above(runner, trust));
+    checked.map_err(|error| {
+        let message = format!("cannot use the runner `{}`", runner.display());
+        Error::new(ErrorKind::Integrity, message).caused_by(error)
+    })
 }
 
 /// The private copy of a library that runs in its own process.
@@ -132,20 +133,16 @@ impl ProgramCopy for IsolatedLibrary {
     }
 
     fn ensure_intact(&self) -> Result<(), Diagnosis> {
-        let refused = |error: &dyn std::error::Error| {
-            let message = format!("cannot use the runner `{}`: {error}", self.runner.display());
-            Diagnosis::from(message)
+        let failed = |error: Error| Diagnosis {
+            message: error.full_message(),
+            hint: error.hint().map(str::to_owned),
         };
-        check_runner(&self.runner, self.trust).map_err(|error| refused(&error))?;
+        check_runner(&self.runner, self.trust).map_err(failed)?;
         let mut copy = lock(&self.copy);
         if copy.is_complete() {
             return Ok(());
         }
-        let restored = self.stage_again().map_err(|error| Diagnosis {
-            message: error.full_message(),
-            hint: error.hint().map(str::to_owned),
-        })?;
-        *copy = restored;
+        *copy = self.stage_again().map_err(failed)?;
         tracing::warn!(
             plugin = %self.candidate.manifest.name(),
             "the private copy of the library was missing and has been restored; another program may \

@@ -11,11 +11,11 @@ use super::process_of;
 
 /// The ways to end a process, and what the report of each contains.
 const CRASHES: [(&str, &str); 6] = [
-    ("segfault", "signal 11 (SIGSEGV)"),
-    ("abort", "signal 6 (SIGABRT)"),
-    ("exit", "exited with 3"),
+    ("segfault", "libcrashing.so` was killed by SIGSEGV"),
+    ("abort", "was killed by SIGABRT"),
+    ("exit", "exited with code 3"),
     ("overflow", "has overflowed its stack"),
-    ("double-panic", "signal 6 (SIGABRT)"),
+    ("double-panic", "was killed by SIGABRT"),
     ("allocation", "memory allocation of 800 bytes failed"),
 ];
 
