@@ -2,7 +2,7 @@
 
 use hotbay::Manifest;
 use hotbay::inspect::{self, Built, Inspection};
-use hotbay::manifest::Provided;
+use hotbay::manifest::{Isolation, Provided};
 use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
@@ -189,8 +189,17 @@ fn manifest_facts(manifest: &Manifest, options: &Options) -> Facts {
         ("provides", provides.join(", ")),
         ("limits", limits(manifest).to_string()),
         ("config", shown_config(manifest, options).to_string()),
+        ("isolation", isolation(manifest).to_owned()),
         ("command", manifest.command().join(" ")),
     ]
+}
+
+/// Returns where a library runs, if not in the host's process.
+fn isolation(manifest: &Manifest) -> &'static str {
+    match manifest.isolation() {
+        Isolation::Process => "runs in its own process",
+        _ => "",
+    }
 }
 
 /// Returns the config without secrets.
@@ -281,7 +290,7 @@ fn manifest_json(manifest: &Manifest, options: &Options) -> Value {
         "config": shown_config(manifest, options), "requires": requires, "provides": provides,
         "permissions": manifest.permissions(), "limits": limits(manifest),
         "handover": manifest.handover().as_str(), "unload": manifest.unload().as_str(),
-        "command": manifest.command(),
+        "isolation": manifest.isolation().as_str(), "command": manifest.command(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Contracts of libraries in their own process: callers cannot tell them from those in this one.
+//! Contracts of libraries in their own process: they serve callers as those in this one.
 
 use std::time::Duration;
 
