@@ -149,6 +149,7 @@ impl NewGeneration {
                 process_loader::start_staged(context, candidate, program, until, &mut parts, slot)?
             }
             Source::Read(artifact) if candidate.is_isolated() => {
+                can_isolate(candidate)?;
                 verify(context, candidate, &artifact)?;
                 survey::check_library(candidate, &artifact, Some(&context.contracts))?;
                 notes.extend(artifact.dependencies().notes.iter().cloned());
@@ -355,6 +356,24 @@ fn construct(
 #[cfg(not(all(unix, feature = "process")))]
 use start_process as start_isolated;
 
+/// Fails if this host cannot run a library in its own process.
+#[cfg(all(unix, feature = "process"))]
+fn can_isolate(_: &Candidate) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Fails: this host runs no processes.
+#[cfg(not(all(unix, feature = "process")))]
+fn can_isolate(candidate: &Candidate) -> Result<(), Error> {
+    Err(no_processes(candidate))
+}
+
+#[cfg(not(all(unix, feature = "process")))]
+fn no_processes(candidate: &Candidate) -> Error {
+    let failed = candidate.failed(LoadStep::Manifest, ErrorKind::Unsupported);
+    failed.caused_by(super::context::NO_PROCESSES).with_hint(super::context::NO_PROCESSES_HINT)
+}
+
 #[cfg(not(all(unix, feature = "process")))]
 fn start_process(
     _: &LoaderContext,
@@ -365,9 +384,7 @@ fn start_process(
     _: &mut Parts,
     _: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let kind = ErrorKind::Unsupported;
-    let failed = candidate.failed(LoadStep::Manifest, kind).caused_by(super::context::NO_PROCESSES);
-    Err(failed.with_hint(super::context::NO_PROCESSES_HINT))
+    Err(no_processes(candidate))
 }
 
 /// The source of a plugin's code.
