@@ -82,6 +82,9 @@ mod middleware;
 mod panic;
 mod pipeline;
 mod providers;
+#[cfg(feature = "runner")]
+#[doc(hidden)]
+pub mod runner;
 mod signatures;
 mod slot;
 mod sync;
@@ -110,8 +113,9 @@ pub mod fuzz {
 /// The content of `plugin.json`.
 pub mod manifest {
     pub use hotbay_manifest::{
-        ConfigSchema, Digest, Handover, InvalidDigest, Kind, Limits, Manifest, ManifestError,
-        NetRule, Preset, Provided, Sandbox, SandboxLimits, SandboxRule, SocketType, Unload,
+        ConfigSchema, Digest, Handover, InvalidDigest, Isolation, Kind, Limits, Manifest,
+        ManifestError, NetRule, Preset, Provided, Sandbox, SandboxLimits, SandboxRule, SocketType,
+        Unload,
     };
 }
 

@@ -49,18 +49,22 @@ fn process_plugin_is_refused_without_process_plugins() {
     let plugins = tempfile::tempdir().unwrap();
     let folder = plugins.path().join("x");
     fs::create_dir(&folder).unwrap();
-    let manifest = r#"{ "name": "x", "version": "1.0.0", "api": "^1", "kind": "process", "command": ["x.sh"] }"#;
-    fs::write(folder.join("plugin.json"), manifest).unwrap();
     fs::write(folder.join("x.sh"), "#!/bin/sh\nexit 1\n").unwrap();
     fs::set_permissions(folder.join("x.sh"), fs::Permissions::from_mode(0o755)).unwrap();
     let builder = Host::builder().allow_unverified(true).allow_writable_by_others(true);
     let host = builder.build().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let error = runtime.block_on(host.load(&folder)).map(drop).unwrap_err();
-    let message = error.full_message();
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{message}");
-    assert!(message.contains("built without process plugins"), "{message}");
-    assert_eq!(error.hint(), Some("enable the feature `process` of `hotbay`"));
+    let library = format!("{}x{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    fs::write(folder.join(library), "not opened").unwrap();
+    for field in [r#""kind": "process", "command": ["x.sh"]"#, r#""isolation": "process""#] {
+        let start = r#""name": "x", "version": "1.0.0", "api": "^1""#;
+        fs::write(folder.join("plugin.json"), format!("{{ {start}, {field} }}")).unwrap();
+        let error = runtime.block_on(host.load(&folder)).map(drop).unwrap_err();
+        let message = error.full_message();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{message}");
+        assert!(message.contains("built without process plugins"), "{message}");
+        assert_eq!(error.hint(), Some("enable the feature `process` of `hotbay`"));
+    }
 }
 
 #[test]

@@ -55,8 +55,8 @@ impl<'a> CallContext<'a> {
     }
 
     /// Returns the context as it crosses.
-    #[cfg(feature = "contracts")]
-    pub(crate) fn raw(&self) -> &'a RawContext<'a> {
+    #[doc(hidden)]
+    pub fn raw(&self) -> &'a RawContext<'a> {
         self.raw
     }
 

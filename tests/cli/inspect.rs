@@ -74,6 +74,7 @@ $ hotbay inspect plugins/transform --json
     "description": null,
     "handover": "overlap",
     "homepage": null,
+    "isolation": "none",
     "license": null,
     "limits": {},
     "package": "transform",

@@ -361,6 +361,7 @@ $ hotbay inspect process --json
     "description": null,
     "handover": "overlap",
     "homepage": null,
+    "isolation": "none",
     "license": null,
     "limits": {},
     "package": "served",

@@ -1,28 +1,33 @@
-//! Runs the same scenarios for both kinds of plugin: the fixture `served`, as a library and as a
-//! program. Contains only helpers.
+//! Runs the same scenarios for each kind of plugin: the fixture `served`, as a library, as a library
+//! in its own process, and as a program. Contains only helpers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use hotbay::{Error, PluginHandle, Request};
-use hotbay_tests::{Plugin, Plugins, ProgramFolder, library_file_name, state_of, until};
+use hotbay_tests::{Plugin, Plugins, ProgramFolder, library_file_name, runner, state_of, until};
 use serde_json::{Value, json};
 
 /// The way in which a plugin runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Library,
+    Isolated,
     Process,
 }
 
-/// Both kinds that are installed as files.
-pub(crate) const BOTH: [Kind; 2] = [Kind::Library, Kind::Process];
+/// The kinds that are installed as files.
+pub(crate) const KINDS: [Kind; 3] = [Kind::Library, Kind::Isolated, Kind::Process];
 
 impl Kind {
     /// Prepares the fixture under this name.
     pub(crate) fn served(self, plugins: &Plugins, name: &str) -> Draft {
         match self {
             Self::Library => Draft::Library(plugins.add(name, "served")),
+            Self::Isolated => {
+                runner();
+                Draft::Library(plugins.add(name, "served").set("isolation", "process"))
+            }
             Self::Process => {
                 let program = ProgramFolder::new(plugins.dir(), name).built("served", "served");
                 Draft::Process(program.set("package", "served").remove("permissions"))
@@ -33,7 +38,7 @@ impl Kind {
     /// Returns the name of its library or program file.
     pub(crate) fn file(self) -> String {
         match self {
-            Self::Library => library_file_name("served"),
+            Self::Library | Self::Isolated => library_file_name("served"),
             Self::Process => "program".to_owned(),
         }
     }

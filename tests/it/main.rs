@@ -9,6 +9,8 @@ mod contracts;
 mod exports;
 #[cfg(target_os = "linux")]
 mod fork;
+#[cfg(target_os = "linux")]
+mod isolation;
 mod layers;
 mod load;
 mod logs;

@@ -29,6 +29,16 @@ pub fn binary(package: &str, bin: &str) -> PathBuf {
     build_once(&request).file.clone()
 }
 
+/// Builds the program that runs isolated libraries, once per process, and returns its path. Hosts of
+/// tests find it beside the folder of the test.
+///
+/// # Panics
+///
+/// Panics with cargo's output if the build fails.
+pub fn runner() -> PathBuf {
+    binary("hotbay-runner", "hotbay-runner")
+}
+
 /// Builds the library of a package and returns its bytes, read once: later builds do not change
 /// them during a test.
 pub(crate) fn library_bytes(package: &str) -> Arc<Built> {

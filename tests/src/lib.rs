@@ -23,7 +23,7 @@ mod subprocess;
 mod traffic;
 mod waiting;
 
-pub use artifacts::{binary, library};
+pub use artifacts::{binary, library, runner};
 #[cfg(unix)]
 pub use child_processes::{ChildOutput, cargo, compiler, library_of, messages, run_to_end};
 #[cfg(unix)]

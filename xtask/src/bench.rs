@@ -12,7 +12,7 @@ const PACKAGE: &str = "hotbay-bench";
 const PROFILES: [&str; 2] = ["release", "default-release"];
 
 /// The groups of calls.
-const CALLS: [&str; 3] = ["calls", "threads", "layers"];
+const CALLS: [&str; 4] = ["calls", "threads", "layers", "isolated"];
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {

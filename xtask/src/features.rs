@@ -7,7 +7,7 @@ use hotbay_build::{Workspace, cargo};
 const DEFAULT: [&str; 3] = ["process", "schema", "watch"];
 
 /// The other features.
-const OTHERS: [&str; 5] = ["conformance", "fuzz", "metrics", "serde", "tower"];
+const OTHERS: [&str; 6] = ["conformance", "fuzz", "metrics", "runner", "serde", "tower"];
 
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let subsets = (0..1 << DEFAULT.len()).map(|subset: u32| {

@@ -1,7 +1,7 @@
 //! `hotbay inspect`: prints details of a plugin, without running it.
 
 use hotbay::inspect::{self, Built, Inspection};
-use hotbay::manifest::Provided;
+use hotbay::manifest::{Isolation, Provided};
 use hotbay::{Manifest, SignatureStatus, SignedBy};
 use serde_json::{Value, json};
 
@@ -198,8 +198,17 @@ fn manifest_facts(manifest: &Manifest, options: &Options) -> Facts {
         ("provides", provides.join(", ")),
         ("limits", limits(manifest).to_string()),
         ("config", shown_config(manifest, options).to_string()),
+        ("isolation", isolation(manifest).to_owned()),
         ("command", manifest.command().join(" ")),
     ]
+}
+
+/// Returns where a library runs, if not in the host's process.
+fn isolation(manifest: &Manifest) -> &'static str {
+    match manifest.isolation() {
+        Isolation::Process => "runs in its own process",
+        _ => "",
+    }
 }
 
 /// Returns the config without secrets.
@@ -328,7 +337,7 @@ fn manifest_json(manifest: &Manifest, options: &Options) -> Value {
         "config": shown_config(manifest, options), "requires": requires, "provides": provides,
         "permissions": manifest.permissions(), "limits": limits(manifest),
         "handover": manifest.handover().as_str(), "unload": manifest.unload().as_str(),
-        "command": manifest.command(),
+        "isolation": manifest.isolation().as_str(), "command": manifest.command(),
     })
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::fields::{self, LIMITS, MANIFEST, PROVIDED};
 use super::rules::{self, Expected};
 use super::tree::quoted;
-use super::words::{Handover, Kind, SocketType, Unload};
+use super::words::{Handover, Isolation, Kind, SocketType, Unload};
 use super::{ConfigSchema, Limits, Manifest, Provided};
 use crate::error::{ManifestError, Problem};
 
@@ -30,6 +30,7 @@ impl Manifest {
             api: VersionReq::STAR,
             kind: Kind::Library,
             library: None,
+            isolation: Isolation::default(),
             command: Vec::new(),
             socket_type: SocketType::default(),
             description: None,
@@ -59,6 +60,15 @@ impl Manifest {
     pub fn with_name(mut self, name: &str) -> Result<Self, ManifestError> {
         self.name = rules::name(name).map_err(|expected| error("name", name, expected))?;
         Ok(self)
+    }
+
+    /// Sets where the library runs. A program and a plugin that is compiled in ignore it.
+    #[must_use]
+    pub fn with_isolation(mut self, isolation: Isolation) -> Self {
+        if self.kind == Kind::Library {
+            self.isolation = isolation;
+        }
+        self
     }
 
     /// Sets the description.

@@ -2,7 +2,7 @@
 //! parser, suggestions and the JSON Schema use it; it parses nothing itself.
 
 use super::sandbox::{Entries, SANDBOX};
-use super::words::{Handover, Kind, SocketType, Unload};
+use super::words::{Handover, Isolation, Kind, SocketType, Unload};
 
 /// One field of an object in the manifest.
 #[derive(Debug)]
@@ -130,6 +130,14 @@ pub(crate) const MANIFEST: &[Field] = &[
         "the bare stem of a file in the plugin's folder, for example `transform`",
         "Stem of the library's file: `transform` means libtransform.so, libtransform.dylib or \
         transform.dll. By default the package's name with `-` replaced by `_`.",
+    ),
+    field(
+        "isolation",
+        Shape::Words(Isolation::WORDS),
+        Presence::OnlyFor(Kind::Library),
+        "`none` or `process`",
+        "Where a library runs: in the host's process (none, the default), or in a child process \
+        (process), so that a crash does not end the host. Needs the program `hotbay-runner`.",
     ),
     field(
         "command",

@@ -74,7 +74,7 @@ pub use signed_files::{
 pub use tree::{MAX_MANIFEST_BYTES, position_of};
 pub use trusted_key::{Day, KeyTrust};
 pub use types::Types;
-pub use words::{Handover, Kind, Preset, SandboxRule, SocketType, Unload};
+pub use words::{Handover, Isolation, Kind, Preset, SandboxRule, SocketType, Unload};
 
 /// The content of a `plugin.json`.
 ///
@@ -100,6 +100,7 @@ pub struct Manifest {
     pub(crate) api: VersionReq,
     pub(crate) kind: Kind,
     pub(crate) library: Option<String>,
+    pub(crate) isolation: Isolation,
     pub(crate) command: Vec<String>,
     pub(crate) socket_type: SocketType,
     pub(crate) description: Option<String>,
@@ -351,6 +352,11 @@ impl Manifest {
     /// Returns the type of the socket on which a process plugin should listen.
     pub fn socket_type(&self) -> SocketType {
         self.socket_type
+    }
+
+    /// Returns where a library runs: in the host's process, or in its own.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     /// Returns how a reload moves the state to the next build.

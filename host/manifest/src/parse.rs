@@ -12,7 +12,7 @@ use super::fields::{LIMITS, MANIFEST, MAPPED, PROVIDED, Shape};
 use super::reader::{FieldValue, Fields};
 use super::rules;
 use super::tree::{Mistakes, Source, found, join, key_at, quoted};
-use super::words::{Handover, Kind, SocketType, Unload};
+use super::words::{Handover, Isolation, Kind, SocketType, Unload};
 use super::{ConfigSchema, Limits, Manifest, MappedMethod, Provided, Sandbox};
 use crate::error::{ManifestError, Problem};
 use crate::name::PluginName;
@@ -53,6 +53,7 @@ fn read_fields(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Manifest> {
     let api = fields.required("api").and_then(|value| value.parse_string(rules::parsed));
     let api = mistakes.take(api);
     let library = mistakes.take(fields.optional("library", |value| value.parse_string(stem)));
+    let isolation = mistakes.take(fields.word("isolation", Isolation::from_word));
     let command = mistakes.take(command(fields));
     let socket_type = mistakes.take(fields.word("type", SocketType::from_word));
     let description = mistakes.take(fields.optional_string("description"));
@@ -79,6 +80,7 @@ fn read_fields(fields: &Fields<'_>, mistakes: &Mistakes) -> Option<Manifest> {
         api: api?,
         kind: kind?,
         library: library?,
+        isolation: isolation?,
         command: command?,
         socket_type: socket_type?,
         description: description?,

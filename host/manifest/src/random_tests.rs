@@ -62,6 +62,9 @@ prop_compose! {
             manifest.command = vec!["serve".to_owned(), manifest.name.to_string()];
             manifest.socket_type = if words.2 { SocketType::Tcp } else { SocketType::Unix };
         }
+        if words.1 {
+            manifest = manifest.with_isolation(Isolation::Process);
+        }
         manifest.handover = if words.1 { Handover::Pause } else { Handover::Overlap };
         manifest.unload = if words.2 { Unload::Keep } else { Unload::Auto };
         manifest.sha256 = sha256.map(Digest::new);

@@ -7,7 +7,7 @@ use jsonc_parser::cst::{CstInputValue, CstRootNode};
 use serde_json::{Map, Value, json};
 
 use super::tree::{STRICT, Source, without_mark};
-use super::words::{Handover, SocketType, Unload};
+use super::words::{Handover, Isolation, SocketType, Unload};
 use super::{ConfigSchema, Digest, Manifest, MappedMethod, Provided, Sandbox};
 use crate::error::{ManifestError, Problem};
 
@@ -27,6 +27,9 @@ impl Manifest {
         put("api", Some(self.api.to_string().into()));
         put("kind", Some(self.kind.as_str().into()));
         put("library", text(&self.library));
+        let isolation = self.isolation;
+        let is_default = isolation == Isolation::default();
+        put("isolation", (!is_default).then(|| isolation.as_str().into()));
         put("command", non_empty(self.command.as_slice().into()));
         let socket_type = self.socket_type;
         let is_default = socket_type == SocketType::default();

@@ -30,7 +30,7 @@ fn manifest_with_every_field_is_parsed() {
         r#"{{
         "$schema": "../plugin.schema.json", "x-note": ["anything"],
         "name": "echo-loud", "package": "echo", "version": "1.2.3-rc.1", "api": ">=1.1, <3",
-        "kind": "library", "library": "echo_v1", "description": "Echoes \ud83d\ude00.",
+        "kind": "library", "library": "echo_v1", "isolation": "process", "description": "Echoes \ud83d\ude00.",
         "authors": ["A", "B"], "license": "MIT", "homepage": "https://example.com",
         "config": {{ "x-a": {{ "$schema": null }}, "b": [1, -2.5, true, null] }},
         "config_schema": "schema.json", "input_schema": {{ "type": ["object"] }},
@@ -50,6 +50,7 @@ fn manifest_with_every_field_is_parsed() {
     assert_eq!(manifest.api().to_string(), ">=1.1, <3");
     assert_eq!(manifest.kind(), Kind::Library);
     assert_eq!(manifest.library_stem().as_deref(), Some("echo_v1"));
+    assert_eq!(manifest.isolation(), Isolation::Process);
     assert!(manifest.command().is_empty());
     assert_eq!(manifest.description(), Some("Echoes 😀."));
     assert_eq!(manifest.authors(), ["A", "B"]);

@@ -48,6 +48,16 @@ words! {
 }
 
 words! {
+    /// Where a library runs.
+    Isolation {
+        /// In the host's process, where a call costs nanoseconds.
+        None = "none",
+        /// In a child process, which `hotbay-runner` runs.
+        Process = "process",
+    }
+}
+
+words! {
     /// The type of the socket on which a process plugin should listen.
     SocketType {
         /// A Unix socket, in a folder that only this user can access.

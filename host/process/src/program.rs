@@ -29,8 +29,13 @@ pub trait ProgramCopy: fmt::Debug + Send + Sync {
     /// Returns the path of the copy, which is executed.
     fn path(&self) -> PathBuf;
 
-    /// Returns the folder of the copy, which has links to the files beside the program.
-    fn folder(&self) -> PathBuf;
+    /// Returns the arguments by which an interpreter finds what it runs; none for a program.
+    fn arguments(&self) -> Vec<OsString> {
+        Vec::new()
+    }
+
+    /// Returns the files and folders that it reads besides those of the plugin's folder.
+    fn files(&self) -> Vec<PathBuf>;
 
     /// Returns the digest of the program.
     fn sha256(&self) -> [u8; 32];
@@ -109,7 +114,10 @@ impl Program {
                     })?;
                     environment.push(("TMPDIR".into(), folder.into()));
                 }
-                let enforcement = Enforcement::new(policy, Kernel::current(), private)
+                let mut policy = policy.clone();
+                policy.run.push(self.copy.path());
+                policy.read.extend(self.copy.files());
+                let enforcement = Enforcement::new(&policy, Kernel::current(), private)
                     .map_err(|error| Diagnosis::from(error.to_string()))?;
                 Some(Arc::new(enforcement))
             }
@@ -121,7 +129,7 @@ impl Program {
         };
         Ok(Launch {
             program: self.copy.path(),
-            args: self.args.iter().cloned().chain(args).collect(),
+            args: self.copy.arguments().into_iter().chain(self.args.clone()).chain(args).collect(),
             folder: self.folder.clone(),
             environment,
             limits: ChildLimits {

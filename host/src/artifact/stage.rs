@@ -172,8 +172,30 @@ impl Staged {
         }
     }
 
+    /// Returns a copy that another process made and removes.
+    #[cfg(feature = "runner")]
+    pub(crate) fn of_other(path: PathBuf) -> Self {
+        let mut staged = Self::new(path, None);
+        staged.keep = true;
+        staged
+    }
+
     fn new(path: PathBuf, folder: Option<PathBuf>) -> Self {
         Self { path, folder, origin: None, copies: Vec::new(), keep: false }
+    }
+
+    /// Returns whether all files exist.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn is_complete(&self) -> bool {
+        let is_own =
+            |path: &Path| super::trust::check(path, super::trust::Trust::default()).is_ok();
+        is_own(&self.path) && self.copies.iter().all(|copy| is_own(copy))
+    }
+
+    /// Returns the files and folders of the copy.
+    #[cfg(all(unix, feature = "process"))]
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        vec![self.folder.clone().unwrap_or_else(|| self.path.clone())]
     }
 
     /// Returns the path of the copy.

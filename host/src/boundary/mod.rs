@@ -34,7 +34,7 @@ mod traces;
 
 pub(crate) use contract::{BindError, BoundMethod, Contracts, MethodFunctions};
 pub(crate) use image::{Close, Image};
-pub(crate) use invoke::{Instance, MethodFault};
+pub(crate) use invoke::{Instance, MethodFault, validate_config};
 pub(crate) use root::{CallMeter, Root};
 pub(crate) use stream::OpenStream;
 pub(crate) use traces::Variables;

@@ -6,7 +6,7 @@
 //! which is dropped before the library can be closed.
 
 use std::ffi::CStr;
-use std::fmt;
+use std::{fmt, ptr};
 
 use hotbay_plugin::Plugin;
 use hotbay_plugin::abi::abi_stable::StableAbi;
@@ -17,10 +17,11 @@ use hotbay_plugin::abi::abi_stable::library::{
     AbiHeaderRef, IsLayoutChecked, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL,
 };
 use hotbay_plugin::abi::{Exports, PluginRootRef, RawCensus, RawMeasure};
-use hotbay_plugin::contract::internal::{RawAsyncPlugin, RawContract, StartExecuteFn};
+use hotbay_plugin::contract::internal::{
+    RawAsyncPlugin, RawContract, RawHostFunctions, StartExecuteFn,
+};
 
 use super::Image;
-use super::services::contract_functions;
 use crate::error::boundary::BoundaryError;
 
 /// The functions of a plugin. Valid while their image is mapped: B1.
@@ -87,10 +88,10 @@ impl Root {
 
     /// Passes the functions by which the plugin calls contracts; ignored by libraries that were built
     /// before API 1.2.
-    pub(crate) fn connect(self) {
+    pub(crate) fn connect(self, functions: &'static RawHostFunctions) {
         if let Some(connect) = self.module.connect() {
             // SAFETY: B3, B5.
-            unsafe { connect(contract_functions()) };
+            unsafe { connect(ptr::from_ref(functions).cast()) };
         }
     }
 

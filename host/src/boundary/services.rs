@@ -110,9 +110,9 @@ impl ServiceHost for ByToken {
 /// The functions by which plugins in this process call contracts.
 static CONTRACT_FUNCTIONS: RawHostFunctions = RawHostFunctions::of::<ByToken>();
 
-/// Returns the address of the functions by which plugins call contracts, for `Root::connect`.
-pub(super) fn contract_functions() -> *const () {
-    (&raw const CONTRACT_FUNCTIONS).cast()
+/// Returns the functions by which plugins in this process call contracts.
+pub(crate) fn contract_functions() -> &'static RawHostFunctions {
+    &CONTRACT_FUNCTIONS
 }
 
 impl ContractHost for ByToken {

@@ -79,6 +79,7 @@ pub struct HostBuilder {
     pub(crate) staging_dir: Option<PathBuf>,
     pub(crate) confinement: ConfinementPolicy,
     keep_staged: bool,
+    runner: Option<PathBuf>,
     pub(crate) environment: Vec<String>,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
     contracts: Vec<&'static Description>,
@@ -117,6 +118,7 @@ impl HostBuilder {
             staging_dir: None,
             confinement: ConfinementPolicy::default(),
             keep_staged: false,
+            runner: None,
             environment: Vec::new(),
             compiled_in: Vec::new(),
             contracts: Vec::new(),
@@ -170,6 +172,7 @@ impl HostBuilder {
         if let Some(dir) = &settings.staging_dir {
             self.staging_dir = Some(dir.clone());
         }
+        self.runner = settings.runner.clone().or(self.runner);
         if let Some(deadline) = settings.default_deadline {
             self.default_deadline = Some(deadline);
         }
@@ -335,6 +338,15 @@ impl HostBuilder {
     /// [`build`](Self::build).
     pub fn staging_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.staging_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets the program `hotbay-runner`, which runs libraries with `"isolation": "process"`. By default
+    /// the host uses the one beside its own program, or else the first in `PATH`. A relative path is
+    /// resolved by [`build`](Self::build). No other user may be able to replace it, and its version
+    /// must be that of this crate.
+    pub fn runner(mut self, program: impl Into<PathBuf>) -> Self {
+        self.runner = Some(program.into());
         self
     }
 
@@ -687,6 +699,7 @@ impl HostBuilder {
                 contract_calls,
                 #[cfg(all(unix, feature = "process"))]
                 processes: hotbay_process::Processes::default(),
+                runner: self.runner.as_deref().map(absolute),
                 inherit_env: self.environment,
             }),
             background: Arc::default(),

@@ -260,6 +260,7 @@ impl ConfigFile {
                     .folder
                     .as_ref()
                     .map(|folder| std::path::absolute(folder).unwrap_or_else(|_| folder.clone())),
+                isolation: plugin.isolation,
                 permissions: grants(&plugin.permissions),
                 config: plugin.config.clone(),
                 replaces_config: plugin.replace_config == Some(true),

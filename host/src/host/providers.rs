@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Weak;
 
-use hotbay_manifest::{Kind, Manifest, nearest};
+use hotbay_manifest::{Isolation, Kind, Manifest, nearest};
 use semver::VersionReq;
 
 use super::inner::Inner;
@@ -54,8 +54,10 @@ fn providing(
         let offer = offers.of(contract).find(|offer| offer.matches(accepted))?;
         let place = match (folder, manifest.kind()) {
             (None, _) => Location::CompiledIn,
-            (Some(_), Kind::Library) => Location::Library,
-            (Some(_), Kind::Process) => Location::Process,
+            (Some(_), Kind::Library) if manifest.isolation() == Isolation::None => {
+                Location::Library
+            }
+            (Some(_), Kind::Library | Kind::Process) => Location::Process,
         };
         let name = manifest.name();
         let rank = host.preferences.rank(contract, &offer.contract, name, place);

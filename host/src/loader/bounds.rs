@@ -12,7 +12,8 @@ use super::settings::PluginSettings;
 use crate::config::ConfinementPolicy;
 use crate::error::{Error, ErrorKind, LoadStep};
 
-/// Returns the sandbox of a plugin, if it has one, and what was not granted, one sentence each.
+/// Returns the sandbox of a plugin, if it has one, and what the host does not grant of it, one
+/// sentence each.
 pub(super) fn effective(
     manifest: &Manifest,
     settings: &PluginSettings,
@@ -27,6 +28,11 @@ pub(super) fn effective(
         (None, _) => own.cloned(),
     };
     (sandbox, notes)
+}
+
+/// Returns what the host does not grant of a plugin's sandbox, one sentence each.
+pub(super) fn not_granted(candidate: &Candidate, host: &ConfinementPolicy) -> Vec<String> {
+    effective(&candidate.manifest, &candidate.settings, host).1
 }
 
 /// Returns what this machine enforces of a sandbox.
@@ -112,7 +118,7 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
         for text in requested.iter().flatten() {
             let narrower: Vec<_> = narrower(field, text, bounds).collect();
             if narrower.is_empty() {
-                notes.push(not_granted(field, text));
+                notes.push(note(field, text));
             }
             kept.extend(narrower);
         }
@@ -134,7 +140,7 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
                 } else if let Some(bound) = bounds.iter().find(|bound| port.includes(bound)) {
                     kept.push(*bound);
                 } else {
-                    notes.push(not_granted(field, &port.to_string()));
+                    notes.push(note(field, &port.to_string()));
                 }
             }
             Some(kept)
@@ -154,7 +160,7 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
         .with_require(require)
 }
 
-fn not_granted(field: &str, text: &str) -> String {
+fn note(field: &str, text: &str) -> String {
     format!("`sandbox.{field}` lists `{text}`, which the host does not grant")
 }
 

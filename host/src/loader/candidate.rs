@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hotbay_manifest::{
-    Kind, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, SchemaError, Unstartable,
+    Isolation, Kind, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, SchemaError, Unstartable,
 };
 use hotbay_plugin::Snapshot;
 use serde_json::Value;
@@ -188,9 +188,21 @@ impl Candidate {
         error.of(self.manifest.name()).at_step(step)
     }
 
-    /// Returns whether a library or a process runs its calls.
+    /// Returns whether it is a library or a program.
     pub(super) fn kind(&self) -> Kind {
         if self.folder.is_some() { self.manifest.kind() } else { Kind::Library }
+    }
+
+    /// Returns whether it is a library that runs in its own process.
+    pub(super) fn is_isolated(&self) -> bool {
+        self.kind() == Kind::Library
+            && self.folder.is_some()
+            && self.manifest.isolation() == Isolation::Process
+    }
+
+    /// Returns whether this process or another one runs its calls.
+    pub(super) fn runs_as(&self) -> Kind {
+        if self.is_isolated() { Kind::Process } else { self.kind() }
     }
 }
 

@@ -13,21 +13,20 @@ use super::candidate::Candidate;
 use crate::config::ConfinementPolicy;
 use crate::error::{Error, ErrorKind, LoadStep};
 
-/// Confines a program as its manifest and the host say. Returns what was not granted, one
-/// sentence each.
+/// Confines a program as its manifest and the host say.
 pub(super) fn confine(
     candidate: &Candidate,
     host: &ConfinementPolicy,
     program: &mut Program,
-) -> Result<Vec<String>, Error> {
+) -> Result<(), Error> {
     let manifest = &candidate.manifest;
-    let (sandbox, mut notes) = effective(manifest, &candidate.settings, host);
+    let (sandbox, _) = effective(manifest, &candidate.settings, host);
     check(candidate, host)?;
-    let Some(sandbox) = sandbox else { return Ok(notes) };
+    let Some(sandbox) = sandbox else { return Ok(()) };
     let mut places = Places { candidate, host, program, uses_state: false };
     let read = places.paths(&sandbox.read)?;
     let write = places.paths(&sandbox.write)?;
-    let run = places.programs(&sandbox.run, &mut notes)?;
+    let run = places.programs(&sandbox.run)?;
     let Places { uses_state, .. } = places;
     let mut policy = Policy {
         read,
@@ -45,7 +44,8 @@ pub(super) fn confine(
             *value = path.clone().into();
         }
     }
-    add_program(&mut policy, program);
+    policy.read.push(program.folder.clone());
+    policy.read.extend(program.folder.canonicalize());
     let allowed = sandbox.env.clone().unwrap_or_default();
     program.environment.retain(|(name, _)| is_usual(name) || is_listed(name, &allowed));
     if uses_state {
@@ -57,7 +57,7 @@ pub(super) fn confine(
         program.environment.push((STATE_DIR.into(), state.into()));
     }
     program.sandbox = Some(policy);
-    Ok(notes)
+    Ok(())
 }
 
 /// Resolves the paths of a sandbox.
@@ -85,11 +85,7 @@ impl Places<'_> {
         Ok(text.into())
     }
 
-    fn programs(
-        &mut self,
-        texts: &Option<Vec<String>>,
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<PathBuf>, Error> {
+    fn programs(&mut self, texts: &Option<Vec<String>>) -> Result<Vec<PathBuf>, Error> {
         let search = path_of(self.program);
         let mut programs = Vec::new();
         for text in texts.iter().flatten() {
@@ -102,22 +98,14 @@ impl Places<'_> {
                 Some(found) => {
                     programs.extend(found.canonicalize().ok().into_iter().chain([found]))
                 }
-                None => {
-                    notes.push(format!("`sandbox.run` lists `{text}`, which was not found in PATH"))
-                }
+                None => tracing::warn!(
+                    plugin = %self.candidate.manifest.name(),
+                    "`sandbox.run` lists `{text}`, which was not found in PATH"
+                ),
             }
         }
         Ok(programs)
     }
-}
-
-/// Adds the program itself and its folder.
-fn add_program(policy: &mut Policy, program: &Program) {
-    let copy = program.copy.path();
-    policy.read.push(program.folder.clone());
-    policy.read.extend(program.folder.canonicalize());
-    policy.read.push(program.copy.folder());
-    policy.run.push(copy);
 }
 
 fn path_of(program: &Program) -> String {

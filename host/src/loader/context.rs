@@ -1,6 +1,7 @@
 //! State that all loads of a host share.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -57,6 +58,9 @@ pub(crate) struct LoaderContext {
     pub(crate) contract_calls: Arc<dyn ContractCalls>,
     #[cfg(all(unix, feature = "process"))]
     pub(crate) processes: hotbay_process::Processes,
+    /// The program that runs isolated libraries, if it was set.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
+    pub(crate) runner: Option<PathBuf>,
     /// Names of environment variables that processes inherit besides the usual ones.
     #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
     pub(crate) inherit_env: Vec<String>,

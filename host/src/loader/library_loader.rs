@@ -12,9 +12,8 @@ use super::services::PluginServices;
 use super::start::{FailureCause, StartFailure, Until, into_backend, ready_to_open};
 use crate::artifact::digest::Artifact;
 use crate::artifact::stage::Staged;
-use crate::boundary::invoke::validate_config;
-use crate::boundary::services::Registration;
-use crate::boundary::{Image, Instance, Root};
+use crate::boundary::services::{Registration, contract_functions};
+use crate::boundary::{Image, Instance, Root, validate_config};
 use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::generation::{Backend, Parts};
@@ -213,7 +212,7 @@ fn begin(
         move |failure| StartFailure { step, cause: FailureCause::Plugin(failure), leftovers }
     };
     validate_config(root, config).map_err(at(LoadStep::Config))?;
-    root.connect();
+    root.connect(contract_functions());
     let started =
         Instance::start(Arc::clone(&image), root, config, services, capture_panic_backtrace);
     // Checked now: another handler may replace it later, and still call it as the previous one.

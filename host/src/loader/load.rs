@@ -10,9 +10,12 @@ use hotbay_plugin::{Config, PluginError, Snapshot};
 use hotbay_process::Program;
 use hotbay_sandbox::Confinement;
 
+use super::bounds::not_granted;
 use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::dependencies::stage;
+#[cfg(all(unix, feature = "process"))]
+use super::isolated::start as start_isolated;
 use super::library_loader::{self, Code, File, Opening, StagedLibrary};
 use super::policy::{PluginLimits, call_memory_note, call_policy, check_schemas, effective_limits};
 #[cfg(all(unix, feature = "process"))]
@@ -112,7 +115,7 @@ impl NewGeneration {
             }
             source => source,
         };
-        let kind = source.kind().unwrap_or(candidate.kind());
+        let kind = source.kind().unwrap_or(candidate.runs_as());
         candidate.ensure_signature_was_checked(&context.rules)?;
         let (limits, mut notes) =
             effective_limits(candidate.manifest.limits(), kind, &context.limits);
@@ -129,6 +132,7 @@ impl NewGeneration {
             }
         };
         let candidate = &candidate;
+        notes.extend(not_granted(candidate, &context.confinement));
         let mut parts = parts(context, candidate, slot, &limits);
         let schema_digests = schemas.digests();
         let mut sha256 = None;
@@ -154,13 +158,20 @@ impl NewGeneration {
                 parts.policy = policy;
                 process_loader::start_staged(context, candidate, program, until, &mut parts, slot)?
             }
+            Source::Read(artifact) if candidate.is_isolated() => {
+                can_isolate(candidate)?;
+                verify(context, candidate, &artifact)?;
+                survey::check_library(candidate, &artifact, Some(&context.contracts))?;
+                notes.extend(artifact.dependencies().notes.iter().cloned());
+                check_schemas(context, candidate, schemas, &mut parts)?;
+                sha256 = Some(artifact.content());
+                start_isolated(context, candidate, &artifact, &limits, until, &mut parts, slot)?
+            }
             Source::Read(artifact) if kind == Kind::Process => {
                 verify(context, candidate, &artifact)?;
                 check_schemas(context, candidate, schemas, &mut parts)?;
                 sha256 = Some(artifact.sha256());
-                start_process(
-                    context, candidate, &artifact, &limits, until, &mut parts, slot, &mut notes,
-                )?
+                start_process(context, candidate, &artifact, &limits, until, &mut parts, slot)?
             }
             Source::Read(artifact) => {
                 refuse_sandbox(candidate)?;
@@ -318,7 +329,9 @@ fn refuse_sandbox(candidate: &Candidate) -> Result<(), Error> {
     }
     let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
     let message = "it has a sandbox, but a library runs in the host's own process";
-    Err(failed.caused_by(message).with_hint("remove `sandbox`, or build the plugin as a program"))
+    Err(failed
+        .caused_by(message)
+        .with_hint("add `\"isolation\": \"process\"` to its plugin.json, or remove `sandbox`"))
 }
 
 /// Logs and emits which rules of a sandbox are not enforced.
@@ -389,6 +402,27 @@ fn construct(
 }
 
 #[cfg(not(all(unix, feature = "process")))]
+use start_process as start_isolated;
+
+/// Fails if this host cannot run a library in its own process.
+#[cfg(all(unix, feature = "process"))]
+fn can_isolate(_: &Candidate) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Fails: this host runs no processes.
+#[cfg(not(all(unix, feature = "process")))]
+fn can_isolate(candidate: &Candidate) -> Result<(), Error> {
+    Err(no_processes(candidate))
+}
+
+#[cfg(not(all(unix, feature = "process")))]
+fn no_processes(candidate: &Candidate) -> Error {
+    let failed = candidate.failed(LoadStep::Manifest, ErrorKind::Unsupported);
+    failed.caused_by(super::context::NO_PROCESSES).with_hint(super::context::NO_PROCESSES_HINT)
+}
+
+#[cfg(not(all(unix, feature = "process")))]
 fn start_process(
     _: &LoaderContext,
     candidate: &Candidate,
@@ -397,11 +431,8 @@ fn start_process(
     _: Until,
     _: &mut Parts,
     _: &Arc<Slot>,
-    _: &mut Vec<String>,
 ) -> Result<Backend, Error> {
-    let kind = ErrorKind::Unsupported;
-    let failed = candidate.failed(LoadStep::Manifest, kind).caused_by(super::context::NO_PROCESSES);
-    Err(failed.with_hint(super::context::NO_PROCESSES_HINT))
+    Err(no_processes(candidate))
 }
 
 /// The source of a plugin's code.

@@ -15,6 +15,8 @@ mod dependencies;
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 #[path = "no_dependencies.rs"]
 mod dependencies;
+#[cfg(all(unix, feature = "process"))]
+mod isolated;
 mod library_loader;
 mod load;
 mod plan;
@@ -37,6 +39,8 @@ pub(crate) use candidate::reload_failed;
 pub(crate) use coalescing_queue::{CoalescingQueue, Submission};
 #[cfg(all(unix, feature = "conformance"))]
 pub(crate) use conformance::{ConformanceRun, check_program};
+#[cfg(feature = "runner")]
+pub(crate) use context::host_api;
 pub(crate) use context::{AbandonedChecks, LoaderContext, PermissionPolicy};
 pub(crate) use load::{Build, Constructor, Loaded, Source, load};
 pub(crate) use plan::{Content, Dependent, Plan, plan};

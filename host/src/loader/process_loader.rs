@@ -52,14 +52,25 @@ pub(super) fn start(
     until: Until,
     parts: &mut Parts,
     slot: &Arc<Slot>,
-    notes: &mut Vec<String>,
 ) -> Result<Backend, Error> {
     let staging = &context.staging;
     let trust = context.rules.trust();
     let program = stage_program(candidate, artifact, limits, staging, &context.limits, trust)?;
+    start_program(context, candidate, program, until, parts, slot)
+}
+
+/// Starts a program with the environment that the host gives to all.
+pub(super) fn start_program(
+    context: &LoaderContext,
+    candidate: &Candidate,
+    program: Program,
+    until: Until,
+    parts: &mut Parts,
+    slot: &Arc<Slot>,
+) -> Result<Backend, Error> {
     let environment = allowed(std::env::vars_os(), &context.inherit_env);
     let mut program = Program { environment, ..program };
-    notes.extend(confine(candidate, &context.confinement, &mut program)?);
+    confine(candidate, &context.confinement, &mut program)?;
     start_staged(context, candidate, Arc::new(program), until, parts, slot)
 }
 
@@ -73,29 +84,52 @@ pub(super) fn stage_program(
     trust: Trust,
 ) -> Result<Program, Error> {
     let manifest = &candidate.manifest;
-    let (Some(folder), [program, args @ ..]) = (&candidate.folder, manifest.command()) else {
-        let message = "a program needs a plugin folder";
-        return Err(candidate.failed(LoadStep::Stage, ErrorKind::Unsupported).caused_by(message));
+    let (Some(folder), Some(program)) = (&candidate.folder, manifest.command().first()) else {
+        return Err(no_folder(candidate));
     };
     check_executable(candidate, artifact.path())?;
-    let name = manifest.name();
+    let name = manifest.name().as_str();
     let staged = staging
         .stage_program(
             artifact,
             folder,
             Path::new(program),
-            name.as_str(),
+            name,
             trust,
             candidate.signature.list(),
         )
         .map_err(|error| {
             candidate.failed(LoadStep::Stage, ErrorKind::Integrity).caused_by(error)
         })?;
+    self::program(candidate, Arc::new(staged), artifact.path().to_owned(), limits, host)
+}
+
+#[cold]
+fn no_folder(candidate: &Candidate) -> Error {
+    let message = "a program needs a plugin folder";
+    candidate.failed(LoadStep::Stage, ErrorKind::Unsupported).caused_by(message)
+}
+
+/// Returns the program that runs `copy`, without environment variables of the host.
+pub(super) fn program(
+    candidate: &Candidate,
+    copy: Arc<dyn ProgramCopy>,
+    original: PathBuf,
+    limits: &PluginLimits,
+    host: &HostLimits,
+) -> Result<Program, Error> {
+    let manifest = &candidate.manifest;
+    let folder = candidate.folder.as_ref().ok_or_else(|| no_folder(candidate))?;
+    // An instance in memory would be lost, which does not happen to a library in this process.
+    let idle_timeout = match candidate.is_isolated() {
+        true => Duration::ZERO,
+        false => host.process_idle_timeout,
+    };
     Ok(Program {
-        name: name.clone(),
-        copy: Arc::new(staged),
-        original: artifact.path().to_owned(),
-        args: args.iter().map(Into::into).collect(),
+        name: manifest.name().clone(),
+        copy,
+        original,
+        args: manifest.command().iter().skip(1).map(Into::into).collect(),
         folder: folder.clone(),
         environment: Vec::new(),
         config: manifest.config().clone(),
@@ -108,7 +142,7 @@ pub(super) fn stage_program(
             cpu_s: host.max_process_cpu_time.map(|time| time.as_secs_f64().ceil() as u64),
             start_timeout: host.start_timeout,
             stop_timeout: host.stop_timeout,
-            idle_timeout: host.process_idle_timeout,
+            idle_timeout,
             health_timeout: host.process_health_timeout,
             max_response_bytes: limits.output_bytes,
             max_snapshot_bytes: host.max_snapshot_bytes,
@@ -119,8 +153,8 @@ pub(super) fn stage_program(
 }
 
 impl ProgramCopy for StagedProgram {
-    fn folder(&self) -> PathBuf {
-        Self::folder(self)
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.folder()]
     }
 
     fn path(&self) -> PathBuf {

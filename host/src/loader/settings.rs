@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hotbay_manifest::{Limits, Manifest, ManifestError, Sandbox};
+use hotbay_manifest::{Isolation, Limits, Manifest, ManifestError, Sandbox};
 use serde_json::{Map, Value};
 
 use crate::id::PluginName;
@@ -49,6 +49,8 @@ pub(crate) struct OnePlugin {
     pub(crate) is_disabled: bool,
     /// The folder of an additional instance.
     pub(crate) folder: Option<PathBuf>,
+    /// Where its library runs, instead of what the manifest says.
+    pub(crate) isolation: Option<Isolation>,
     pub(crate) permissions: Option<Grants>,
     /// Values that replace those of the manifest's config.
     pub(crate) config: Map<String, Value>,
@@ -145,6 +147,9 @@ impl PluginSettings {
         limits: Limits,
     ) -> Result<Manifest, ManifestError> {
         let Some(plugin) = self.plugins.get(manifest.name()) else { return Ok(manifest) };
+        if let Some(isolation) = plugin.isolation {
+            manifest = manifest.with_isolation(isolation);
+        }
         if (!plugin.config.is_empty() || plugin.replaces_config) && !keep_config {
             let before = if plugin.replaces_config { &Value::Null } else { manifest.config() };
             let mut config = before.clone();

@@ -208,7 +208,7 @@ pub(crate) fn inspect(
         Ok(permissions) => inspection.permissions = permissions,
         Err(error) => _ = inspection.surveyed.problem.get_or_insert(error),
     }
-    if candidate.kind() == Kind::Process {
+    if candidate.runs_as() == Kind::Process {
         let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
         inspection.confinement =
             sandbox.map(|sandbox| confinement_of(&candidate.manifest, &sandbox, host));

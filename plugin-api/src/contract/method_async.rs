@@ -42,7 +42,7 @@ pub const fn entry_async<T: Sync + 'static, M: ServesAsync<T>, const LINKED: boo
 /// Returns an async method that the plugin type `T` serves in a program: it runs on the calling
 /// thread, in the plugin's runtime.
 pub const fn served_async<T: Sync + 'static, M: ServesAsync<T>>() -> ServedMethod<T> {
-    let call = ServedCall::Value(call_and_wait::<T, M>);
+    let call = ServedCall::Value(&call_and_wait::<T, M>);
     ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call }
 }
 

@@ -6,7 +6,7 @@ use super::argument::{self, Arguments};
 use super::codec::{CodecError, Format};
 use super::method::{ArgumentTypes, Failed, Method, MethodError, bad, run_guarded};
 use super::served::{ServedCall, ServedMethod};
-use super::stream::{BlockingItems, Items, Stream};
+use super::stream::{BlockingItems, Items, ServedItems, Stream};
 #[cfg(all(unix, feature = "tokio"))]
 use super::stream_async;
 use super::table::{RawMethod, RawStr, RawStream, code};
@@ -43,8 +43,31 @@ pub const fn entry_stream<T: 'static, M: ServesStream<T>, const LINKED: bool>() 
 
 /// Returns a method that returns a stream, which the plugin type `T` serves in a program.
 pub const fn served_stream<T: 'static, M: ServesStream<T>>() -> ServedMethod<T> {
-    let call = ServedCall::Stream(open_items::<T, M>);
+    let call = ServedCall::Stream(&serve_items::<T, M>);
     ServedMethod { name: M::SHAPE.name, hash: M::SHAPE.hash(), call }
+}
+
+/// Fails: only programs open streams so.
+#[cfg(not(all(unix, feature = "serve")))]
+#[allow(clippy::extra_unused_type_parameters, reason = "the same as with `serve`")]
+fn serve_items<T, M>(
+    _: &T,
+    _: &RawContext<'_>,
+    _: Format,
+    _: &[u8],
+) -> Result<Box<dyn ServedItems>, (Failed, PluginError)> {
+    Err((Failed::Method, PluginError::new(501, "needs the feature `serve` of `hotbay-plugin`")))
+}
+
+/// Opens a stream with serialized arguments, for a program.
+#[cfg(all(unix, feature = "serve"))]
+fn serve_items<T, M: ServesStream<T>>(
+    target: &T,
+    context: &RawContext<'_>,
+    format: Format,
+    arguments: &[u8],
+) -> Result<Box<dyn ServedItems>, (Failed, PluginError)> {
+    Ok(Box::new(open_items::<T, M>(target, context, format, arguments)?))
 }
 
 /// Opens a stream with serialized arguments.

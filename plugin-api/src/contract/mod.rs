@@ -166,7 +166,7 @@ pub mod internal {
         Description, Field, Fields, MAX_TEXT_BYTES, MethodKind, MethodShape, SYMBOL, Shape,
         ShapeList, Variant, export_length, export_text,
     };
-    pub use super::stream::{ItemResult, ItemSource, Items, Stream};
+    pub use super::stream::{ItemResult, ItemSource, Items, ServedItems, Stream};
     pub use super::table::{
         DirectFn, OpenFn, RawAsyncPlugin, RawCompletion, RawContract, RawMethod, RawStr, RawStream,
         RawTask, SerializedFn, StartExecuteFn, StartFn, batch, code, tables,

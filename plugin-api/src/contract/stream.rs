@@ -10,8 +10,9 @@ use super::data::Data;
 use super::error::{CallError, CallErrorKind};
 use super::method::{Failed, result_of};
 use crate::PluginError;
+use crate::context::RawContext;
 #[cfg(all(unix, feature = "serve"))]
-use crate::context::{RawContext, in_context};
+use crate::context::in_context;
 use crate::payload::Output;
 
 /// The items that a method of a contract returns one after another.
@@ -333,11 +334,20 @@ pub(super) type BlockingItems = Box<dyn FnMut() -> Option<ItemResult> + Send>;
 #[cfg(all(unix, feature = "tokio"))]
 pub(super) type PolledItems = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<ItemResult>> + Send>;
 
+/// The items of a stream that a program serves.
+pub trait ServedItems: fmt::Debug + Send {
+    /// Makes the next item on this thread, or polls for it.
+    fn poll_next(
+        &mut self,
+        context: &RawContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<ItemResult>>;
+}
+
 #[cfg(all(unix, feature = "serve"))]
-impl Items {
-    /// Makes the next item on this thread, or polls for it in the plugin's runtime; for a program,
-    /// whose threads may use tokio.
-    pub(crate) fn poll_next(
+impl ServedItems for Items {
+    /// Makes the next item on this thread, or polls for it in the plugin's runtime.
+    fn poll_next(
         &mut self,
         context: &RawContext<'_>,
         cx: &mut Context<'_>,

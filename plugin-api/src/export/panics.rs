@@ -100,6 +100,12 @@ impl Drop for GuardedCall {
 #[cold]
 #[inline(never)]
 fn fault_of(payload: Box<dyn Any + Send>) -> Fault {
+    // A library that runs in this program has recorded the panic itself.
+    #[cfg(all(unix, feature = "serve"))]
+    let payload = match payload.downcast::<Fault>() {
+        Ok(fault) => return *fault,
+        Err(payload) => payload,
+    };
     let message = payload_text(&*payload);
     // The record may be of another panic, which the author caught; `resume_unwind` leaves none.
     let record = take_record().filter(|record| record.message == message);

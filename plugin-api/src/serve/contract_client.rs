@@ -47,6 +47,11 @@ struct Bound {
 
 static FUNCTIONS: RawHostFunctions = RawHostFunctions::of::<ProgramCalls>();
 
+/// Returns the calls of contracts of this program, for a library that runs in it.
+pub fn host_functions() -> &'static RawHostFunctions {
+    &FUNCTIONS
+}
+
 /// Makes these the calls of contracts of this program.
 pub(super) fn connect() {
     services::connect((&raw const FUNCTIONS).cast());

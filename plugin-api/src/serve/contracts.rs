@@ -22,19 +22,36 @@ use crate::export::Failure;
 static CONTRACT_HASH: HeaderName = HeaderName::from_static(header::CONTRACT_HASH);
 
 /// The contracts that a program serves.
-pub(super) struct Contracts<T: 'static>(Vec<(&'static Description, &'static [ServedMethod<T>])>);
+pub(super) struct Contracts<T: 'static>(Vec<Served<T>>);
+
+struct Served<T: 'static> {
+    name: &'static str,
+    text: String,
+    methods: &'static [ServedMethod<T>],
+}
 
 impl<T> Contracts<T> {
     pub(super) fn add<C: ServedBy<T, true> + ?Sized>(&mut self) {
-        self.0.push((C::DESCRIPTION, C::SERVED));
+        let Description { name, .. } = C::DESCRIPTION;
+        self.add_methods(name, C::DESCRIPTION.text(), C::SERVED);
+    }
+
+    /// Adds a contract by its text.
+    pub(super) fn add_methods(
+        &mut self,
+        name: &'static str,
+        text: String,
+        methods: &'static [ServedMethod<T>],
+    ) {
+        self.0.push(Served { name, text, methods });
     }
 
     /// Returns the method with this endpoint.
     pub(super) fn method(&self, endpoint: &str) -> Option<&'static ServedMethod<T>> {
         let name = endpoint.strip_prefix(endpoint::CONTRACT_PREFIX)?;
         let (contract, method) = name.split_once('/')?;
-        let (_, methods) = self.0.iter().find(|(description, _)| description.name == contract)?;
-        methods.iter().find(|served| served.name == method)
+        let served = self.0.iter().find(|served| served.name == contract)?;
+        served.methods.iter().find(|served| served.name == method)
     }
 
     /// Returns the texts of the contracts, for the capabilities.
@@ -44,9 +61,8 @@ impl<T> Contracts<T> {
     /// A message for people if a contract occurs twice, or has a name that is not ASCII.
     pub(super) fn texts(&self) -> Result<Vec<ContractBody>, String> {
         let mut texts = Vec::new();
-        for (at, (description, methods)) in self.0.iter().enumerate() {
-            let name = description.name;
-            if self.0[..at].iter().any(|(other, _)| other.name == name) {
+        for (at, Served { name, text, methods }) in self.0.iter().enumerate() {
+            if self.0[..at].iter().any(|other| other.name == *name) {
                 return Err(format!("contract `{name}` of `serve_plugin!` already exists"));
             }
             if let Some(method) = methods.iter().find(|method| !method.name.is_ascii()) {
@@ -56,7 +72,7 @@ impl<T> Contracts<T> {
                     method.name
                 ));
             }
-            texts.push(ContractBody { postcard: true, text: description.text() });
+            texts.push(ContractBody { postcard: true, text: text.clone() });
         }
         Ok(texts)
     }
@@ -70,7 +86,7 @@ impl<T> Default for Contracts<T> {
 
 impl<T> fmt::Debug for Contracts<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(description, _)| description.name)).finish()
+        f.debug_list().entries(self.0.iter().map(|served| served.name)).finish()
     }
 }
 

@@ -53,6 +53,8 @@ mod streams;
 
 #[cfg(all(unix, feature = "serve"))]
 pub use call::Endpoint;
+#[cfg(all(unix, feature = "serve", feature = "contracts"))]
+pub use contract_client::host_functions;
 #[cfg(all(unix, feature = "serve"))]
 pub use program::Program;
 

@@ -1,6 +1,7 @@
 //! The builder that `serve_plugin!` uses: type, name, endpoints and schemas of a program, which are
 //! also its capabilities.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::{env, fmt};
 
@@ -14,7 +15,9 @@ use super::lifecycle;
 use super::server::Functions;
 use crate::Plugin;
 #[cfg(feature = "contracts")]
-use crate::contract::internal::ServedBy;
+use crate::contract::ContractText;
+#[cfg(feature = "contracts")]
+use crate::contract::internal::{ServedBy, ServedMethod};
 
 /// Endpoints of every program, beside `healthz` and `shutdown`.
 const STANDARD_ENDPOINTS: [&str; 4] =
@@ -52,6 +55,16 @@ impl<T: Plugin> Program<T> {
         self
     }
 
+    /// Adds a contract that is known only by its text.
+    #[cfg(feature = "contracts")]
+    #[must_use]
+    pub fn methods(mut self, text: &ContractText, methods: &'static [ServedMethod<T>]) -> Self {
+        // Like the names of other contracts, it is used until the program exits.
+        let name: &'static str = Box::leak(text.name.clone().into_boxed_str());
+        self.functions.contracts.add_methods(name, text.to_string(), methods);
+        self
+    }
+
     /// Sets the JSON Schema of the configuration.
     #[must_use]
     pub fn config_schema(mut self, schema: &'static str) -> Self {
@@ -68,6 +81,11 @@ impl<T: Plugin> Program<T> {
 
     /// Executes the command of the command line; returns when the program has to exit.
     pub fn run(self) -> ExitCode {
+        self.run_with(env::args_os().skip(1))
+    }
+
+    /// Executes the command in these arguments, like [`run`](Self::run).
+    pub fn run_with(self, arguments: impl Iterator<Item = OsString>) -> ExitCode {
         let capabilities = match capabilities_of(&self) {
             Ok(capabilities) => capabilities,
             Err(message) => {
@@ -79,7 +97,7 @@ impl<T: Plugin> Program<T> {
             text: env::var_os(variable::CONFIG),
             file: env::var_os(variable::CONFIG_FILE),
         };
-        match console::parse_arguments(env::args_os().skip(1), env_config) {
+        match console::parse_arguments(arguments, env_config) {
             Ok(Command::Capabilities) => console::print(&capabilities),
             Ok(Command::Help) => console::print(&console::usage(self.name)),
             Ok(Command::Serve(text)) => lifecycle::run(self.name, self.functions, &text),

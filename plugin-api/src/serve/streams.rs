@@ -12,7 +12,7 @@ use super::call::{CallBounds, CallHeaders, run_plugin};
 use super::connections::Connection;
 use super::host_client::report_thread_panic;
 use super::responses;
-use crate::contract::internal::{Failed, Items};
+use crate::contract::internal::{Failed, ServedItems};
 use crate::export::Failure;
 
 /// Returns the response with the items of a stream.
@@ -21,7 +21,7 @@ use crate::export::Failure;
 pub(super) fn respond(
     connection: &Arc<Connection>,
     call_headers: CallHeaders,
-    items: Items,
+    items: Box<dyn ServedItems>,
     activity: impl Send + 'static,
 ) -> Response<OutgoingBody> {
     let lines = StreamLines {
@@ -37,7 +37,7 @@ pub(super) fn respond(
 /// The lines of a stream.
 struct StreamLines<A> {
     /// `None` after the last line.
-    items: Option<Items>,
+    items: Option<Box<dyn ServedItems>>,
     _activity: A,
     connection: Arc<Connection>,
     call_headers: CallHeaders,

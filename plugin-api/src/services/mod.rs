@@ -62,6 +62,12 @@ impl HostServices {
         Self { raw }
     }
 
+    /// Returns the functions of the host as they cross.
+    #[doc(hidden)]
+    pub fn raw(&self) -> &RawServices {
+        &self.raw
+    }
+
     /// Returns the token of the plugin's start.
     #[cfg(feature = "contracts")]
     pub(crate) fn token(&self) -> u64 {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -26,9 +26,29 @@ thread_local! {
     static INTERESTS: RefCell<Vec<Interest>> = const { RefCell::new(Vec::new()) };
     /// Time at which that future must be polled again.
     static WAKE_AT: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// The number of the current round: see [`round`].
+    static ROUND: Cell<u64> = const { Cell::new(0) };
     /// Number of nested `block_on` calls of this thread. Unwinding leaves it too high, which costs
     /// later calls one additional poll.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The next thread begins at this round, so that the rounds of threads differ.
+static NEXT_FIRST_ROUND: AtomicU64 = AtomicU64::new(1 << 32);
+
+/// Returns a number that is greater after each sleep of this thread, and at the begin of each
+/// [`block_on`]. While it stays the same, a socket without data needs no second read: what arrives
+/// meanwhile ends the sleep.
+pub(super) fn round() -> u64 {
+    ROUND.get()
+}
+
+fn begin_round() {
+    let last = match ROUND.get() {
+        0 => NEXT_FIRST_ROUND.fetch_add(1 << 32, Ordering::Relaxed),
+        last => last,
+    };
+    ROUND.set(last + 1);
 }
 
 /// Registers that the current future waits for a socket.
@@ -67,6 +87,7 @@ pub fn block_on<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
     let mut future = pin!(unconstrained(future));
     let outer = (INTERESTS.take(), WAKE_AT.take());
     DEPTH.set(DEPTH.get() + 1);
+    begin_round();
     let output = loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             break Some(output);
@@ -82,6 +103,7 @@ pub fn block_on<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Ou
         if sleep(&thread_waker, &interests, deadline, wake_at) == SleepResult::TimedOut {
             break None;
         }
+        begin_round();
     };
     INTERESTS.set(outer.0);
     WAKE_AT.set(outer.1);

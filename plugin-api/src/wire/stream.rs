@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::ReadBufCursor;
 use rustix::event::PollFlags;
 
-use super::block_on::{block_on, register_interest};
+use super::block_on::{block_on, register_interest, round};
 
 /// Maximum number of bytes of one read.
 const MAX_READ_BYTES: usize = 16 << 10;
@@ -47,6 +47,8 @@ pub struct Stream {
     socket: Arc<Socket>,
     /// Counter of bytes read, if any.
     read_bytes: Option<Arc<AtomicU64>>,
+    /// The round in which a read found no further data.
+    drained_in: Option<u64>,
 }
 
 impl Stream {
@@ -155,7 +157,7 @@ impl TryFrom<UnixStream> for Stream {
 
     fn try_from(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: Arc::new(Socket::Unix(socket)), read_bytes: None })
+        Ok(Self { socket: Arc::new(Socket::Unix(socket)), read_bytes: None, drained_in: None })
     }
 }
 
@@ -165,16 +167,21 @@ impl TryFrom<TcpStream> for Stream {
     fn try_from(socket: TcpStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
-        Ok(Self { socket: Arc::new(Socket::Tcp(socket)), read_bytes: None })
+        Ok(Self { socket: Arc::new(Socket::Tcp(socket)), read_bytes: None, drained_in: None })
     }
 }
 
 impl hyper::rt::Read for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        let round = round();
+        if self.drained_in == Some(round) {
+            register_interest(Arc::<Socket>::clone(&self.socket), PollFlags::IN);
+            return Poll::Pending;
+        }
         with_read_buffer(cursor.remaining(), |buffer| {
             let read = self.poll_io(PollFlags::IN, |socket| match socket {
                 Socket::Unix(socket) => (&*socket).read(buffer),
@@ -183,6 +190,13 @@ impl hyper::rt::Read for Stream {
             if let (Some(total), Poll::Ready(Ok(count))) = (&self.read_bytes, &read) {
                 total.fetch_add(*count as u64, Ordering::Relaxed);
             }
+            let is_drained = match &read {
+                // As in tokio: a read that does not fill the buffer leaves no data behind.
+                Poll::Ready(Ok(count)) => *count > 0 && *count < buffer.len(),
+                Poll::Pending => true,
+                Poll::Ready(Err(_)) => false,
+            };
+            self.drained_in = is_drained.then_some(round);
             read.map_ok(|count| cursor.put_slice(&buffer[..count]))
         })
     }

@@ -68,6 +68,11 @@ pub(crate) fn command() -> anyhow::Result<PathBuf> {
     cargo_build(&arguments, "hotbay", "hotbay")
 }
 
+/// Builds the program that runs isolated libraries.
+pub(crate) fn runner() -> anyhow::Result<PathBuf> {
+    program("hotbay-runner")
+}
+
 /// Builds the program of a plugin.
 pub(crate) fn program(package: &str) -> anyhow::Result<PathBuf> {
     cargo_build(&["--package", package, "--bin", package], package, package)

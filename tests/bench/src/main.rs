@@ -89,6 +89,8 @@ enum Group {
     Lines,
     /// Process plugins, compared with a bare HTTP client and server.
     Processes,
+    /// Isolated libraries, compared with bare frames over a socket.
+    Isolated,
     /// From a saved source of a plugin to the reply of its new code.
     Inner,
     /// Builds of plugins after an edit, compared with a plain library.
@@ -144,6 +146,7 @@ fn measure(group: Group, options: &Options) -> anyhow::Result<()> {
         Group::Schemas => schemas::measure(options.quick, &report),
         Group::Lines => lines::measure(options.quick, &report),
         Group::Processes => processes::measure(options.quick, &report),
+        Group::Isolated => processes::isolated::measure(options.quick, &report),
         Group::Inner => inner::measure(options.quick, &report),
         Group::Rebuilds => rebuilds::measure(options.quick, &report),
         Group::Storage => storage::measure(options.quick, &report),
@@ -156,6 +159,7 @@ fn child(what: &OsString, arguments: &[OsString]) -> anyhow::Result<()> {
         (Some("load"), [dir]) => many::load(dir.as_ref()),
         (Some("survey"), [dir]) => many::survey(dir.as_ref()),
         (Some("bare-server"), [socket, kind]) => processes::bare_server(socket.as_ref(), kind),
+        (Some("frames-server"), [socket]) => processes::isolated::serve_frames(socket.as_ref()),
         (Some("host"), [staging, folders @ ..]) => {
             soak::host_until_killed(staging.as_ref(), folders);
             Ok(())

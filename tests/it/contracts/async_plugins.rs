@@ -43,7 +43,7 @@ fn number(plugin: &PluginHandle, what: &str) -> u64 {
     plugin.call(Request::text(what)).unwrap().json().unwrap()
 }
 
-fn check_calls(plugin: &PluginHandle) {
+pub(super) fn check_calls(plugin: &PluginHandle) {
     assert_eq!(call(plugin, "a").unwrap(), "a");
     let long = "a text of more than 24 bytes, which is not inline";
     assert_eq!(call(plugin, long).unwrap(), long);

@@ -10,6 +10,8 @@ mod data_processor;
 #[cfg(unix)]
 mod interrupted;
 #[cfg(unix)]
+mod isolated;
+#[cfg(unix)]
 mod mapped;
 mod mistakes;
 #[cfg(unix)]

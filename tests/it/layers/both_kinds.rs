@@ -13,7 +13,7 @@ use hotbay_tests::{Plugins, block_on, loaded, quarantine, until};
 use serde_json::json;
 use tower::ServiceExt as _;
 
-use crate::both_kinds::{BOTH, Kind, action_request, count, waits};
+use crate::both_kinds::{KINDS, Kind, action_request, count, waits};
 
 /// Formats the outcome of a call.
 fn outcome(outcome: Result<Reply, Error>) -> String {
@@ -40,7 +40,7 @@ fn all_call_methods(host: &Host, handle: &PluginHandle, request: Request<'static
 /// Runs a scenario with each kind; both must give the expected results.
 #[track_caller]
 fn same(scenario: impl Fn(Kind) -> Vec<String>, expected: &[&str]) {
-    for kind in BOTH {
+    for kind in KINDS {
         assert_eq!(scenario(kind), expected, "{kind:?}");
     }
 }
@@ -169,7 +169,7 @@ fn rejections_are_equal_in_every_form_of_a_call() {
              reached (`limits.in_flight` is 1)",
         ),
     ];
-    for kind in BOTH {
+    for kind in KINDS {
         let plugins = Plugins::new();
         let builder = Host::builder().validate("checked", |request| {
             let input = String::from_utf8_lossy(request.as_bytes());
@@ -208,7 +208,7 @@ fn rejections_are_equal_in_every_form_of_a_call() {
 /// With a layer, calls to processes run on threads.
 #[test]
 fn dropped_call_behind_layer_cancels_plugin_of_either_kind() {
-    for kind in BOTH {
+    for kind in KINDS {
         let plugins = Plugins::new();
         let host = Host::builder().layer(Own).build().unwrap();
         let handle = loaded(&host, kind.served(&plugins, "dropped").install());

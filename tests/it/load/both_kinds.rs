@@ -10,11 +10,11 @@ use hotbay_tests::{
 };
 use serde_json::json;
 
-use crate::both_kinds::{BOTH, Journal, Kind, action_request, increment, waits};
+use crate::both_kinds::{Journal, KINDS, Kind, action_request, increment, waits};
 
 #[test]
 fn lifecycle_events_come_in_same_order() {
-    for kind in BOTH {
+    for kind in KINDS {
         let plugins = Plugins::new();
         let host = host(&plugins);
         let (mut events, mut beside) = (host.events(), host.events());
@@ -46,7 +46,7 @@ fn kind_of(event: &HostEvent) -> String {
 
 #[test]
 fn load_restores_state_and_refuses_invalid_state() {
-    for kind in BOTH {
+    for kind in KINDS {
         let plugins = Plugins::new();
         let host = host(&plugins);
         let journal = Journal::new(&plugins);
@@ -79,7 +79,7 @@ fn load_restores_state_and_refuses_invalid_state() {
 
 #[test]
 fn unload_finishes_running_calls_and_refuses_later_ones() {
-    for kind in BOTH {
+    for kind in KINDS {
         let plugins = Plugins::new();
         let host = host(&plugins);
         let mut events = host.events();
@@ -121,7 +121,7 @@ fn unload_finishes_running_calls_and_refuses_later_ones() {
 
 #[test]
 fn plugin_shutdown_runs_once_and_reports_failure() {
-    for kind in BOTH {
+    for kind in KINDS {
         let plugins = Plugins::new();
         let host = host(&plugins);
         let mut events = host.events();
@@ -171,7 +171,7 @@ fn plugins_of_both_kinds_require_each_other() {
 
 #[test]
 fn two_hosts_are_isolated_for_both_kinds() {
-    for kind in BOTH {
+    for kind in KINDS {
         let plugins = Plugins::new();
         let journal = Journal::new(&plugins);
         let config = json!({ "journal": journal.0 });

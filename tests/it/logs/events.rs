@@ -29,6 +29,19 @@ impl LogFixture {
         Self::with(|plugin| plugin.set("permissions", json!(["log"])))
     }
 
+    /// Creates one whose library runs in its own process.
+    #[cfg(unix)]
+    fn isolated() -> Self {
+        hotbay_tests::runner();
+        Self::with(|it| it.set("permissions", json!(["log"])).set("isolation", "process"))
+    }
+
+    #[cfg(unix)]
+    fn isolated_without_permission() -> Self {
+        hotbay_tests::runner();
+        Self::with(|plugin| plugin.set("isolation", "process"))
+    }
+
     fn with(change: impl FnOnce(Plugin) -> Plugin) -> Self {
         let (recorder, plugins, name) = (install(), Plugins::new(), unique("chat"));
         let host = host(&plugins);
@@ -104,6 +117,41 @@ fn event_keeps_fields_of_each_type() {
         assert_eq!(line.fields.len(), fields.len() + 1, "`plugin` too: {line:?}");
         assert!(line.file.unwrap().ends_with("lib.rs"));
     }
+}
+
+/// The logs of an isolated library equal those of one in this process.
+#[cfg(unix)]
+#[test]
+fn isolated_library_logs_the_same() {
+    let (own, isolated) = (LogFixture::new(), LogFixture::isolated());
+    for fixture in [&own, &isolated] {
+        for method in ["types", "spans", "record", "event", "host"] {
+            fixture.call(&json!({ "method": method }));
+        }
+    }
+    let shown = |fixture: &LogFixture| -> Vec<_> {
+        let shown = |line: Line| {
+            let Line { level, target, file, mut fields } = line;
+            fields.remove("plugin");
+            let target = target.replace(&fixture.name, "itself");
+            (level, target, file.map(|file| file.ends_with("lib.rs")), fields)
+        };
+        fixture.lines().into_iter().map(shown).collect()
+    };
+    let expected = shown(&own);
+    assert_eq!(expected.len(), 5);
+    assert_eq!(shown(&isolated), expected);
+}
+
+#[cfg(unix)]
+#[test]
+fn isolated_library_without_permission_logs_nothing() {
+    let fixture = LogFixture::isolated_without_permission();
+    for method in ["event", "types", "record"] {
+        fixture.call(&json!({ "method": method }));
+    }
+    assert_eq!(fixture.call(&json!({ "method": "host" }))["result"], "Err(Denied)");
+    assert_eq!(fixture.messages(), [""; 0]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::both_kinds::{BOTH, Journal, Kind, action_request, answer, increment, waits};
+use crate::both_kinds::{Journal, KINDS, Kind, action_request, answer, increment, waits};
 
 /// A plugin of one kind, its host and its handover.
 struct Fixture {
@@ -36,7 +36,7 @@ impl Fixture {
 
     /// Runs the same scenario for both kinds.
     fn both(handover: &'static str, scenario: impl Fn(Self)) {
-        for kind in BOTH {
+        for kind in KINDS {
             scenario(Self::new(kind, handover));
         }
     }
@@ -68,7 +68,7 @@ impl Fixture {
     /// Replaces the file with a sealed one that cannot start.
     fn corrupt(&self) {
         match self.kind {
-            Kind::Library => {
+            Kind::Library | Kind::Isolated => {
                 let half = self.plugins.add("moves", "served").bytes(|bytes| bytes.truncate(1000));
                 half.set("handover", self.handover).write();
             }
@@ -209,7 +209,7 @@ fn calls_during_pause_reach_new_build_of_either_kind() {
 
 #[test]
 fn pin_rolls_back_pause_of_either_kind() {
-    for kind in BOTH {
+    for kind in KINDS {
         let wait = limits(|limits| limits.pause_timeout = Duration::from_millis(50));
         for handover in ["pause", "stop-first"] {
             let host = Host::builder().limits(wait.clone()).build().unwrap();

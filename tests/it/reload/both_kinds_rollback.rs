@@ -10,7 +10,7 @@ use hotbay_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::both_kinds::{BOTH, Draft, Journal, Kind, increment, served};
+use crate::both_kinds::{Draft, Journal, KINDS, Kind, increment, served};
 
 /// A failing build and its expected error; only the step differs by kind.
 struct Case {
@@ -123,7 +123,7 @@ fn cases() -> Vec<Case> {
                 draft.set("description", "another").install();
                 match fixture.kind {
                     // A library need not be executable, but must be a library.
-                    Kind::Library => fs::remove_file(fixture.file()).unwrap(),
+                    Kind::Library | Kind::Isolated => fs::remove_file(fixture.file()).unwrap(),
                     Kind::Process => {
                         use std::os::unix::fs::PermissionsExt as _;
                         let mode = fs::Permissions::from_mode(0o644);
@@ -174,7 +174,12 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
             (case.install)(fixture.draft(handover), &fixture);
             let error = rolled_back(&host, &fixture.name);
             let message = error.full_message();
-            let expected = if kind == Kind::Library { case.library } else { case.process };
+            let is_of_file = case.name == "not executable";
+            let expected = match kind {
+                Kind::Library => case.library,
+                Kind::Isolated if is_of_file => case.library,
+                Kind::Isolated | Kind::Process => case.process,
+            };
             assert_eq!(
                 (error.step(), error.kind()),
                 (Some(expected.0), expected.1),
@@ -183,7 +188,7 @@ fn check(kind: Kind, handover: &str, cases: &[Case]) {
             assert_eq!(error.generation().map(|it| it.get()), Some(1), "{context}: {message}");
             let keeps = format!("at step `{}` (generation 1 keeps serving)", expected.0);
             assert!(message.contains(&keeps), "{context}: {message}");
-            let is_of_libraries = case.name == "not executable" && kind == Kind::Library;
+            let is_of_libraries = is_of_file && kind != Kind::Process;
             let is_of_programs = case.name == "missing file" && kind == Kind::Process;
             let part = if is_of_programs { "program" } else { case.part };
             assert!(message.contains(part) || is_of_libraries, "{context}: {message}");
@@ -235,6 +240,12 @@ fn program_failure_before_start_keeps_old_build() {
 }
 
 #[test]
+fn isolated_library_failure_keeps_old_build() {
+    check(Kind::Isolated, "overlap", &cases());
+    check(Kind::Isolated, "pause", &cases()[BEFORE..]);
+}
+
+#[test]
 fn library_failure_during_start_keeps_old_build() {
     check(Kind::Library, "overlap", &cases()[BEFORE..]);
 }
@@ -256,14 +267,14 @@ fn program_failure_during_pause_keeps_old_build() {
 
 #[test]
 fn unhealthy_build_is_never_promoted() {
-    for kind in BOTH {
+    for kind in KINDS {
         let fixture = Fixture::new(kind);
         let wait = limits(|limits| limits.start_timeout = Duration::from_secs(4));
         let host = Host::builder().limits(wait).build().unwrap();
         let unhealthy = fixture.switch("unhealthy");
         fs::write(&unhealthy, "").unwrap();
         for (at, handover) in ["overlap", "pause"].into_iter().enumerate() {
-            if kind == Kind::Process && handover == "pause" {
+            if kind != Kind::Library && handover == "pause" {
                 continue;
             }
             let build = 10 * at;

@@ -242,3 +242,32 @@ fn only_listed_variables_are_passed() {
     assert!(unusual.is_empty(), "{unusual:?}");
     confined.end();
 }
+
+#[test]
+fn isolated_library_is_confined_like_a_program() {
+    if !can_confine(4) {
+        return;
+    }
+    let plugins = Plugins::new();
+    let plugin = plugins.add("confined", "confined").set("isolation", "process");
+    let folder = plugin.set("sandbox", json!({ "limits": { "processes": 1 } })).write();
+    let host = hotbay_tests::host(&plugins);
+    let handle = hotbay_tests::loaded(&host, folder.clone());
+    let attempt = |action: Value| {
+        let reply = handle.call(hotbay::Request::json_text(&action.to_string()));
+        let reply = reply.unwrap_or_else(|error| panic!("{action}: {}", error.full_message()));
+        reply.as_text().expect("text").to_owned()
+    };
+    for action in [
+        json!({ "do": "read", "path": "/etc/passwd" }),
+        json!({ "do": "listen", "address": "127.0.0.1:0" }),
+        json!({ "do": "run", "path": "/usr/bin/env" }),
+        json!({ "do": "write", "path": folder.join("new") }),
+        json!({ "do": "signal", "pid": std::process::id(), "signal": 0 }),
+    ] {
+        let outcome = attempt(action.clone());
+        assert!(outcome.starts_with("denied "), "{action}: {outcome}");
+    }
+    assert_eq!(attempt(json!({ "do": "read", "path": folder.join("plugin.json") })), "permitted");
+    assert_eq!(attempt(json!({ "do": "processes", "count": 2 })), "0");
+}

@@ -7,7 +7,7 @@ use hotbay::{Events, Host, HostEvent, PluginHandle};
 use hotbay_tests::{Plugins, ProgramFolder, binary, block_on, event};
 use serde_json::{Value, json};
 
-use crate::both_kinds::{BOTH, Journal, Kind, action_request, answer};
+use crate::both_kinds::{Journal, KINDS, Kind, action_request, answer};
 
 /// A host that watches one folder, and another folder in which builds are prepared.
 struct Watched {
@@ -67,7 +67,7 @@ impl Watched {
 
 #[test]
 fn renamed_files_are_promoted_broken_ones_are_not() {
-    for kind in BOTH {
+    for kind in KINDS {
         let mut watched = Watched::new(kind);
         let handle = watched.appear("old");
         watched.replace(&watched.draft(json!({ "answers": "new" })));
@@ -91,7 +91,7 @@ fn renamed_files_are_promoted_broken_ones_are_not() {
 
 #[test]
 fn config_change_in_manifest_is_reloaded() {
-    for kind in BOTH {
+    for kind in KINDS {
         let mut watched = Watched::new(kind);
         let handle = watched.appear("old");
         let manifest = watched.folder().join("plugin.json");

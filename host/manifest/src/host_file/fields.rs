@@ -4,6 +4,7 @@
 use super::keys::{KEYS, SIGNATURES};
 use crate::fields::{Field, HostShape, LIMITS, Presence, Shape, field};
 use crate::sandbox::{self, SANDBOX};
+use crate::words::Isolation;
 
 const DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`";
 const OPTIONAL_DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`, or `none`";
@@ -36,6 +37,13 @@ pub(crate) const HOST_FILE: &[Field] = &[
         "a path",
         "Folder for private copies of libraries, which must allow files to be executed; relative to \
          the folder of this file. By default the system's folder for temporary files.",
+    ),
+    optional(
+        "runner",
+        Shape::Host(HostShape::Path),
+        "a path",
+        "The program `hotbay-runner`, which runs isolated libraries; relative to the folder of this \
+         file. By default it is searched beside the host's program, and then in `PATH`.",
     ),
     optional(
         "default_deadline",
@@ -194,6 +202,13 @@ pub(crate) const PLUGIN: &[Field] = &[
         "Loads the plugin in this folder under the name of this entry, in addition to those that are \
          found. So one folder can have several instances. Relative to the folder of this file. The \
          folder is watched with the plugin directories.",
+    ),
+    optional(
+        "isolation",
+        Shape::Words(Isolation::WORDS),
+        "`none` or `process`",
+        "Where the plugin's library runs, instead of what its manifest says: in the host's process, \
+         or in its own. Programs ignore it.",
     ),
     optional(
         "permissions",

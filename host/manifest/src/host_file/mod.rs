@@ -26,6 +26,7 @@ pub use setting::{Environment, Origin, Setting};
 use crate::error::{ManifestError, Problem};
 use crate::name::PluginName;
 use crate::signed_files::SignaturePolicy;
+use crate::words::Isolation;
 use crate::{Limits, Sandbox};
 
 /// Maximum number of files that one file includes, directly or not.
@@ -48,6 +49,8 @@ pub struct HostSettings {
     pub plugin_dirs: Option<Vec<PathBuf>>,
     /// Folder for private copies of libraries.
     pub staging_dir: Option<PathBuf>,
+    /// The program that runs isolated libraries.
+    pub runner: Option<PathBuf>,
     /// Time limit of pooled calls without a deadline.
     pub default_deadline: Option<Duration>,
     /// Variables that processes get.
@@ -108,6 +111,8 @@ pub struct PluginSettings {
     pub enabled: Option<bool>,
     /// The folder of an additional instance.
     pub folder: Option<PathBuf>,
+    /// Where its library runs, instead of what the manifest says.
+    pub isolation: Option<Isolation>,
     /// Permissions that are granted, instead of the default ones.
     pub permissions: Option<Vec<String>>,
     /// Values of the config, which replace those of the manifest.
@@ -226,6 +231,7 @@ impl HostSettings {
         match path {
             ["plugin_dirs"] => self.plugin_dirs = Some(texts(value).map(PathBuf::from).collect()),
             ["staging_dir"] => self.staging_dir = Some(text().into()),
+            ["runner"] => self.runner = Some(text().into()),
             ["default_deadline"] => self.default_deadline = parse_duration(text()),
             ["environment"] => self.environment = texts(value).map(str::to_owned).collect(),
             ["trust", "allow_unverified"] => self.allow_unverified = flag,
@@ -267,6 +273,7 @@ impl PluginSettings {
     fn set(&mut self, path: &[&str], value: &Value) {
         match path {
             ["enabled"] => self.enabled = value.as_bool(),
+            ["isolation"] => self.isolation = value.as_str().and_then(Isolation::from_word),
             ["folder"] => self.folder = value.as_str().map(PathBuf::from),
             ["permissions"] => {
                 self.permissions = Some(texts(value).map(str::to_owned).collect());
@@ -295,6 +302,7 @@ impl std::fmt::Debug for PluginSettings {
         f.debug_struct("PluginSettings")
             .field("enabled", &self.enabled)
             .field("folder", &self.folder)
+            .field("isolation", &self.isolation)
             .field("permissions", &self.permissions)
             .field("limits", &self.limits)
             .finish_non_exhaustive()

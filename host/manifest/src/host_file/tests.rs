@@ -229,8 +229,8 @@ fn all_mistakes_are_reported_with_their_places() {
 fn values_of_plugins_are_checked() {
     check(
         "[plugins]\nB = {}\na = 1\n[plugins.c]\nenabled = 1\nfolder = 1\npermissions = [\"LOG\"]\n\
-         config = 7\nlimits = { workers = 0, x = 1 }\nother = 1\n",
-        "etc/hotbay.toml has 9 mistakes:\n  \
+         config = 7\nlimits = { workers = 0, x = 1 }\nother = 1\nisolation = \"thread\"\n",
+        "etc/hotbay.toml has 10 mistakes:\n  \
          2:1: `plugins` is \"B\"; expected a plugin's name: a lower-case letter, then at most 63 of \
          `a-z`, `0-9`, `-`\n  \
          3:5: `plugins.a` is 1; expected a table with the settings of the plugin\n  \
@@ -244,8 +244,9 @@ fn values_of_plugins_are_checked() {
          `queue`, `in_flight`, `memory_bytes`, `call_memory_bytes`, `input_bytes`, \
          `output_bytes`, `stack_bytes`, `open_streams`\n  \
          10:1: `plugins.c.other` is not a known field; expected one of `enabled`, `folder`, \
-         `permissions`, `config`, `replace_config`, `limits`, \
-         `sandbox`",
+         `isolation`, `permissions`, `config`, `replace_config`, `limits`, \
+         `sandbox`\n  \
+         11:13: `plugins.c.isolation` is \"thread\"; expected `none` or `process`",
     );
 }
 

@@ -5,6 +5,7 @@ mod bare;
 mod batch;
 mod calls;
 mod crowd;
+pub(crate) mod isolated;
 mod setup;
 mod starts;
 

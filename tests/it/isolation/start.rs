@@ -1,0 +1,179 @@
+//! The start of an isolated library: the runner, the private copy, and what a host refuses.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use hotbay::manifest::Isolation;
+use hotbay::{ErrorKind, Host, HostEvent, LoadStep, Request};
+use hotbay_tests::{Plugin, Plugins, block_on, event, loaded, refused, runner, until};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::process_of;
+use crate::process::fixture::kill;
+
+fn isolated(plugins: &Plugins) -> Plugin {
+    plugins.add("crashing", "crashing").set("isolation", "process")
+}
+
+/// Returns a folder with a program that prints its arguments as an error.
+fn other_runner(script: &str, mode: u32) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("runner");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+    (folder, program)
+}
+
+#[test]
+fn plugin_shows_its_isolation() {
+    let plugins = Plugins::new();
+    runner();
+    let host = Host::builder().build().unwrap();
+    let plugin = loaded(&host, isolated(&plugins).write());
+    loaded(&host, plugins.add("own", "crashing").write());
+    let own = host.plugin("own").unwrap();
+    assert_ne!(process_of(&plugin), Some(std::process::id()));
+    assert_eq!(process_of(&own), Some(std::process::id()));
+    let isolation = |name: &str| {
+        let list = host.list();
+        let info = list.iter().find(|info| info.name.as_str() == name).expect("it is loaded");
+        info.manifest.isolation()
+    };
+    assert_eq!((isolation("crashing"), isolation("own")), (Isolation::Process, Isolation::None));
+}
+
+#[test]
+fn missing_runner_is_named_with_the_searched_places() {
+    let plugins = Plugins::new();
+    let folder = isolated(&plugins).write();
+    let host = Host::builder().runner("/no/such/runner").build().unwrap();
+    let error = refused(&host, &folder);
+    assert_eq!((error.kind(), error.step()), (ErrorKind::StartFailed, Some(LoadStep::Launch)));
+    let message = error.full_message();
+    assert!(message.contains("`/no/such/runner` is not a file"), "{message}");
+    let hint = error.hint().expect("a hint");
+    assert!(hint.contains("cargo install hotbay-runner"), "{hint}");
+}
+
+#[test]
+fn runner_that_others_can_replace_is_refused() {
+    let plugins = Plugins::new();
+    let folder = isolated(&plugins).write();
+    let (_folder, program) = other_runner("#!/bin/sh\n", 0o777);
+    let host = Host::builder().runner(&program).build().unwrap();
+    let message = refused(&host, &folder).full_message();
+    assert!(message.contains("cannot use the runner"), "{message}");
+    assert!(message.contains(&program.display().to_string()), "{message}");
+}
+
+#[test]
+fn runner_of_another_version_is_refused() {
+    let plugins = Plugins::new();
+    let folder = isolated(&plugins).write();
+    let script = format!("#!/bin/sh\nshift\nexec '{}' 9.9.9 \"$@\"\n", runner().display());
+    let (_folder, program) = other_runner(&script, 0o755);
+    let host = Host::builder().runner(&program).build().unwrap();
+    let error = refused(&host, &folder);
+    let message = error.full_message();
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = format!("hotbay-runner has version {version}, but the host has 9.9.9");
+    assert!(message.contains(&expected), "{message}");
+    assert_eq!(error.step(), Some(LoadStep::Capabilities));
+}
+
+#[test]
+fn library_is_verified_before_the_runner_starts() {
+    let plugins = Plugins::new();
+    let folder = isolated(&plugins).stale_digest().bytes(|bytes| bytes.push(0)).write();
+    // A runner that would be noticed.
+    let (place, program) = other_runner("#!/bin/sh\ntouch \"$0.ran\"\n", 0o755);
+    let host = Host::builder().runner(&program).build().unwrap();
+    let error = refused(&host, &folder);
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Integrity, Some(LoadStep::Digest)));
+    let folder = isolated(&plugins).set("version", "9.9.9").write();
+    let error = refused(&host, &folder);
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Incompatible, Some(LoadStep::Version)));
+    let entries: Vec<_> = fs::read_dir(place.path()).unwrap().collect();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+}
+
+#[test]
+fn removed_private_copy_is_made_again_of_the_same_bytes() {
+    let plugins = Plugins::new();
+    runner();
+    let staging = tempfile::tempdir().unwrap();
+    let host = Host::builder().quarantine(None).staging_dir(staging.path()).build().unwrap();
+    let folder = isolated(&plugins).write();
+    let plugin = loaded(&host, &folder);
+    let mut events = host.events();
+    let library = folder.join(hotbay_tests::library_file_name("crashing"));
+    let copy = |plugin: &hotbay::PluginHandle| -> Option<PathBuf> {
+        let arguments: Vec<String> = plugin.call(Request::text("arguments")).ok()?.json().ok()?;
+        Some(PathBuf::from(&arguments[2]))
+    };
+    let first = copy(&plugin).expect("it serves");
+    assert!(first.starts_with(staging.path().canonicalize().unwrap()), "{}", first.display());
+    fs::remove_file(&first).unwrap();
+    kill(process_of(&plugin).unwrap());
+    event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+    let second = copy(&plugin).expect("it serves again");
+    assert_ne!(first, second);
+    // Another build is not run in its place.
+    fs::remove_file(&second).unwrap();
+    let kept = plugins.dir().join("kept");
+    fs::rename(&library, &kept).unwrap();
+    fs::write(&library, "another build").unwrap();
+    kill(process_of(&plugin).unwrap());
+    let message = until("the failed start is reported", || {
+        let error = plugin.call(Request::text("pid")).err()?.full_message();
+        error.contains("has changed since").then_some(error)
+    });
+    assert!(message.contains("has changed since"), "{message}");
+    fs::rename(&kept, &library).unwrap();
+    until("it serves again", || process_of(&plugin));
+    drop(plugin);
+    block_on(host.unload("crashing")).unwrap();
+    assert_eq!(files_below(staging.path()), 0);
+}
+
+fn files_below(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
+}
+
+#[test]
+fn operator_isolates_a_library_by_the_configuration() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("crashing", "crashing").write();
+    let file = plugins.dir().join("hotbay.toml");
+    for (isolation, is_isolated) in [("process", true), ("none", false)] {
+        let text = format!(
+            "runner = '{}'\n[plugins.crashing]\nisolation = '{isolation}'\n",
+            runner().display()
+        );
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let host = Host::builder().config_file(&file).build().unwrap();
+        let plugin = loaded(&host, &folder);
+        assert_eq!(process_of(&plugin) != Some(std::process::id()), is_isolated);
+    }
+}
+
+#[test]
+fn changed_isolation_is_applied_by_a_reload() {
+    let plugins = Plugins::new();
+    runner();
+    let host = Host::builder().build().unwrap();
+    let install =
+        |isolation: &str| plugins.add("crashing", "crashing").set("isolation", isolation).write();
+    let plugin = loaded(&host, install("none"));
+    assert_eq!(process_of(&plugin), Some(std::process::id()));
+    for (isolation, is_isolated) in [("process", true), ("none", false), ("process", true)] {
+        install(isolation);
+        hotbay_tests::reloaded(&host, "crashing");
+        assert_eq!(process_of(&plugin) != Some(std::process::id()), is_isolated);
+    }
+    assert_eq!(json!(host.list()[0].manifest.to_json()["isolation"]), "process");
+}
