@@ -1,8 +1,8 @@
 //! The table of a manifest's fields: the only place with their names, shapes and descriptions. The
 //! parser, suggestions and the JSON Schema use it; it parses nothing itself.
 
-use super::sandbox::{Entries, SANDBOX};
-use super::words::{Handover, Isolation, Kind, SocketType, Unload};
+use super::entries::Entries;
+use super::words::{Handover, Isolation, Kind, Preset, SocketType, Unload};
 
 /// One field of an object in the manifest.
 #[derive(Debug)]
@@ -386,6 +386,129 @@ pub(crate) const LIMITS: &[Field] = &[
         "Maximum number of streams of the plugin that are open at the same time.",
     ),
 ];
+
+const LIST_OF_PATHS: &str = "a list of paths";
+
+/// The fields of `sandbox`.
+pub(crate) const SANDBOX: &[Field] =
+    &[PRESET, READ, WRITE, RUN, NET_FIELD, ENV, LIMITS_FIELD, REQUIRE];
+
+pub(crate) const PRESET: Field = field(
+    "preset",
+    Shape::Words(Preset::WORDS),
+    Presence::Optional,
+    "`native`, `python` or `node`",
+    "Adds what such a program needs to start: its libraries and interpreter, a folder for temporary \
+     files, and a few files of the system. By default `native`.",
+);
+pub(crate) const READ: Field = list(
+    "read",
+    Entries::Paths,
+    LIST_OF_PATHS,
+    "Files and folders that can be read. `{plugin}` is the plugin's folder, which is always \
+     readable; `{state}` a private folder of the plugin that survives restarts; `{tmp}` a private \
+     folder of the process.",
+);
+pub(crate) const WRITE: Field = list(
+    "write",
+    Entries::Paths,
+    LIST_OF_PATHS,
+    "Files and folders that can be read and changed. The folder `{state}` is created if it is listed \
+     here, and its path is in the variable `HOTBAY_STATE_DIR`.",
+);
+pub(crate) const RUN: Field = list(
+    "run",
+    Entries::Programs,
+    "a list of paths, or of names of programs",
+    "Programs that can be executed: paths, or names that are searched in `PATH`.",
+);
+pub(crate) const NET_FIELD: Field = field(
+    "net",
+    Shape::Object(NET),
+    Presence::Optional,
+    "an object",
+    "Ports that the program can use. Unix sockets do not belong to it.",
+);
+pub(crate) const ENV: Field = list(
+    "env",
+    Entries::Variables,
+    "a list of names",
+    "Variables of the host's environment that the program gets, besides `PATH` and those of the \
+     locale. The host must pass them on.",
+);
+pub(crate) const LIMITS_FIELD: Field = field(
+    "limits",
+    Shape::Object(SANDBOX_LIMITS),
+    Presence::Optional,
+    "an object",
+    "Limits of its processes.",
+);
+pub(crate) const REQUIRE: Field = list(
+    "require",
+    Entries::Rules,
+    "a list of rules, such as `read` or `net`",
+    "Rules without which the program must not run. On a machine that cannot enforce one of them, the \
+     load fails. Others are enforced as far as the machine can.",
+);
+
+/// The fields of `sandbox.net`.
+pub(crate) const NET: &[Field] = &[
+    list(
+        "connect",
+        Entries::Ports,
+        "a list of ports",
+        "Ports that can be connected to: 443, \"127.0.0.1:5432\" or \"udp:53\". The kernel checks \
+         the port and not the address. Most kernels do not restrict UDP ports.",
+    ),
+    list(
+        "listen",
+        Entries::Ports,
+        "a list of ports",
+        "TCP ports that can be listened on. A program with the socket type `tcp` can always listen \
+         on a free port.",
+    ),
+];
+
+/// The fields of `sandbox.limits`.
+pub(crate) const SANDBOX_LIMITS: &[Field] = &[
+    limit("memory_bytes", "a whole number of bytes", "Maximum memory, in bytes."),
+    limit(
+        "processes",
+        "a whole number of processes",
+        "Maximum number of processes. With 1, it cannot start any.",
+    ),
+    field(
+        "cpu",
+        Shape::Share,
+        Presence::Optional,
+        "a number of processors, at least 0.001",
+        "Maximum share of processor time: 0.5 is half of one processor.",
+    ),
+    limit(
+        "cpu_seconds",
+        "a whole number of seconds",
+        "Maximum processor time of each process, in seconds.",
+    ),
+    limit("open_files", "a whole number of files", "Maximum number of open files of each process."),
+    limit(
+        "file_bytes",
+        "a whole number of bytes",
+        "Maximum size of a file that it writes, in bytes.",
+    ),
+];
+
+const fn list(
+    name: &'static str,
+    entries: Entries,
+    expected: &'static str,
+    doc: &'static str,
+) -> Field {
+    field(name, Shape::Entries(entries), Presence::Optional, expected, doc)
+}
+
+const fn limit(name: &'static str, expected: &'static str, doc: &'static str) -> Field {
+    field(name, number(1, u64::MAX), Presence::Optional, expected, doc)
+}
 
 /// Returns the field `name` of `table`.
 pub(crate) fn find(table: &'static [Field], name: &str) -> Option<&'static Field> {

@@ -12,11 +12,13 @@ mod build;
 mod check;
 mod compatible;
 mod digest;
+mod entries;
 mod error;
 mod fields;
 #[cfg(feature = "host-file")]
 mod host_file;
 mod name;
+mod net_rule;
 #[cfg(not(feature = "schema"))]
 mod no_check;
 mod order;
@@ -60,11 +62,12 @@ pub use host_file::{
     Setting,
 };
 pub use name::{InvalidName, PluginName, nearest};
+pub use net_rule::NetRule;
 #[cfg(not(feature = "schema"))]
 pub use no_check::Checker;
 pub use order::{StartCandidate, StartOrder, start_order};
 use render::seal;
-pub use sandbox::{NetRule, PLACEHOLDERS, Sandbox, SandboxLimits};
+pub use sandbox::{Sandbox, SandboxLimits};
 use schema::json_schema;
 pub use schema_error::{Exceeded, SchemaError, Violation};
 pub use signed_files::{

@@ -4,10 +4,10 @@
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
 
+use super::entries::{Entries, check_share};
 use super::fields::{self, Field, Presence, Shape};
 use super::name::nearest;
 use super::rules::{self, Expected};
-use super::sandbox::{self, Entries};
 use super::tree::{Mistakes, Source, found, join, key_at};
 use super::words::Kind;
 use crate::error::{ManifestError, Problem};
@@ -178,7 +178,7 @@ impl<'t> FieldValue<'t> {
     /// Returns a number of processors.
     pub(crate) fn share(&self) -> Result<serde_json::Value, ManifestError> {
         let json = self.source.json(self.value, &self.path)?;
-        sandbox::check_share(&json).map_err(|expected| self.error(expected))?;
+        check_share(&json).map_err(|expected| self.error(expected))?;
         Ok(json)
     }
 

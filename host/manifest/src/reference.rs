@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
-use super::fields::{Field, LIMITS, MANIFEST, MAPPED, PROVIDED, Presence, Shape};
-use super::sandbox::{NET, SANDBOX, SANDBOX_LIMITS};
+use super::fields::{
+    Field, LIMITS, MANIFEST, MAPPED, NET, PROVIDED, Presence, SANDBOX, SANDBOX_LIMITS, Shape,
+};
 
 /// A manifest that shows the usual fields. A test parses it.
 const EXAMPLE: &str = r#"{

@@ -2,15 +2,13 @@
 //! of the file. What its paths mean on a machine, and what a kernel can enforce, is decided later.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Field, Presence, Shape, field, number};
-use super::rules::Expected;
-use super::setters;
+use super::entries::share_millis;
+use super::net_rule::NetRule;
 use super::words::{Preset, SandboxRule};
+use crate::setters;
 
 /// What a program may do. Everything that a rule does not list is denied.
 ///
@@ -135,310 +133,6 @@ impl SandboxLimits {
     }
 }
 
-/// A port, and the address that it belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub struct NetRule {
-    /// Whether it is a UDP port. Kernels restrict no UDP ports, so it permits all of them.
-    pub udp: bool,
-    /// The only address; `None` means any. Kernels check the port only.
-    pub address: Option<IpAddr>,
-    /// The port. To listen on port 0 means a free port.
-    pub port: u16,
-}
-
-impl NetRule {
-    /// Returns the TCP port of any address.
-    pub const fn tcp(port: u16) -> Self {
-        Self { udp: false, address: None, port }
-    }
-
-    /// Parses `443`, `127.0.0.1:5432`, `[::1]:5432` or `udp:53`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (udp, rest) = match text.strip_prefix("udp:") {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        if let Some(port) = parse_port(rest) {
-            return Some(Self { udp, address: None, port });
-        }
-        let (address, port) = rest.rsplit_once(':')?;
-        let address = match address.strip_prefix('[') {
-            Some(address) => IpAddr::V6(address.strip_suffix(']')?.parse().ok()?),
-            None => IpAddr::V4(address.parse().ok()?),
-        };
-        Some(Self { udp, address: Some(address), port: parse_port(port)? })
-    }
-
-    /// Returns whether this rule, as a bound, includes what `other` permits.
-    pub fn includes(&self, other: &Self) -> bool {
-        self.udp == other.udp
-            && self.port == other.port
-            && self.address.is_none_or(|address| other.address == Some(address))
-    }
-
-    fn from_json(value: &Value) -> Option<Self> {
-        match value {
-            Value::Number(port) => port.as_u64()?.try_into().ok().map(Self::tcp),
-            Value::String(text) => Self::parse(text),
-            _ => None,
-        }
-    }
-
-    fn to_json(self) -> Value {
-        match self {
-            Self { udp: false, address: None, port } => port.into(),
-            _ => self.to_string().into(),
-        }
-    }
-}
-
-impl fmt::Display for NetRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.udp {
-            f.write_str("udp:")?;
-        }
-        match self.address {
-            None => write!(f, "{}", self.port),
-            Some(IpAddr::V4(address)) => write!(f, "{address}:{}", self.port),
-            Some(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
-        }
-    }
-}
-
-/// Parses a port; unlike `u16::from_str`, without a sign.
-fn parse_port(text: &str) -> Option<u16> {
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    if is_number { text.parse().ok() } else { None }
-}
-
-/// A list of the section, whose elements have a form of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entries {
-    Paths,
-    Programs,
-    Ports,
-    Variables,
-    Rules,
-}
-
-const PLACEHOLDER_PATTERN: &str = r"^(?!(.*/)?\.\.(/|$))(/|\{(plugin|state|tmp)\}(/|$))";
-const PROGRAM_PATTERN: &str = r"^(?!(.*/)?\.\.(/|$))((/|\{(plugin|state|tmp)\}/).*|[^/\x00{}]+)$";
-const PORT_PATTERN: &str = r"^(udp:)?((\d{1,3}(\.\d{1,3}){3}|\[[0-9A-Fa-f:.]+\]):)?\d{1,5}$";
-const VARIABLE_PATTERN: &str = r"^[A-Za-z_][A-Za-z0-9_]*$";
-
-/// The placeholders of paths.
-pub const PLACEHOLDERS: [&str; 3] = ["{plugin}", "{state}", "{tmp}"];
-
-impl Entries {
-    /// Returns the JSON Schema of an element.
-    pub(crate) fn schema(self) -> Value {
-        match self {
-            Self::Paths => json!({ "type": "string", "pattern": PLACEHOLDER_PATTERN }),
-            Self::Programs => json!({ "type": "string", "pattern": PROGRAM_PATTERN }),
-            Self::Variables => json!({ "type": "string", "pattern": VARIABLE_PATTERN }),
-            Self::Rules => json!({ "enum": SandboxRule::WORDS }),
-            Self::Ports => json!({ "anyOf": [
-                { "type": "integer", "minimum": 0, "maximum": u16::MAX },
-                { "type": "string", "pattern": PORT_PATTERN },
-            ] }),
-        }
-    }
-
-    /// Checks an element.
-    pub(crate) fn check(self, value: &Value) -> Result<(), Expected> {
-        let text = value.as_str();
-        let (is_valid, expected) = match self {
-            Self::Paths => (
-                text.is_some_and(is_path),
-                "an absolute path without `..`, or one that begins with `{plugin}`, `{state}` or \
-                 `{tmp}`",
-            ),
-            Self::Programs => (
-                text.is_some_and(|text| is_path(text) || is_program_name(text)),
-                "an absolute path, or the name of a program in `PATH`",
-            ),
-            Self::Variables => {
-                (text.is_some_and(is_variable), "the name of a variable, such as `TZ`")
-            }
-            Self::Rules => {
-                let nearest = text.and_then(|text| {
-                    super::name::nearest(text, SandboxRule::WORDS.iter().copied())
-                });
-                if text.and_then(SandboxRule::from_word).is_some() {
-                    return Ok(());
-                }
-                let suggestion = nearest.map(|nearest| format!(" (did you mean `{nearest}`?)"));
-                return Err(Some(format!(
-                    "one of `{}`{}",
-                    SandboxRule::WORDS.join("`, `"),
-                    suggestion.unwrap_or_default()
-                )));
-            }
-            Self::Ports => (
-                NetRule::from_json(value).is_some(),
-                "a port such as 443, an address with a port such as \"127.0.0.1:5432\", or \
-                 \"udp:53\"; host names cannot be restricted",
-            ),
-        };
-        if is_valid { Ok(()) } else { Err(Some(expected.to_owned())) }
-    }
-}
-
-fn is_path(text: &str) -> bool {
-    let rest = PLACEHOLDERS.iter().find_map(|placeholder| text.strip_prefix(placeholder));
-    let has_start = match rest {
-        Some(rest) => rest.is_empty() || rest.starts_with('/'),
-        None => text.starts_with('/'),
-    };
-    has_start && !text.contains('\0') && text.split('/').all(|part| part != "..")
-}
-
-fn is_program_name(text: &str) -> bool {
-    !text.is_empty() && !text.contains(['/', '\0', '{', '}']) && text != ".."
-}
-
-fn is_variable(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
-/// Converts processors to thousandths of one.
-fn share_millis(processors: f64) -> Option<u64> {
-    let millis = (processors * 1000.0).round();
-    (1.0..=MAX_CPU_MILLIS).contains(&millis).then_some(millis as u64)
-}
-
-const MAX_CPU_MILLIS: f64 = 4_096_000.0;
-
-/// Checks a number of processors.
-pub(crate) fn check_share(value: &Value) -> Result<(), Expected> {
-    value.as_f64().and_then(share_millis).map(drop).ok_or(None)
-}
-
-const LIST_OF_PATHS: &str = "a list of paths";
-
-/// The fields of `sandbox`.
-pub(crate) const SANDBOX: &[Field] =
-    &[PRESET, READ, WRITE, RUN, NET_FIELD, ENV, LIMITS_FIELD, REQUIRE];
-
-pub(crate) const PRESET: Field = field(
-    "preset",
-    Shape::Words(Preset::WORDS),
-    Presence::Optional,
-    "`native`, `python` or `node`",
-    "Adds what such a program needs to start: its libraries and interpreter, a folder for temporary \
-     files, and a few files of the system. By default `native`.",
-);
-pub(crate) const READ: Field = list(
-    "read",
-    Entries::Paths,
-    LIST_OF_PATHS,
-    "Files and folders that can be read. `{plugin}` is the plugin's folder, which is always \
-     readable; `{state}` a private folder of the plugin that survives restarts; `{tmp}` a private \
-     folder of the process.",
-);
-pub(crate) const WRITE: Field = list(
-    "write",
-    Entries::Paths,
-    LIST_OF_PATHS,
-    "Files and folders that can be read and changed. The folder `{state}` is created if it is listed \
-     here, and its path is in the variable `HOTBAY_STATE_DIR`.",
-);
-pub(crate) const RUN: Field = list(
-    "run",
-    Entries::Programs,
-    "a list of paths, or of names of programs",
-    "Programs that can be executed: paths, or names that are searched in `PATH`.",
-);
-pub(crate) const NET_FIELD: Field = field(
-    "net",
-    Shape::Object(NET),
-    Presence::Optional,
-    "an object",
-    "Ports that the program can use. Unix sockets are no part of it.",
-);
-pub(crate) const ENV: Field = list(
-    "env",
-    Entries::Variables,
-    "a list of names",
-    "Variables of the host's environment that the program gets, besides `PATH` and those of the \
-     locale. The host must pass them on.",
-);
-pub(crate) const LIMITS_FIELD: Field = field(
-    "limits",
-    Shape::Object(SANDBOX_LIMITS),
-    Presence::Optional,
-    "an object",
-    "Limits of its processes.",
-);
-pub(crate) const REQUIRE: Field = list(
-    "require",
-    Entries::Rules,
-    "a list of rules, such as `read` or `net`",
-    "Rules without which the program must not run. On a machine that cannot enforce one of them, the \
-     load fails. Others are enforced as far as the machine can.",
-);
-
-/// The fields of `sandbox.net`.
-pub(crate) const NET: &[Field] = &[
-    list(
-        "connect",
-        Entries::Ports,
-        "a list of ports",
-        "Ports that can be connected to: 443, \"127.0.0.1:5432\" or \"udp:53\". Kernels check the \
-         port and not the address, and restrict no UDP ports.",
-    ),
-    list(
-        "listen",
-        Entries::Ports,
-        "a list of ports",
-        "TCP ports that can be listened on. A program with the socket type `tcp` can always listen \
-         on a free port.",
-    ),
-];
-
-/// The fields of `sandbox.limits`.
-pub(crate) const SANDBOX_LIMITS: &[Field] = &[
-    limit("memory_bytes", "a whole number of bytes", "Maximum memory, in bytes."),
-    limit(
-        "processes",
-        "a whole number of processes",
-        "Maximum number of processes. With 1, it cannot start any.",
-    ),
-    field(
-        "cpu",
-        Shape::Share,
-        Presence::Optional,
-        "a number of processors, at least 0.001",
-        "Maximum share of processor time: 0.5 is half of one processor.",
-    ),
-    limit(
-        "cpu_seconds",
-        "a whole number of seconds",
-        "Maximum processor time of each process, in seconds.",
-    ),
-    limit("open_files", "a whole number of files", "Maximum number of open files of each process."),
-    limit(
-        "file_bytes",
-        "a whole number of bytes",
-        "Maximum size of a file that it writes, in bytes.",
-    ),
-];
-
-const fn list(
-    name: &'static str,
-    entries: Entries,
-    expected: &'static str,
-    doc: &'static str,
-) -> Field {
-    field(name, Shape::Entries(entries), Presence::Optional, expected, doc)
-}
-
-const fn limit(name: &'static str, expected: &'static str, doc: &'static str) -> Field {
-    field(name, number(1, u64::MAX), Presence::Optional, expected, doc)
-}
-
 impl Sandbox {
     /// Sets the value at a path inside the section, which the table of fields has checked.
     pub(crate) fn set(&mut self, path: &[&str], value: &Value) {
@@ -534,7 +228,8 @@ mod tests {
         )
         .expect("a section");
         assert_eq!(sandbox.preset, Some(Preset::Python));
-        let connect = sandbox.connect.expect("ports").iter().map(ToString::to_string).collect();
+        let connect = sandbox.connect.expect("ports");
+        let connect: Vec<_> = connect.iter().map(ToString::to_string).collect();
         assert_eq!(Vec::from(["443", "127.0.0.1:5432", "udp:53", "[::1]:80"]), as_texts(&connect));
         assert_eq!(sandbox.listen, Some(Vec::new()));
         assert_eq!(sandbox.limits.cpu_millis, Some(1500));
@@ -543,7 +238,7 @@ mod tests {
         assert_eq!(parse("{}"), Ok(Sandbox::default()));
     }
 
-    fn as_texts(texts: &Vec<String>) -> Vec<&str> {
+    fn as_texts(texts: &[String]) -> Vec<&str> {
         texts.iter().map(String::as_str).collect()
     }
 
@@ -571,15 +266,5 @@ mod tests {
         check(r#"{ "require": ["reed"] }"#, "did you mean `read`?");
         check(r#"{ "preset": "ruby" }"#, "`native`, `python` or `node`");
         check(r#"{ "read": "/etc" }"#, "a list of paths");
-    }
-
-    #[test]
-    fn bounds_of_ports_include_narrower_ones() {
-        let rule = |text: &str| NetRule::parse(text).expect(text);
-        assert!(rule("443").includes(&rule("443")));
-        assert!(rule("443").includes(&rule("127.0.0.1:443")));
-        assert!(!rule("127.0.0.1:443").includes(&rule("443")));
-        assert!(!rule("443").includes(&rule("udp:443")));
-        assert!(!rule("443").includes(&rule("80")));
     }
 }

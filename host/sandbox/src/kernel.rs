@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-/// What a kernel can enforce. A value of its own, so that reports can be tested for any kernel.
+/// What a kernel can enforce. A separate value, so that reports can be tested for any kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Kernel {

@@ -114,7 +114,7 @@ fn add_interpreter(policy: &mut Policy, program: PathBuf) {
     for program in [Some(program), target].into_iter().flatten() {
         if let Some(prefix) = program.parent().and_then(Path::parent) {
             let parts = ["lib", "lib64", "include", "pyvenv.cfg"];
-            // Those of the system are listed above; a prefix `/` has no `lib` of its own.
+            // Those of the system are listed above; the prefix `/` has the same `lib`.
             policy.read.extend(parts.map(|part| prefix.join(part)));
         }
         if !policy.run.contains(&program) {

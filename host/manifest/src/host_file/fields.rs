@@ -2,8 +2,7 @@
 //! descriptions.
 
 use super::keys::{KEYS, SIGNATURES};
-use crate::fields::{Field, HostShape, LIMITS, Presence, Shape, field};
-use crate::sandbox::{self, SANDBOX};
+use crate::fields::{self, Field, HostShape, LIMITS, Presence, SANDBOX, Shape, field};
 use crate::words::Isolation;
 
 const DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`";
@@ -271,13 +270,13 @@ pub(crate) const HOST_SANDBOX: &[Field] = &[
          `/sys/fs/cgroup/hotbay`. With it, limits of memory, processes and processor time apply to \
          all processes of a program together.",
     ),
-    sandbox::READ,
-    sandbox::WRITE,
-    sandbox::RUN,
-    sandbox::NET_FIELD,
-    sandbox::ENV,
-    sandbox::LIMITS_FIELD,
-    sandbox::REQUIRE,
+    fields::READ,
+    fields::WRITE,
+    fields::RUN,
+    fields::NET_FIELD,
+    fields::ENV,
+    fields::LIMITS_FIELD,
+    fields::REQUIRE,
 ];
 
 /// The fields of `limits`: those of `HostLimits`.
