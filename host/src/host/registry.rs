@@ -50,7 +50,7 @@ struct Entry {
 #[derive(Debug)]
 enum Stage {
     Loading,
-    Serving { handle: PluginHandle, slot: Arc<Slot>, build: Build, offers: Offers, order: u64 },
+    Serving { handle: PluginHandle, slot: Arc<Slot>, build: Box<Build>, offers: Offers, order: u64 },
     Unloading,
 }
 
@@ -123,7 +123,7 @@ impl Registry {
             Some(Entry { stage: Stage::Serving { slot, build, .. }, folder, options, .. }) => {
                 Ok(ServingPlugin {
                     slot: Arc::clone(slot),
-                    build: build.clone(),
+                    build: (**build).clone(),
                     folder: folder.clone(),
                     options: Arc::clone(options),
                 })
@@ -168,7 +168,7 @@ impl Registry {
         entry.manifest = Arc::clone(&new.manifest);
         entry.next = None;
         *offers = offers_of(&new);
-        *build = new;
+        **build = new;
         slot.generation().map(|generation| generation.id)
     }
 
@@ -383,6 +383,7 @@ impl Reservation<'_> {
             return Err(slot);
         };
         let offers = offers_of(&build);
+        let build = Box::new(build);
         entry.stage = Stage::Serving { handle, slot, build, offers, order };
         Ok(HostEvent::Loaded {
             plugin: self.name.clone(),
