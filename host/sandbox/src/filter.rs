@@ -17,6 +17,15 @@ use crate::Policy;
 /// A call that is denied, always or under conditions, one of which must hold.
 type Denied = (libc::c_long, Vec<Vec<SeccompCondition>>);
 
+// The numbers of newer calls are the same on all processors that filters are compiled for, and not
+// all of them are in `libc`.
+const QUOTACTL_FD: libc::c_long = 443;
+const FCHMODAT2: libc::c_long = 452;
+const SETXATTRAT: libc::c_long = 463;
+const REMOVEXATTRAT: libc::c_long = 466;
+const OPEN_TREE_ATTR: libc::c_long = 467;
+const FILE_SETATTR: libc::c_long = 469;
+
 /// Calls that are denied always.
 const DENIED: &[libc::c_long] = &[
     // Memory, files and state of other processes.
@@ -39,6 +48,20 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_keyctl,
     libc::SYS_add_key,
     libc::SYS_request_key,
+    // Memory, messages and semaphores that all processes of a user share.
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
     // Namespaces and mounts.
     libc::SYS_unshare,
     libc::SYS_setns,
@@ -46,6 +69,7 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_umount2,
     libc::SYS_move_mount,
     libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
     libc::SYS_fsopen,
     libc::SYS_fsconfig,
     libc::SYS_fsmount,
@@ -59,7 +83,7 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_fanotify_init,
     // Attributes of files, which Landlock does not cover. `fchmod` and `futimens` need an open file.
     libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
+    FCHMODAT2,
     libc::SYS_fchownat,
     libc::SYS_fchown,
     libc::SYS_setxattr,
@@ -68,6 +92,9 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
+    SETXATTRAT,
+    REMOVEXATTRAT,
+    FILE_SETATTR,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chmod,
     #[cfg(target_arch = "x86_64")]
@@ -90,6 +117,7 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_swapoff,
     libc::SYS_acct,
     libc::SYS_quotactl,
+    QUOTACTL_FD,
     libc::SYS_syslog,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
@@ -176,6 +204,16 @@ fn denied(policy: &Policy) -> Result<Vec<Denied>, seccompiler::BackendError> {
     // Programs could be executed from memory.
     let is_executable = is(1, SeccompCmpOp::MaskedEq(MFD_NOEXEC_SEAL), 0)?;
     denied.push((libc::SYS_memfd_create, vec![vec![is_executable]]));
+    // Input could be typed into a terminal, as if by its user.
+    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
+        let request = SeccompCondition::new(
+            1,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Eq,
+            request as u64 & u64::from(u32::MAX),
+        )?;
+        denied.push((libc::SYS_ioctl, vec![vec![request]]));
+    }
     denied.push((libc::SYS_clone, namespaces()?));
     if policy.limits.processes == Some(1) {
         let is_process = is(0, SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64), 0)?;

@@ -201,6 +201,12 @@ fn system_calls_that_leave_sandboxes_are_denied() {
         (libc::SYS_open_by_handle_at, json!([]), libc::EPERM),
         (libc::SYS_memfd_create, json!([0, 0]), libc::EPERM),
         (libc::SYS_setsid, json!([]), libc::EPERM),
+        (libc::SYS_shmget, json!([1, 4096, 0o1600]), libc::EPERM),
+        (libc::SYS_mq_open, json!([]), libc::EPERM),
+        // `fchmodat2` and `setxattrat`, which older versions of `libc` do not name.
+        (452, json!([-1]), libc::EPERM),
+        (463, json!([-1]), libc::EPERM),
+        (libc::SYS_ioctl, json!([0, libc::TIOCSTI]), libc::EPERM),
     ] {
         let call = json!({ "do": "syscall", "number": number, "arguments": arguments });
         assert_eq!(attempt(&confined, call.clone()), format!("denied {code}"), "{call}");

@@ -252,8 +252,8 @@ pub(crate) const HOST_SANDBOX: &[Field] = &[
         "required",
         Shape::Host(HostShape::Flag),
         FLAG,
-        "Whether each program must be confined, and each rule of its sandbox be enforced. By default \
-         a warning names what the machine cannot enforce.",
+        "Whether each program must be confined, and none of its rules may be unavailable on this \
+         machine. By default, a warning names what the machine does not enforce.",
     ),
     optional(
         "state_dir",
