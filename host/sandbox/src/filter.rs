@@ -210,7 +210,7 @@ fn denied(policy: &Policy) -> Result<Vec<Denied>, seccompiler::BackendError> {
             1,
             SeccompCmpArgLen::Dword,
             SeccompCmpOp::Eq,
-            request as u64 & u64::from(u32::MAX),
+            u64::from(request as u32),
         )?;
         denied.push((libc::SYS_ioctl, vec![vec![request]]));
     }
