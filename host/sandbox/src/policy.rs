@@ -14,7 +14,11 @@ pub const TMP: &str = "{tmp}";
 pub struct Policy {
     /// Files and folders that can be read.
     pub read: Vec<PathBuf>,
-    /// Files and folders that can be read and changed.
+    /// Files and folders of the system that can be read. The process must not be able to change what
+    /// they lead to.
+    pub system: Vec<PathBuf>,
+    /// Files and folders that can be read and changed. Rules of paths below
+    /// one of them are ignored, since the process could replace such a path by a link.
     pub write: Vec<PathBuf>,
     /// Programs, and folders of programs, that can be executed and read.
     pub run: Vec<PathBuf>,

@@ -71,11 +71,11 @@ const OPENSSL: [&str; 4] =
 
 /// Adds what `preset` needs; `path` is a value of `PATH`. Returns the value for the program.
 pub(crate) fn add(policy: &mut Policy, preset: Preset, path: &str) -> String {
-    policy.read.extend(SYSTEM.map(PathBuf::from));
+    policy.system.extend(SYSTEM.map(PathBuf::from));
     policy.write.push("/dev/null".into());
     policy.run.extend(LOADERS.map(PathBuf::from));
     if policy.has_tcp() || policy.has_udp() {
-        policy.read.extend(NETWORK.map(PathBuf::from));
+        policy.system.extend(NETWORK.map(PathBuf::from));
     }
     let interpreters: &[&str] = match preset {
         Preset::Native => return path.to_owned(),
@@ -83,7 +83,7 @@ pub(crate) fn add(policy: &mut Policy, preset: Preset, path: &str) -> String {
         Preset::Node => &NODE,
     };
     if preset == Preset::Node {
-        policy.read.extend(OPENSSL.map(PathBuf::from));
+        policy.system.extend(OPENSSL.map(PathBuf::from));
     }
     let has_launcher =
         |folder: &&str| interpreters.iter().any(|name| is_script(&Path::new(folder).join(name)));
@@ -115,7 +115,7 @@ fn add_interpreter(policy: &mut Policy, program: PathBuf) {
         if let Some(prefix) = program.parent().and_then(Path::parent) {
             let parts = ["lib", "lib64", "include", "pyvenv.cfg"];
             // Those of the system are listed above; the prefix `/` has the same `lib`.
-            policy.read.extend(parts.map(|part| prefix.join(part)));
+            policy.system.extend(parts.map(|part| prefix.join(part)));
         }
         if !policy.run.contains(&program) {
             policy.run.push(program);
@@ -136,7 +136,7 @@ mod tests {
         let target = python.canonicalize().expect("it exists");
         assert!(policy.run.contains(&python) && policy.run.contains(&target));
         let lib = target.parent().and_then(Path::parent).expect("a prefix").join("lib");
-        assert!(policy.read.contains(&lib));
+        assert!(policy.system.contains(&lib));
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
         let mut policy = Policy::default();
         policy.add_preset(Preset::Native, "/usr/bin");
         assert!(!policy.run.iter().any(|program| program.ends_with("env")));
-        assert!(!policy.read.iter().any(|file| file.ends_with("resolv.conf")));
+        assert!(!policy.system.iter().any(|file| file.ends_with("resolv.conf")));
     }
 
     #[test]

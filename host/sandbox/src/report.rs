@@ -163,6 +163,9 @@ fn net(policy: &Policy, kernel: Kernel) -> RuleStatus {
 fn ipc(kernel: Kernel) -> RuleStatus {
     match kernel {
         Kernel { landlock: 0, seccomp: false, .. } => no_landlock(),
+        Kernel { seccomp: false, .. } => partial(format!(
+            "limits and priorities of other processes can be changed; {NO_SECCOMP}"
+        )),
         Kernel { landlock: 0..=5, .. } => partial(format!(
             "processes of the same user can be signaled, and their sockets connected to; {}",
             needs(6)
@@ -255,7 +258,7 @@ mod tests {
             .with_open_files(Some(8));
         let policy = Policy { limits, ..Policy::default() };
         check(&policy, Kernel::new(9, true), "eeeeeeeue");
-        check(&policy, Kernel::new(9, false), "epeppuuue");
+        check(&policy, Kernel::new(9, false), "epeppupue");
         let limits = SandboxLimits::default().with_processes(Some(4)).with_memory_bytes(Some(1));
         let policy = Policy { limits, ..Policy::default() };
         check(&policy, Kernel::new(9, true), "eeeeeepp");

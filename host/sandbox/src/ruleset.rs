@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hotbay_manifest::NetRule;
 use landlock::{
@@ -37,10 +37,18 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Optio
     // Devices could be made by root only, and lead past all paths.
     let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock});
     let write = read | (AccessFs::from_write(ABI) & !devices);
+    let writable = policy.write.iter().filter_map(|path| path.canonicalize().ok());
+    let writable: Vec<_> = writable.filter(|path| path.is_dir()).collect();
     let rules = [(&policy.read, read), (&policy.run, run), (&policy.write, write)];
     let mut ruleset = ruleset;
+    for path in &policy.system {
+        ruleset = add_path(ruleset, path, read).map_err(|error| failed(&error))?;
+    }
     for (paths, access) in rules {
         for path in paths.iter().filter_map(|path| resolve(path, folder)) {
+            if is_below_any(&path, &writable) {
+                continue;
+            }
             ruleset = add_path(ruleset, &path, access).map_err(|error| failed(&error))?;
         }
     }
@@ -48,6 +56,16 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Optio
         ruleset = add_path(ruleset, folder, write).map_err(|error| failed(&error))?;
     }
     add_ports(ruleset, policy).map_err(|error| failed(&error)).map(Option::from)
+}
+
+/// Returns whether a part of `path` leads into one of these folders, which the process can change:
+/// what is there now may be a link that it made.
+fn is_below_any(path: &Path, writable: &[PathBuf]) -> bool {
+    let leads_into = |ancestor: &Path| {
+        let target = ancestor.canonicalize();
+        target.is_ok_and(|target| writable.iter().any(|folder| target.starts_with(folder)))
+    };
+    !writable.is_empty() && path.ancestors().skip(1).any(leads_into)
 }
 
 fn add_path(

@@ -79,6 +79,27 @@ fn sandboxed_files_cannot_be_changed_without_write() {
 }
 
 #[test]
+fn links_in_writable_folders_grant_nothing_after_a_restart() {
+    if !can_confine(3) {
+        return;
+    }
+    let folder = Plugins::new();
+    let (own, secret) = (folder.dir().join("own"), folder.dir().join("secret"));
+    fs::create_dir(&own).expect("a folder");
+    fs::create_dir(&secret).expect("a folder");
+    fs::write(secret.join("file"), "x").expect("a file");
+    // As the program could have made it in an earlier run.
+    std::os::unix::fs::symlink(&secret, own.join("link")).expect("a link");
+    let (link, below) = (own.join("link"), own.join("link/file"));
+    let confined =
+        start(json!({ "write": [own, link], "read": [below], "run": [own.join("link")] }));
+    assert_permitted(&confined, json!({ "do": "write", "path": own.join("new") }));
+    assert_denied(&confined, json!({ "do": "read", "path": secret.join("file") }));
+    assert_denied(&confined, json!({ "do": "write", "path": secret.join("new") }));
+    confined.end();
+}
+
+#[test]
 fn network_is_denied() {
     if !can_confine(0) {
         return;
