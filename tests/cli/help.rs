@@ -180,6 +180,7 @@ hotbay-config.1
 hotbay-contract-diff.1
 hotbay-contract-show.1
 hotbay-contract.1
+hotbay-doctor.1
 hotbay-inspect.1
 hotbay-list.1
 hotbay-man.1

@@ -87,6 +87,7 @@ $ hotbay inspect plugins/transform --json
   "permissions": [],
   "problem": null,
   "program": null,
+  "sandbox": null,
   "signature": {
     "state": "not_checked"
   },

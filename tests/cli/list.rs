@@ -153,6 +153,7 @@ text [VER] (process)
   SHA-256        [DIGEST]
   digest         matches the manifest
   permissions    log  requested      granted      allowed
+  sandbox        none: it can do what the host can do
 state: refused: launch: `[ROOT]/text/program` is not executable
   hint: run `chmod +x [ROOT]/text/program`
 --- exit code 1
@@ -339,6 +340,7 @@ process [VER] (process)
   SHA-256        [DIGEST]
   digest         matches the manifest
   permissions    log  requested      granted      allowed
+  sandbox        none: it can do what the host can do
 state: ready
 "#]]);
     hotbay(plugins.dir(), &["inspect", "process", "--json"]).exits(0).shows(str![[r#"
@@ -393,6 +395,7 @@ $ hotbay inspect process --json
     "stays_mapped": null,
     "verified": true
   },
+  "sandbox": null,
   "signature": {
     "state": "not_checked"
   },

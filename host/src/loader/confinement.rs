@@ -36,6 +36,7 @@ pub(super) fn confine(
         listen: sandbox.listen.clone().unwrap_or_default(),
         limits: sandbox.limits,
         cgroup: host.cgroup.clone().map(Delegated::new),
+        ..Policy::default()
     };
     add_listen(&mut policy, manifest);
     let path = policy.add_preset(sandbox.preset.unwrap_or_default(), &path_of(program));
