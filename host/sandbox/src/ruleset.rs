@@ -59,7 +59,7 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Optio
 }
 
 /// Returns whether a part of `path` leads into one of these folders, which the process can change:
-/// what is there now may be a link that it made.
+/// what exists now may be a link that it made.
 fn is_below_any(path: &Path, writable: &[PathBuf]) -> bool {
     let leads_into = |ancestor: &Path| {
         let target = ancestor.canonicalize();
