@@ -249,6 +249,10 @@ pub(crate) fn effective_limits(
 /// Returns a note if the memory of calls should be limited, but that of this backend is not, or only
 /// in part.
 pub(super) fn call_memory_note(
+    #[cfg_attr(
+        not(all(unix, feature = "process")),
+        allow(unused_variables, reason = "for processes")
+    )]
     requested: &Limits,
     limits: &PluginLimits,
     backend: &Backend,
