@@ -93,10 +93,7 @@ impl SandboxLimits {
     /// Returns the lower one of each limit.
     #[must_use]
     pub fn min(self, other: &Self) -> Self {
-        let min = |one: Option<u64>, other: Option<u64>| match (one, other) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        let min = |one: Option<u64>, other| [one, other].into_iter().flatten().min();
         Self {
             memory_bytes: min(self.memory_bytes, other.memory_bytes),
             processes: min(self.processes, other.processes),

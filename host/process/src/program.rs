@@ -123,10 +123,7 @@ impl Program {
             }
         };
         let own = self.sandbox.as_ref().map(|policy| policy.limits).unwrap_or_default();
-        let min = |one: Option<u64>, other: Option<u64>| match (one, other) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        let min = |one: Option<u64>, other| [one, other].into_iter().flatten().min();
         Ok(Launch {
             program: self.copy.path(),
             args: self.copy.arguments().into_iter().chain(self.args.clone()).chain(args).collect(),

@@ -45,7 +45,7 @@ fn reference() -> String {
     text.push_str(
         "`hotbay config check` reports all mistakes of the file, and `hotbay config show` prints the \
          effective values and the place that sets each. While a host watches the file \
-         (`hotbay run --watch`), changes of `plugins` and `permissions` are applied, and a change of \
+         (`hotbay run --watch`), changes of `plugins`, of `permissions` and of the bounds in `sandbox` are applied, and a change of \
          any other field is reported, since it needs a restart.\n\n\
          Permissions limit what a plugin can ask the host for, and `hotbay inspect` shows which of them \
          a plugin has and why. They do not confine its code: a library runs in the process of the \
