@@ -181,7 +181,7 @@ impl Call<'_> {
 }
 
 /// Rejects an endpoint that a program of ours does not declare; the older dialects declare none.
-fn check_endpoint(endpoint: &str, capabilities: &Capabilities) -> Result<(), Failure> {
+pub(crate) fn check_endpoint(endpoint: &str, capabilities: &Capabilities) -> Result<(), Failure> {
     let endpoints = &capabilities.endpoints;
     if endpoints.is_empty() && is_endpoint(endpoint) {
         return Ok(());

@@ -8,7 +8,7 @@ use std::fmt;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
 use hotbay_plugin::contract::ContractText;
-use hotbay_protocol::{MAX_CAPABILITIES_BYTES, VERSION, endpoint};
+use hotbay_protocol::{MAX_CAPABILITIES_BYTES, VERSION, endpoint, frame};
 use serde_json::{Deserializer, Map, Value};
 
 use crate::http::is_endpoint;
@@ -74,6 +74,8 @@ pub struct Capabilities {
     pub contracts: Vec<ServedContract>,
     /// Names without a leading `/`; empty in the older dialects, which define fixed endpoints.
     pub endpoints: BTreeSet<String>,
+    /// Whether it serves calls in frames.
+    pub has_frames: bool,
     /// Whether the config may be passed in the environment, hidden from other users.
     pub reads_config_from_env: bool,
     /// Whether the config may be passed in a file, which has no length limit.
@@ -135,6 +137,7 @@ impl Capabilities {
             config_types: Vec::new(),
             contracts: Vec::new(),
             endpoints: BTreeSet::new(),
+            has_frames: false,
             reads_config_from_env: false,
             reads_config_from_file: false,
             config_schema: None,
@@ -212,12 +215,14 @@ fn ours(root: &Field<'_>) -> Result<Capabilities, CapabilitiesError> {
     // First, since a newer protocol may change the meaning of every other field.
     let protocol = protocol(&hotbay.field("protocol"))?;
     let channels = hotbay.field("config").names("a list such as [\"env\", \"file\"]")?;
+    let upgrades = hotbay.field("upgrades").names("a list of protocols")?;
     Ok(Capabilities {
         dialect: Dialect::Ours { protocol },
         types: types_by_group(&root.field("types"))?,
         config_types: root.field("configTypes").names("a list of config types")?,
         contracts: contracts(&hotbay.field("contracts"))?,
         endpoints: endpoints(&hotbay.field("endpoints"))?,
+        has_frames: upgrades.iter().any(|upgrade| upgrade == frame::UPGRADE),
         reads_config_from_env: channels.iter().any(|channel| channel == "env"),
         reads_config_from_file: channels.iter().any(|channel| channel == "file"),
         config_schema: read_schema(&hotbay.field("configSchema"))?,

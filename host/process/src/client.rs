@@ -2,16 +2,20 @@
 
 use std::fmt;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use hotbay_protocol::frame::RequestHead;
 use hyper::header::HeaderValue;
 use tokio::runtime::Handle;
 
 use crate::connection::{Async, Connection, Keep, Pools, Transport};
 use crate::error::{Error, ErrorKind, Failure};
+use crate::frames::FrameConnection;
 use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind};
 use crate::location::Location;
 use crate::sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
+use crate::socket::Counts;
 use crate::stream::{ItemLines, OpenResponse};
 
 /// The client of one child.
@@ -21,6 +25,8 @@ pub struct Client {
     token: Option<HeaderValue>,
     pools: Pools,
     sharing: Sharing,
+    /// Whether the child has refused to upgrade a connection to frames.
+    refuses_frames: AtomicBool,
     /// The host's runtime.
     timers: Handle,
 }
@@ -29,7 +35,55 @@ impl Client {
     /// Creates a client without connections. Must be called inside the host's runtime.
     pub fn new(location: Location, token: Option<HeaderValue>) -> Self {
         let (pools, sharing) = (Pools::default(), Sharing::new());
-        Self { location, token, pools, sharing, timers: Handle::current() }
+        let refuses_frames = AtomicBool::new(false);
+        Self { location, token, pools, sharing, refuses_frames, timers: Handle::current() }
+    }
+
+    /// Sends a call in a frame, on a kept connection if possible. Returns `None`, without having sent
+    /// it, if the child refuses frames, or too many such connections are in use.
+    pub(crate) async fn send_frame<W: Transport>(
+        &self,
+        head: &RequestHead<'_>,
+        body: &[u8],
+        max_response_bytes: u64,
+    ) -> Result<Option<HttpResponse>, RequestError> {
+        let pool = W::frame_pool(&self.pools);
+        loop {
+            let (mut connection, is_kept) = match pool.take() {
+                Some(kept) => (kept, true),
+                None => match self.open_frames::<W>().await? {
+                    Some(fresh) => (fresh, false),
+                    None => return Ok(None),
+                },
+            };
+            match connection.exchange(head, body, max_response_bytes, W::expect_later).await {
+                Ok(response) => {
+                    pool.put(connection);
+                    return Ok(Some(response));
+                }
+                // The others were closed for the same reason.
+                Err(error) if is_kept && error.delivery == Delivery::NotSent => pool.clear(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Opens a connection and upgrades it to frames; `None` if that is not possible.
+    async fn open_frames<W: Transport>(
+        &self,
+    ) -> Result<Option<FrameConnection<W::Io>>, RequestError> {
+        if self.refuses_frames.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let Some(slot) = W::frame_pool(&self.pools).slot() else { return Ok(None) };
+        let io = W::open(&self.location, &Counts::default(), &self.timers).await;
+        let io = io.map_err(|error| RequestError::no_connection(&self.location, &error))?;
+        let request = HttpRequest::health().to_message(self.token.as_ref())?;
+        let upgraded = FrameConnection::upgrade(io, slot, request).await?;
+        if upgraded.is_none() {
+            self.refuses_frames.store(true, Ordering::Relaxed);
+        }
+        Ok(upgraded)
     }
 
     /// Sends a request, on a kept connection if possible. A kept one may have been closed

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Handle, Id};
 
+use crate::frames::FramePool;
 use crate::http::{HttpResponse, RequestError};
 use crate::location::Location;
 use crate::sharing::{Open, Sharing};
@@ -62,6 +63,12 @@ pub(crate) trait Transport: Sized + 'static {
     /// Returns the kept connections of this transport.
     fn pool(pools: &Pools) -> &Pool<Self>;
 
+    /// Returns the kept connections of this transport that carry frames.
+    fn frame_pool(pools: &Pools) -> &FramePool<Self::Io>;
+
+    /// Notes that data is not expected before the next wait.
+    fn expect_later(io: &mut Self::Io);
+
     /// Opens a connection.
     fn connect(
         location: &Location,
@@ -71,9 +78,7 @@ pub(crate) trait Transport: Sized + 'static {
         async move {
             let counts = Counts::default();
             let io = Self::open(location, &counts, timers).await;
-            let io = io.map_err(|error| {
-                RequestError::unsent(format!("no connection to {location}: {error}"))
-            })?;
+            let io = io.map_err(|error| RequestError::no_connection(location, &error))?;
             Connection::over(io, counts, sharing.opened()).await
         }
     }
@@ -116,6 +121,14 @@ impl Transport for Blocking {
     fn pool(pools: &Pools) -> &Pool<Self> {
         &pools.blocking
     }
+
+    fn frame_pool(pools: &Pools) -> &FramePool<Self::Io> {
+        &pools.blocking_frames
+    }
+
+    fn expect_later(io: &mut Self::Io) {
+        io.expect_later();
+    }
 }
 
 impl Transport for Async {
@@ -153,6 +166,13 @@ impl Transport for Async {
     fn pool(pools: &Pools) -> &Pool<Self> {
         &pools.tasks
     }
+
+    fn frame_pool(pools: &Pools) -> &FramePool<Self::Io> {
+        &pools.task_frames
+    }
+
+    // The runtime knows it.
+    fn expect_later(_: &mut Self::Io) {}
 }
 
 /// Opens a socket to a location, for bytes that are not HTTP.
@@ -378,6 +398,8 @@ const MAX_KEPT: usize = 64;
 pub(crate) struct Pools {
     blocking: Pool<Blocking>,
     tasks: Pool<Async>,
+    blocking_frames: FramePool<<Blocking as Transport>::Io>,
+    task_frames: FramePool<<Async as Transport>::Io>,
 }
 
 impl Pools {
@@ -391,6 +413,8 @@ impl Pools {
     pub(crate) fn clear(&self) {
         self.blocking.clear();
         self.tasks.clear();
+        self.blocking_frames.clear();
+        self.task_frames.clear();
     }
 }
 

@@ -12,6 +12,8 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderVal
 use hyper::http::uri::InvalidUri;
 use hyper::{Method, StatusCode, Uri};
 
+use crate::location::Location;
+
 /// Milliseconds until the deadline.
 const DEADLINE: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
 /// The token that authenticates the host.
@@ -180,6 +182,11 @@ impl RequestError {
         }
     }
 
+    /// Returns the error of a connection that could not be opened.
+    pub(crate) fn no_connection(location: &Location, error: &io::Error) -> Self {
+        Self::unsent(format!("no connection to {location}: {error}"))
+    }
+
     /// Converts an error of hyper for a request that may have been sent.
     pub(crate) fn of(error: &hyper::Error) -> Self {
         let mut message = error.to_string();
@@ -203,6 +210,26 @@ impl RequestError {
             kind: RequestErrorKind::Disconnected,
             has_response: true,
             message,
+        }
+    }
+
+    /// Returns the error of a connection that closed before the reply in a frame.
+    pub(crate) fn unanswered(why: &str, has_response: bool) -> Self {
+        Self {
+            delivery: Delivery::MaybeSent,
+            kind: RequestErrorKind::Disconnected,
+            has_response,
+            message: format!("the connection closed before the response arrived: {why}"),
+        }
+    }
+
+    /// Returns the error for a reply that is not a valid frame.
+    pub(crate) fn invalid_frame(why: &str) -> Self {
+        Self {
+            delivery: Delivery::MaybeSent,
+            kind: RequestErrorKind::Protocol,
+            has_response: true,
+            message: format!("invalid frame: {why}"),
         }
     }
 

@@ -23,7 +23,9 @@ mod contract_calls;
 mod descendants;
 mod diagnose;
 mod error;
+mod exchange;
 mod expected;
+mod frames;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;

@@ -19,17 +19,17 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::call::{self, Call};
 use crate::capabilities::ServedContract;
-use crate::client::Client;
 use crate::config;
 use crate::connection::{Async, Blocking, Transport};
 use crate::error::{Diagnosis, Error, ErrorKind, Failure};
+use crate::exchange::{CallExchange, Exchange, Opening};
 use crate::http::{
     Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind, SNAPSHOT_VERSION,
 };
 use crate::program::Program;
 use crate::restart::ExitCause;
 use crate::state::{Command, Live, Phase, Running, Shared};
-use crate::stream::{ItemLines, OpenResponse};
+use crate::stream::ItemLines;
 
 /// Timeout of control calls: `/healthz`, `/snapshot`, `/restore`.
 const CONTROL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,13 +52,9 @@ impl Process {
         cancelled: impl Future<Output = ()>,
         aborted: impl Future<Output = ()>,
     ) -> Result<Output, Failure> {
-        let http_request = call.http_request(
-            &self.shared.capabilities,
-            self.shared.program.limits.max_response_bytes,
-        )?;
-        let deadline = http_request.deadline;
-        let sending =
-            self.shared.send_until::<Blocking, HttpResponse>(http_request, call.may_run_twice());
+        let exchange = self.exchange(call)?;
+        let deadline = call.deadline;
+        let sending = self.shared.send_until::<Blocking, _>(exchange, call.may_run_twice());
         let sending = async {
             tokio::select! {
                 biased;
@@ -78,12 +74,13 @@ impl Process {
     ///
     /// The failure of the plugin, or of the call.
     pub async fn call_async(&self, call: &Call<'_>) -> Result<Output, Failure> {
-        let http_request = call.http_request(
-            &self.shared.capabilities,
-            self.shared.program.limits.max_response_bytes,
-        )?;
-        let response = self.send_async(http_request, call.may_run_twice()).await?;
+        let response = self.send_async(self.exchange(call)?, call.may_run_twice()).await?;
         call.outcome(response)
+    }
+
+    fn exchange<'c>(&'c self, call: &'c Call<'c>) -> Result<CallExchange<'c>, Failure> {
+        let max_response_bytes = self.shared.program.limits.max_response_bytes;
+        CallExchange::new(call, &self.shared.capabilities, max_response_bytes)
     }
 
     /// Calls a method that returns a stream; a future for any executor. Dropping it cancels the call.
@@ -99,8 +96,8 @@ impl Process {
         // In a task of the host's runtime, since the socket outlives the runtime of this caller.
         let opening = async move {
             let sending = async {
-                let response: OpenResponse =
-                    shared.send_until::<Async, _>(http_request, is_idempotent).await?;
+                let response =
+                    shared.send_until::<Async, _>(Opening(http_request), is_idempotent).await?;
                 response.into_items(max_item_bytes, shared.timers.clone()).await
             };
             match deadline {
@@ -116,11 +113,11 @@ impl Process {
 
     async fn send_async(
         &self,
-        http_request: HttpRequest,
+        exchange: impl Exchange<Async, Response = HttpResponse>,
         is_idempotent: bool,
     ) -> Result<HttpResponse, Failure> {
-        let deadline = http_request.deadline;
-        let sending = self.shared.send_until::<Async, HttpResponse>(http_request, is_idempotent);
+        let deadline = exchange.deadline();
+        let sending = self.shared.send_until::<Async, _>(exchange, is_idempotent);
         let response = match deadline {
             None => sending.await,
             Some(deadline) => match Async::timeout_at(&self.shared.timers, deadline, sending).await
@@ -208,7 +205,7 @@ impl Process {
 
     fn run_control_call(&self, http_request: HttpRequest) -> Result<HttpResponse, Failure> {
         let what = http_request.endpoint.clone();
-        let sending = self.shared.send_until::<Blocking, HttpResponse>(http_request, true);
+        let sending = self.shared.send_until::<Blocking, _>(http_request, true);
         let until = Instant::now() + CONTROL_CALL_TIMEOUT;
         let Some(response) = wire::block_on(Some(until), sending) else {
             if Instant::now() < until {
@@ -326,29 +323,6 @@ impl fmt::Debug for Process {
     }
 }
 
-/// What is received of a response.
-trait Response<W: Transport>: Sized + Send {
-    /// Sends a request and waits for its response.
-    fn receive(
-        client: &Client,
-        http_request: &HttpRequest,
-    ) -> impl Future<Output = Result<Self, RequestError>> + Send;
-}
-
-/// All of it.
-impl<W: Transport> Response<W> for HttpResponse {
-    async fn receive(client: &Client, http_request: &HttpRequest) -> Result<Self, RequestError> {
-        client.send::<W>(http_request).await
-    }
-}
-
-/// Its head; the body is read later.
-impl Response<Async> for OpenResponse {
-    async fn receive(client: &Client, http_request: &HttpRequest) -> Result<Self, RequestError> {
-        client.open_response(http_request).await
-    }
-}
-
 /// A task that is aborted when its caller drops it.
 struct AbortOnDrop<T>(JoinHandle<T>);
 
@@ -392,24 +366,24 @@ impl Shared {
 
     /// Sends a request to the current process, or to the next one. Retries if the request
     /// definitely did not run, or is idempotent.
-    async fn send_until<W: Transport, R: Response<W>>(
+    async fn send_until<W: Transport, E: Exchange<W>>(
         &self,
-        http_request: HttpRequest,
+        exchange: E,
         is_idempotent: bool,
-    ) -> Result<R, Error> {
+    ) -> Result<E::Response, Error> {
         let mut sending = Sending {
             shared: self,
-            deadline: http_request.deadline,
+            deadline: exchange.deadline(),
             unanswered_by: None,
             _running: self.activity.begin(),
         };
         let (mut sent, mut retry_delay) = (0, RETRY_DELAY);
         let mut unreachable_since = None;
         loop {
-            let live = self.live(http_request.deadline).await?;
+            let live = self.live(exchange.deadline()).await?;
             let sent_at = Instant::now();
             sending.unanswered_by = Some(live.pid);
-            let outcome = R::receive(&live.client, &http_request).await;
+            let outcome = exchange.exchange(&live.client).await;
             sending.unanswered_by = None;
             let error = match outcome {
                 Ok(response) => {

@@ -35,6 +35,8 @@ pub struct OwnCapabilities<'a> {
     pub name: &'a str,
     /// The version of the protocol.
     pub protocol: u32,
+    /// The protocols to which a connection can be upgraded.
+    pub upgrades: &'a [&'a str],
     /// The version of the plugin.
     pub version: &'a str,
 }

@@ -5,6 +5,7 @@
 
 mod batch;
 mod bodies;
+pub mod frame;
 mod stream;
 mod traceparent;
 

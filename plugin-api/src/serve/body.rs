@@ -88,6 +88,17 @@ impl OutgoingBody {
         Self(Content::Lines(Box::new(lines)))
     }
 
+    /// Returns all bytes; `None` if they are made while they are written.
+    pub(super) fn whole(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Content::Whole(remaining) => {
+                Some(remaining.as_ref().map_or_else(Default::default, Buf::chunk))
+            }
+            #[cfg(feature = "contracts")]
+            Content::Lines(_) => None,
+        }
+    }
+
     fn of(bytes: Source) -> Self {
         let remaining = Remaining { bytes, written: 0 };
         Self(Content::Whole((remaining.remaining() > 0).then_some(remaining)))

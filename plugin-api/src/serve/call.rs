@@ -13,6 +13,8 @@ use crate::export::panics::{Failure, guard};
 use crate::{Output, Payload, Plugin, PluginError, TraceContext};
 
 static CALL_ID: HeaderName = HeaderName::from_static(header::CALL_ID);
+/// The hash of the signature of a method.
+pub(super) static CONTRACT_HASH: HeaderName = HeaderName::from_static(header::CONTRACT_HASH);
 static DEADLINE_MS: HeaderName = HeaderName::from_static(header::DEADLINE_MS);
 static TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
 

@@ -4,12 +4,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hotbay_protocol::{ContractBody, endpoint, header};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use hotbay_protocol::{ContractBody, endpoint};
+use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::{Response, StatusCode};
 
 use super::body::OutgoingBody;
-use super::call::{CallError, CallHeaders, call};
+use super::call::{CONTRACT_HASH, CallError, CallHeaders, call};
 use super::connections::Connection;
 use super::instance::Instance;
 use super::{responses, streams};
@@ -18,8 +18,6 @@ use crate::contract::Format;
 pub(super) use crate::contract::internal::ServedMethod;
 use crate::contract::internal::{Description, Failed, ServedBy, ServedCall};
 use crate::export::Failure;
-
-static CONTRACT_HASH: HeaderName = HeaderName::from_static(header::CONTRACT_HASH);
 
 /// The contracts that a program serves.
 pub(super) struct Contracts<T: 'static>(Vec<Served<T>>);

@@ -104,7 +104,7 @@ struct Entry {
 struct Task {
     // Dropped first: when the guard is gone, this connection holds no reference to the server.
     serving: Serving,
-    _guard: ConnectionGuard,
+    _guard: Arc<ConnectionGuard>,
     waker: Waker,
 }
 
@@ -192,7 +192,7 @@ impl Executor {
     /// I/O errors of the system.
     pub(super) fn add(
         &self,
-        guard: ConnectionGuard,
+        guard: Arc<ConnectionGuard>,
         serve: impl FnOnce(SocketIo) -> Serving,
     ) -> io::Result<()> {
         let socket = Arc::clone(guard.connection.socket());

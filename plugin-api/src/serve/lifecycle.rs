@@ -230,9 +230,9 @@ impl<T: Plugin> Acceptor<'_, T> {
             if self.server.token.is_some() {
                 self.check_at.get_or_insert(now);
             }
-            let server = Arc::clone(self.server);
-            let connection = Arc::clone(&guard.connection);
-            let added = self.executor.add(guard, |io| routes::serve(server, connection, io));
+            let (server, guard) = (Arc::clone(self.server), Arc::new(guard));
+            let served = Arc::clone(&guard);
+            let added = self.executor.add(guard, |io| routes::serve(server, served, io));
             if let Err(error) = added {
                 console::warn(&format!("connection closed: cannot wait for its events: {error}"));
                 return AcceptResult::OutOfResources;

@@ -25,6 +25,8 @@ mod contracts;
 #[cfg(all(unix, feature = "serve"))]
 mod executor;
 #[cfg(all(unix, feature = "serve"))]
+mod frames;
+#[cfg(all(unix, feature = "serve"))]
 mod host_client;
 #[cfg(all(unix, feature = "serve"))]
 mod instance;

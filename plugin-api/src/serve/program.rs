@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::{env, fmt};
 
-use hotbay_protocol::{Capabilities, OwnCapabilities, VERSION, endpoint, variable};
+use hotbay_protocol::{Capabilities, OwnCapabilities, VERSION, endpoint, frame, variable};
 use serde_json::Value;
 
 use super::call::Endpoint;
@@ -138,6 +138,7 @@ fn capabilities_of<T: Plugin>(program: &Program<T>) -> Result<String, String> {
         input_schema: schema("input_schema", program.input_schema)?,
         name: program.name,
         protocol: VERSION,
+        upgrades: &[frame::UPGRADE],
         version: program.version,
     };
     Ok(serde_json::to_string(&Capabilities { hotbay }).expect("its only maps are those of `Value`"))

@@ -1,7 +1,7 @@
 //! HTTP responses: outputs, plugin errors, panics, and requests that the SDK rejects.
 
 use hotbay_protocol::{ErrorBody, FaultBody};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
 use hyper::{Response, StatusCode};
 use serde_json::value::to_raw_value;
 use serde_json::{Map, Value};
@@ -23,6 +23,15 @@ pub(super) fn output(output: Output, mut headers: HeaderMap) -> Response<Outgoin
 /// Returns an empty response with status 200.
 pub(super) fn empty() -> Response<OutgoingBody> {
     response(StatusCode::OK, None, OutgoingBody::empty())
+}
+
+/// Returns a response after which the connection carries another protocol.
+pub(super) fn upgraded(protocol: &'static str) -> Response<OutgoingBody> {
+    let mut response = response(StatusCode::SWITCHING_PROTOCOLS, None, OutgoingBody::empty());
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(protocol));
+    response
 }
 
 /// Returns a response with bytes of the given content type.

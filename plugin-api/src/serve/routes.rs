@@ -2,21 +2,25 @@
 //! calls the plugin on the thread that polls.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use hotbay_protocol::{endpoint, header};
+use hotbay_protocol::{endpoint, frame, header};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::server::conn::http1;
+use hyper::rt::Write as _;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{BodyError, OutgoingBody};
 use super::call::{CallError, CallHeaders, Endpoint, call, run_plugin};
-use super::connections::Connection;
+use super::connections::{Connection, ConnectionGuard};
 use super::contracts::{self, ServedMethod};
 use super::executor::Serving;
+use super::frames::{self, FrameThread};
 use super::server::Server;
 use super::settings::TOKEN;
 use super::socket::SocketIo;
@@ -27,24 +31,31 @@ use crate::{CallContext, ContentType, Payload, Plugin, Snapshot};
 
 static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static(header::SNAPSHOT_VERSION);
 
-/// Returns a future that serves a connection until it has ended. It blocks while the plugin runs.
+/// Returns a future that serves a connection until it has ended, or was upgraded. It blocks while
+/// the plugin runs.
 pub(super) fn serve<T: Plugin>(
     server: Arc<Server<T>>,
-    connection: Arc<Connection>,
+    guard: Arc<ConnectionGuard>,
     io: SocketIo,
 ) -> Serving {
     Box::pin(async move {
-        let service = service_fn(|request| handle(&server, &connection, request));
+        let upgraded = OnceLock::new();
+        let service = service_fn(|request| handle(&server, &guard, &upgraded, request));
         let mut http = http1::Builder::new();
         // A request that arrived before the other side closed its half is still answered.
         http.auto_date_header(false).half_close(true);
         // Errors of the connection need no handling: the host sees them too.
-        let _ = http.serve_connection(io, service).await;
+        let Ok(parts) = http.serve_connection(io, service).without_shutdown().await else { return };
+        let Parts { mut io, read_buf, .. } = parts;
+        match upgraded.into_inner() {
+            Some(thread) => FrameThread::begin(thread, io, read_buf),
+            None => _ = poll_fn(|context| Pin::new(&mut io).poll_shutdown(context)).await,
+        }
     })
 }
 
 /// Marks a request as running until it is dropped.
-struct RunningRequest<'a> {
+pub(super) struct RunningRequest<'a> {
     connection: &'a Connection,
     activity: &'a ActivityTracker,
     /// Whether the request delays the idle timeout.
@@ -52,7 +63,7 @@ struct RunningRequest<'a> {
 }
 
 impl<'a> RunningRequest<'a> {
-    fn begin(
+    pub(super) fn begin(
         connection: &'a Connection,
         activity: &'a ActivityTracker,
         counts_as_activity: bool,
@@ -64,7 +75,7 @@ impl<'a> RunningRequest<'a> {
         Self { connection, activity, counts_as_activity }
     }
 
-    fn end(&mut self) -> KeepAlive {
+    pub(super) fn end(&mut self) -> KeepAlive {
         self.connection.set_busy(false);
         if std::mem::take(&mut self.counts_as_activity) {
             self.activity.end_call(Instant::now())
@@ -100,9 +111,11 @@ impl<T> Drop for StreamActivity<T> {
 /// Handles a request.
 async fn handle<T: Plugin>(
     server: &Arc<Server<T>>,
-    connection: &Arc<Connection>,
+    guard: &Arc<ConnectionGuard>,
+    upgraded: &OnceLock<FrameThread>,
     request: Request<Incoming>,
 ) -> Result<Response<OutgoingBody>, Infallible> {
+    let connection = &guard.connection;
     if let Some(token) = &server.token {
         let given = request.headers().get(&TOKEN);
         if !given.is_some_and(|given| token.matches(given.as_bytes())) {
@@ -113,6 +126,18 @@ async fn handle<T: Plugin>(
             return Ok(response);
         }
         connection.set_authenticated();
+    }
+    if frames::is_requested(request.headers()) {
+        return Ok(match FrameThread::spawn(server, guard) {
+            Ok(thread) => {
+                let _ = upgraded.set(thread);
+                responses::upgraded(frame::UPGRADE)
+            }
+            Err(error) => {
+                let message = format!("cannot spawn a thread: {error}");
+                responses::rejected(StatusCode::SERVICE_UNAVAILABLE, &message)
+            }
+        });
     }
     let is_health = endpoint_of(request.uri().path()) == Some(endpoint::HEALTH);
     let mut running = RunningRequest::begin(connection, &server.activity, !is_health);
@@ -138,7 +163,7 @@ async fn route<T: Plugin>(
     if endpoint_of(path) == Some(endpoint::SHUTDOWN) {
         return shut_down(server);
     }
-    let Some(route) = server.route(path) else {
+    let Some(route) = endpoint_of(path).and_then(|name| server.route(name)) else {
         let message = format!("endpoint `{path}` not found");
         return responses::rejected(StatusCode::NOT_FOUND, &message);
     };
@@ -159,22 +184,10 @@ async fn route<T: Plugin>(
         }
     };
     match route {
-        Route::Call(function) => match CallHeaders::parse(&parts.headers) {
+        Route::Call(_) | Route::Method(_) => match CallHeaders::parse(&parts.headers) {
             Ok(call_headers) => {
-                respond_to_call(server, connection, &call_headers, parts.headers, bytes, function)
+                respond_to_call(server, connection, call_headers, parts.headers, &bytes, route)
             }
-            Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
-        },
-        Route::Method(method) => match CallHeaders::parse(&parts.headers) {
-            Ok(call_headers) => contracts::respond(
-                &server.instance,
-                || StreamActivity::begin(server),
-                connection,
-                call_headers,
-                parts.headers,
-                &bytes,
-                method,
-            ),
             Err(message) => responses::rejected(StatusCode::BAD_REQUEST, &message),
         },
         Route::Batch => match CallHeaders::parse(&parts.headers) {
@@ -188,7 +201,7 @@ async fn route<T: Plugin>(
 }
 
 /// The target of a path.
-enum Route<T: 'static> {
+pub(super) enum Route<T: 'static> {
     Call(Endpoint<T>),
     /// A method of a contract.
     Method(&'static ServedMethod<T>),
@@ -208,8 +221,8 @@ impl<T> Route<T> {
 }
 
 impl<T: Plugin> Server<T> {
-    fn route(&self, path: &str) -> Option<Route<T>> {
-        let name = endpoint_of(path)?;
+    /// Returns what an endpoint of this name serves.
+    pub(super) fn route(&self, name: &str) -> Option<Route<T>> {
         match name {
             endpoint::EXECUTE => Some(Route::Call(T::execute)),
             endpoint::BATCH => Some(Route::Batch),
@@ -225,20 +238,40 @@ impl<T: Plugin> Server<T> {
     }
 }
 
-fn respond_to_call<T: Plugin>(
-    server: &Server<T>,
-    connection: &Connection,
-    call_headers: &CallHeaders,
+/// Responds to a call of the plugin or of a method.
+pub(super) fn respond_to_call<T: Plugin>(
+    server: &Arc<Server<T>>,
+    connection: &Arc<Connection>,
+    call_headers: CallHeaders,
     headers: HeaderMap,
-    bytes: Bytes,
-    function: Endpoint<T>,
+    bytes: &[u8],
+    route: Route<T>,
 ) -> Response<OutgoingBody> {
+    let function = match route {
+        Route::Call(function) => function,
+        Route::Method(method) => {
+            let begin = || StreamActivity::begin(server);
+            let instance = &server.instance;
+            return contracts::respond(
+                instance,
+                begin,
+                connection,
+                call_headers,
+                headers,
+                bytes,
+                method,
+            );
+        }
+        Route::Batch | Route::Health | Route::Snapshot | Route::Restore => {
+            return responses::rejected(StatusCode::NOT_FOUND, "not an endpoint for calls");
+        }
+    };
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or(ContentType::BYTES);
-    let input = Payload::bytes(&bytes).with_content_type(content_type);
+    let input = Payload::bytes(bytes).with_content_type(content_type);
     let run =
         |plugin: &T, context: &RawContext<'_>| function(plugin, &CallContext::new(context), input);
-    match call(&server.instance, connection, call_headers, run) {
+    match call(&server.instance, connection, &call_headers, run) {
         Ok(output) => responses::output(output, headers),
         Err(CallError::Failed(failure)) => responses::failed(&failure),
         Err(CallError::Rejected(error)) => responses::not_possible(error),

@@ -87,14 +87,22 @@ impl Socket {
         };
     }
 
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Lets reads and writes wait from now on.
+    pub(super) fn set_blocking(&self) -> io::Result<()> {
+        match &self.kind {
+            Kind::Unix(socket) => socket.set_nonblocking(false),
+            Kind::Tcp(socket) => socket.set_nonblocking(false),
+        }
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.kind {
             Kind::Unix(socket) => (&*socket).read(buffer),
             Kind::Tcp(socket) => (&*socket).read(buffer),
         }
     }
 
-    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.kind {
             Kind::Unix(socket) => (&*socket).write_vectored(parts),
             Kind::Tcp(socket) => (&*socket).write_vectored(parts),

@@ -87,6 +87,11 @@ impl Stream {
         Self { read_bytes: Some(read_bytes), ..self }
     }
 
+    /// Lets the next read wait for data without an attempt, since it is not expected yet.
+    pub fn expect_later(&mut self) {
+        self.drained_in = Some(round());
+    }
+
     /// Runs `operation`; registers an interest and returns `Pending` if it would block.
     fn poll_io<T>(
         &self,
