@@ -29,7 +29,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "test",
         command: "cargo xtask test",
-        run: |workspace| test::run(workspace, &test::Options::all()),
+        run: test::run_watched,
     },
     Step { name: "guide", command: "cargo xtask docs", run: docs::run },
     Step {

@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn capabilities_list_name_endpoints_and_schemas() {
         let capabilities = capabilities_of(&program()).unwrap();
-        let expected = r#"{"hotbay":{"config":["env","file"],"endpoints":["execute","snapshot","restore","batch"],"name":"rows","protocol":1,"version":"0.1.0"}}"#;
+        let expected = r#"{"hotbay":{"config":["env","file"],"endpoints":["execute","snapshot","restore","batch"],"name":"rows","protocol":1,"upgrades":["hotbay-frames/1"],"version":"0.1.0"}}"#;
         assert_eq!(
             serde_json::from_str::<Value>(&capabilities).unwrap(),
             serde_json::from_str::<Value>(expected).unwrap()

@@ -4,6 +4,7 @@
 
 mod calls;
 mod concurrency;
+mod frames;
 mod host_services;
 mod program;
 mod protocol;

@@ -279,7 +279,13 @@ impl Client {
         self.0.get_mut().write_all(bytes)
     }
 
-    pub(crate) fn receive(&mut self) -> io::Result<Response> {
+    /// Reads bytes as they are.
+    pub(crate) fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        self.0.read(space)
+    }
+
+    /// Reads a response without its body.
+    pub(crate) fn receive_head(&mut self) -> io::Result<Response> {
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -292,7 +298,11 @@ impl Client {
             let Some((name, value)) = line.trim_end().split_once(": ") else { break };
             headers.push((name.to_ascii_lowercase(), value.to_owned()));
         }
-        let mut response = Response { status, headers, body: String::new() };
+        Ok(Response { status, headers, body: String::new() })
+    }
+
+    pub(crate) fn receive(&mut self) -> io::Result<Response> {
+        let mut response = self.receive_head()?;
         let length = response.header("content-length").unwrap().parse().unwrap();
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
