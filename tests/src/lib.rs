@@ -46,4 +46,4 @@ pub use programs::{ProgramFolder, foreign_elf, has_interpreter, launches, set_be
 pub use signing::{SIGNATURE, SIGNED_FILES, SigningKey};
 pub use subprocess::{rerun_test, run_in_subprocess};
 pub use traffic::{Traffic, under_load};
-pub use waiting::{LIMIT, StopOnDrop, block_on, event, events_until, until};
+pub use waiting::{CancelOnDrop, LIMIT, StopOnDrop, block_on, event, events_until, until};

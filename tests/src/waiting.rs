@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hotbay::{Events, HostEvent};
+use hotbay::{CancellationToken, Events, HostEvent};
 
 /// Limit of every wait.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -98,5 +98,15 @@ pub struct StopOnDrop<'f>(pub &'f AtomicBool);
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Cancels calls when dropped, so that the threads of a failing test end.
+#[derive(Debug)]
+pub struct CancelOnDrop<'t>(pub &'t CancellationToken);
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }

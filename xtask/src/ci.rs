@@ -26,11 +26,7 @@ const STEPS: &[Step] = &[
         run: clippy,
     },
     Step { name: "features", command: "cargo xtask features", run: features::run },
-    Step {
-        name: "test",
-        command: "cargo xtask test",
-        run: test::run_watched,
-    },
+    Step { name: "test", command: "cargo xtask test", run: test::run_watched },
     Step { name: "guide", command: "cargo xtask docs", run: docs::run },
     Step {
         name: "api docs",

@@ -7,7 +7,9 @@ use hotbay::contract::{CallError, CallErrorKind, Provided, Serves};
 use hotbay::{
     CancellationToken, Error, ErrorKind, Host, HostBuilder, HostEvent, OnFailure, Preference,
 };
-use hotbay_tests::{Plugins, block_on, event, host, loaded, quarantine, refused, reloaded, until};
+use hotbay_tests::{
+    CancelOnDrop, Plugins, block_on, event, host, loaded, quarantine, refused, reloaded, until,
+};
 use serde_json::json;
 use text_contract::{AsyncWork, Failure, TextAnalysis, Unknown, Word, changed};
 use text_plugins::{Analyst, AsyncWorker};
@@ -95,17 +97,19 @@ fn overloaded_provider_is_passed_over() {
     let limits = json!({ "in_flight": 1 });
     loaded(&host, plugins.add("library", "analyst").set("limits", limits).write());
     let analysis = host.providers_of::<dyn TextAnalysis>().unwrap();
+    let library = host.contract::<dyn TextAnalysis>("library").unwrap();
     let token = CancellationToken::new();
-    let waiting = analysis.with_cancellation_token(token.clone());
+    let waiting = library.with_cancellation_token(token.clone()).pooled();
     std::thread::scope(|scope| {
+        let _cancel = CancelOnDrop(&token);
         let waits = scope.spawn(|| waiting.wait());
-        until("the library is busy", || {
-            assert_eq!(analysis.words("a b").unwrap(), 2);
-            (calls(&host)[1] > 0).then_some(())
-        });
+        let running = || host.list().iter().map(|info| info.stats.running).sum::<u64>();
+        until("the library is busy", || (running() > 0).then_some(()));
+        assert_eq!(analysis.words("a b").unwrap(), 2);
+        assert_eq!(calls(&host)[1], 1);
         token.cancel();
         let error = waits.join().expect("no panic").unwrap_err();
-        assert_eq!(error.plugin_error().map(hotbay::PluginError::code), Some(499));
+        assert_eq!(error.kind(), CallErrorKind::Cancelled);
     });
 }
 
