@@ -56,7 +56,7 @@ impl Client {
                     None => return Ok(None),
                 },
             };
-            match connection.exchange(head, body, max_response_bytes, W::expect_later).await {
+            match connection.exchange(head, body, max_response_bytes, W::expect_reply).await {
                 Ok(response) => {
                     pool.put(connection);
                     return Ok(Some(response));
@@ -79,7 +79,7 @@ impl Client {
         let io = W::open(&self.location, &Counts::default(), &self.timers).await;
         let io = io.map_err(|error| RequestError::no_connection(&self.location, &error))?;
         let request = HttpRequest::health().to_message(self.token.as_ref())?;
-        let upgraded = FrameConnection::upgrade(io, slot, request).await?;
+        let upgraded = FrameConnection::upgrade(io, slot, request, W::expect_replies).await?;
         if upgraded.is_none() {
             self.refuses_frames.store(true, Ordering::Relaxed);
         }

@@ -66,8 +66,12 @@ pub(crate) trait Transport: Sized + 'static {
     /// Returns the kept connections of this transport that carry frames.
     fn frame_pool(pools: &Pools) -> &FramePool<Self::Io>;
 
-    /// Notes that data is not expected before the next wait.
-    fn expect_later(io: &mut Self::Io);
+    /// Prepares a socket for replies that arrive soon.
+    fn expect_replies(io: &mut Self::Io) -> io::Result<()>;
+
+    /// Notes that a reply is expected, for which a read may block this thread for some milliseconds
+    /// if `may_block`.
+    fn expect_reply(io: &mut Self::Io, may_block: bool);
 
     /// Opens a connection.
     fn connect(
@@ -126,8 +130,12 @@ impl Transport for Blocking {
         &pools.blocking_frames
     }
 
-    fn expect_later(io: &mut Self::Io) {
-        io.expect_later();
+    fn expect_replies(io: &mut Self::Io) -> io::Result<()> {
+        io.wait_in_reads()
+    }
+
+    fn expect_reply(io: &mut Self::Io, may_block: bool) {
+        io.expect_reply(may_block);
     }
 }
 
@@ -171,8 +179,12 @@ impl Transport for Async {
         &pools.task_frames
     }
 
-    // The runtime knows it.
-    fn expect_later(_: &mut Self::Io) {}
+    fn expect_replies(_: &mut Self::Io) -> io::Result<()> {
+        Ok(())
+    }
+
+    // The runtime waits, and knows which sockets have data.
+    fn expect_reply(_: &mut Self::Io, _: bool) {}
 }
 
 /// Opens a socket to a location, for bytes that are not HTTP.

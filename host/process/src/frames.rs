@@ -28,6 +28,9 @@ const MAX_FIXED_BYTES: usize = 128;
 /// Bytes of the head of a reply.
 const MAX_REPLY_HEAD_BYTES: u64 = 64 << 10;
 
+/// With less time before the deadline, no read may block.
+const MIN_BLOCKING_MS: u64 = 20;
+
 /// Returns whether a request fits into a frame.
 pub(crate) fn fits(head: &RequestHead<'_>, body: &[u8]) -> bool {
     let names = head.endpoint.len() + head.content_type.len();
@@ -49,6 +52,7 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
         io: I,
         slot: Slot,
         mut request: Request<Full<Bytes>>,
+        expect_replies: fn(&mut I) -> io::Result<()>,
     ) -> Result<Option<Self>, RequestError> {
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -65,18 +69,19 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
         if status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(None);
         }
-        let parts = connection.into_parts();
+        let mut parts = connection.into_parts();
+        expect_replies(&mut parts.io).map_err(RequestError::unsent)?;
         let received = FrameBuffer::new(&parts.read_buf);
         Ok(Some(Self { io: parts.io, request: Vec::new(), received, _slot: slot }))
     }
 
-    /// Sends a call and waits for its reply. `expect_later` is called when it was sent.
+    /// Sends a call and waits for its reply. `expect_reply` is called when it was sent.
     pub(crate) async fn exchange(
         &mut self,
         head: &RequestHead<'_>,
         body: &[u8],
         max_response_bytes: u64,
-        expect_later: fn(&mut I),
+        expect_reply: fn(&mut I, bool),
     ) -> Result<HttpResponse, RequestError> {
         self.request.clear();
         if frame::write_head(&mut self.request, head, body.len()).is_err() {
@@ -85,7 +90,8 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
         self.request.extend_from_slice(body);
         // An incomplete request is not called.
         write_all(&mut self.io, &self.request).await.map_err(RequestError::unsent)?;
-        expect_later(&mut self.io);
+        let may_block = head.deadline_ms.is_none_or(|left_ms| left_ms >= MIN_BLOCKING_MS);
+        expect_reply(&mut self.io, may_block);
         let max_bytes = max_response_bytes.saturating_add(MAX_REPLY_HEAD_BYTES);
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let too_large = |_| RequestError::too_large(max_response_bytes);

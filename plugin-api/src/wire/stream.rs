@@ -1,7 +1,7 @@
 //! A non-blocking socket for hyper, which registers its interests with the current thread.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::ReadBufCursor;
 use rustix::event::PollFlags;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use super::block_on::{block_on, register_interest, round};
 
@@ -22,6 +24,16 @@ const MAX_READ_BYTES: usize = 16 << 10;
 
 /// Time limit of a TCP connect, which is always to this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest time that a read waits itself. The system may round it up to 10 ms.
+const MAX_READ_WAIT: Duration = Duration::from_millis(1);
+
+/// Neither waits, nor signals that the peer has closed the connection.
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+// The standard library disables that signal for its sockets.
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::DONTWAIT;
 
 /// Pause between two attempts to connect while the listener's queue is full.
 const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(1);
@@ -49,6 +61,10 @@ pub struct Stream {
     read_bytes: Option<Arc<AtomicU64>>,
     /// The round in which a read found no further data.
     drained_in: Option<u64>,
+    /// Whether the socket itself waits, so that each operation states whether it does.
+    is_blocking: bool,
+    /// Whether the next read waits briefly.
+    waits: bool,
 }
 
 impl Stream {
@@ -87,9 +103,33 @@ impl Stream {
         Self { read_bytes: Some(read_bytes), ..self }
     }
 
-    /// Lets the next read wait for data without an attempt, since it is not expected yet.
-    pub fn expect_later(&mut self) {
-        self.drained_in = Some(round());
+    /// Lets a read after [`expect_reply`](Self::expect_reply) wait in the read itself.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors of the system.
+    pub fn wait_in_reads(&mut self) -> io::Result<()> {
+        set_socket_timeout(&*self.socket, Timeout::Recv, Some(MAX_READ_WAIT))?;
+        rustix::io::ioctl_fionbio(&*self.socket, false)?;
+        self.is_blocking = true;
+        Ok(())
+    }
+
+    /// Lets the next read wait for data: in the read itself if that `may_block` this thread for some
+    /// milliseconds, which saves a call of the system, and else without an attempt to read.
+    pub fn expect_reply(&mut self, may_block: bool) {
+        self.waits = self.is_blocking && may_block;
+        self.drained_in = (!self.waits).then(round);
+    }
+
+    fn of(socket: Socket) -> Self {
+        Self {
+            socket: Arc::new(socket),
+            read_bytes: None,
+            drained_in: None,
+            is_blocking: false,
+            waits: false,
+        }
     }
 
     /// Runs `operation`; registers an interest and returns `Pending` if it would block.
@@ -162,7 +202,7 @@ impl TryFrom<UnixStream> for Stream {
 
     fn try_from(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: Arc::new(Socket::Unix(socket)), read_bytes: None, drained_in: None })
+        Ok(Self::of(Socket::Unix(socket)))
     }
 }
 
@@ -172,7 +212,7 @@ impl TryFrom<TcpStream> for Stream {
     fn try_from(socket: TcpStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
-        Ok(Self { socket: Arc::new(Socket::Tcp(socket)), read_bytes: None, drained_in: None })
+        Ok(Self::of(Socket::Tcp(socket)))
     }
 }
 
@@ -188,9 +228,10 @@ impl hyper::rt::Read for Stream {
             return Poll::Pending;
         }
         with_read_buffer(cursor.remaining(), |buffer| {
-            let read = self.poll_io(PollFlags::IN, |socket| match socket {
-                Socket::Unix(socket) => (&*socket).read(buffer),
-                Socket::Tcp(socket) => (&*socket).read(buffer),
+            let waits = std::mem::take(&mut self.waits);
+            let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+            let read = self.poll_io(PollFlags::IN, |socket| {
+                Ok(rustix::net::recv(socket, &mut *buffer, flags).map(|(count, _)| count)?)
             });
             if let (Some(total), Poll::Ready(Ok(count))) = (&self.read_bytes, &read) {
                 total.fetch_add(*count as u64, Ordering::Relaxed);
@@ -213,10 +254,7 @@ impl hyper::rt::Write for Stream {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_io(PollFlags::OUT, |socket| match socket {
-            Socket::Unix(socket) => (&*socket).write(bytes),
-            Socket::Tcp(socket) => (&*socket).write(bytes),
-        })
+        self.poll_io(PollFlags::OUT, |socket| Ok(rustix::net::send(socket, bytes, SEND)?))
     }
 
     fn poll_write_vectored(
@@ -224,9 +262,9 @@ impl hyper::rt::Write for Stream {
         _: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_io(PollFlags::OUT, |socket| match socket {
-            Socket::Unix(socket) => (&*socket).write_vectored(parts),
-            Socket::Tcp(socket) => (&*socket).write_vectored(parts),
+        let mut control = SendAncillaryBuffer::default();
+        self.poll_io(PollFlags::OUT, |socket| {
+            Ok(rustix::net::sendmsg(socket, parts, &mut control, SEND)?)
         })
     }
 
