@@ -121,7 +121,7 @@ pub mod manifest {
 
 /// The confinement of programs: what the host requires, and what this machine enforces.
 pub mod confinement {
-    pub use hotbay_sandbox::{Confinement, Kernel, RuleReport, RuleStatus};
+    pub use hotbay_sandbox::{Confinement, Kernel, NoNamespaces, RuleReport, RuleStatus};
 
     pub use crate::config::ConfinementPolicy;
 }

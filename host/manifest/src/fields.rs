@@ -37,6 +37,8 @@ pub(crate) enum Shape {
     Entries(Entries),
     /// A number of processors.
     Share,
+    /// `true` or `false`.
+    Flag,
     ObjectsByName(&'static [Field]),
     #[cfg(feature = "host-file")]
     Host(HostShape),
@@ -46,7 +48,6 @@ pub(crate) enum Shape {
 #[cfg(feature = "host-file")]
 #[derive(Debug)]
 pub(crate) enum HostShape {
-    Flag,
     /// A path, relative to the folder of the file.
     Path,
     Paths,
@@ -387,11 +388,14 @@ pub(crate) const LIMITS: &[Field] = &[
     ),
 ];
 
+/// What a flag is expected to be.
+pub(crate) const FLAG: &str = "`true` or `false`";
+
 const LIST_OF_PATHS: &str = "a list of paths";
 
 /// The fields of `sandbox`.
 pub(crate) const SANDBOX: &[Field] =
-    &[PRESET, READ, WRITE, RUN, NET_FIELD, ENV, LIMITS_FIELD, REQUIRE];
+    &[PRESET, READ, WRITE, RUN, NET_FIELD, ENV, NAMESPACES, LIMITS_FIELD, REQUIRE];
 
 pub(crate) const PRESET: Field = field(
     "preset",
@@ -435,6 +439,15 @@ pub(crate) const ENV: Field = list(
     "a list of names",
     "Variables of the host's environment that the program gets, besides `PATH` and those of the \
      locale. The host must pass them on.",
+);
+pub(crate) const NAMESPACES: Field = field(
+    "namespaces",
+    Shape::Flag,
+    Presence::Optional,
+    FLAG,
+    "Whether the program runs in new Linux namespaces: one without a network if it lists no ports, \
+     and one in which it has no privileges, even if the host runs as root. By default no, unless \
+     the host or `require` says so.",
 );
 pub(crate) const LIMITS_FIELD: Field = field(
     "limits",

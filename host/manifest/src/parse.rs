@@ -274,6 +274,7 @@ fn set_sandbox(
         }
         Shape::Entries(entries) => value.entries(*entries),
         Shape::Share => value.share(),
+        Shape::Flag => value.flag(),
         Shape::Words(words) => value.parse_string(|text| match words.contains(&text) {
             true => Ok(text.into()),
             false => Err(None),

@@ -182,6 +182,13 @@ impl<'t> FieldValue<'t> {
         Ok(json)
     }
 
+    pub(crate) fn flag(&self) -> Result<serde_json::Value, ManifestError> {
+        let Value::BooleanLit(flag) = self.value else {
+            return Err(self.error(None));
+        };
+        Ok(flag.value.into())
+    }
+
     pub(crate) fn object(&self) -> Result<&'t Object<'t>, ManifestError> {
         let Value::Object(object) = self.value else {
             return Err(self.error(None));

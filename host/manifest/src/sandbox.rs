@@ -44,6 +44,8 @@ pub struct Sandbox {
     pub listen: Option<Vec<NetRule>>,
     /// Variables of the host's environment, besides `PATH` and those of the locale.
     pub env: Option<Vec<String>>,
+    /// Whether it runs in new Linux namespaces. A rule in `require` implies it.
+    pub namespaces: bool,
     /// Limits of its processes.
     pub limits: SandboxLimits,
     /// Rules without which the program must not run.
@@ -58,6 +60,7 @@ setters!(Sandbox {
     with_connect => connect: Option<Vec<NetRule>>,
     with_listen => listen: Option<Vec<NetRule>>,
     with_env => env: Option<Vec<String>>,
+    with_namespaces => namespaces: bool,
     with_limits => limits: SandboxLimits,
     with_require => require: BTreeSet<SandboxRule>,
 });
@@ -149,6 +152,7 @@ impl Sandbox {
             ["net", "connect"] => self.connect = ports(),
             ["net", "listen"] => self.listen = ports(),
             ["env"] => self.env = texts(),
+            ["namespaces"] => self.namespaces = value.as_bool() == Some(true),
             ["limits", name] => self.limits.set(name, value),
             ["require"] => {
                 let words = value.as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -175,6 +179,7 @@ impl Sandbox {
         let net = [("connect", ports(&self.connect)), ("listen", ports(&self.listen))];
         put("net", object_of(net.into_iter()));
         put("env", texts(&self.env));
+        put("namespaces", self.namespaces.then_some(true.into()));
         let limits = self.limits.entries().into_iter().map(|(rule, limit)| {
             let value = limit.map(|limit| match rule {
                 SandboxRule::Cpu => json!(limit as f64 / 1000.0),
@@ -218,7 +223,7 @@ mod tests {
             r#"{ "preset": "python", "read": ["{plugin}", "/usr/share/zoneinfo"],
                 "write": ["{state}"],
                 "net": { "connect": [443, "127.0.0.1:5432", "udp:53", "[::1]:80"], "listen": [] },
-                "run": ["git", "/usr/bin/env"], "env": ["TZ"],
+                "run": ["git", "/usr/bin/env"], "env": ["TZ"], "namespaces": true,
                 "limits": { "memory_bytes": 268435456, "processes": 16, "cpu": 1.5,
                     "open_files": 256 },
                 "require": ["read", "write"] }"#,
@@ -229,6 +234,7 @@ mod tests {
         let connect: Vec<_> = connect.iter().map(ToString::to_string).collect();
         assert_eq!(Vec::from(["443", "127.0.0.1:5432", "udp:53", "[::1]:80"]), as_texts(&connect));
         assert_eq!(sandbox.listen, Some(Vec::new()));
+        assert!(sandbox.namespaces);
         assert_eq!(sandbox.limits.cpu_millis, Some(1500));
         assert_eq!(sandbox.limits.cpu_seconds, None);
         assert_eq!(sandbox.require, BTreeSet::from([SandboxRule::Read, SandboxRule::Write]));
@@ -261,6 +267,7 @@ mod tests {
         check(r#"{ "limits": { "cpu": 0 } }"#, "a number of processors, at least 0.001");
         check(r#"{ "limits": { "processes": 0 } }"#, "at least 1");
         check(r#"{ "require": ["reed"] }"#, "did you mean `read`?");
+        check(r#"{ "namespaces": 1 }"#, "expected `true` or `false`");
         check(r#"{ "preset": "ruby" }"#, "`native`, `python` or `node`");
         check(r#"{ "read": "/etc" }"#, "a list of paths");
     }

@@ -117,6 +117,9 @@ words! {
         Ipc = "ipc",
         /// System calls with which programs have left sandboxes are denied.
         Syscalls = "syscalls",
+        /// The program runs in new Linux namespaces: user, IPC and host name, and network if it has no
+        /// ports.
+        Namespaces = "namespaces",
         /// The limit of memory.
         MemoryBytes = "memory_bytes",
         /// The limit of processes.

@@ -272,7 +272,7 @@ impl Process {
     /// Returns what this machine enforces of its sandbox; `None` if it has none.
     pub fn confinement(&self) -> Option<Confinement> {
         let policy = self.shared.program.sandbox.as_ref()?;
-        Some(Confinement::new(policy, Kernel::current()))
+        Some(Confinement::new(policy, Kernel::of_policy(policy)))
     }
 
     /// Returns declared config types that are missing and members that are not delivered, as

@@ -8,12 +8,17 @@ use seccompiler::BpfProgram;
 
 use crate::cgroup::Cgroup;
 use crate::enter;
-use crate::{Kernel, Policy, filter, ruleset};
+use crate::namespaces::{self, Namespaces};
+use crate::{Kernel, NoNamespaces, Policy, filter, ruleset};
+
+/// The error number of a child that could not enter its namespaces; `exec` never fails with it.
+const NAMESPACES_FAILED: i32 = libc::EUSERS;
 
 /// A policy as the kernel takes it, for one start of a process.
 #[derive(Debug)]
 pub struct Enforcement {
     cgroup: Option<Cgroup>,
+    namespaces: Option<Namespaces>,
     ruleset: Option<OwnedFd>,
     filters: Vec<BpfProgram>,
 }
@@ -42,12 +47,23 @@ impl Enforcement {
         let cgroup = cgroup.transpose().map_err(|error| {
             io::Error::new(error.kind(), format!("cannot create its control group: {error}"))
         })?;
-        Ok(Self { cgroup, ruleset, filters })
+        let has_namespaces = policy.namespaces && kernel.namespaces.is_ok();
+        let namespaces = has_namespaces.then(|| Namespaces::new(policy));
+        Ok(Self { cgroup, namespaces, ruleset, filters })
     }
 
     /// Returns whether the kernel killed a process because all together used too much memory.
     pub fn ran_out_of_memory(&self) -> bool {
         self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
+    }
+
+    /// Returns why a child did not start, if `error` is that of namespaces which it could not enter,
+    /// though the kernel had permitted them before. Another child tries it again. Blocks.
+    pub fn explain_namespaces(error: &io::Error) -> Option<NoNamespaces> {
+        if error.raw_os_error() != Some(NAMESPACES_FAILED) {
+            return None;
+        }
+        Some(namespaces::probe().err().unwrap_or(NoNamespaces::LimitReached))
     }
 
     /// Confines the calling thread, forever: for a child between fork and exec, which has one
@@ -59,6 +75,11 @@ impl Enforcement {
     pub fn enter(&self) -> io::Result<()> {
         if let Some(cgroup) = &self.cgroup {
             enter::join_group(cgroup.members.as_raw_fd())?;
+        }
+        // First: the ruleset denies its files below `/proc`, and the filters deny its calls.
+        if let Some(namespaces) = &self.namespaces {
+            let failed = |_| io::Error::from_raw_os_error(NAMESPACES_FAILED);
+            namespaces.enter().map_err(failed)?;
         }
         enter::set_no_new_privileges()?;
         if let Some(ruleset) = &self.ruleset {
