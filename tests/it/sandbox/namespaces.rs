@@ -4,12 +4,15 @@ use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hotbay::confinement::{ConfinementPolicy, Kernel, RuleStatus};
 use hotbay::manifest::SandboxRule;
 use hotbay::{ErrorKind, Host, HostEvent, LoadStep, Request};
-use hotbay_tests::{block_on, event, refused, unique};
+use hotbay_tests::{
+    Plugins, ProgramFolder, block_on, event, host_until_killed, orphan, refused, rerun_test, unique,
+};
 use serde_json::json;
 
 use super::denials::{deny, run_without};
@@ -71,7 +74,6 @@ fn program_in_namespaces_has_its_own_network_and_no_privileges() {
     assert_eq!(read("setgroups").trim(), "deny");
     assert_denied(&running, json!({ "do": "connect", "address": tcp }));
     assert_denied(&running, json!({ "do": "abstract", "name": name }));
-    assert_eq!(attempt(&running, json!({ "do": "death-signal" })), libc::SIGKILL.to_string());
     let tmp = attempt(&running, json!({ "do": "variable", "name": "TMPDIR" }));
     assert_permitted(&running, json!({ "do": "write", "path": format!("{tmp}/file") }));
     running.end();
@@ -115,7 +117,7 @@ fn host_can_set_namespaces_for_all_programs() {
 fn start_stateful() -> Running {
     let fixture = ProcessFixture::new();
     let sandbox = json!({ "namespaces": true, "write": [fixture.file("")] });
-    let program = |program: hotbay_tests::ProgramFolder| program.set("sandbox", sandbox);
+    let program = |program: ProgramFolder| program.set("sandbox", sandbox);
     fixture.run_with(json!({ "serve": { "state": true } }), program, |host| host.quarantine(None))
 }
 
@@ -125,9 +127,9 @@ fn services_and_reload_work_in_namespaces() {
         return;
     }
     let running = start_stateful();
-    let line = json!({ "level": "info", "message": "from its own network" });
+    let line = json!({ "level": 2, "message": "from its own network" });
     let reported = running.call_json(&json!({ "do": "call-host", "path": "/log", "body": line }));
-    assert_eq!(reported["status"], 204, "{reported}");
+    assert_eq!(reported["status"], 200, "{reported}");
     let count = |running: &Running| running.call_json(&json!({ "do": "count" }));
     let before = count(&running).as_u64().expect("a number");
     block_on(running.host.reload(&running.fixture.name)).expect("it reloads");
@@ -155,6 +157,29 @@ fn crash_and_missed_deadline_end_all_processes_in_namespaces() {
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     running.serves();
     running.end();
+}
+
+/// Set in the host to be killed: its plugin's folder.
+const HOST: &str = "HOTBAY_TESTS_HOST_IN_NAMESPACES";
+
+#[test]
+fn killed_host_leaves_no_process_in_namespaces() {
+    if !has_namespaces() {
+        return;
+    }
+    if let Some(folder) = std::env::var_os(HOST) {
+        let folder = PathBuf::from(folder);
+        return host_until_killed(&[folder.join("one")], &folder.join("staged"));
+    }
+    let plugins = Plugins::new();
+    let folder = ProgramFolder::new(plugins.dir(), "one").set("package", "program");
+    folder.set("sandbox", json!({ "namespaces": true, "require": ["namespaces"] })).install();
+    fs::create_dir(plugins.dir().join("staged")).expect("a folder");
+    let test = concat!(module_path!(), "::killed_host_leaves_no_process_in_namespaces");
+    let orphaned = orphan(rerun_test(test).env(HOST, plugins.dir()));
+    // The process, three descendants and a guardian.
+    assert_eq!(orphaned.processes, 5, "{orphaned:?}");
+    assert!(orphaned.left.is_empty(), "{orphaned:?}");
 }
 
 #[test]
