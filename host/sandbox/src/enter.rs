@@ -81,7 +81,7 @@ pub(crate) fn write_file(path: &CStr, text: &[u8]) -> io::Result<()> {
 
 /// Keeps programs that user 0 executes from getting the capabilities of root.
 pub(crate) fn give_root_no_capabilities() -> io::Result<()> {
-    /// `SECBIT_NOROOT`, and that it cannot be taken back.
+    /// `SECBIT_NOROOT`, and that it cannot be cleared.
     const NO_ROOT: libc::c_ulong = 0b11;
     // SAFETY: E1; it accesses no memory.
     done(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NO_ROOT, 0, 0, 0) }.into())
@@ -171,4 +171,24 @@ pub(crate) fn install_filter(filter: &[sock_filter]) -> io::Result<()> {
 
 fn done(result: libc::c_long) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcome_in_a_child_is_returned() {
+        let failed = || Err(io::Error::from_raw_os_error(libc::EXDEV));
+        assert_eq!(try_in_child(|| Ok(())), Ok(()));
+        assert_eq!(try_in_child(failed), Err(libc::EXDEV));
+        let exit_by_signal = || {
+            // SAFETY: E1; it accesses no memory, and cannot fail.
+            let own = unsafe { libc::getpid() };
+            // SAFETY: E1; it accesses no memory.
+            unsafe { libc::kill(own, libc::SIGKILL) };
+            Ok(())
+        };
+        assert_eq!(try_in_child(exit_by_signal), Err(0));
+    }
 }
