@@ -100,8 +100,13 @@ mod linux {
     pub(crate) fn probe() -> Result<(), NoNamespaces> {
         let namespaces = Namespaces::new(&Policy::default());
         enter::try_in_child(|| namespaces.enter()).map_err(|code| {
-            let setting = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).ok();
-            cause(code, setting)
+            // Settings of `kernel` apply to ordinary users only.
+            let is_root = enter::effective_ids().0 == 0;
+            let applies = |name: &str| !is_root || name.starts_with("user/");
+            cause(code, |name| {
+                let name = Some(name).filter(|name| applies(name))?;
+                std::fs::read_to_string(format!("/proc/sys/{name}")).ok()
+            })
         })
     }
 

@@ -161,9 +161,9 @@ fn write(kernel: Kernel) -> RuleStatus {
 fn net(policy: &Policy, kernel: Kernel, scope: Scope) -> RuleStatus {
     let rules = || policy.connect.iter().chain(&policy.listen);
     match kernel {
-        Kernel { seccomp: false, .. } if scope.own_network => {
-            partial(format!("sockets of virtual machines (vsock) can be used; {NO_SECCOMP}"))
-        }
+        Kernel { seccomp: false, .. } if scope.own_network => partial(format!(
+            "sockets that belong to no network namespace can be used, such as vsock; {NO_SECCOMP}"
+        )),
         Kernel { landlock: 0..=3, seccomp: false, .. } => {
             unavailable(format!("{NO_SECCOMP}, and ports need Landlock of Linux 6.7"))
         }
