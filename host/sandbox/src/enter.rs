@@ -98,14 +98,15 @@ pub(crate) fn try_in_child(attempt: impl Fn() -> io::Result<()>) -> Result<(), i
     let signals = block_signals();
     // SAFETY: E1. The child has its own memory and a copy of this stack. A lock may be held forever
     // in it, but `attempt` takes none.
-    let child = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
+    let child =
+        unsafe { libc::syscall(libc::SYS_clone, 0_usize, 0_usize, 0_usize, 0_usize, 0_usize) };
     if child == 0 {
         let code = attempt().map_or_else(code, |()| 0);
         // SAFETY: E1; it runs no handlers.
         unsafe { libc::_exit(code) };
     }
     let waited = if child < 0 { Err(io::Error::last_os_error()) } else { wait_for(child) };
-    unblock_signals(&signals);
+    restore_signals(&signals);
     let status = waited.map_err(code)?;
     match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
         (true, 0) => Ok(()),
@@ -134,7 +135,7 @@ fn block_signals() -> libc::sigset_t {
     unsafe { before.assume_init() }
 }
 
-fn unblock_signals(before: &libc::sigset_t) {
+fn restore_signals(before: &libc::sigset_t) {
     // SAFETY: E1, E2.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
 }

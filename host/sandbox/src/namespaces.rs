@@ -42,11 +42,15 @@ impl fmt::Display for NoNamespaces {
             Self::Failed(0) => f.write_str("the system kills processes that create them"),
             Self::Failed(code) => {
                 let error = io::Error::from_raw_os_error(*code);
-                write!(f, "the system denies them, as many containers do: {error}")
+                let usual = if *code == EPERM { ", as many containers do" } else { "" };
+                write!(f, "the system denies them{usual}: {error}")
             }
         }
     }
 }
+
+/// The number of this error on every Unix.
+const EPERM: i32 = 1;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Namespaces, probe};

@@ -108,8 +108,8 @@ fn check_required(
         RuleStatus::Unavailable(_) => host.required || sandbox.require.contains(&rule),
         _ => sandbox.require.contains(&rule),
     };
-    let missing = confinement.incomplete().filter(|rule| is_missing(rule.rule, &rule.status));
-    let missing: Vec<_> = missing.collect();
+    let missing: Vec<_> =
+        confinement.incomplete().filter(|rule| is_missing(rule.rule, &rule.status)).collect();
     if missing.is_empty() {
         return Ok(());
     }
