@@ -50,6 +50,11 @@ impl Enforcement {
         self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
     }
 
+    /// Returns the folder of its control group, if it has one.
+    pub fn group(&self) -> Option<&Path> {
+        self.cgroup.as_ref().map(|group| group.folder.as_path())
+    }
+
     /// Confines the calling thread, forever: for a child between fork and exec, which has one
     /// thread. Allocates nothing and takes no lock.
     ///

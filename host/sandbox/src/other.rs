@@ -24,6 +24,11 @@ impl Enforcement {
         false
     }
 
+    /// Returns `None`.
+    pub fn group(&self) -> Option<&Path> {
+        None
+    }
+
     /// Does nothing.
     ///
     /// # Errors
