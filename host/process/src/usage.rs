@@ -265,6 +265,25 @@ mod tests {
     }
 
     #[test]
+    fn control_group_takes_precedence() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |file: &str, text: &str| {
+            std::fs::write(folder.path().join(file), text).expect("a file");
+        };
+        write("memory.current", "70\n");
+        write("memory.peak", "90\n");
+        write("cpu.stat", "usage_usec 2000\n");
+        let meter = Meter { cgroup: Some(folder.path().to_owned()), ..meter(-1, 10, 10) };
+        let (memory_bytes, peak_memory_bytes) = (70, 90);
+        let cpu_time = Duration::from_millis(2);
+        let expected = Usage { memory_bytes, peak_memory_bytes, cpu_time };
+        assert_eq!(meter.usage(&table(Vec::new())), Some(expected));
+        std::fs::remove_file(folder.path().join("memory.peak")).expect("a file");
+        let older = meter.usage(&table(Vec::new())).expect("a group");
+        assert_eq!(older.peak_memory_bytes, 70);
+    }
+
+    #[test]
     fn peak_is_the_highest_sum() {
         // No process has this id.
         let (meter, page) = (meter(-1, 10, 10), rustix::param::page_size() as u64);

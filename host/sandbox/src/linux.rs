@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
+use hotbay_manifest::SandboxRule;
 use seccompiler::BpfProgram;
 
 use crate::cgroup::Cgroup;
 use crate::enter;
-use crate::{Kernel, Policy, filter, ruleset};
+use crate::{Controllers, Kernel, Policy, filter, ruleset};
 
 /// A policy as the kernel takes it, for one start of a process.
 #[derive(Debug)]
@@ -34,7 +35,11 @@ impl Enforcement {
         let filters = if kernel.seccomp { filter::compile(policy)? } else { Vec::new() };
         let is_limited = |(rule, limit): (_, Option<u64>)| {
             let group = policy.cgroup.as_ref();
-            limit.is_some() && group.is_some_and(|group| group.controllers.enforces(rule))
+            // Each group counts processor time, whatever its controllers.
+            let uses = |controllers: Controllers| {
+                controllers.enforces(rule) || rule == SandboxRule::CallCpuSeconds
+            };
+            limit.is_some() && group.is_some_and(|group| uses(group.controllers))
         };
         let delegated = policy.cgroup.as_ref();
         let delegated = delegated.filter(|_| policy.limits.entries().into_iter().any(is_limited));
