@@ -129,7 +129,7 @@ fn metrics_page_shows_counters_beside_event_stream() {
 #[cfg(target_os = "linux")]
 fn metrics_page_shows_what_a_process_uses() {
     let plugins = Plugins::new();
-    ProgramFolder::new(plugins.dir(), "one").install();
+    ProgramFolder::new(plugins.dir(), "one").set("package", "program").install();
     let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
     serving.is_up();
     serving.shows(&[

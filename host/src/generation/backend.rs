@@ -312,6 +312,10 @@ impl Backend {
     }
 
     /// Returns what its process uses, if it is a process. Reads `/proc`.
+    #[cfg_attr(
+        not(all(unix, feature = "process")),
+        allow(unused_variables, reason = "only processes are measured")
+    )]
     pub(crate) fn process_usage(&self, table: &ProcessTable) -> Option<ProcessUsage> {
         match self {
             Self::InProcess(_) => None,
