@@ -38,8 +38,9 @@ fn check(host: &Host, plugin: &PluginHandle) {
         Some(usage(host)).filter(|now| now.memory_bytes < HELD_BYTES)
     });
     assert!(after.peak_memory_bytes >= HELD_BYTES, "{after:?}");
-    let spin = Request::json_text(r#"{ "do": "spin" }"#).with_timeout(Duration::from_millis(50));
-    let error = block_on(plugin.execute(spin)).expect_err("it exceeds its deadline");
+    let burn = Request::json_text(r#"{ "do": "burn", "millis": 400 }"#);
+    let burn = burn.with_timeout(Duration::from_millis(50));
+    let error = block_on(plugin.execute(burn)).expect_err("it exceeds its deadline");
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{}", error.full_message());
     // The loop continues in the process.
     until("processor time is used", || {
