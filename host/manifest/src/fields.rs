@@ -35,8 +35,8 @@ pub(crate) enum Shape {
     Objects(&'static [Field]),
     /// A list in `sandbox`.
     Entries(Entries),
-    /// A number of processors.
-    Share,
+    /// A number of processors or seconds, which may have a fraction.
+    Decimal,
     /// `true` or `false`.
     Flag,
     ObjectsByName(&'static [Field]),
@@ -492,7 +492,7 @@ pub(crate) const SANDBOX_LIMITS: &[Field] = &[
     ),
     field(
         "cpu",
-        Shape::Share,
+        Shape::Decimal,
         Presence::Optional,
         "a number of processors, at least 0.001",
         "Maximum share of processor time: 0.5 is half of one processor.",
@@ -501,6 +501,14 @@ pub(crate) const SANDBOX_LIMITS: &[Field] = &[
         "cpu_seconds",
         "a whole number of seconds",
         "Maximum processor time of each process, in seconds.",
+    ),
+    field(
+        "call_cpu_seconds",
+        Shape::Decimal,
+        Presence::Optional,
+        "a number of seconds, from 0.001 to 4096",
+        "Maximum processor time of one call, in seconds. A call that uses more is ended with its \
+         process. Checked each 100 ms; calls that run at once share the time of all processes evenly.",
     ),
     limit("open_files", "a whole number of files", "Maximum number of open files of each process."),
     limit(

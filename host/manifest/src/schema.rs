@@ -73,7 +73,7 @@ fn shape(shape: &Shape) -> Map<String, Value> {
             json!({ "type": "array", "items": { "type": "string", "pattern": pattern } })
         }
         Shape::Entries(entries) => json!({ "type": "array", "items": entries.schema() }),
-        Shape::Share => json!({ "type": "number", "minimum": 0.001, "maximum": 4096 }),
+        Shape::Decimal => json!({ "type": "number", "minimum": 0.001, "maximum": 4096 }),
         Shape::Flag => json!({ "type": "boolean" }),
         Shape::FreeObject => json!({ "type": "object" }),
         Shape::FreeObjectOrText => json!({ "type": ["object", "string"] }),

@@ -128,6 +128,8 @@ words! {
         Cpu = "cpu",
         /// The limit of processor time.
         CpuSeconds = "cpu_seconds",
+        /// The limit of processor time of one call.
+        CallCpuSeconds = "call_cpu_seconds",
         /// The limit of open files.
         OpenFiles = "open_files",
         /// The limit of the size of files.

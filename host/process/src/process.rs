@@ -30,6 +30,7 @@ use crate::program::Program;
 use crate::restart::ExitCause;
 use crate::state::{Command, Live, Phase, Running, Shared};
 use crate::stream::{ItemLines, OpenResponse};
+use crate::usage::{ProcessTable, Usage};
 
 /// Timeout of control calls: `/healthz`, `/snapshot`, `/restore`.
 const CONTROL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -134,6 +135,10 @@ impl Process {
 
     /// Returns the maximum batch size, or `None` if it does not support batches.
     pub fn max_batch(&self) -> Option<usize> {
+        if self.shared.activity.tracks_calls() {
+            // A limit applies to each of its calls.
+            return None;
+        }
         self.shared.capabilities.endpoints.contains(endpoint::BATCH).then_some(MAX_BATCH)
     }
 
@@ -287,6 +292,16 @@ impl Process {
             Phase::Serving(live) => Some(live.pid),
             _ => None,
         }
+    }
+
+    /// Returns what the current process and its descendants use, if one serves. Linux only. Reads
+    /// `/proc`.
+    pub fn usage(&self, table: &ProcessTable) -> Option<Usage> {
+        let live = match &*self.shared.phase.borrow() {
+            Phase::Serving(live) => Arc::clone(live),
+            _ => return None,
+        };
+        live.meter.usage(table)
     }
 }
 

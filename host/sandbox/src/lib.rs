@@ -17,6 +17,7 @@ mod delegated;
 mod enter;
 #[cfg(target_os = "linux")]
 mod filter;
+mod group_usage;
 mod kernel;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -30,6 +31,7 @@ mod report;
 mod ruleset;
 
 pub use delegated::{Controllers, Delegated};
+pub use group_usage::GroupUsage;
 pub use kernel::Kernel;
 #[cfg(target_os = "linux")]
 pub use linux::Enforcement;

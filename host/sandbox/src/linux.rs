@@ -4,12 +4,13 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
+use hotbay_manifest::SandboxRule;
 use seccompiler::BpfProgram;
 
 use crate::cgroup::Cgroup;
 use crate::enter;
 use crate::namespaces::{self, Namespaces};
-use crate::{Kernel, NoNamespaces, Policy, filter, ruleset};
+use crate::{Controllers, Kernel, NoNamespaces, Policy, filter, ruleset};
 
 /// The error number of a child that could not enter its namespaces; `exec` never fails with it.
 const NAMESPACES_FAILED: i32 = libc::EUSERS;
@@ -39,7 +40,11 @@ impl Enforcement {
         let filters = if kernel.seccomp { filter::compile(policy)? } else { Vec::new() };
         let is_limited = |(rule, limit): (_, Option<u64>)| {
             let group = policy.cgroup.as_ref();
-            limit.is_some() && group.is_some_and(|group| group.controllers.enforces(rule))
+            // Each group counts processor time, whatever its controllers.
+            let uses = |controllers: Controllers| {
+                controllers.enforces(rule) || rule == SandboxRule::CallCpuSeconds
+            };
+            limit.is_some() && group.is_some_and(|group| uses(group.controllers))
         };
         let delegated = policy.cgroup.as_ref();
         let delegated = delegated.filter(|_| policy.limits.entries().into_iter().any(is_limited));
@@ -64,6 +69,11 @@ impl Enforcement {
             return None;
         }
         Some(namespaces::probe().err().unwrap_or(NoNamespaces::LimitReached))
+    }
+
+    /// Returns the folder of its control group, if it has one.
+    pub fn group(&self) -> Option<&Path> {
+        self.cgroup.as_ref().map(|group| group.folder.as_path())
     }
 
     /// Confines the calling thread, forever: for a child between fork and exec, which has one

@@ -24,6 +24,11 @@ impl Enforcement {
         false
     }
 
+    /// Returns `None`.
+    pub fn group(&self) -> Option<&Path> {
+        None
+    }
+
     /// Returns `None`: no child enters namespaces.
     pub fn explain_namespaces(_: &io::Error) -> Option<NoNamespaces> {
         None

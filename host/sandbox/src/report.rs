@@ -87,6 +87,7 @@ impl Confinement {
             .with_processes(Some(2))
             .with_cpu_millis(Some(1))
             .with_cpu_seconds(Some(1))
+            .with_call_cpu_millis(Some(1))
             .with_open_files(Some(1))
             .with_file_bytes(Some(1));
         let connect = vec![NetRule::tcp(443)];
@@ -222,7 +223,9 @@ fn limit_status(
     if policy.cgroup.as_ref().is_some_and(|group| group.controllers.enforces(rule)) {
         return RuleStatus::Enforced;
     }
-    if cfg!(not(target_os = "linux")) && rule == SandboxRule::MemoryBytes {
+    if cfg!(not(target_os = "linux"))
+        && matches!(rule, SandboxRule::MemoryBytes | SandboxRule::CallCpuSeconds)
+    {
         return unavailable("this system does not enforce it");
     }
     match rule {
@@ -230,6 +233,9 @@ fn limit_status(
         SandboxRule::Processes | SandboxRule::MemoryBytes => {
             partial("checked each 100 ms: a program that exceeds it meanwhile is stopped")
         }
+        SandboxRule::CallCpuSeconds => partial(
+            "checked each 100 ms: calls that run at once share the time of all processes evenly",
+        ),
         SandboxRule::Cpu => unavailable(match &policy.cgroup {
             None => "needs a folder of control groups that is delegated to the host".to_owned(),
             Some(group) => {
@@ -309,10 +315,11 @@ mod tests {
         let limits = SandboxLimits::default()
             .with_processes(Some(1))
             .with_cpu_millis(Some(500))
+            .with_call_cpu_millis(Some(500))
             .with_open_files(Some(8));
         let policy = Policy { limits, ..Policy::default() };
-        check(&policy, Kernel::new(9, true), "eeeeeeeue");
-        check(&policy, Kernel::new(9, false), "epeppupue");
+        check(&policy, Kernel::new(9, true), "eeeeeeeupe");
+        check(&policy, Kernel::new(9, false), "epeppupupe");
         let limits = SandboxLimits::default().with_processes(Some(4)).with_memory_bytes(Some(1));
         let policy = Policy { limits, ..Policy::default() };
         check(&policy, Kernel::new(9, true), "eeeeeepp");

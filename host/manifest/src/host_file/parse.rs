@@ -172,7 +172,7 @@ impl<'r> Reader<'r> {
                 Shape::Host(HostShape::Date) => value.parse_string(date)?,
                 Shape::Number { .. } => value.number()?.into(),
                 Shape::Entries(entries) => value.entries(*entries)?,
-                Shape::Share => value.share()?,
+                Shape::Decimal => value.decimal()?,
                 Shape::Flag => value.flag()?,
                 Shape::Host(HostShape::Path) => path_of(value)?,
                 Shape::Host(HostShape::Paths) => {
