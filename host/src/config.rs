@@ -246,6 +246,9 @@ pub struct ConfinementPolicy {
     pub required: bool,
     /// Bounds of the sandboxes of manifests. The configuration can set others for single plugins.
     pub bounds: Option<Sandbox>,
+    /// Whether every program with a sandbox runs in new Linux namespaces, as far as this machine permits
+    /// it. By default only those whose sandboxes say so.
+    pub namespaces: bool,
     /// Folder for the folders `{state}` of plugins. By default `hotbay` in `$XDG_STATE_HOME`, or in
     /// `~/.local/state`.
     pub state_dir: Option<PathBuf>,
@@ -257,6 +260,7 @@ pub struct ConfinementPolicy {
 setters!(ConfinementPolicy {
     with_required => required: bool,
     with_bounds => bounds: Option<Sandbox>,
+    with_namespaces => namespaces: bool,
     with_state_dir => state_dir: Option<PathBuf>,
     with_cgroup => cgroup: Option<PathBuf>,
 });

@@ -121,7 +121,7 @@ pub mod manifest {
 
 /// The confinement of programs: what the host requires, and what this machine enforces.
 pub mod confinement {
-    pub use hotbay_sandbox::{Confinement, Kernel, RuleReport, RuleStatus};
+    pub use hotbay_sandbox::{Confinement, Kernel, NoNamespaces, RuleReport, RuleStatus};
 
     pub use crate::config::ConfinementPolicy;
 }
@@ -168,7 +168,7 @@ pub use hotbay_manifest::Origin as ConfigOrigin;
 pub use id::{GenerationId, InvalidName, PluginName};
 pub use loader::LoadOptions;
 pub use manifest::{Manifest, ManifestError};
-pub use metrics::{PluginInfo, PluginState};
+pub use metrics::{PluginInfo, PluginState, ProcessUsage};
 pub use middleware::{Call, Layer, Next, ResponseCache};
 pub use pipeline::{Completed, Pipeline, PipelineStep, RunMany, RunOptions};
 pub use providers::{OnFailure, Preference, Providers};

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, ChildStdout, Command};
 
-use hotbay_tests::{LIMIT, Plugins, until};
+use hotbay_tests::{LIMIT, Plugins, ProgramFolder, until};
 use serde_json::{Value, json};
 use snapbox::str;
 
@@ -123,6 +123,30 @@ fn metrics_page_shows_counters_beside_event_stream() {
     let events: Vec<_> = events.map(|event| event["event"].clone()).collect();
     assert_eq!(events, ["retired", "closed", "stopped"]);
     assert_eq!((code, err.as_str()), (Some(0), ""));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn metrics_page_shows_what_a_process_uses() {
+    let plugins = Plugins::new();
+    ProgramFolder::new(plugins.dir(), "one").set("package", "program").install();
+    let mut serving = Serving::start(&plugins, &["--metrics", "127.0.0.1:0"]);
+    serving.is_up();
+    serving.shows(&[
+        "# TYPE hotbay_process_memory_bytes gauge",
+        "# TYPE hotbay_process_cpu_seconds_total counter",
+        r#"hotbay_process_cpu_seconds_total{plugin="one"} 0"#,
+    ]);
+    let page = serving.get("GET", "/metrics");
+    let bytes = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.and_then(|line| line.strip_prefix(r#"{plugin="one"} "#));
+        let value = value.unwrap_or_else(|| panic!("{name} is not in\n{page}"));
+        value.parse::<u64>().expect("whole bytes")
+    };
+    let now = bytes("hotbay_process_memory_bytes");
+    assert!((1..=bytes("hotbay_process_peak_memory_bytes")).contains(&now), "{page}");
+    serving.wait_exit();
 }
 
 #[test]

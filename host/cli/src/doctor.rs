@@ -15,6 +15,7 @@ pub(crate) fn doctor(options: &Options, out: &mut Out) -> Result<Status, Failure
         out.json(&json!({
             "landlock": kernel.landlock,
             "seccomp": kernel.seccomp,
+            "namespaces": kernel.namespaces.is_ok(),
             "rules": rules_json(&confinement),
         }))?;
         return Ok(Status::Success);

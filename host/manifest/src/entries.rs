@@ -1,4 +1,5 @@
-//! The forms of the values of a sandbox: lists with elements of one form, and shares of processor time.
+//! The forms of the values of a sandbox: lists with elements of one form, and numbers of
+//! processors or seconds.
 
 use serde_json::{Value, json};
 
@@ -96,15 +97,15 @@ fn is_variable(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// Converts processors to thousandths of one.
-pub(crate) fn share_millis(processors: f64) -> Option<u64> {
-    let millis = (processors * 1000.0).round();
-    (1.0..=MAX_CPU_MILLIS).contains(&millis).then_some(millis as u64)
+/// Converts processors or seconds to thousandths of one.
+pub(crate) fn thousandths(number: f64) -> Option<u64> {
+    let thousandths = (number * 1000.0).round();
+    (1.0..=MAX_THOUSANDTHS).contains(&thousandths).then_some(thousandths as u64)
 }
 
-const MAX_CPU_MILLIS: f64 = 4_096_000.0;
+const MAX_THOUSANDTHS: f64 = 4_096_000.0;
 
-/// Checks a number of processors.
-pub(crate) fn check_share(value: &Value) -> Result<(), Option<String>> {
-    value.as_f64().and_then(share_millis).map(drop).ok_or(None)
+/// Checks a number of processors or seconds.
+pub(crate) fn check_decimal(value: &Value) -> Result<(), Option<String>> {
+    value.as_f64().and_then(thousandths).map(drop).ok_or(None)
 }

@@ -35,8 +35,10 @@ pub(crate) enum Shape {
     Objects(&'static [Field]),
     /// A list in `sandbox`.
     Entries(Entries),
-    /// A number of processors.
-    Share,
+    /// A number of processors or seconds, which may have a fraction.
+    Decimal,
+    /// `true` or `false`.
+    Flag,
     ObjectsByName(&'static [Field]),
     #[cfg(feature = "host-file")]
     Host(HostShape),
@@ -46,7 +48,6 @@ pub(crate) enum Shape {
 #[cfg(feature = "host-file")]
 #[derive(Debug)]
 pub(crate) enum HostShape {
-    Flag,
     /// A path, relative to the folder of the file.
     Path,
     Paths,
@@ -387,11 +388,14 @@ pub(crate) const LIMITS: &[Field] = &[
     ),
 ];
 
+/// What a flag is expected to be.
+pub(crate) const FLAG: &str = "`true` or `false`";
+
 const LIST_OF_PATHS: &str = "a list of paths";
 
 /// The fields of `sandbox`.
 pub(crate) const SANDBOX: &[Field] =
-    &[PRESET, READ, WRITE, RUN, NET_FIELD, ENV, LIMITS_FIELD, REQUIRE];
+    &[PRESET, READ, WRITE, RUN, NET_FIELD, ENV, NAMESPACES, LIMITS_FIELD, REQUIRE];
 
 pub(crate) const PRESET: Field = field(
     "preset",
@@ -436,6 +440,15 @@ pub(crate) const ENV: Field = list(
     "Variables of the host's environment that the program gets, besides `PATH` and those of the \
      locale. The host must pass them on.",
 );
+pub(crate) const NAMESPACES: Field = field(
+    "namespaces",
+    Shape::Flag,
+    Presence::Optional,
+    FLAG,
+    "Whether the program runs in new Linux namespaces: one without a network if it lists no ports, \
+     and one in which it has no privileges, even if the host runs as root. By default no, unless \
+     the host or `require` says so.",
+);
 pub(crate) const LIMITS_FIELD: Field = field(
     "limits",
     Shape::Object(SANDBOX_LIMITS),
@@ -479,7 +492,7 @@ pub(crate) const SANDBOX_LIMITS: &[Field] = &[
     ),
     field(
         "cpu",
-        Shape::Share,
+        Shape::Decimal,
         Presence::Optional,
         "a number of processors, at least 0.001",
         "Maximum share of processor time: 0.5 is half of one processor.",
@@ -488,6 +501,14 @@ pub(crate) const SANDBOX_LIMITS: &[Field] = &[
         "cpu_seconds",
         "a whole number of seconds",
         "Maximum processor time of each process, in seconds.",
+    ),
+    field(
+        "call_cpu_seconds",
+        Shape::Decimal,
+        Presence::Optional,
+        "a number of seconds, from 0.001 to 4096",
+        "Maximum processor time of one call, in seconds. A call that uses more is ended with its \
+         process. Checked each 100 ms; calls that run at once share the time of all processes evenly.",
     ),
     limit("open_files", "a whole number of files", "Maximum number of open files of each process."),
     limit(

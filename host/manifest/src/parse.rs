@@ -273,7 +273,8 @@ fn set_sandbox(
             return;
         }
         Shape::Entries(entries) => value.entries(*entries),
-        Shape::Share => value.share(),
+        Shape::Decimal => value.decimal(),
+        Shape::Flag => value.flag(),
         Shape::Words(words) => value.parse_string(|text| match words.contains(&text) {
             true => Ok(text.into()),
             false => Err(None),

@@ -4,7 +4,7 @@
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
 
-use super::entries::{Entries, check_share};
+use super::entries::{Entries, check_decimal};
 use super::fields::{self, Field, Presence, Shape};
 use super::name::nearest;
 use super::rules::{self, Expected};
@@ -175,11 +175,18 @@ impl<'t> FieldValue<'t> {
         Ok(serde_json::Value::Array(self.elements()?.iter().map(one).collect::<Result<_, _>>()?))
     }
 
-    /// Returns a number of processors.
-    pub(crate) fn share(&self) -> Result<serde_json::Value, ManifestError> {
+    /// Returns a number of processors or seconds.
+    pub(crate) fn decimal(&self) -> Result<serde_json::Value, ManifestError> {
         let json = self.source.json(self.value, &self.path)?;
-        check_share(&json).map_err(|expected| self.error(expected))?;
+        check_decimal(&json).map_err(|expected| self.error(expected))?;
         Ok(json)
+    }
+
+    pub(crate) fn flag(&self) -> Result<serde_json::Value, ManifestError> {
+        let Value::BooleanLit(flag) = self.value else {
+            return Err(self.error(None));
+        };
+        Ok(flag.value.into())
     }
 
     pub(crate) fn object(&self) -> Result<&'t Object<'t>, ManifestError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::entries::share_millis;
+use super::entries::thousandths;
 use super::net_rule::NetRule;
 use super::words::{Preset, SandboxRule};
 use crate::setters;
@@ -44,6 +44,8 @@ pub struct Sandbox {
     pub listen: Option<Vec<NetRule>>,
     /// Variables of the host's environment, besides `PATH` and those of the locale.
     pub env: Option<Vec<String>>,
+    /// Whether it runs in new Linux namespaces. A rule in `require` implies it.
+    pub namespaces: bool,
     /// Limits of its processes.
     pub limits: SandboxLimits,
     /// Rules without which the program must not run.
@@ -58,6 +60,7 @@ setters!(Sandbox {
     with_connect => connect: Option<Vec<NetRule>>,
     with_listen => listen: Option<Vec<NetRule>>,
     with_env => env: Option<Vec<String>>,
+    with_namespaces => namespaces: bool,
     with_limits => limits: SandboxLimits,
     with_require => require: BTreeSet<SandboxRule>,
 });
@@ -74,6 +77,8 @@ pub struct SandboxLimits {
     pub cpu_millis: Option<u64>,
     /// Maximum processor time in total, in seconds.
     pub cpu_seconds: Option<u64>,
+    /// Maximum processor time of one call, in milliseconds.
+    pub call_cpu_millis: Option<u64>,
     /// Maximum number of open files of each process.
     pub open_files: Option<u64>,
     /// Maximum size of a file that it writes, in bytes.
@@ -85,6 +90,7 @@ setters!(SandboxLimits {
     with_processes => processes: Option<u64>,
     with_cpu_millis => cpu_millis: Option<u64>,
     with_cpu_seconds => cpu_seconds: Option<u64>,
+    with_call_cpu_millis => call_cpu_millis: Option<u64>,
     with_open_files => open_files: Option<u64>,
     with_file_bytes => file_bytes: Option<u64>,
 });
@@ -99,18 +105,20 @@ impl SandboxLimits {
             processes: min(self.processes, other.processes),
             cpu_millis: min(self.cpu_millis, other.cpu_millis),
             cpu_seconds: min(self.cpu_seconds, other.cpu_seconds),
+            call_cpu_millis: min(self.call_cpu_millis, other.call_cpu_millis),
             open_files: min(self.open_files, other.open_files),
             file_bytes: min(self.file_bytes, other.file_bytes),
         }
     }
 
     /// Returns each limit with the rule that it belongs to.
-    pub fn entries(&self) -> [(SandboxRule, Option<u64>); 6] {
+    pub fn entries(&self) -> [(SandboxRule, Option<u64>); 7] {
         [
             (SandboxRule::MemoryBytes, self.memory_bytes),
             (SandboxRule::Processes, self.processes),
             (SandboxRule::Cpu, self.cpu_millis),
             (SandboxRule::CpuSeconds, self.cpu_seconds),
+            (SandboxRule::CallCpuSeconds, self.call_cpu_millis),
             (SandboxRule::OpenFiles, self.open_files),
             (SandboxRule::FileBytes, self.file_bytes),
         ]
@@ -121,8 +129,9 @@ impl SandboxLimits {
         match name {
             "memory_bytes" => self.memory_bytes = number,
             "processes" => self.processes = number,
-            "cpu" => self.cpu_millis = value.as_f64().and_then(share_millis),
+            "cpu" => self.cpu_millis = value.as_f64().and_then(thousandths),
             "cpu_seconds" => self.cpu_seconds = number,
+            "call_cpu_seconds" => self.call_cpu_millis = value.as_f64().and_then(thousandths),
             "open_files" => self.open_files = number,
             "file_bytes" => self.file_bytes = number,
             _ => debug_assert!(false, "limit `{name}` is in the table but not here"),
@@ -149,6 +158,7 @@ impl Sandbox {
             ["net", "connect"] => self.connect = ports(),
             ["net", "listen"] => self.listen = ports(),
             ["env"] => self.env = texts(),
+            ["namespaces"] => self.namespaces = value.as_bool() == Some(true),
             ["limits", name] => self.limits.set(name, value),
             ["require"] => {
                 let words = value.as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -175,9 +185,10 @@ impl Sandbox {
         let net = [("connect", ports(&self.connect)), ("listen", ports(&self.listen))];
         put("net", object_of(net.into_iter()));
         put("env", texts(&self.env));
+        put("namespaces", self.namespaces.then_some(true.into()));
         let limits = self.limits.entries().into_iter().map(|(rule, limit)| {
             let value = limit.map(|limit| match rule {
-                SandboxRule::Cpu => json!(limit as f64 / 1000.0),
+                SandboxRule::Cpu | SandboxRule::CallCpuSeconds => json!(limit as f64 / 1000.0),
                 _ => limit.into(),
             });
             (rule.as_str(), value)
@@ -218,9 +229,9 @@ mod tests {
             r#"{ "preset": "python", "read": ["{plugin}", "/usr/share/zoneinfo"],
                 "write": ["{state}"],
                 "net": { "connect": [443, "127.0.0.1:5432", "udp:53", "[::1]:80"], "listen": [] },
-                "run": ["git", "/usr/bin/env"], "env": ["TZ"],
+                "run": ["git", "/usr/bin/env"], "env": ["TZ"], "namespaces": true,
                 "limits": { "memory_bytes": 268435456, "processes": 16, "cpu": 1.5,
-                    "open_files": 256 },
+                    "call_cpu_seconds": 0.25, "open_files": 256 },
                 "require": ["read", "write"] }"#,
         )
         .expect("a section");
@@ -229,8 +240,10 @@ mod tests {
         let connect: Vec<_> = connect.iter().map(ToString::to_string).collect();
         assert_eq!(Vec::from(["443", "127.0.0.1:5432", "udp:53", "[::1]:80"]), as_texts(&connect));
         assert_eq!(sandbox.listen, Some(Vec::new()));
+        assert!(sandbox.namespaces);
         assert_eq!(sandbox.limits.cpu_millis, Some(1500));
         assert_eq!(sandbox.limits.cpu_seconds, None);
+        assert_eq!(sandbox.limits.call_cpu_millis, Some(250));
         assert_eq!(sandbox.require, BTreeSet::from([SandboxRule::Read, SandboxRule::Write]));
         assert_eq!(parse("{}"), Ok(Sandbox::default()));
     }
@@ -259,8 +272,11 @@ mod tests {
         check(r#"{ "net": { "udp": [] } }"#, "`sandbox.net.udp` is not a known field");
         check(r#"{ "env": ["A=B"] }"#, "the name of a variable");
         check(r#"{ "limits": { "cpu": 0 } }"#, "a number of processors, at least 0.001");
+        check(r#"{ "limits": { "call_cpu_seconds": 0 } }"#, "seconds, from 0.001 to 4096");
+        check(r#"{ "limits": { "call_cpu_seconds": "1" } }"#, "seconds, from 0.001 to 4096");
         check(r#"{ "limits": { "processes": 0 } }"#, "at least 1");
         check(r#"{ "require": ["reed"] }"#, "did you mean `read`?");
+        check(r#"{ "namespaces": 1 }"#, "expected `true` or `false`");
         check(r#"{ "preset": "ruby" }"#, "`native`, `python` or `node`");
         check(r#"{ "read": "/etc" }"#, "a list of paths");
     }

@@ -73,7 +73,8 @@ fn shape(shape: &Shape) -> Map<String, Value> {
             json!({ "type": "array", "items": { "type": "string", "pattern": pattern } })
         }
         Shape::Entries(entries) => json!({ "type": "array", "items": entries.schema() }),
-        Shape::Share => json!({ "type": "number", "minimum": 0.001, "maximum": 4096 }),
+        Shape::Decimal => json!({ "type": "number", "minimum": 0.001, "maximum": 4096 }),
+        Shape::Flag => json!({ "type": "boolean" }),
         Shape::FreeObject => json!({ "type": "object" }),
         Shape::FreeObjectOrText => json!({ "type": ["object", "string"] }),
         Shape::Requirements => json!({
@@ -100,7 +101,6 @@ fn host_shape(shape: &HostShape) -> Value {
     let duration = || json!({ "type": "string", "pattern": r"^\s*[0-9.].*[a-zµ]\s*$" });
     let or_none = |schema: Value| json!({ "anyOf": [schema, { "const": "none" }] });
     match *shape {
-        HostShape::Flag => json!({ "type": "boolean" }),
         HostShape::Path => json!({ "type": "string", "minLength": 1 }),
         HostShape::Paths => {
             json!({ "type": "array", "items": { "type": "string", "minLength": 1 } })

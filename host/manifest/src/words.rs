@@ -117,6 +117,9 @@ words! {
         Ipc = "ipc",
         /// System calls with which programs have left sandboxes are denied.
         Syscalls = "syscalls",
+        /// The program runs in new Linux namespaces: user, IPC and host name, and network if it has no
+        /// ports.
+        Namespaces = "namespaces",
         /// The limit of memory.
         MemoryBytes = "memory_bytes",
         /// The limit of processes.
@@ -125,6 +128,8 @@ words! {
         Cpu = "cpu",
         /// The limit of processor time.
         CpuSeconds = "cpu_seconds",
+        /// The limit of processor time of one call.
+        CallCpuSeconds = "call_cpu_seconds",
         /// The limit of open files.
         OpenFiles = "open_files",
         /// The limit of the size of files.

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -108,6 +109,11 @@ impl Child {
     /// Returns the group of all its processes, and the guardian in it.
     pub(crate) fn group(&self) -> (Option<Pid>, Option<Pid>) {
         (self.group, self.guardian.as_ref().map(Guardian::group))
+    }
+
+    /// Returns the folder of its control group, if it has one.
+    pub(crate) fn cgroup(&self) -> Option<PathBuf> {
+        self.sandbox.as_ref()?.group().map(Path::to_owned)
     }
 
     #[cfg(test)]

@@ -6,6 +6,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::ExitStatus;
 
+use hotbay_sandbox::Enforcement;
+
 use crate::error::Diagnosis;
 use crate::last_output;
 use crate::output::Tail;
@@ -20,6 +22,13 @@ pub(crate) fn of_file(program: &Path) -> Option<Diagnosis> {
 /// Explains why `program` could not be executed, given the `error` of the attempt. One or two
 /// lines.
 pub(crate) fn of_spawn(error: &io::Error, program: &Path) -> Diagnosis {
+    if let Some(cause) = Enforcement::explain_namespaces(error) {
+        return Diagnosis::new(
+            format!("cannot run `{}` in new namespaces: {cause}", program.display()),
+            "restart the host, which then runs programs without namespaces unless they are \
+             required, or remove the cause",
+        );
+    }
     let message = format!("cannot run `{}`: {error}", program.display());
     match cause_of_spawn(error, program) {
         Some(cause) => cause.map_message(|cause| format!("{message}\n{cause}")),

@@ -13,6 +13,7 @@
 #[cfg(target_os = "linux")]
 mod adopted;
 mod call;
+mod call_time;
 mod capabilities;
 mod child;
 mod child_guard;
@@ -42,6 +43,7 @@ mod program;
 mod program_file;
 mod restart;
 mod runtime;
+mod sampled_limits;
 mod services;
 mod sharing;
 mod socket;
@@ -77,4 +79,5 @@ pub use program::{ProcessLimits, Program, ProgramCopy};
 pub use runtime::{Processes, caller_runtime};
 pub use start::{Prepared, prepare};
 pub use stream::ItemLines;
+pub use usage::{ProcessTable, Usage};
 pub use watch::{supervise, supervise_expecting};

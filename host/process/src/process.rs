@@ -30,6 +30,7 @@ use crate::program::Program;
 use crate::restart::ExitCause;
 use crate::state::{Command, Live, Phase, Running, Shared};
 use crate::stream::ItemLines;
+use crate::usage::{ProcessTable, Usage};
 
 /// Timeout of control calls: `/healthz`, `/snapshot`, `/restore`.
 const CONTROL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -131,6 +132,10 @@ impl Process {
 
     /// Returns the maximum batch size, or `None` if it does not support batches.
     pub fn max_batch(&self) -> Option<usize> {
+        if self.shared.activity.tracks_calls() {
+            // A limit applies to each of its calls.
+            return None;
+        }
         self.shared.capabilities.endpoints.contains(endpoint::BATCH).then_some(MAX_BATCH)
     }
 
@@ -269,7 +274,7 @@ impl Process {
     /// Returns what this machine enforces of its sandbox; `None` if it has none.
     pub fn confinement(&self) -> Option<Confinement> {
         let policy = self.shared.program.sandbox.as_ref()?;
-        Some(Confinement::new(policy, Kernel::current()))
+        Some(Confinement::new(policy, Kernel::of_policy(policy)))
     }
 
     /// Returns declared config types that are missing and members that are not delivered, as
@@ -284,6 +289,16 @@ impl Process {
             Phase::Serving(live) => Some(live.pid),
             _ => None,
         }
+    }
+
+    /// Returns what the current process and its descendants use, if one serves. Linux only. Reads
+    /// `/proc`.
+    pub fn usage(&self, table: &ProcessTable) -> Option<Usage> {
+        let live = match &*self.shared.phase.borrow() {
+            Phase::Serving(live) => Arc::clone(live),
+            _ => return None,
+        };
+        live.meter.usage(table)
     }
 }
 

@@ -117,7 +117,7 @@ impl Program {
                 let mut policy = policy.clone();
                 policy.run.push(self.copy.path());
                 policy.read.extend(self.copy.files());
-                let enforcement = Enforcement::new(&policy, Kernel::current(), private)
+                let enforcement = Enforcement::new(&policy, Kernel::of_policy(&policy), private)
                     .map_err(|error| Diagnosis::from(error.to_string()))?;
                 Some(Arc::new(enforcement))
             }

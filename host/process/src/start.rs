@@ -35,6 +35,7 @@ use crate::program::Program;
 use crate::services::{self, HostSocket};
 use crate::state::Live;
 use crate::sync::{after, lock};
+use crate::usage::Meter;
 
 /// Delay between two readiness polls; doubled each time.
 const INITIAL_POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -285,6 +286,7 @@ async fn start_prepared(
                 pid: child.pid(),
                 fixed_socket: fixed_socket(&client, &folder, is_ours),
                 client,
+                meter: Meter::new(&child),
                 end: OnceLock::new(),
             });
             Ok(Started {

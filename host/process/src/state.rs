@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::error::Diagnosis;
 use crate::program::Program;
 use crate::restart::ExitCause;
+use crate::usage::Meter;
 
 /// State shared by the callers of a process and its watch task.
 pub(crate) struct Shared {
@@ -46,6 +47,7 @@ pub(crate) enum Phase {
 pub(crate) struct Live {
     pub(crate) pid: u32,
     pub(crate) client: Client,
+    pub(crate) meter: Meter,
     /// Its socket, if a second process of the program would use the same path.
     pub(crate) fixed_socket: Option<PathBuf>,
     /// How it ended; set before the phase changes.
@@ -70,10 +72,19 @@ const MAX_IDLE_SLACK: Duration = Duration::from_secs(1);
 /// Time after its idle timeout for which a process may still be about to exit.
 const EXIT_WINDOW: Duration = Duration::from_secs(2);
 
+/// What a call adds to the calls that have begun.
+const ONE_BEGUN: u64 = 1 << 32;
+
+/// The maximum number of calls that are tracked at once; further ones are only counted.
+const MAX_TRACKED: usize = 256;
+
 /// The calls of one process.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    running: AtomicU32,
+    /// The number of running calls, and [`ONE_BEGUN`] times that of calls that have begun.
+    calls: AtomicU64,
+    /// The ids of running calls, and 0 for unused places, if they are tracked.
+    tracked: Option<Box<[AtomicU64]>>,
     /// Whether the current process has responded to anything.
     has_served: AtomicBool,
     answers: AtomicU32,
@@ -87,9 +98,12 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    pub(crate) fn new() -> Self {
+    /// Creates the state without calls. `tracks_calls` gives each call an id.
+    pub(crate) fn new(tracks_calls: bool) -> Self {
+        let places = || (0..MAX_TRACKED).map(|_| AtomicU64::new(0)).collect();
         Self {
-            running: AtomicU32::new(0),
+            calls: AtomicU64::new(0),
+            tracked: tracks_calls.then(places),
             has_served: AtomicBool::new(false),
             answers: AtomicU32::new(0),
             has_lost: AtomicBool::new(false),
@@ -101,12 +115,25 @@ impl Activity {
 
     /// Counts a call until the returned guard is dropped.
     pub(crate) fn begin(&self) -> Running<'_> {
-        self.running.fetch_add(1, Ordering::Relaxed);
-        Running(&self.running)
+        let before = self.calls.fetch_add(ONE_BEGUN + 1, Ordering::Relaxed);
+        let place = self.tracked.as_deref().and_then(|places| track(places, begun(before)));
+        Running { calls: &self.calls, place }
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.running.load(Ordering::Relaxed) > 0
+        running(self.calls.load(Ordering::Relaxed)) > 0
+    }
+
+    pub(crate) fn tracks_calls(&self) -> bool {
+        self.tracked.is_some()
+    }
+
+    /// Returns the calls in flight. Those that begin or end meanwhile may be missing.
+    pub(crate) fn calls(&self) -> CallsInFlight {
+        let calls = self.calls.load(Ordering::Relaxed);
+        let ids = self.tracked.iter().flatten().map(|place| place.load(Ordering::Relaxed));
+        let ids = ids.filter(|id| *id != 0).collect();
+        CallsInFlight { running: running(calls), begun: begun(calls), ids }
     }
 
     /// Returns whether a request is in flight, or the last one was never answered.
@@ -197,12 +224,47 @@ fn slack(idle_timeout: Duration) -> Duration {
 
 /// A call in flight.
 #[must_use]
-pub(crate) struct Running<'a>(&'a AtomicU32);
+pub(crate) struct Running<'a> {
+    calls: &'a AtomicU64,
+    place: Option<&'a AtomicU64>,
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(place) = self.place {
+            place.store(0, Ordering::Relaxed);
+        }
+        self.calls.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The calls in flight at one time.
+#[derive(Clone, Debug)]
+pub(crate) struct CallsInFlight {
+    pub(crate) running: u32,
+    /// The number of calls that have begun so far; wraps around.
+    pub(crate) begun: u32,
+    /// The ids of those that are tracked.
+    pub(crate) ids: Vec<u64>,
+}
+
+const fn running(calls: u64) -> u32 {
+    calls as u32
+}
+
+const fn begun(calls: u64) -> u32 {
+    (calls >> 32) as u32
+}
+
+/// Puts the id of a call into an unused place; returns `None` if there is none.
+fn track(places: &[AtomicU64], begun: u32) -> Option<&AtomicU64> {
+    let id = u64::from(begun) + 1;
+    // Usually the first of them is unused.
+    let (before, first) = places.split_at(begun as usize % places.len().max(1));
+    first
+        .iter()
+        .chain(before)
+        .find(|place| place.compare_exchange(0, id, Ordering::Relaxed, Ordering::Relaxed).is_ok())
 }
 
 #[cfg(test)]
@@ -210,8 +272,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn calls_in_flight_are_counted_and_tracked() {
+        let activity = Activity::new(true);
+        let [first, second] = [activity.begin(), activity.begin()];
+        drop(first);
+        let third = activity.begin();
+        let calls = activity.calls();
+        assert_eq!((calls.running, calls.begun, &calls.ids[..]), (2, 3, &[2, 3][..]));
+        drop([second, third]);
+        assert!(!activity.is_running());
+        let many: Vec<_> = (0..MAX_TRACKED + 1).map(|_| activity.begin()).collect();
+        assert_eq!(activity.calls().ids.len(), MAX_TRACKED);
+        drop(many);
+        assert_eq!((activity.calls().running, activity.calls().ids.len()), (0, 0));
+        let counted = Activity::new(false);
+        let _call = counted.begin();
+        assert_eq!((counted.calls().running, counted.calls().ids.len()), (1, 0));
+    }
+
+    #[test]
     fn idle_exit_is_measured_from_the_last_response() {
-        let activity = Activity::new();
+        let activity = Activity::new(false);
         let start = activity.since;
         let after = |ms| start + Duration::from_millis(ms);
         let idle_timeout = Duration::from_millis(400);

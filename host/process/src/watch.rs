@@ -22,10 +22,10 @@ use crate::output::{ObserverRef, SharedTail, Tail};
 use crate::process::Process;
 use crate::program::Program;
 use crate::restart::{Decision, ExitCause, History, MAX_BACKOFF};
+use crate::sampled_limits::exceeded;
 use crate::start::{Prepared, Started, prepare, start, start_first};
 use crate::state::{self, Activity, Command, Live, Phase, Shared};
 use crate::sync::{after, lock};
-use crate::usage;
 
 /// Starts a program for the first time, on a thread of the host's runtime, with what
 /// [`prepare`](crate::prepare()) returned, and spawns its watch task.
@@ -79,12 +79,13 @@ async fn supervise_spawned(
     let started = start_first(&program, &capabilities, &observer, prepared, spawned).await?;
     let (commands, receiver) = mpsc::unbounded_channel();
     let (phase, _) = watch::channel(Phase::Serving(Arc::clone(&started.live)));
+    let limits = program.sandbox.as_ref().map(|policy| policy.limits).unwrap_or_default();
     let shared = Arc::new(Shared {
         program,
         capabilities,
         phase,
         commands: commands.downgrade(),
-        activity: Activity::new(),
+        activity: Activity::new(limits.call_cpu_millis.is_some()),
         timers: Handle::current(),
     });
     let task = Watch {
@@ -146,10 +147,8 @@ impl Watch {
             self.observer.listens_beyond_loopback(live.pid, address);
         }
         let mut check: Option<Check> = None;
-        let (group, guardian) = started.child.group();
         let shared = Arc::clone(&self.shared);
-        let exceeded = usage::exceeded(group, guardian, shared.program.sandbox.as_ref());
-        let mut exceeded = pin!(exceeded);
+        let mut exceeded = pin!(exceeded(&live, &shared));
         let mut idle_at = self.idle_timeout().map(|idle_timeout| after(now, idle_timeout));
         loop {
             tokio::select! {

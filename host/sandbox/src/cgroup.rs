@@ -22,7 +22,7 @@ const REMOVE_INTERVAL: Duration = Duration::from_millis(2);
 /// The control group of one launch. Its processes are killed, and it is removed, when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// A process that writes `0` to it joins the group.
     pub(crate) members: File,
 }

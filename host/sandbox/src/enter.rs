@@ -6,7 +6,9 @@
 //!   returns an error number.
 //! - **E2** Pointers are valid for the length that the call gets, for the whole call.
 
+use std::ffi::CStr;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr;
 
@@ -47,6 +49,97 @@ pub(crate) fn join_group(members: RawFd) -> io::Result<()> {
     done(if written == 1 { 0 } else { -1 })
 }
 
+/// Returns the ids of the user and the group by which this process accesses files.
+pub(crate) fn effective_ids() -> (u32, u32) {
+    // SAFETY: E1; it accesses no memory, and cannot fail.
+    let uid = unsafe { libc::geteuid() };
+    // SAFETY: E1; it accesses no memory, and cannot fail.
+    let gid = unsafe { libc::getegid() };
+    (uid, gid)
+}
+
+/// Moves this process into new namespaces.
+pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: E1; it accesses no memory.
+    done(unsafe { libc::unshare(flags) }.into())
+}
+
+/// Writes a text to a file of the kernel, as a whole.
+pub(crate) fn write_file(path: &CStr, text: &[u8]) -> io::Result<()> {
+    // SAFETY: E1, E2.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: E1, E2.
+    let written = unsafe { libc::write(file, text.as_ptr().cast(), text.len()) };
+    let result = done(if written < 0 { -1 } else { 0 });
+    // SAFETY: E1; the file was opened above.
+    unsafe { libc::close(file) };
+    result
+}
+
+/// Keeps programs that user 0 executes from getting the capabilities of root.
+pub(crate) fn give_root_no_capabilities() -> io::Result<()> {
+    /// `SECBIT_NOROOT`, and that it cannot be cleared.
+    const NO_ROOT: libc::c_ulong = 0b11;
+    // SAFETY: E1; it accesses no memory.
+    done(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NO_ROOT, 0, 0, 0) }.into())
+}
+
+/// Runs `attempt` in a copy of this process, which exits at once. `attempt` must neither allocate,
+/// nor take a lock, nor panic. Fails with the error number of `attempt`, or 0 if it was killed.
+///
+/// The process is invisible to this one: it runs no handlers of forks or signals, its exit sends no
+/// signal, and only waiting for all kinds of children returns it.
+pub(crate) fn try_in_child(attempt: impl Fn() -> io::Result<()>) -> Result<(), i32> {
+    const UNKNOWN: i32 = 255;
+    let code = |error: io::Error| error.raw_os_error().unwrap_or(UNKNOWN);
+    let signals = block_signals();
+    // SAFETY: E1. The child has its own memory and a copy of this stack. A lock may be held forever
+    // in it, but `attempt` takes none.
+    let child =
+        unsafe { libc::syscall(libc::SYS_clone, 0_usize, 0_usize, 0_usize, 0_usize, 0_usize) };
+    if child == 0 {
+        let code = attempt().map_or_else(code, |()| 0);
+        // SAFETY: E1; it runs no handlers.
+        unsafe { libc::_exit(code) };
+    }
+    let waited = if child < 0 { Err(io::Error::last_os_error()) } else { wait_for(child) };
+    restore_signals(&signals);
+    let status = waited.map_err(code)?;
+    match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
+        (true, 0) => Ok(()),
+        (true, code) => Err(code),
+        (false, _) => Err(0),
+    }
+}
+
+/// Returns how a child exited, of which this process gets no signal.
+fn wait_for(child: libc::c_long) -> io::Result<libc::c_int> {
+    let mut status = 0;
+    // SAFETY: E1, E2: it writes one number. All signals are blocked, so none interrupts it.
+    let waited = unsafe { libc::waitpid(child as libc::pid_t, &raw mut status, libc::__WALL) };
+    if waited < 0 { Err(io::Error::last_os_error()) } else { Ok(status) }
+}
+
+/// Blocks all signals of this thread, and returns those that were blocked before.
+fn block_signals() -> libc::sigset_t {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: E2: it initializes the set.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: E1, E2: it reads the set that was initialized above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    // SAFETY: the call above initialized it; with valid arguments, it cannot fail.
+    unsafe { before.assume_init() }
+}
+
+fn restore_signals(before: &libc::sigset_t) {
+    // SAFETY: E1, E2.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
+}
+
 /// Keeps this thread and what it executes from gaining privileges, which the other calls require.
 pub(crate) fn set_no_new_privileges() -> io::Result<()> {
     // SAFETY: E1; it accesses no memory.
@@ -79,4 +172,24 @@ pub(crate) fn install_filter(filter: &[sock_filter]) -> io::Result<()> {
 
 fn done(result: libc::c_long) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcome_in_a_child_is_returned() {
+        let failed = || Err(io::Error::from_raw_os_error(libc::EXDEV));
+        assert_eq!(try_in_child(|| Ok(())), Ok(()));
+        assert_eq!(try_in_child(failed), Err(libc::EXDEV));
+        let exit_by_signal = || {
+            // SAFETY: E1; it accesses no memory, and cannot fail.
+            let own = unsafe { libc::getpid() };
+            // SAFETY: E1; it accesses no memory.
+            unsafe { libc::kill(own, libc::SIGKILL) };
+            Ok(())
+        };
+        assert_eq!(try_in_child(exit_by_signal), Err(0));
+    }
 }

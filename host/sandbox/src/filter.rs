@@ -250,7 +250,7 @@ fn sockets(policy: &Policy) -> Result<Vec<Vec<SeccompCondition>>, seccompiler::B
     const TYPE_MASK: u64 = 0xf;
     let not_unix = || is(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64);
     let (tcp, udp) = (policy.has_tcp(), policy.has_udp());
-    if !tcp && !udp {
+    if !policy.has_ports() {
         return Ok(vec![vec![not_unix()?]]);
     }
     let ip = [libc::AF_INET as u64, libc::AF_INET6 as u64];

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use crate::{NoNamespaces, Policy, namespaces};
+
 /// What a kernel can enforce. A separate value, so that reports can be tested for any kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -10,16 +12,36 @@ pub struct Kernel {
     pub landlock: u32,
     /// Whether filters of system calls can be installed.
     pub seccomp: bool,
+    /// Whether processes can enter new namespaces.
+    pub namespaces: Result<(), NoNamespaces>,
 }
 
 impl Kernel {
-    /// Returns a kernel with these abilities.
+    /// Returns a kernel with these abilities, and without namespaces.
     pub const fn new(landlock: u32, seccomp: bool) -> Self {
-        Self { landlock, seccomp }
+        Self { landlock, seccomp, namespaces: Err(NoNamespaces::Unsupported) }
     }
 
-    /// Returns what the running kernel can enforce for this process. It is queried once.
+    /// Returns the same kernel, with or without namespaces.
+    #[must_use]
+    pub const fn with_namespaces(self, namespaces: Result<(), NoNamespaces>) -> Self {
+        Self { namespaces, ..self }
+    }
+
+    /// Returns what the running kernel can enforce for this process. It is queried once. A child
+    /// process tries whether it can enter namespaces, and exits.
     pub fn current() -> Self {
+        static NAMESPACES: OnceLock<Result<(), NoNamespaces>> = OnceLock::new();
+        Self::without_child().with_namespaces(*NAMESPACES.get_or_init(namespaces::probe))
+    }
+
+    /// Returns what the running kernel can enforce of `policy`. Starts no child process unless the
+    /// policy has namespaces, since some systems report attempts to create them.
+    pub fn of_policy(policy: &Policy) -> Self {
+        if policy.namespaces { Self::current() } else { Self::without_child() }
+    }
+
+    fn without_child() -> Self {
         static CURRENT: OnceLock<Kernel> = OnceLock::new();
         *CURRENT.get_or_init(query)
     }
@@ -43,10 +65,8 @@ impl Kernel {
 
 #[cfg(target_os = "linux")]
 fn query() -> Kernel {
-    Kernel {
-        landlock: crate::enter::landlock_abi(),
-        seccomp: crate::filter::is_known_architecture() && crate::enter::has_seccomp(),
-    }
+    let seccomp = crate::filter::is_known_architecture() && crate::enter::has_seccomp();
+    Kernel::new(crate::enter::landlock_abi(), seccomp)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -1,5 +1,5 @@
-//! Confines a child process between fork and exec, by Landlock and seccomp, and reports which rules
-//! the kernel enforces. Starts no process and reads no manifest.
+//! Confines a child process between fork and exec, by Landlock, seccomp and namespaces, and reports
+//! which rules the kernel enforces. Executes no program and reads no manifest.
 //!
 //! [`Policy`] lists what a process may do, [`Kernel`] what this machine can enforce, and
 //! [`Confinement::new`] compares both. [`Enforcement`] prepares the policy in the parent; the child
@@ -17,9 +17,11 @@ mod delegated;
 mod enter;
 #[cfg(target_os = "linux")]
 mod filter;
+mod group_usage;
 mod kernel;
 #[cfg(target_os = "linux")]
 mod linux;
+mod namespaces;
 #[cfg(not(target_os = "linux"))]
 mod other;
 mod policy;
@@ -29,9 +31,11 @@ mod report;
 mod ruleset;
 
 pub use delegated::{Controllers, Delegated};
+pub use group_usage::GroupUsage;
 pub use kernel::Kernel;
 #[cfg(target_os = "linux")]
 pub use linux::Enforcement;
+pub use namespaces::NoNamespaces;
 #[cfg(not(target_os = "linux"))]
 pub use other::Enforcement;
 pub use policy::{Policy, TMP};

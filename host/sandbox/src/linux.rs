@@ -4,16 +4,22 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
+use hotbay_manifest::SandboxRule;
 use seccompiler::BpfProgram;
 
 use crate::cgroup::Cgroup;
 use crate::enter;
-use crate::{Kernel, Policy, filter, ruleset};
+use crate::namespaces::{self, Namespaces};
+use crate::{Controllers, Kernel, NoNamespaces, Policy, filter, ruleset};
+
+/// The error number of a child that could not enter its namespaces; `exec` never fails with it.
+const NAMESPACES_FAILED: i32 = libc::EUSERS;
 
 /// A policy as the kernel takes it, for one start of a process.
 #[derive(Debug)]
 pub struct Enforcement {
     cgroup: Option<Cgroup>,
+    namespaces: Option<Namespaces>,
     ruleset: Option<OwnedFd>,
     filters: Vec<BpfProgram>,
 }
@@ -34,7 +40,11 @@ impl Enforcement {
         let filters = if kernel.seccomp { filter::compile(policy)? } else { Vec::new() };
         let is_limited = |(rule, limit): (_, Option<u64>)| {
             let group = policy.cgroup.as_ref();
-            limit.is_some() && group.is_some_and(|group| group.controllers.enforces(rule))
+            // Each group counts processor time, whatever its controllers.
+            let uses = |controllers: Controllers| {
+                controllers.enforces(rule) || rule == SandboxRule::CallCpuSeconds
+            };
+            limit.is_some() && group.is_some_and(|group| uses(group.controllers))
         };
         let delegated = policy.cgroup.as_ref();
         let delegated = delegated.filter(|_| policy.limits.entries().into_iter().any(is_limited));
@@ -42,12 +52,28 @@ impl Enforcement {
         let cgroup = cgroup.transpose().map_err(|error| {
             io::Error::new(error.kind(), format!("cannot create its control group: {error}"))
         })?;
-        Ok(Self { cgroup, ruleset, filters })
+        let has_namespaces = policy.namespaces && kernel.namespaces.is_ok();
+        let namespaces = has_namespaces.then(|| Namespaces::new(policy));
+        Ok(Self { cgroup, namespaces, ruleset, filters })
     }
 
     /// Returns whether the kernel killed a process because all together used too much memory.
     pub fn ran_out_of_memory(&self) -> bool {
         self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
+    }
+
+    /// Returns why a child did not start, if `error` is that of namespaces which it could not enter,
+    /// though the kernel had permitted them before. Another child tries it again. Blocks.
+    pub fn explain_namespaces(error: &io::Error) -> Option<NoNamespaces> {
+        if error.raw_os_error() != Some(NAMESPACES_FAILED) {
+            return None;
+        }
+        Some(namespaces::probe().err().unwrap_or(NoNamespaces::LimitReached))
+    }
+
+    /// Returns the folder of its control group, if it has one.
+    pub fn group(&self) -> Option<&Path> {
+        self.cgroup.as_ref().map(|group| group.folder.as_path())
     }
 
     /// Confines the calling thread, forever: for a child between fork and exec, which has one
@@ -59,6 +85,11 @@ impl Enforcement {
     pub fn enter(&self) -> io::Result<()> {
         if let Some(cgroup) = &self.cgroup {
             enter::join_group(cgroup.members.as_raw_fd())?;
+        }
+        // First: the ruleset denies its files below `/proc`, and the filters deny its calls.
+        if let Some(namespaces) = &self.namespaces {
+            let failed = |_| io::Error::from_raw_os_error(NAMESPACES_FAILED);
+            namespaces.enter().map_err(failed)?;
         }
         enter::set_no_new_privileges()?;
         if let Some(ruleset) = &self.ruleset {

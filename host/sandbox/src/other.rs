@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::{Kernel, Policy};
+use crate::{Kernel, NoNamespaces, Policy};
 
 /// Enforces nothing on this system; its report says so.
 #[derive(Debug)]
@@ -22,6 +22,16 @@ impl Enforcement {
     /// Returns false.
     pub fn ran_out_of_memory(&self) -> bool {
         false
+    }
+
+    /// Returns `None`.
+    pub fn group(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Returns `None`: no child enters namespaces.
+    pub fn explain_namespaces(_: &io::Error) -> Option<NoNamespaces> {
+        None
     }
 
     /// Does nothing.

@@ -26,6 +26,8 @@ pub struct Policy {
     pub connect: Vec<NetRule>,
     /// TCP ports that can be listened on.
     pub listen: Vec<NetRule>,
+    /// Whether it runs in new namespaces, as far as the kernel permits it.
+    pub namespaces: bool,
     /// Limits of the process.
     pub limits: SandboxLimits,
     /// Where the groups of its launches are created; without it, some limits are not enforced.
@@ -44,6 +46,11 @@ impl Policy {
     /// Returns the first program of this name in `path`, a value of `PATH`. Accesses the disk.
     pub fn find_program(name: &str, path: &str) -> Option<PathBuf> {
         preset::find(name, path)
+    }
+
+    /// Returns whether a socket of the network is of any use.
+    pub(crate) fn has_ports(&self) -> bool {
+        self.has_tcp() || self.has_udp()
     }
 
     /// Returns whether a TCP socket is of any use.

@@ -74,7 +74,7 @@ pub(crate) fn add(policy: &mut Policy, preset: Preset, path: &str) -> String {
     policy.system.extend(SYSTEM.map(PathBuf::from));
     policy.write.push("/dev/null".into());
     policy.run.extend(LOADERS.map(PathBuf::from));
-    if policy.has_tcp() || policy.has_udp() {
+    if policy.has_ports() {
         policy.system.extend(NETWORK.map(PathBuf::from));
     }
     let interpreters: &[&str] = match preset {

@@ -9,7 +9,7 @@ use crate::{Kernel, Policy};
 /// The rules of a sandbox, each with how far it is enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Confinement {
-    /// In a fixed order. Limits that are not set are omitted.
+    /// In a fixed order. Limits and namespaces that are not set are omitted.
     pub rules: Vec<RuleReport>,
 }
 
@@ -66,15 +66,17 @@ impl Confinement {
     pub fn new(policy: &Policy, kernel: Kernel) -> Self {
         let set = policy.limits.entries().into_iter().filter(|(_, limit)| limit.is_some());
         let limits = set.map(|(rule, limit)| (rule, limit_status(policy, rule, limit, kernel)));
+        let scope = Scope::new(policy, kernel);
         let rules = [
             (SandboxRule::Read, read(kernel)),
             (SandboxRule::Write, write(kernel)),
             (SandboxRule::Run, read(kernel)),
-            (SandboxRule::Net, net(policy, kernel)),
-            (SandboxRule::Ipc, ipc(kernel)),
+            (SandboxRule::Net, net(policy, kernel, scope)),
+            (SandboxRule::Ipc, ipc(kernel, scope)),
             (SandboxRule::Syscalls, syscalls(kernel)),
         ];
-        let rules = rules.into_iter().chain(limits);
+        let namespaces = policy.namespaces.then(|| (SandboxRule::Namespaces, namespaces(kernel)));
+        let rules = rules.into_iter().chain(namespaces).chain(limits);
         Self { rules: rules.map(|(rule, status)| RuleReport { rule, status }).collect() }
     }
 
@@ -85,10 +87,12 @@ impl Confinement {
             .with_processes(Some(2))
             .with_cpu_millis(Some(1))
             .with_cpu_seconds(Some(1))
+            .with_call_cpu_millis(Some(1))
             .with_open_files(Some(1))
             .with_file_bytes(Some(1));
         let connect = vec![NetRule::tcp(443)];
-        Self::new(&Policy { connect, limits, ..Policy::default() }, kernel)
+        let policy = Policy { connect, namespaces: true, limits, ..Policy::default() };
+        Self::new(&policy, kernel)
     }
 
     /// Returns the rules that are not fully enforced.
@@ -99,6 +103,22 @@ impl Confinement {
     /// Returns the status of a rule that the policy has.
     pub fn status(&self, rule: SandboxRule) -> Option<&RuleStatus> {
         self.rules.iter().find(|report| report.rule == rule).map(|report| &report.status)
+    }
+}
+
+/// How far namespaces separate a process from others.
+#[derive(Clone, Copy, Debug)]
+struct Scope {
+    /// It has no privilege over processes outside of its user namespace, so it cannot inspect them.
+    own_user: bool,
+    /// It has its own network, and abstract Unix sockets belong to a network.
+    own_network: bool,
+}
+
+impl Scope {
+    fn new(policy: &Policy, kernel: Kernel) -> Self {
+        let own_user = policy.namespaces && kernel.namespaces.is_ok();
+        Self { own_user, own_network: own_user && !policy.has_ports() }
     }
 }
 
@@ -139,9 +159,12 @@ fn write(kernel: Kernel) -> RuleStatus {
 }
 
 /// Without any rule, no socket of the network can be created. Otherwise Landlock checks ports.
-fn net(policy: &Policy, kernel: Kernel) -> RuleStatus {
+fn net(policy: &Policy, kernel: Kernel, scope: Scope) -> RuleStatus {
     let rules = || policy.connect.iter().chain(&policy.listen);
     match kernel {
+        Kernel { seccomp: false, .. } if scope.own_network => partial(format!(
+            "sockets that belong to no network namespace can be used, such as vsock; {NO_SECCOMP}"
+        )),
         Kernel { landlock: 0..=3, seccomp: false, .. } => {
             unavailable(format!("{NO_SECCOMP}, and ports need Landlock of Linux 6.7"))
         }
@@ -160,14 +183,20 @@ fn net(policy: &Policy, kernel: Kernel) -> RuleStatus {
     }
 }
 
-fn ipc(kernel: Kernel) -> RuleStatus {
+fn ipc(kernel: Kernel, scope: Scope) -> RuleStatus {
+    let sockets = if scope.own_network { "sockets that have a path" } else { "sockets" };
     match kernel {
+        Kernel { landlock: 0, seccomp: false, .. } if scope.own_user => partial(format!(
+            "processes of the same user can be signaled and limited, and their {sockets} connected \
+             to; {NO_SECCOMP}, and {}",
+            needs(6)
+        )),
         Kernel { landlock: 0, seccomp: false, .. } => no_landlock(),
         Kernel { seccomp: false, .. } => partial(format!(
             "limits and priorities of other processes can be changed; {NO_SECCOMP}"
         )),
         Kernel { landlock: 0..=5, .. } => partial(format!(
-            "processes of the same user can be signaled, and their sockets connected to; {}",
+            "processes of the same user can be signaled, and their {sockets} connected to; {}",
             needs(6)
         )),
         Kernel { landlock: 6..=8, .. } => {
@@ -181,6 +210,10 @@ fn syscalls(kernel: Kernel) -> RuleStatus {
     if kernel.seccomp { RuleStatus::Enforced } else { unavailable(NO_SECCOMP) }
 }
 
+fn namespaces(kernel: Kernel) -> RuleStatus {
+    kernel.namespaces.map_or_else(|cause| unavailable(cause.to_string()), |()| RuleStatus::Enforced)
+}
+
 fn limit_status(
     policy: &Policy,
     rule: SandboxRule,
@@ -190,7 +223,9 @@ fn limit_status(
     if policy.cgroup.as_ref().is_some_and(|group| group.controllers.enforces(rule)) {
         return RuleStatus::Enforced;
     }
-    if cfg!(not(target_os = "linux")) && rule == SandboxRule::MemoryBytes {
+    if cfg!(not(target_os = "linux"))
+        && matches!(rule, SandboxRule::MemoryBytes | SandboxRule::CallCpuSeconds)
+    {
         return unavailable("this system does not enforce it");
     }
     match rule {
@@ -198,6 +233,9 @@ fn limit_status(
         SandboxRule::Processes | SandboxRule::MemoryBytes => {
             partial("checked each 100 ms: a program that exceeds it meanwhile is stopped")
         }
+        SandboxRule::CallCpuSeconds => partial(
+            "checked each 100 ms: calls that run at once share the time of all processes evenly",
+        ),
         SandboxRule::Cpu => unavailable(match &policy.cgroup {
             None => "needs a folder of control groups that is delegated to the host".to_owned(),
             Some(group) => {
@@ -251,14 +289,37 @@ mod tests {
     }
 
     #[test]
+    fn namespaces_enforce_more_on_older_kernels() {
+        let policy = Policy { namespaces: true, ..Policy::default() };
+        let connect = Policy { connect: vec![rule("443")], ..policy.clone() };
+        let kernel = |landlock, seccomp| Kernel::new(landlock, seccomp).with_namespaces(Ok(()));
+        check(&policy, kernel(0, false), "uuuppue");
+        check(&policy, kernel(0, true), "uuuepee");
+        check(&policy, kernel(5, true), "eeeepee");
+        check(&policy, kernel(9, true), "eeeeeee");
+        check(&policy, Kernel::new(0, false), "uuuuuuu");
+        check(&policy, Kernel::new(9, true), "eeeeeeu");
+        check(&connect, kernel(0, false), "uuuupue");
+        check(&connect, kernel(3, true), "eeeppee");
+        let reason = |policy: &Policy, kernel| {
+            let report = Confinement::new(policy, kernel);
+            report.status(SandboxRule::Ipc).and_then(RuleStatus::reason).map(str::to_owned)
+        };
+        let has_path = |text: String| text.contains("sockets that have a path");
+        assert_eq!(reason(&policy, kernel(5, true)).map(has_path), Some(true));
+        assert_eq!(reason(&connect, kernel(5, true)).map(has_path), Some(false));
+    }
+
+    #[test]
     fn limits_are_reported_if_they_are_set() {
         let limits = SandboxLimits::default()
             .with_processes(Some(1))
             .with_cpu_millis(Some(500))
+            .with_call_cpu_millis(Some(500))
             .with_open_files(Some(8));
         let policy = Policy { limits, ..Policy::default() };
-        check(&policy, Kernel::new(9, true), "eeeeeeeue");
-        check(&policy, Kernel::new(9, false), "epeppupue");
+        check(&policy, Kernel::new(9, true), "eeeeeeeupe");
+        check(&policy, Kernel::new(9, false), "epeppupupe");
         let limits = SandboxLimits::default().with_processes(Some(4)).with_memory_bytes(Some(1));
         let policy = Policy { limits, ..Policy::default() };
         check(&policy, Kernel::new(9, true), "eeeeeepp");

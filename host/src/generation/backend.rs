@@ -26,7 +26,12 @@ use crate::call::MethodRequest;
 use crate::contracts::Offer;
 #[cfg(all(unix, feature = "process"))]
 use crate::contracts::{bind_mapped, mapped_hint};
+use crate::metrics::ProcessUsage;
 use crate::worker::{RunOutcome, WorkerThreads};
+
+/// The processes of this machine, read once for all plugins that are measured together.
+#[derive(Debug, Default)]
+pub(crate) struct ProcessTable(#[cfg(all(unix, feature = "process"))] hotbay_process::ProcessTable);
 
 /// Finds the methods of a caller's contract in a program.
 #[cfg(all(unix, feature = "process"))]
@@ -303,6 +308,26 @@ impl Backend {
             Self::InProcess(_) => None,
             #[cfg(all(unix, feature = "process"))]
             Self::OutOfProcess(process) => process.pid(),
+        }
+    }
+
+    /// Returns what its process uses, if it is a process. Reads `/proc`.
+    #[cfg_attr(
+        not(all(unix, feature = "process")),
+        allow(unused_variables, reason = "only processes are measured")
+    )]
+    pub(crate) fn process_usage(&self, table: &ProcessTable) -> Option<ProcessUsage> {
+        match self {
+            Self::InProcess(_) => None,
+            #[cfg(all(unix, feature = "process"))]
+            Self::OutOfProcess(process) => {
+                let used = process.usage(&table.0)?;
+                Some(ProcessUsage {
+                    memory_bytes: used.memory_bytes,
+                    peak_memory_bytes: used.peak_memory_bytes,
+                    cpu_time: used.cpu_time,
+                })
+            }
         }
     }
 

@@ -161,11 +161,6 @@ impl InstanceRef {
         self.backend.as_ref()?.fixed_socket()
     }
 
-    /// Returns the process id, if it is a process.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.backend.as_ref()?.pid()
-    }
-
     /// Returns the bytes that the plugin has allocated, if it counts them.
     pub(crate) fn live_bytes(&self) -> Option<i64> {
         self.backend.as_ref()?.live_bytes()
@@ -654,7 +649,7 @@ impl InstanceRef {
 
 impl InstanceRef {
     /// Returns the backend; `None` would be a bug.
-    pub(super) fn backend(&self) -> Option<&Backend> {
+    pub(crate) fn backend(&self) -> Option<&Backend> {
         self.backend.as_ref()
     }
 }

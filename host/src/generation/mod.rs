@@ -35,7 +35,7 @@ use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
 use crate::sync::{ReturnSlot, WaitGroup, deadline_in, lock};
 use crate::worker::{Epoch, Job, WorkSource, WorkerThreads, spawn_async_worker};
-pub(crate) use backend::{Backend, UnloadLeftovers, caller_runtime};
+pub(crate) use backend::{Backend, ProcessTable, UnloadLeftovers, caller_runtime};
 pub(crate) use bindings::ServedMethod;
 pub(crate) use call_id::next_call_id;
 pub(crate) use lease::{BriefFailure, BriefTask, CallArgs, InstanceRef, is_in_plugin_call};

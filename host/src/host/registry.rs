@@ -12,7 +12,7 @@ use hotbay_manifest::{Manifest, StartCandidate, start_order};
 
 use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
-use crate::generation::State;
+use crate::generation::{ProcessTable, State};
 use crate::handle::PluginHandle;
 use crate::id::{GenerationId, PluginName};
 use crate::loader::{Build, Candidate, Dependent, LoadOptions, Loaded, PluginSettings};
@@ -243,7 +243,19 @@ impl Registry {
     }
 
     pub(super) fn list(&self) -> Vec<PluginInfo> {
-        self.with_open(|entries| entries.by_name.values().filter_map(Entry::info).collect())
+        let serving = |entry: &Entry| match &entry.stage {
+            Stage::Serving { slot, .. } => Some((entry.info()?, Arc::clone(slot))),
+            Stage::Loading | Stage::Unloading => None,
+        };
+        let found: Vec<_> =
+            self.with_open(|entries| entries.by_name.values().filter_map(serving).collect());
+        let table = ProcessTable::default();
+        let measured = found.into_iter().map(|(mut info, slot)| {
+            // Without the lock, since it reads files.
+            info.process_usage = slot.process_usage(&table);
+            info
+        });
+        measured.collect()
     }
 
     /// Returns the snapshot of a plugin that serves.
@@ -516,6 +528,7 @@ fn snapshot(
         manifest: Arc::clone(manifest),
         input_schema: slot.input_schema(),
         pid: slot.pid(),
+        process_usage: None,
         notes: build.notes.clone(),
         confinement: build.confinement.clone(),
         signature: build.signature.status(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use hotbay_manifest::{Manifest, NetRule, Sandbox, SandboxRule, SocketType};
-use hotbay_sandbox::{Confinement, Delegated, Kernel, Policy, RuleStatus};
+use hotbay_sandbox::{Confinement, Delegated, Kernel, Policy, RuleReport, RuleStatus};
 
 use super::candidate::Candidate;
 use super::settings::PluginSettings;
@@ -27,6 +27,15 @@ pub(super) fn effective(
         (Some(requested), None) => Some(requested.clone()),
         (None, _) => own.cloned(),
     };
+    // A program must not run without what is required, so that is requested, too.
+    let has_namespaces = |sandbox: &Sandbox| {
+        let is_required = sandbox.require.contains(&SandboxRule::Namespaces);
+        sandbox.namespaces || host.namespaces || is_required
+    };
+    let sandbox = sandbox.map(|sandbox| {
+        let namespaces = has_namespaces(&sandbox);
+        sandbox.with_namespaces(namespaces)
+    });
     (sandbox, notes)
 }
 
@@ -44,12 +53,14 @@ pub(super) fn confinement_of(
     let mut policy = Policy {
         connect: sandbox.connect.clone().unwrap_or_default(),
         listen: sandbox.listen.clone().unwrap_or_default(),
+        namespaces: sandbox.namespaces,
         limits: sandbox.limits,
         cgroup: host.cgroup.clone().map(Delegated::new),
         ..Policy::default()
     };
     add_listen(&mut policy, manifest);
-    Confinement::new(&policy, Kernel::current())
+    let kernel = Kernel::of_policy(&policy);
+    Confinement::new(&policy, kernel)
 }
 
 /// Permits what a program with a TCP socket needs.
@@ -97,17 +108,25 @@ fn check_required(
         RuleStatus::Unavailable(_) => host.required || sandbox.require.contains(&rule),
         _ => sandbox.require.contains(&rule),
     };
-    let missing = confinement.incomplete().filter(|rule| is_missing(rule.rule, &rule.status));
-    let missing: Vec<_> = missing.map(ToString::to_string).collect();
+    let missing: Vec<_> =
+        confinement.incomplete().filter(|rule| is_missing(rule.rule, &rule.status)).collect();
     if missing.is_empty() {
         return Ok(());
     }
+    let hint = match missing[..] {
+        [RuleReport { rule: SandboxRule::Namespaces, .. }] => {
+            "let the user of the host create user namespaces (`hotbay doctor` prints whether it \
+             can), or no longer require `namespaces`: the other rules are enforced without them"
+        }
+        _ => {
+            "run the host on a newer kernel (`hotbay doctor` prints what this one can enforce), \
+             confine the host by a container or a virtual machine, or no longer require the rule"
+        }
+    };
+    let missing: Vec<_> = missing.into_iter().map(ToString::to_string).collect();
     let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
     let message = format!("this machine cannot confine it as required: {}", missing.join("; "));
-    Err(failed.caused_by(message).with_hint(
-        "run the host on a newer kernel (`hotbay doctor` prints what this one can enforce), \
-         confine the host by a container or a virtual machine, or no longer require the rule",
-    ))
+    Err(failed.caused_by(message).with_hint(hint))
 }
 
 /// Returns what both permit.
@@ -156,6 +175,7 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
         .with_connect(connect)
         .with_listen(listen)
         .with_env(env)
+        .with_namespaces(requested.namespaces || bounds.namespaces)
         .with_limits(requested.limits.min(&bounds.limits))
         .with_require(require)
 }
@@ -232,9 +252,10 @@ mod tests {
         );
         check(
             r#"{ "limits": { "processes": 4, "cpu": 0.5 }, "require": ["read"] }"#,
-            r#"{ "limits": { "processes": 2, "open_files": 8 }, "require": ["net"] }"#,
+            r#"{ "limits": { "processes": 2, "open_files": 8 }, "require": ["net"],
+                "namespaces": true }"#,
             r#"{ "limits": { "processes": 2, "cpu": 0.5, "open_files": 8 },
-                "require": ["read", "net"] }"#,
+                "require": ["read", "net"], "namespaces": true }"#,
             &[],
         );
     }

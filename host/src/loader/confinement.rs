@@ -34,6 +34,7 @@ pub(super) fn confine(
         run,
         connect: sandbox.connect.clone().unwrap_or_default(),
         listen: sandbox.listen.clone().unwrap_or_default(),
+        namespaces: sandbox.namespaces,
         limits: sandbox.limits,
         cgroup: host.cgroup.clone().map(Delegated::new),
         ..Policy::default()

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::iter;
+use std::time::Duration;
 
 use ::metrics::{Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 
@@ -27,6 +28,7 @@ use crate::id::PluginName;
 /// | `hotbay_log_lines_dropped_total` | counter | log lines of the plugin that were dropped |
 /// | `hotbay_cache_hits_total` | counter | calls answered from the plugin's cache |
 /// | `hotbay_cache_misses_total` | counter | calls not found in the plugin's cache |
+/// | `hotbay_process_cpu_seconds_total` | counter | whole seconds of processor time that the plugin's processes have used |
 /// | `hotbay_calls_waiting` | gauge | queued calls |
 /// | `hotbay_calls_running` | gauge | running pooled calls, including abandoned ones |
 /// | `hotbay_generation` | gauge | the current generation, 0 if none |
@@ -34,6 +36,8 @@ use crate::id::PluginName;
 /// | `hotbay_cache_bytes` | gauge | bytes in the plugin's cache |
 /// | `hotbay_live_bytes` | gauge | bytes that the plugin has allocated, if it counts them |
 /// | `hotbay_process_id` | gauge | the id of the plugin's process, 0 if none is running |
+/// | `hotbay_process_memory_bytes` | gauge | memory of the plugin's process and its descendants, in bytes |
+/// | `hotbay_process_peak_memory_bytes` | gauge | highest memory of the plugin's current process and its descendants, in bytes |
 /// | `hotbay_unenforced_sandbox_rules` | gauge | rules of the plugin's sandbox that are not fully enforced, if it has one |
 /// | `hotbay_call_duration_seconds` | histogram | durations of sampled calls |
 /// | `hotbay_call_duration_sampled_one_in` | gauge, whole host | the duration of one call in this many is sampled |
@@ -42,7 +46,9 @@ use crate::id::PluginName;
 ///
 /// Counters are the host's exact counts at the time of the export. They continue if a plugin is
 /// unloaded and loaded again, but omit what it did between the last export and its unload. The
-/// gauges of an unloaded plugin are 0. Durations are those recorded since the last export, each as
+/// gauges of an unloaded plugin are 0. The gauges of memory and the counter of processor time are those
+/// of [`ProcessUsage`](crate::ProcessUsage), on Linux only: the counter omits what a process used
+/// between the last export and its exit. Durations are those recorded since the last export, each as
 /// the middle of its bucket, which is accurate to within an eighth. If there are more than
 /// [`MAX_DURATIONS`](Self::MAX_DURATIONS), all buckets are thinned equally.
 ///
@@ -71,8 +77,18 @@ pub struct Exporter {
 struct Exported {
     /// The counts of its previous loads.
     before: [u64; COUNTERS.len()],
+    cpu: CpuCount,
     last: PluginInfo,
     is_loaded: bool,
+}
+
+/// The processor time of all processes that a plugin has had.
+#[derive(Debug, Default)]
+struct CpuCount {
+    before: Duration,
+    /// The last one, and what it has used.
+    pid: Option<u32>,
+    of_last: Duration,
 }
 
 type Row<T> = (&'static str, &'static str, fn(&PluginInfo) -> T);
@@ -119,7 +135,7 @@ const COUNTERS: [Row<u64>; 11] = [
     }),
 ];
 
-const GAUGES: [Row<Option<f64>>; 8] = [
+const GAUGES: [Row<Option<f64>>; 10] = [
     ("hotbay_calls_waiting", "queued calls", |plugin| Some(plugin.stats.waiting as f64)),
     ("hotbay_calls_running", "running pooled calls, including abandoned ones", |plugin| {
         Some(plugin.stats.running as f64)
@@ -141,12 +157,26 @@ const GAUGES: [Row<Option<f64>>; 8] = [
         (plugin.pid.is_some() || plugin.stats.exits > 0).then(|| f64::from(plugin.pid.unwrap_or(0)))
     }),
     (
+        "hotbay_process_memory_bytes",
+        "memory of the plugin's process and its descendants, in bytes",
+        |plugin| plugin.process_usage.map(|usage| usage.memory_bytes as f64),
+    ),
+    (
+        "hotbay_process_peak_memory_bytes",
+        "highest memory of the plugin's current process and its descendants, in bytes",
+        |plugin| plugin.process_usage.map(|usage| usage.peak_memory_bytes as f64),
+    ),
+    (
         "hotbay_unenforced_sandbox_rules",
         "rules of the plugin's sandbox that are not fully enforced, if it has one",
         |plugin| plugin.confinement.as_ref().map(|rules| rules.incomplete().count() as f64),
     ),
 ];
 
+const CPU: (&str, &str) = (
+    "hotbay_process_cpu_seconds_total",
+    "whole seconds of processor time that the plugin's processes have used",
+);
 const DURATION: (&str, &str) = (Exporter::DURATION, "durations of sampled calls");
 const SAMPLED: (&str, &str) =
     ("hotbay_call_duration_sampled_one_in", "the duration of one call in this many is sampled");
@@ -187,6 +217,7 @@ impl Exporter {
     fn export_plugin(&mut self, now: &PluginInfo, recorder: &dyn Recorder) {
         let exported = self.exported.entry(now.name.clone()).or_insert_with(|| Exported {
             before: [0; COUNTERS.len()],
+            cpu: CpuCount::default(),
             last: PluginInfo {
                 stats: PluginStats { epoch: now.stats.epoch, ..PluginStats::default() },
                 ..now.clone()
@@ -198,8 +229,13 @@ impl Exporter {
             let counter = recorder.register_counter(&key(name, now), &METADATA);
             counter.absolute(before.saturating_add(count(now)));
         }
+        if let Some(used) = exported.cpu.advance_to(now) {
+            recorder.register_counter(&key(CPU.0, now), &METADATA).absolute(used.as_secs());
+        }
         for (name, _, value) in GAUGES {
-            if let Some(value) = value(now) {
+            // A recorder keeps the value of a process that has exited.
+            let zero = value(&exported.last).map(|_| 0.0);
+            if let Some(value) = value(now).or(zero) {
                 recorder.register_gauge(&key(name, now), &METADATA).set(value);
             }
         }
@@ -239,6 +275,21 @@ impl Exported {
     }
 }
 
+impl CpuCount {
+    /// Returns the time of all processes; `None` if it is not known of any.
+    fn advance_to(&mut self, now: &PluginInfo) -> Option<Duration> {
+        if let Some(usage) = now.process_usage {
+            if now.pid != self.pid {
+                self.before = self.before.saturating_add(self.of_last);
+                (self.pid, self.of_last) = (now.pid, Duration::ZERO);
+            }
+            // It is lower if the time of an exited process is no longer known.
+            self.of_last = self.of_last.max(usage.cpu_time);
+        }
+        self.pid.map(|_| self.before.saturating_add(self.of_last))
+    }
+}
+
 fn record(durations: &LatencySnapshot, histogram: &::metrics::Histogram) {
     let count = durations.count();
     for bucket in durations.buckets() {
@@ -264,7 +315,8 @@ fn key(name: &'static str, plugin: &PluginInfo) -> Key {
 
 /// Describes all metrics. Repeated at each export; a recorder keeps the first description.
 fn describe(recorder: &dyn Recorder) {
-    for (name, text, _) in COUNTERS {
+    let counters = COUNTERS.map(|(name, text, _)| (name, text));
+    for (name, text) in counters.into_iter().chain([CPU]) {
         recorder.describe_counter(KeyName::from(name), None, text.into());
     }
     let gauges = GAUGES.map(|(name, text, _)| (name, text));

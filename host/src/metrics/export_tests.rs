@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::GenerationId;
-use crate::metrics::Latencies;
+use crate::metrics::{Latencies, ProcessUsage};
 use crate::sync::lock;
 
 /// All values by `name` or `name{plugin}`; of a histogram, the number of durations.
@@ -106,7 +106,7 @@ fn documented_table_lists_exactly_the_exported_metrics() {
     let counters = COUNTERS.map(|(name, text, _)| (name, "counter", text));
     let gauges = GAUGES.map(|(name, text, _)| (name, "gauge", text));
     let of_hosts = [SAMPLED, PLUGINS, KEPT].map(|(name, text)| (name, "gauge, whole host", text));
-    let all = counters.into_iter().chain(gauges);
+    let all = counters.into_iter().chain([(CPU.0, "counter", CPU.1)]).chain(gauges);
     let all = all.chain([(DURATION.0, "histogram", DURATION.1)]).chain(of_hosts);
     let all: Vec<_> =
         all.map(|(name, kind, text)| format!("/// | `{name}` | {kind} | {text} |")).collect();
@@ -140,6 +140,8 @@ fn every_stat_is_exported() {
         generation: Some(GenerationId::after(6)),
         state: PluginState::Quarantined,
         confinement: Some(Confinement::of_all_rules(Kernel::new(0, false))),
+        pid: Some(77),
+        process_usage: Some(usage(14, 2500)),
         ..plugin("one", counts)
     };
     Exporter::new().export(&stats(&[one]), &page);
@@ -161,13 +163,54 @@ fn every_stat_is_exported() {
         ("hotbay_calls_running{one}", 9.0),
         ("hotbay_quarantined{one}", 1.0),
         ("hotbay_live_bytes{one}", -10.0),
-        ("hotbay_unenforced_sandbox_rules{one}", 9.0),
+        ("hotbay_process_id{one}", 77.0),
+        ("hotbay_process_cpu_seconds_total{one}", 2.0),
+        ("hotbay_process_memory_bytes{one}", 14.0),
+        ("hotbay_process_peak_memory_bytes{one}", 15.0),
+        ("hotbay_unenforced_sandbox_rules{one}", 10.0),
         ("hotbay_call_duration_seconds{one}", 5.0),
         ("hotbay_call_duration_sampled_one_in", 64.0),
         ("hotbay_plugins", 1.0),
         ("hotbay_kept_libraries", 3.0),
     ]);
-    assert_eq!(lock(&page.0).len(), 22);
+    assert_eq!(lock(&page.0).len(), 26);
+}
+
+/// Returns a usage whose peak is a byte higher.
+fn usage(memory_bytes: u64, cpu_ms: u64) -> ProcessUsage {
+    let cpu_time = Duration::from_millis(cpu_ms);
+    ProcessUsage { memory_bytes, peak_memory_bytes: memory_bytes + 1, cpu_time }
+}
+
+#[test]
+fn processor_time_continues_across_processes() {
+    let page = Page::default();
+    let mut exporter = Exporter::new();
+    let running = |pid, cpu_ms| PluginInfo {
+        pid: Some(pid),
+        process_usage: Some(usage(9, cpu_ms)),
+        ..plugin("one", counts(1, 10))
+    };
+    let steps = [
+        (running(5, 1600), 1.0, 9.0),
+        (running(5, 2100), 2.0, 9.0),
+        // The time of a descendant is no longer known.
+        (running(5, 1000), 2.0, 9.0),
+        // It has exited, and another one runs, which has used more.
+        (plugin("one", counts(1, 10)), 2.0, 0.0),
+        (running(6, 2900), 5.0, 9.0),
+        // It is not known what it uses.
+        (PluginInfo { process_usage: None, ..running(6, 0) }, 5.0, 0.0),
+        (running(6, 3900), 6.0, 9.0),
+    ];
+    for (now, seconds, bytes) in steps {
+        exporter.export(&stats(&[now]), &page);
+        page.check(&[
+            ("hotbay_process_cpu_seconds_total{one}", seconds),
+            ("hotbay_process_memory_bytes{one}", bytes),
+            ("hotbay_calls_total{one}", 10.0),
+        ]);
+    }
 }
 
 #[test]

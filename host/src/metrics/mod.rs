@@ -14,5 +14,5 @@ pub use collector::{Collector, CollectorLimits};
 #[cfg(feature = "metrics")]
 pub use export::Exporter;
 pub use latency::{Latencies, LatencyBucket, LatencySnapshot};
-pub use snapshot::{HostStats, PluginInfo, PluginState, PluginStats};
+pub use snapshot::{HostStats, PluginInfo, PluginState, PluginStats, ProcessUsage};
 pub use store::{MemoryStore, MetricStore};

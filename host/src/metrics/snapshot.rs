@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hotbay_manifest::Manifest;
 use hotbay_sandbox::Confinement;
@@ -84,6 +85,8 @@ pub struct PluginInfo {
     pub input_schema: Option<Arc<Value>>,
     /// The id of its process; `None` if it has none or none is running.
     pub pid: Option<u32>,
+    /// What its process uses; `None` if it has none, none is running, or the system is not Linux.
+    pub process_usage: Option<ProcessUsage>,
     /// Requests of its manifest that the host did not fulfill, and what the probe of its library
     /// found about a later unload. One sentence each.
     pub notes: Vec<String>,
@@ -108,12 +111,35 @@ impl PluginInfo {
             manifest: Arc::new(manifest),
             input_schema: None,
             pid: None,
+            process_usage: None,
             notes: Vec::new(),
             confinement: None,
             signature: SignatureStatus::default(),
             stats: PluginStats::default(),
         }
     }
+}
+
+/// What the process of a plugin and its descendants use: see [`PluginInfo::process_usage`].
+///
+/// All values are those of the current process. They start again when the process is restarted or the
+/// plugin reloaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProcessUsage {
+    /// Memory in use now, in bytes: the sum of the resident memory of all processes, in which shared
+    /// pages count once for each. With a [control group](crate::confinement::ConfinementPolicy::cgroup)
+    /// that counts memory, the memory of the group, which includes the cache of files that the
+    /// processes accessed.
+    pub memory_bytes: u64,
+    /// Highest memory since the start, in bytes: the highest resident memory of the main process, or
+    /// the highest sum that the host has measured, whichever is higher. The host measures the sum when
+    /// it creates a snapshot, and each 100 ms if a limit of the sandbox requires that. With a control
+    /// group that counts memory, the kernel's peak of the group (Linux 5.19).
+    pub peak_memory_bytes: u64,
+    /// Processor time used since the start, of all processes. Without a control group, that of an exited
+    /// process is included only if its parent has waited for it.
+    pub cpu_time: Duration,
 }
 
 /// The stats of a host: see [`Host::stats`](crate::Host::stats).

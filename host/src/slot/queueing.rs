@@ -9,7 +9,8 @@ use super::Slot;
 use crate::call::CallState;
 use crate::error::{Error, ErrorKind};
 use crate::event::QuarantineReason;
-use crate::generation::{Generation, caller_runtime};
+use crate::generation::{Generation, ProcessTable, caller_runtime};
+use crate::metrics::ProcessUsage;
 use crate::panic::drop_panic;
 use crate::sync::shard;
 use crate::worker::{
@@ -259,7 +260,12 @@ impl Slot {
 
     /// Returns the process id of the current generation, if it is a process.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.current()?.pid()
+        self.current()?.backend()?.pid()
+    }
+
+    /// Returns what the process of the current generation uses, if it is a process. Reads `/proc`.
+    pub(crate) fn process_usage(&self, table: &ProcessTable) -> Option<ProcessUsage> {
+        self.current()?.backend()?.process_usage(table)
     }
 
     /// Returns the bytes that the plugin has allocated, if it counts them.

@@ -14,3 +14,4 @@ mod sdk;
 mod shutdown;
 mod start;
 mod supervision;
+mod usage;

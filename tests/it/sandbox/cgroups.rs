@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hotbay::HostEvent;
 use hotbay::confinement::{ConfinementPolicy, RuleStatus};
@@ -108,6 +109,26 @@ fn share_of_processor_time_is_limited_by_the_kernel() {
 }
 
 #[test]
+fn processor_time_of_a_call_is_that_of_the_group() {
+    let Some(delegated) = Delegated::create() else { return };
+    let sandbox = json!({ "limits": { "call_cpu_seconds": 0.25 } });
+    let host = |builder: hotbay::HostBuilder| builder.confinement(delegated.policy());
+    let running = start_with(sandbox, |program| program, host);
+    // That of `capabilities` is removed meanwhile.
+    until("one group is left", || (delegated.groups().len() == 1).then_some(()));
+    attempt(&running, json!({ "do": "burn", "millis": 100 }));
+    let usage = running.host.list().remove(0).process_usage.expect("a process runs");
+    assert!(usage.cpu_time >= Duration::from_millis(100), "{usage:?}");
+    let mut events = running.host.events();
+    assert!(running.call(&json!({ "do": "spin" })).is_err());
+    let exited = event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
+    let HostEvent::ChildExited { reason, .. } = exited else { panic!("{exited:?}") };
+    assert!(reason.contains("exceeded its limit `call_cpu_seconds`"), "{reason}");
+    running.end();
+    until("the groups are removed", || delegated.groups().is_empty().then_some(()));
+}
+
+#[test]
 fn memory_of_all_processes_is_limited_by_the_kernel() {
     let Some(delegated) = Delegated::create().filter(|delegated| delegated.has("memory")) else {
         return;
@@ -115,6 +136,9 @@ fn memory_of_all_processes_is_limited_by_the_kernel() {
     let sandbox = json!({ "limits": { "memory_bytes": 96 << 20 }, "require": ["memory_bytes"] });
     let host = |builder: hotbay::HostBuilder| builder.confinement(delegated.policy());
     let running = start_with(sandbox, |program| program, host);
+    assert_eq!(attempt(&running, json!({ "do": "memory", "mebibytes": 48 })), "permitted");
+    let usage = running.host.list().remove(0).process_usage.expect("a process runs");
+    assert!(usage.peak_memory_bytes >= 48 << 20, "{usage:?}");
     let mut events = running.host.events();
     let action = json!({ "do": "processes", "count": 6, "mebibytes": 32 });
     assert!(running.call(&action).is_err());

@@ -2,11 +2,16 @@
 
 use std::fs;
 
-use hotbay::HostEvent;
-use hotbay_tests::{Plugins, event};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hotbay::confinement::{ConfinementPolicy, RuleStatus};
+use hotbay::manifest::{Sandbox, SandboxLimits, SandboxRule};
+use hotbay::{ErrorKind, Events, Host, HostBuilder, HostEvent, Request};
+use hotbay_tests::{Plugins, event, loaded, runner};
 use serde_json::{Value, json};
 
-use super::{attempt, can_confine, start};
+use super::{attempt, can_confine, start, start_with};
+use crate::process::fixture::Running;
 
 /// Lets the program exceed a limit that ends it; returns what the host reports.
 #[track_caller]
@@ -15,9 +20,15 @@ fn exceed(limits: Value, write: Value, action: Value) -> String {
     let mut events = running.host.events();
     let outcome = running.call(&action);
     assert!(outcome.is_err(), "{outcome:?}");
-    let exited = event(&mut events, |event| matches!(event, HostEvent::ChildExited { .. }));
-    let HostEvent::ChildExited { reason, .. } = exited else { panic!("{exited:?}") };
+    let reason = exit_reason(&mut events);
     running.end();
+    reason
+}
+
+#[track_caller]
+fn exit_reason(events: &mut Events) -> String {
+    let exited = event(events, |event| matches!(event, HostEvent::ChildExited { .. }));
+    let HostEvent::ChildExited { reason, .. } = exited else { panic!("{exited:?}") };
     reason
 }
 
@@ -25,6 +36,98 @@ fn exceed(limits: Value, write: Value, action: Value) -> String {
 fn processor_time_is_limited() {
     let reason = exceed(json!({ "cpu_seconds": 1 }), json!([]), json!({ "do": "spin" }));
     assert!(reason.contains("exceeded its CPU time limit"), "{reason}");
+}
+
+/// Ends one call by its limit of processor time; returns what the host reports.
+#[track_caller]
+fn exceed_in_call(running: &Running, request: Request<'_>) -> String {
+    let mut events = running.host.events();
+    let error = running.handle.call(request).expect_err("it is ended");
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{}", error.full_message());
+    exit_reason(&mut events)
+}
+
+fn call_limit(seconds: f64) -> Value {
+    json!({ "limits": { "call_cpu_seconds": seconds } })
+}
+
+fn spin() -> Request<'static> {
+    Request::json_text(r#"{ "do": "spin" }"#)
+}
+
+#[test]
+fn processor_time_of_a_call_is_limited() {
+    let running = start(call_limit(0.25));
+    let reason = exceed_in_call(&running, spin());
+    assert!(reason.contains("exceeded its limit `call_cpu_seconds`: a call used "), "{reason}");
+    assert!(reason.contains("0.25 s are permitted"), "{reason}");
+    let confinement = running.host.list().remove(0).confinement.expect("it is confined");
+    let status = confinement.status(SandboxRule::CallCpuSeconds).expect("it is set");
+    assert!(matches!(status, RuleStatus::Partial(_)), "{status:?}");
+    running.end();
+}
+
+#[test]
+fn processor_time_of_a_call_is_bounded_by_the_host() {
+    let limits = SandboxLimits::default().with_call_cpu_millis(Some(250));
+    let policy =
+        ConfinementPolicy::default().with_bounds(Some(Sandbox::default().with_limits(limits)));
+    let host = |host: HostBuilder| host.confinement(policy);
+    let running = start_with(call_limit(4000.0), |program| program, host);
+    let reason = exceed_in_call(&running, spin());
+    assert!(reason.contains("0.25 s are permitted"), "{reason}");
+    running.end();
+}
+
+#[test]
+fn processor_time_of_a_call_of_an_isolated_library_is_limited() {
+    let plugins = Plugins::new();
+    runner();
+    let host = Host::builder().quarantine(None).build().expect("a host");
+    let plugin = plugins.add("confined", "confined").set("isolation", "process");
+    let plugin = loaded(&host, plugin.set("sandbox", call_limit(0.25)).write());
+    let mut events = host.events();
+    let error = plugin.call(spin()).expect_err("it is ended");
+    assert_eq!(error.kind(), ErrorKind::Disconnected, "{}", error.full_message());
+    let reason = exit_reason(&mut events);
+    assert!(reason.contains("exceeded its limit `call_cpu_seconds`"), "{reason}");
+}
+
+#[test]
+fn spinning_call_among_others_is_ended() {
+    let running = start(call_limit(0.25));
+    let is_ended = AtomicBool::new(false);
+    let reason = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_ended.load(Ordering::Relaxed) {
+                // One of them fails when the process is ended.
+                let _ = running.call(&json!({ "do": "wait", "millis": 40 }));
+            }
+        });
+        let reason = exceed_in_call(&running, spin());
+        is_ended.store(true, Ordering::Relaxed);
+        reason
+    });
+    assert!(reason.contains("exceeded its limit `call_cpu_seconds`"), "{reason}");
+    running.end();
+}
+
+#[test]
+fn call_without_processor_time_may_take_long() {
+    let running = start(call_limit(0.25));
+    attempt(&running, json!({ "do": "wait", "millis": 1500 }));
+    assert_eq!(running.host.list().remove(0).stats.exits, 0);
+    running.end();
+}
+
+#[test]
+fn processor_time_of_many_short_calls_is_not_added_up() {
+    let running = start(call_limit(0.4));
+    for _ in 0..8 {
+        attempt(&running, json!({ "do": "burn", "millis": 150 }));
+    }
+    assert_eq!(running.host.list().remove(0).stats.exits, 0);
+    running.end();
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Confined programs: what they are denied, what they can do, and what the host reports.
 
 mod cgroups;
+mod denials;
 mod denied;
 mod limits;
+mod namespaces;
 mod permitted;
 mod reports;
 
@@ -31,6 +33,13 @@ fn start_with(
         change(program)
     };
     ProcessFixture::new().run_with(json!({}), program, |builder| host(builder.quarantine(None)))
+}
+
+/// Returns the fixture `confined`, to be installed, with a sandbox, or without one if it is `null`.
+fn program(fixture: &ProcessFixture, sandbox: Value) -> ProgramFolder {
+    let program = fixture.program(json!({})).built("confined", "confined");
+    let program = program.set("package", "confined");
+    if sandbox.is_null() { program } else { program.set("sandbox", sandbox) }
 }
 
 /// Lets the program try something; returns `permitted`, or `denied` with an error number.

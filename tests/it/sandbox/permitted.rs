@@ -97,15 +97,17 @@ fn python_and_node_programs_work_with_their_presets() {
             "python" => ("hotbay.py", include_str!("../../../plugin-api/python/hotbay.py")),
             _ => ("hotbay.mjs", include_str!("../../../plugin-api/node/hotbay.mjs")),
         };
-        let sandbox = json!({ "preset": preset });
-        let program = |program: hotbay_tests::ProgramFolder| {
-            program.bytes(text).file(file).beside(sdk.0, sdk.1).set("package", "confined")
-        };
-        let running = start_with(sandbox, program, |host| host);
-        assert_eq!(attempt(&running, json!("/etc/hostname")), "denied");
-        let own = running.fixture.file(&running.fixture.name).join("plugin.json");
-        assert_eq!(attempt(&running, json!(own)), "permitted");
-        running.end();
+        for namespaces in [false, true] {
+            let sandbox = json!({ "preset": preset, "namespaces": namespaces });
+            let program = |program: hotbay_tests::ProgramFolder| {
+                program.bytes(text).file(file).beside(sdk.0, sdk.1).set("package", "confined")
+            };
+            let running = start_with(sandbox, program, |host| host);
+            assert_eq!(attempt(&running, json!("/etc/hostname")), "denied");
+            let own = running.fixture.file(&running.fixture.name).join("plugin.json");
+            assert_eq!(attempt(&running, json!(own)), "permitted");
+            running.end();
+        }
     }
 }
 

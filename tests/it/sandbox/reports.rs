@@ -3,10 +3,11 @@
 use hotbay::confinement::{ConfinementPolicy, Kernel, RuleStatus};
 use hotbay::manifest::SandboxRule;
 use hotbay::{ErrorKind, Host, LoadStep};
-use hotbay_tests::{ProgramFolder, block_on, refused, run_in_subprocess};
+use hotbay_tests::{block_on, refused};
 use serde_json::{Value, json};
 
-use super::{can_confine, start};
+use super::denials::run_without;
+use super::{can_confine, program, start};
 use crate::process::fixture::ProcessFixture;
 
 #[test]
@@ -26,12 +27,6 @@ fn enforced_rules_are_in_the_plugins_info() {
     let free = start(Value::Null);
     assert_eq!(free.host.list().remove(0).confinement, None);
     free.end();
-}
-
-fn program(fixture: &ProcessFixture, sandbox: Value) -> ProgramFolder {
-    let program = fixture.program(json!({})).built("confined", "confined");
-    let program = program.set("package", "confined");
-    if sandbox.is_null() { program } else { program.set("sandbox", sandbox) }
 }
 
 #[test]
@@ -68,40 +63,11 @@ fn library_with_a_sandbox_is_refused() {
     assert_eq!((error.kind(), error.step()), (ErrorKind::Unsupported, Some(LoadStep::Confine)));
 }
 
-/// Runs the tests below in a process whose kernel seems to lack Landlock, as in a container that
-/// denies the system calls, and perhaps also filters of system calls.
-#[track_caller]
-fn without(test: &str, filters: bool) {
-    let calls = if filters { "landlock seccomp" } else { "landlock" };
-    run_in_subprocess(test, &[("HOTBAY_TEST_WITHOUT", calls)]);
-}
-
-/// Denies the system calls that `without` names; returns false in the parent.
-fn deny_calls() -> bool {
-    let Ok(denied) = std::env::var("HOTBAY_TEST_WITHOUT") else { return false };
-    let mut calls = vec![
-        libc::SYS_landlock_create_ruleset,
-        libc::SYS_landlock_add_rule,
-        libc::SYS_landlock_restrict_self,
-    ];
-    if denied.contains("seccomp") {
-        calls.push(libc::SYS_seccomp);
-    }
-    let rules = calls.into_iter().map(|call| (call, Vec::new())).collect();
-    let allow = seccompiler::SeccompAction::Allow;
-    let deny = seccompiler::SeccompAction::Errno(libc::ENOSYS as u32);
-    let architecture = std::env::consts::ARCH.try_into().expect("a known processor");
-    let filter = seccompiler::SeccompFilter::new(rules, allow, deny, architecture);
-    let program: seccompiler::BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
-    seccompiler::apply_filter_all_threads(&program).expect("it is installed");
-    true
-}
-
 #[test]
 fn missing_landlock_is_reported_and_the_program_runs() {
-    if !deny_calls() {
-        let test = concat!(module_path!(), "::missing_landlock_is_reported_and_the_program_runs");
-        return without(test, false);
+    let test = concat!(module_path!(), "::missing_landlock_is_reported_and_the_program_runs");
+    if !run_without("landlock", test) {
+        return;
     }
     assert_eq!(Kernel::current().landlock, 0);
     let running = start(json!({}));
@@ -118,9 +84,9 @@ fn missing_landlock_is_reported_and_the_program_runs() {
 
 #[test]
 fn missing_landlock_refuses_what_requires_it() {
-    if !deny_calls() {
-        let test = concat!(module_path!(), "::missing_landlock_refuses_what_requires_it");
-        return without(test, true);
+    let test = concat!(module_path!(), "::missing_landlock_refuses_what_requires_it");
+    if !run_without("landlock seccomp", test) {
+        return;
     }
     let kernel = Kernel::current();
     assert_eq!((kernel.landlock, kernel.seccomp), (0, false));

@@ -2,14 +2,13 @@
 //! descriptions.
 
 use super::keys::{KEYS, SIGNATURES};
-use crate::fields::{self, Field, HostShape, LIMITS, Presence, SANDBOX, Shape, field};
+use crate::fields::{self, FLAG, Field, HostShape, LIMITS, Presence, SANDBOX, Shape, field};
 use crate::words::Isolation;
 
 const DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`";
 const OPTIONAL_DURATION: &str = "a duration such as `50ms`, `1.5s` or `2m`, or `none`";
 const COUNT: &str = "a whole number";
 const BYTES: &str = "a whole number of bytes";
-const FLAG: &str = "`true` or `false`";
 
 const ANY: Shape = Shape::Number { min: 0, max: u64::MAX };
 const ONE: Shape = Shape::Number { min: 1, max: u32::MAX as u64 };
@@ -102,13 +101,13 @@ pub(crate) const HOST_FILE: &[Field] = &[
 pub(crate) const TRUST: &[Field] = &[
     optional(
         "allow_unverified",
-        Shape::Host(HostShape::Flag),
+        Shape::Flag,
         FLAG,
         "Accepts libraries and programs whose manifests state no digest. A damaged library can end the process.",
     ),
     optional(
         "allow_writable_by_others",
-        Shape::Host(HostShape::Flag),
+        Shape::Flag,
         FLAG,
         "Accepts folders and files that other users own or may write to.",
     ),
@@ -118,7 +117,7 @@ pub(crate) const TRUST: &[Field] = &[
 pub(crate) const RELOAD: &[Field] = &[
     optional(
         "watch",
-        Shape::Host(HostShape::Flag),
+        Shape::Flag,
         FLAG,
         "Loads, reloads and unloads plugins as their folders change, and applies changes of this \
          file.",
@@ -131,7 +130,7 @@ pub(crate) const RELOAD: &[Field] = &[
     ),
     optional(
         "unload_removed",
-        Shape::Host(HostShape::Flag),
+        Shape::Flag,
         FLAG,
         "Whether a plugin is unloaded when its folder is gone.",
     ),
@@ -139,12 +138,7 @@ pub(crate) const RELOAD: &[Field] = &[
 
 /// The fields of `quarantine`.
 pub(crate) const QUARANTINE: &[Field] = &[
-    optional(
-        "enabled",
-        Shape::Host(HostShape::Flag),
-        FLAG,
-        "Whether plugins with repeated faults are quarantined.",
-    ),
+    optional("enabled", Shape::Flag, FLAG, "Whether plugins with repeated faults are quarantined."),
     optional(
         "max_faults",
         ONE,
@@ -190,7 +184,7 @@ pub(crate) const PERMISSIONS: &[Field] = &[optional(
 pub(crate) const PLUGIN: &[Field] = &[
     optional(
         "enabled",
-        Shape::Host(HostShape::Flag),
+        Shape::Flag,
         FLAG,
         "Whether the plugin is loaded when all plugins are, and when its folder changes.",
     ),
@@ -227,7 +221,7 @@ pub(crate) const PLUGIN: &[Field] = &[
     ),
     optional(
         "replace_config",
-        Shape::Host(HostShape::Flag),
+        Shape::Flag,
         FLAG,
         "Whether `config` replaces that of the manifest as a whole, not field by field.",
     ),
@@ -250,7 +244,7 @@ pub(crate) const PLUGIN: &[Field] = &[
 pub(crate) const HOST_SANDBOX: &[Field] = &[
     optional(
         "required",
-        Shape::Host(HostShape::Flag),
+        Shape::Flag,
         FLAG,
         "Whether each program must be confined, and none of its rules may be unavailable on this \
          machine. By default, a warning names what the machine does not enforce.",
@@ -269,6 +263,13 @@ pub(crate) const HOST_SANDBOX: &[Field] = &[
         "A folder of control groups (version 2) that is delegated to the host, such as \
          `/sys/fs/cgroup/hotbay`. With it, limits of memory, processes and processor time apply to \
          all processes of a program together.",
+    ),
+    optional(
+        "namespaces",
+        Shape::Flag,
+        FLAG,
+        "Whether every program with a sandbox runs in new Linux namespaces, as far as this machine \
+         permits it. By default only those whose sandboxes say so.",
     ),
     fields::READ,
     fields::WRITE,

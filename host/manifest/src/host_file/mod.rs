@@ -79,6 +79,8 @@ pub struct HostSettings {
     pub permissions: Option<Vec<String>>,
     /// Bounds of the sandboxes of all plugins without their own.
     pub sandbox: Option<Sandbox>,
+    /// Whether all confined programs run in new namespaces.
+    pub sandbox_namespaces: Option<bool>,
     /// Whether all programs must be confined as their sandboxes say.
     pub sandbox_required: Option<bool>,
     /// Folder for the state of confined plugins.
@@ -252,6 +254,7 @@ impl HostSettings {
                 self.permissions = Some(texts(value).map(str::to_owned).collect());
             }
             ["sandbox", "required"] => self.sandbox_required = flag,
+            ["sandbox", "namespaces"] => self.sandbox_namespaces = flag,
             ["sandbox", "state_dir"] => self.state_dir = Some(text().into()),
             ["sandbox", "cgroup"] => self.cgroup = Some(text().into()),
             ["sandbox", path @ ..] => self.sandbox.get_or_insert_default().set(path, value),

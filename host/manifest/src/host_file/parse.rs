@@ -172,11 +172,8 @@ impl<'r> Reader<'r> {
                 Shape::Host(HostShape::Date) => value.parse_string(date)?,
                 Shape::Number { .. } => value.number()?.into(),
                 Shape::Entries(entries) => value.entries(*entries)?,
-                Shape::Share => value.share()?,
-                Shape::Host(HostShape::Flag) => match value.value {
-                    Value::BooleanLit(flag) => flag.value.into(),
-                    _ => return Err(value.error(None)),
-                },
+                Shape::Decimal => value.decimal()?,
+                Shape::Flag => value.flag()?,
                 Shape::Host(HostShape::Path) => path_of(value)?,
                 Shape::Host(HostShape::Paths) => {
                     let elements = value.elements()?;

@@ -354,6 +354,8 @@ fn shipped_schema_and_parser_accept_the_same_files() {
     check("plugin_dirs = [\"\"]", false);
     check("signature = {}", false);
     check("[sandbox]\nrequired = true\nstate_dir = \"state\"\nread = [\"/usr\"]", true);
+    check("[sandbox]\nnamespaces = true\n[plugins.a.sandbox]\nnamespaces = false", true);
+    check("[sandbox]\nnamespaces = \"yes\"", false);
     check("[sandbox]\npreset = \"python\"", false);
     check("[sandbox.net]\nconnect = [443, \"127.0.0.1:5432\"]", true);
     check("[sandbox.net]\nconnect = [\"example.org:443\"]", false);
