@@ -21,6 +21,7 @@ use super::routes::{RunningRequest, respond_to_call};
 use super::server::Server;
 use super::socket::{Socket, SocketIo};
 use super::stop::KeepAlive;
+use crate::wire::Spin;
 use crate::{Plugin, TraceContext};
 
 /// Returns whether a request asks for frames.
@@ -75,8 +76,8 @@ fn serve<T: Plugin>(
     let socket = connection.socket();
     socket.set_blocking()?;
     let mut buffer = FrameBuffer::new(&received);
-    let mut head = Vec::new();
-    while let Some(request) = next_request(socket, &mut buffer)? {
+    let (mut head, mut spin) = (Vec::new(), Spin::default());
+    while let Some(request) = next_request(socket, &mut buffer, &mut spin)? {
         let mut running = RunningRequest::begin(connection, &server.activity, true);
         let response = respond(server, connection, request);
         write_reply(socket, &mut head, &response)?;
@@ -157,9 +158,18 @@ fn write_reply(
 }
 
 /// Returns the next request without its length; `None` at the end of the connection.
-fn next_request<'b>(socket: &Socket, buffer: &'b mut FrameBuffer) -> io::Result<Option<&'b [u8]>> {
+fn next_request<'b>(
+    socket: &Socket,
+    buffer: &'b mut FrameBuffer,
+    spin: &mut Spin,
+) -> io::Result<Option<&'b [u8]>> {
     while !buffer.has_frame(MAX_REQUEST_BYTES).map_err(|_| io::ErrorKind::InvalidData)? {
-        match socket.read(buffer.spare()) {
+        let space = buffer.spare();
+        let soon = spin.wait(|| match socket.try_read(space) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            read => Some(read),
+        });
+        match soon.unwrap_or_else(|| socket.read(space)) {
             Ok(0) => return Ok(None),
             Ok(count) => buffer.fill(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

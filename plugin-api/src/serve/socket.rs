@@ -14,6 +14,7 @@ use hyper::rt::ReadBufCursor;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::RecvFlags;
 
 use crate::wire::with_read_buffer;
 
@@ -100,6 +101,11 @@ impl Socket {
             Kind::Unix(socket) => (&*socket).read(buffer),
             Kind::Tcp(socket) => (&*socket).read(buffer),
         }
+    }
+
+    /// Reads what has arrived, without waiting.
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self, buffer, RecvFlags::DONTWAIT).map(|(count, _)| count)?)
     }
 
     pub(super) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {

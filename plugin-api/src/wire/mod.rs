@@ -6,9 +6,11 @@
 //! round trip over a local socket.
 
 mod block_on;
+mod spin;
 mod stream;
 
 pub use block_on::{block_on, sleep_until};
+pub use spin::Spin;
 pub use stream::Stream;
 #[cfg(feature = "serve")]
 pub(crate) use stream::with_read_buffer;

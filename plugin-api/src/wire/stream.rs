@@ -18,6 +18,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use super::block_on::{block_on, register_interest, round};
+use super::spin::Spin;
 
 /// Maximum number of bytes of one read.
 const MAX_READ_BYTES: usize = 16 << 10;
@@ -65,6 +66,7 @@ pub struct Stream {
     is_blocking: bool,
     /// Whether the next read waits briefly.
     waits: bool,
+    spin: Spin,
 }
 
 impl Stream {
@@ -129,6 +131,7 @@ impl Stream {
             drained_in: None,
             is_blocking: false,
             waits: false,
+            spin: Spin::default(),
         }
     }
 
@@ -149,6 +152,10 @@ impl Stream {
             }
         }
     }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Connects; returns `WouldBlock` if the listener's queue is full.
@@ -230,9 +237,21 @@ impl hyper::rt::Read for Stream {
         with_read_buffer(cursor.remaining(), |buffer| {
             let waits = std::mem::take(&mut self.waits);
             let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-            let read = self.poll_io(PollFlags::IN, |socket| {
+            let mut recv = |socket: &Socket, flags| {
                 Ok(rustix::net::recv(socket, &mut *buffer, flags).map(|(count, _)| count)?)
-            });
+            };
+            let Self { socket, spin, .. } = &mut *self;
+            let soon = match waits {
+                true => spin.wait(|| match recv(socket, RecvFlags::DONTWAIT) {
+                    Err(error) if is_transient(&error) => None,
+                    received => Some(received),
+                }),
+                false => None,
+            };
+            let read = match soon {
+                Some(received) => Poll::Ready(received),
+                None => self.poll_io(PollFlags::IN, |socket| recv(socket, flags)),
+            };
             if let (Some(total), Poll::Ready(Ok(count))) = (&self.read_bytes, &read) {
                 total.fetch_add(*count as u64, Ordering::Relaxed);
             }
