@@ -52,10 +52,10 @@ fn command(workspace: &Workspace) -> Command {
 
 /// Ends the processes of a group.
 fn end(leader: &mut Child) {
-    if cfg!(unix) {
+    #[cfg(unix)]
+    if let Some(group) = i32::try_from(leader.id()).ok().and_then(rustix::process::Pid::from_raw) {
         // Without an effect if all have exited.
-        let group = format!("-{}", leader.id());
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
     let _ = leader.kill();
     let _ = leader.wait();
@@ -97,7 +97,7 @@ fn watch(
         bail!("no test has ended for {minutes} min");
     }
     let message = format!("no test has ended for {minutes} min; running: {}", slow.join(", "));
-    bail!(Hinted::new(message, "run this test alone, and look at its threads with a debugger"))
+    bail!(Hinted::new(message, "run this test alone, and inspect its threads with a debugger"))
 }
 
 #[cfg(test)]

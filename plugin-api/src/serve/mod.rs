@@ -23,6 +23,8 @@ mod contracts;
 #[path = "no_contracts.rs"]
 mod contracts;
 #[cfg(all(unix, feature = "serve"))]
+mod endpoints;
+#[cfg(all(unix, feature = "serve"))]
 mod executor;
 #[cfg(all(unix, feature = "serve"))]
 mod frames;

@@ -5,29 +5,27 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use hotbay_protocol::{endpoint, frame, header};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::rt::Write as _;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 
 use super::body::{BodyError, OutgoingBody};
-use super::call::{CallError, CallHeaders, Endpoint, call, run_plugin};
+use super::call::{CallHeaders, run_plugin};
 use super::connections::{Connection, ConnectionGuard};
-use super::contracts::{self, ServedMethod};
+use super::endpoints::{Route, RunningRequest, respond_to_call};
 use super::executor::Serving;
 use super::frames::{self, FrameThread};
 use super::server::Server;
 use super::settings::TOKEN;
 use super::socket::SocketIo;
-use super::stop::{ActivityTracker, KeepAlive};
+use super::stop::KeepAlive;
 use super::{batch, body, responses};
-use crate::context::RawContext;
-use crate::{CallContext, ContentType, Payload, Plugin, Snapshot};
+use crate::{ContentType, Plugin, Snapshot};
 
 static SNAPSHOT_VERSION: HeaderName = HeaderName::from_static(header::SNAPSHOT_VERSION);
 
@@ -52,60 +50,6 @@ pub(super) fn serve<T: Plugin>(
             None => _ = poll_fn(|context| Pin::new(&mut io).poll_shutdown(context)).await,
         }
     })
-}
-
-/// Marks a request as running until it is dropped.
-pub(super) struct RunningRequest<'a> {
-    connection: &'a Connection,
-    activity: &'a ActivityTracker,
-    /// Whether the request delays the idle timeout.
-    counts_as_activity: bool,
-}
-
-impl<'a> RunningRequest<'a> {
-    pub(super) fn begin(
-        connection: &'a Connection,
-        activity: &'a ActivityTracker,
-        counts_as_activity: bool,
-    ) -> Self {
-        connection.set_busy(true);
-        if counts_as_activity {
-            activity.begin_call();
-        }
-        Self { connection, activity, counts_as_activity }
-    }
-
-    pub(super) fn end(&mut self) -> KeepAlive {
-        self.connection.set_busy(false);
-        if std::mem::take(&mut self.counts_as_activity) {
-            self.activity.end_call(Instant::now())
-        } else {
-            self.activity.keep_alive()
-        }
-    }
-}
-
-impl Drop for RunningRequest<'_> {
-    fn drop(&mut self) {
-        // `end` is idempotent. Only this call runs it if the host dropped the connection.
-        let _ = self.end();
-    }
-}
-
-/// An open stream, which delays the idle timeout until it is dropped.
-struct StreamActivity<T: 'static>(Arc<Server<T>>);
-
-impl<T> StreamActivity<T> {
-    fn begin(server: &Arc<Server<T>>) -> Self {
-        server.activity.begin_call();
-        Self(Arc::clone(server))
-    }
-}
-
-impl<T> Drop for StreamActivity<T> {
-    fn drop(&mut self) {
-        let _ = self.0.activity.end_call(Instant::now());
-    }
 }
 
 /// Handles a request.
@@ -197,84 +141,6 @@ async fn route<T: Plugin>(
         Route::Health => health(server),
         Route::Snapshot => snapshot(server),
         Route::Restore => restore(server, &parts.headers, &bytes),
-    }
-}
-
-/// The target of a path.
-pub(super) enum Route<T: 'static> {
-    Call(Endpoint<T>),
-    /// A method of a contract.
-    Method(&'static ServedMethod<T>),
-    Batch,
-    Health,
-    Snapshot,
-    Restore,
-}
-
-impl<T> Route<T> {
-    fn method(&self) -> Method {
-        match self {
-            Self::Call(_) | Self::Method(_) | Self::Batch | Self::Restore => Method::POST,
-            Self::Health | Self::Snapshot => Method::GET,
-        }
-    }
-}
-
-impl<T: Plugin> Server<T> {
-    /// Returns what an endpoint of this name serves.
-    pub(super) fn route(&self, name: &str) -> Option<Route<T>> {
-        match name {
-            endpoint::EXECUTE => Some(Route::Call(T::execute)),
-            endpoint::BATCH => Some(Route::Batch),
-            endpoint::HEALTH => Some(Route::Health),
-            endpoint::SNAPSHOT => Some(Route::Snapshot),
-            endpoint::RESTORE => Some(Route::Restore),
-            _ => {
-                let own = self.functions.endpoints.iter().find(|(own, _)| *own == name);
-                own.map(|(_, function)| Route::Call(*function))
-                    .or_else(|| self.functions.contracts.method(name).map(Route::Method))
-            }
-        }
-    }
-}
-
-/// Responds to a call of the plugin or of a method.
-pub(super) fn respond_to_call<T: Plugin>(
-    server: &Arc<Server<T>>,
-    connection: &Arc<Connection>,
-    call_headers: CallHeaders,
-    headers: HeaderMap,
-    bytes: &[u8],
-    route: Route<T>,
-) -> Response<OutgoingBody> {
-    let function = match route {
-        Route::Call(function) => function,
-        Route::Method(method) => {
-            let begin = || StreamActivity::begin(server);
-            let instance = &server.instance;
-            return contracts::respond(
-                instance,
-                begin,
-                connection,
-                call_headers,
-                headers,
-                bytes,
-                method,
-            );
-        }
-        Route::Batch | Route::Health | Route::Snapshot | Route::Restore => {
-            return responses::rejected(StatusCode::NOT_FOUND, "not an endpoint for calls");
-        }
-    };
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let content_type = content_type.unwrap_or(ContentType::BYTES);
-    let input = Payload::bytes(bytes).with_content_type(content_type);
-    let run =
-        |plugin: &T, context: &RawContext<'_>| function(plugin, &CallContext::new(context), input);
-    match call(&server.instance, connection, &call_headers, run) {
-        Ok(output) => responses::output(output, headers),
-        Err(CallError::Failed(failure)) => responses::failed(&failure),
-        Err(CallError::Rejected(error)) => responses::not_possible(error),
     }
 }
 

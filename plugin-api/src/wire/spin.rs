@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// The longest time that one wait tries again: about what sleeping and waking costs.
 const MAX_SPIN: Duration = Duration::from_micros(60);
 
-/// Number of tries between two looks at the clock.
-const TRIES_PER_LOOK: u32 = 4;
+/// Number of tries before the clock is read.
+const TRIES_PER_READ: u32 = 4;
 
 /// Number of failures one after another after which waits sleep.
 const MAX_FAILURES: u32 = 4;
@@ -44,7 +44,7 @@ impl Spin {
         }
         let start = Instant::now();
         loop {
-            for _ in 0..TRIES_PER_LOOK {
+            for _ in 0..TRIES_PER_READ {
                 if let Some(value) = attempt() {
                     self.record(true);
                     return Some(value);
