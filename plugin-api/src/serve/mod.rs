@@ -2,8 +2,9 @@
 //!
 //! The main thread starts the plugin, accepts connections and shuts everything down. Few threads
 //! serve all connections: the thread that notices a request calls the plugin and writes the
-//! response, and another one takes over when a call takes long (`executor`). So a call never
-//! changes threads. `PROTOCOL.md` specifies the protocol.
+//! response, and another one takes over when a call takes long (`executor`). A connection that was
+//! upgraded to frames has a thread (`frames`). So a call never changes threads. `PROTOCOL.md`
+//! specifies the protocol.
 
 #[cfg(all(unix, feature = "serve"))]
 mod batch;

@@ -37,7 +37,7 @@ fn ours_is_parsed_with_all_fields() {
             "protocol": 1, "name": "json-query", "version": "0.1.0",
             "endpoints": ["execute", "snapshot", "restore", "batch", "v1/own"],
             "config": ["env", "moon"], "configSchema": {"type": "object"}, "inputSchema": true,
-            "later": 1,
+            "upgrades": ["later/2", "hotbay-frames/1"], "later": 1,
         },
         "types": {"repository": [{"type": "OCI/v1"}]},
     }));
@@ -48,6 +48,7 @@ fn ours_is_parsed_with_all_fields() {
         config_types: vec![],
         contracts: vec![],
         endpoints: endpoints.into(),
+        has_frames: true,
         reads_config_from_env: true,
         reads_config_from_file: false,
         config_schema: Some(json!({"type": "object"})),
@@ -347,6 +348,7 @@ fn capabilities_of_the_sdk_are_parsed() {
         input_schema: Some(json!(true)),
         name: "rows",
         protocol: VERSION,
+        upgrades: &[frame::UPGRADE],
         version: "0.1.0",
     };
     let text = serde_json::to_vec(&hotbay_protocol::Capabilities { hotbay }).unwrap();
@@ -354,6 +356,7 @@ fn capabilities_of_the_sdk_are_parsed() {
     let expected = Capabilities {
         contracts: vec![ServedContract { text: text_of_a, accepts_postcard: true }],
         endpoints: ["batch", "execute"].map(str::to_owned).into(),
+        has_frames: true,
         reads_config_from_env: true,
         reads_config_from_file: true,
         config_schema: Some(json!({ "type": "object" })),
