@@ -15,9 +15,18 @@ pub struct Delegated {
 }
 
 impl Delegated {
-    /// Enables the controllers of `folder` for groups below it.
-    pub fn new(folder: PathBuf) -> Self {
-        let controllers = Controllers::of(&folder);
+    /// Enables the controllers of `folder` for groups below it, unless they are.
+    pub fn enable(folder: PathBuf) -> Self {
+        let enable = |name: &str| {
+            fs::write(folder.join("cgroup.subtree_control"), format!("+{name}")).is_ok()
+        };
+        let controllers = Controllers::of(&folder, enable);
+        Self { folder, controllers }
+    }
+
+    /// Returns what [`enable`](Self::enable) would try to enable, without a change.
+    pub fn inspect(folder: PathBuf) -> Self {
+        let controllers = Controllers::of(&folder, |_| true);
         Self { folder, controllers }
     }
 }
@@ -35,13 +44,12 @@ pub struct Controllers {
 }
 
 impl Controllers {
-    fn of(folder: &Path) -> Self {
-        let available = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
-        let enable = |name: &str| {
-            available.split_whitespace().any(|known| known == name)
-                && fs::write(folder.join("cgroup.subtree_control"), format!("+{name}")).is_ok()
-        };
-        Self { cpu: enable("cpu"), memory: enable("memory"), pids: enable("pids") }
+    fn of(folder: &Path, enable: impl Fn(&str) -> bool) -> Self {
+        let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+        let has = |names: &str, name: &str| names.split_whitespace().any(|known| known == name);
+        let is_usable = |name: &str| has(&enabled, name) || (has(&available, name) && enable(name));
+        Self { cpu: is_usable("cpu"), memory: is_usable("memory"), pids: is_usable("pids") }
     }
 
     /// Returns whether one of them enforces the limit `rule`.
@@ -52,5 +60,27 @@ impl Controllers {
             SandboxRule::Processes => self.pids,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_enabled_only_if_that_is_asked_and_needed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| folder.path().join(name);
+        fs::write(file("cgroup.controllers"), "cpuset cpu pids\n").expect("written");
+        let expected = Controllers { cpu: true, memory: false, pids: true };
+        assert_eq!(Delegated::inspect(folder.path().into()).controllers, expected);
+        assert!(!file("cgroup.subtree_control").exists());
+        assert_eq!(Delegated::enable(folder.path().into()).controllers, expected);
+        // The last of them; the kernel would add it to the others.
+        let enabled = || fs::read_to_string(file("cgroup.subtree_control")).expect("written");
+        assert_eq!(enabled(), "+pids");
+        fs::write(file("cgroup.subtree_control"), "cpu pids\n").expect("written");
+        assert_eq!(Delegated::enable(folder.path().into()).controllers, expected);
+        assert_eq!(enabled(), "cpu pids\n");
     }
 }

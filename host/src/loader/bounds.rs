@@ -44,18 +44,18 @@ pub(super) fn not_granted(candidate: &Candidate, host: &ConfinementPolicy) -> Ve
     effective(&candidate.manifest, &candidate.settings, host).1
 }
 
-/// Returns what this machine enforces of a sandbox.
+/// Returns what this machine enforces of a sandbox, with this folder of control groups.
 pub(super) fn confinement_of(
     manifest: &Manifest,
     sandbox: &Sandbox,
-    host: &ConfinementPolicy,
+    cgroup: Option<Delegated>,
 ) -> Confinement {
     let mut policy = Policy {
         connect: sandbox.connect.clone().unwrap_or_default(),
         listen: sandbox.listen.clone().unwrap_or_default(),
         namespaces: sandbox.namespaces,
         limits: sandbox.limits,
-        cgroup: host.cgroup.clone().map(Delegated::new),
+        cgroup,
         ..Policy::default()
     };
     add_listen(&mut policy, manifest);
@@ -78,12 +78,13 @@ pub(super) fn add_listen(policy: &mut Policy, manifest: &Manifest) {
 pub(super) fn check(
     candidate: &Candidate,
     host: &ConfinementPolicy,
+    cgroup: Option<Delegated>,
 ) -> Result<Option<Confinement>, Error> {
     let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
     let Some(sandbox) = sandbox else {
         return if host.required { Err(unconfined(candidate)) } else { Ok(None) };
     };
-    let confinement = confinement_of(&candidate.manifest, &sandbox, host);
+    let confinement = confinement_of(&candidate.manifest, &sandbox, cgroup);
     check_required(candidate, host, &sandbox, &confinement)?;
     Ok(Some(confinement))
 }

@@ -21,7 +21,8 @@ pub(super) fn confine(
 ) -> Result<(), Error> {
     let manifest = &candidate.manifest;
     let (sandbox, _) = effective(manifest, &candidate.settings, host);
-    check(candidate, host)?;
+    let cgroup = host.cgroup.clone().map(Delegated::enable);
+    check(candidate, host, cgroup.clone())?;
     let Some(sandbox) = sandbox else { return Ok(()) };
     let mut places = Places { candidate, host, program, uses_state: false };
     let read = places.paths(&sandbox.read)?;
@@ -36,7 +37,7 @@ pub(super) fn confine(
         listen: sandbox.listen.clone().unwrap_or_default(),
         namespaces: sandbox.namespaces,
         limits: sandbox.limits,
-        cgroup: host.cgroup.clone().map(Delegated::new),
+        cgroup,
         ..Policy::default()
     };
     add_listen(&mut policy, manifest);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hotbay_manifest::{Digest, Kind, Manifest, SignedFiles, Unload, check_api, check_stamp};
 use hotbay_plugin::contract::ContractText;
 use hotbay_plugin::text::{Lines, escaped};
-use hotbay_sandbox::Confinement;
+use hotbay_sandbox::{Confinement, Delegated};
 use semver::Version;
 
 use super::bounds::{check, confinement_of, effective};
@@ -210,9 +210,10 @@ pub(crate) fn inspect(
     }
     if candidate.runs_as() == Kind::Process {
         let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
+        let cgroup = host.cgroup.clone().map(Delegated::inspect);
         inspection.confinement =
-            sandbox.map(|sandbox| confinement_of(&candidate.manifest, &sandbox, host));
-        if let Err(error) = check(&candidate, host) {
+            sandbox.map(|sandbox| confinement_of(&candidate.manifest, &sandbox, cgroup.clone()));
+        if let Err(error) = check(&candidate, host, cgroup) {
             inspection.surveyed.problem.get_or_insert(error);
         }
     }

@@ -7,7 +7,8 @@ mod replay;
 use std::path::Path;
 
 use hotbay::contract::{Binding, ContractText, bind, compare};
-use hotbay_manifest::Manifest;
+use hotbay_manifest::{Manifest, SignedFiles};
+use hotbay_protocol::frame::{self, FrameBuffer, ReplyHead, RequestHead};
 use hotbay_protocol::{BatchReplies, BatchReply, BatchRequests, StreamLine, parse_traceparent};
 
 pub use mutation::{DAMAGES, Mutation};
@@ -22,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     #[cfg(unix)]
     ("capabilities", hotbay_process::fuzz::capabilities),
     ("contracts", contracts),
+    ("frames", frames),
     #[cfg(unix)]
     ("http_response", hotbay_process::fuzz::http_response),
     #[cfg(unix)]
@@ -30,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("log_lines", hotbay_process::fuzz::log_lines),
     ("manifest", manifest),
     ("probe", hotbay::fuzz::probe),
+    ("signed_files", signed_files),
     ("stream_line", stream_line),
     ("traceparent", traceparent),
 ];
@@ -50,6 +53,38 @@ fn batch(bytes: &[u8]) {
     if let Ok(batch) = serde_json::from_slice::<BatchReplies<'_>>(bytes) {
         let _ = batch.replies.iter().filter_map(BatchReply::body).count();
     }
+}
+
+/// Receives frames, in large and in small reads, which do not change them.
+fn frames(bytes: &[u8]) {
+    const MAX_BYTES: usize = 1 << 16;
+    let frames_of = |read_bytes: usize| {
+        let (mut buffer, mut bytes, mut frames) = (FrameBuffer::default(), bytes, Vec::new());
+        loop {
+            while let Ok(true) = buffer.has_frame(MAX_BYTES) {
+                let frame = buffer.take_frame();
+                let _ = frame::split::<RequestHead<'_>>(frame);
+                let _ = frame::split::<ReplyHead<'_>>(frame);
+                frames.push(frame.to_owned());
+            }
+            let space = buffer.spare();
+            let count = read_bytes.min(bytes.len()).min(space.len());
+            if count == 0 {
+                return frames;
+            }
+            space[..count].copy_from_slice(&bytes[..count]);
+            buffer.fill(count);
+            bytes = &bytes[count..];
+        }
+    };
+    assert_eq!(frames_of(usize::MAX), frames_of(3));
+}
+
+/// Parses the list of signed files. What is rendered is parsed as the same.
+fn signed_files(bytes: &[u8]) {
+    let Ok(files) = SignedFiles::parse(bytes) else { return };
+    let rendered = files.render();
+    assert_eq!(SignedFiles::parse(rendered.as_bytes()).expect("rendered"), files);
 }
 
 /// Parses a line of a stream. What is printed is parsed as the same.
