@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use hotbay_protocol::frame::{self, FrameBuffer, MAX_REQUEST_BYTES, ReplyHead, RequestHead};
+use hotbay_protocol::frame::{
+    self, FrameBuffer, MAX_KEPT_BYTES, MAX_REQUEST_BYTES, ReplyHead, RequestHead,
+};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
@@ -83,7 +85,6 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
         max_response_bytes: u64,
         expect_reply: fn(&mut I, bool),
     ) -> Result<HttpResponse, RequestError> {
-        self.request.clear();
         if frame::write_head(&mut self.request, head, body.len()).is_err() {
             return Err(RequestError::unsent("the input is longer than a frame can be"));
         }
@@ -106,6 +107,9 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
         }
         let reply = self.received.take_frame();
         let response = response_of(reply, max_response_bytes);
+        self.received.release();
+        self.request.clear();
+        self.request.shrink_to(MAX_KEPT_BYTES);
         if !self.received.is_empty() {
             return Err(RequestError::invalid_frame("more than one reply to a request"));
         }

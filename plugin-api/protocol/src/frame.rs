@@ -42,8 +42,8 @@ pub struct ReplyHead<'a> {
 /// Bytes that a buffer offers for a read.
 const READ_BYTES: usize = 16 << 10;
 
-/// A larger buffer is released once it is empty.
-const MAX_KEPT_BYTES: usize = 64 << 10;
+/// The largest buffer that is kept between two calls.
+pub const MAX_KEPT_BYTES: usize = 64 << 10;
 
 /// Appends a frame without its body, of which it has the length.
 ///
@@ -114,9 +114,6 @@ impl FrameBuffer {
         self.bytes.copy_within(self.taken..self.filled, 0);
         self.filled -= self.taken;
         self.taken = 0;
-        if self.filled == 0 && self.bytes.len() > MAX_KEPT_BYTES {
-            self.bytes = Vec::new();
-        }
         if self.bytes.len() < self.filled + READ_BYTES {
             // Doubled, so that a large frame is copied few times.
             self.bytes.resize(self.filled * 2 + READ_BYTES, 0);
@@ -127,6 +124,13 @@ impl FrameBuffer {
     /// Records that a read has filled so many bytes of the space.
     pub fn fill(&mut self, count: usize) {
         self.filled = self.bytes.len().min(self.filled + count);
+    }
+
+    /// Releases the memory of a large frame that was taken. Call it before a long wait.
+    pub fn release(&mut self) {
+        if self.is_empty() && self.bytes.len() > MAX_KEPT_BYTES {
+            *self = Self::default();
+        }
     }
 
     /// Returns whether no byte of a next frame was received.
@@ -175,6 +179,7 @@ mod tests {
                 assert_eq!(head, REQUEST);
                 bodies.push(body.to_vec());
             }
+            buffer.release();
             let spare = buffer.spare();
             let (now, later) = bytes.split_at(count.min(bytes.len()).min(spare.len()));
             if now.is_empty() {

@@ -80,6 +80,7 @@ fn serve<T: Plugin>(
     while let Some(request) = next_request(socket, &mut buffer, &mut spin)? {
         let mut running = RunningRequest::begin(connection, &server.activity, true);
         let response = respond(server, connection, request);
+        buffer.release();
         write_reply(socket, &mut head, &response)?;
         if running.end() == KeepAlive::Close {
             break;
