@@ -15,7 +15,6 @@ use crate::frames::FrameConnection;
 use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind};
 use crate::location::Location;
 use crate::sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
-use crate::socket::Counts;
 use crate::stream::{ItemLines, OpenResponse};
 
 /// The client of one child.
@@ -58,7 +57,9 @@ impl Client {
             };
             match connection.exchange(head, body, max_response_bytes, W::expect_reply).await {
                 Ok(response) => {
-                    pool.put(connection);
+                    if !self.sharing.has_to_close() {
+                        pool.put(connection);
+                    }
                     return Ok(Some(response));
                 }
                 // The others were closed for the same reason.
@@ -72,18 +73,29 @@ impl Client {
     async fn open_frames<W: Transport>(
         &self,
     ) -> Result<Option<FrameConnection<W::Io>>, RequestError> {
-        if self.refuses_frames.load(Ordering::Relaxed) {
+        // A TCP socket accepts a call after the child has stopped reading, which would be lost.
+        let is_unix = matches!(self.location, Location::Unix(_));
+        if !is_unix || self.refuses_frames.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let Some(slot) = W::frame_pool(&self.pools).slot() else { return Ok(None) };
-        let io = W::open(&self.location, &Counts::default(), &self.timers).await;
-        let io = io.map_err(|error| RequestError::no_connection(&self.location, &error))?;
-        let request = HttpRequest::health().to_message(self.token.as_ref())?;
-        let upgraded = FrameConnection::upgrade(io, slot, request, W::expect_replies).await?;
-        if upgraded.is_none() {
-            self.refuses_frames.store(true, Ordering::Relaxed);
+        let Some(permit) = W::frame_pool(&self.pools).permit() else { return Ok(None) };
+        if self.sharing.is_full() {
+            self.close_idle();
         }
-        Ok(upgraded)
+        let request = HttpRequest::upgrade_to_frames(self.token.as_ref())?;
+        let waiting = self.sharing.wait();
+        let connection = self.connect::<W>().await?;
+        let upgraded = {
+            let upgrade = pin!(connection.upgrade(request));
+            self.exchange_with_priority::<W, _>(upgrade).await?
+        };
+        drop(waiting);
+        let Some((mut io, received, open)) = upgraded else {
+            self.refuses_frames.store(true, Ordering::Relaxed);
+            return Ok(None);
+        };
+        W::expect_replies(&mut io).map_err(RequestError::unsent)?;
+        Ok(Some(FrameConnection::new(io, &received, open, permit)))
     }
 
     /// Sends a request, on a kept connection if possible. A kept one may have been closed

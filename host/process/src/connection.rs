@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hotbay_plugin::wire;
 use http_body_util::Full;
-use hyper::Version;
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONNECTION, HeaderMap, HeaderName};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::{StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -328,6 +328,37 @@ where
                 Err(RequestError { has_response: has_response(), ..RequestError::of(&error) })
             }
         }
+    }
+
+    /// Sends a request to upgrade the connection. Returns its socket, and what was read of the other
+    /// protocol; `None` if the child refuses.
+    pub(crate) async fn upgrade(
+        self,
+        request: Request,
+    ) -> Result<Option<(I, Bytes, Open)>, RequestError> {
+        let Self { mut open, mut sender, driver: Driver { connection, counts }, .. } = self;
+        let mut http = connection.ok_or_else(|| RequestError::unsent("it has ended"))?;
+        let (before, mut has_ended) = (counts.read(), false);
+        let mut sent = pin!(sender.send_request(request));
+        let response = poll_fn(|context| {
+            counts.begin_poll();
+            // The pending request gets the result.
+            has_ended = has_ended || http.poll_without_shutdown(context).is_ready();
+            match sent.as_mut().poll(context) {
+                Poll::Ready(response) => Poll::Ready(Some(response)),
+                Poll::Pending if counts.read() - before > MAX_HEADS_BYTES => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        // No call was sent, whatever happens.
+        let endless = || RequestError::unsent(RequestError::endless_heads(MAX_HEADS_BYTES).message);
+        let response = response.await.ok_or_else(endless)?.map_err(RequestError::unsent)?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(None);
+        }
+        open.served();
+        let parts = http.into_parts();
+        Ok(Some((parts.io.io, parts.read_buf, open)))
     }
 
     /// Returns the body of a response to read it in parts. The connection is not kept.

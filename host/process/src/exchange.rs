@@ -1,5 +1,5 @@
-//! What is sent to a process, and what is received for it: a request over HTTP, or a call in a frame
-//! if the program serves frames.
+//! Exchanges with a process: a request over HTTP, or a call in a frame if the program serves frames,
+//! and its response.
 
 use std::time::Instant;
 
@@ -19,6 +19,9 @@ use crate::stream::OpenResponse;
 pub(crate) trait Exchange<W: Transport>: Send + Sync {
     type Response: Send;
 
+    /// Whether it calls a function of the plugin, to which the limits of calls apply.
+    const IS_CALL: bool;
+
     /// When its response is no longer needed.
     fn deadline(&self) -> Option<Instant>;
 
@@ -29,9 +32,11 @@ pub(crate) trait Exchange<W: Transport>: Send + Sync {
     ) -> impl Future<Output = Result<Self::Response, RequestError>> + Send;
 }
 
-/// A request whose whole response is received.
+/// A request of the host, or a batch of calls, whose whole response is received.
 impl<W: Transport> Exchange<W> for HttpRequest {
     type Response = HttpResponse;
+
+    const IS_CALL: bool = false;
 
     fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -47,6 +52,8 @@ pub(crate) struct Opening(pub(crate) HttpRequest);
 
 impl Exchange<Async> for Opening {
     type Response = OpenResponse;
+
+    const IS_CALL: bool = true;
 
     fn deadline(&self) -> Option<Instant> {
         self.0.deadline
@@ -104,6 +111,8 @@ impl<'c> CallExchange<'c> {
 
 impl<W: Transport> Exchange<W> for CallExchange<'_> {
     type Response = HttpResponse;
+
+    const IS_CALL: bool = true;
 
     fn deadline(&self) -> Option<Instant> {
         match self {

@@ -3,21 +3,19 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use hotbay_protocol::frame::{
     self, FrameBuffer, MAX_KEPT_BYTES, MAX_REQUEST_BYTES, ReplyHead, RequestHead,
 };
-use http_body_util::Full;
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::rt::{Read, ReadBuf, Write};
-use hyper::{Request, StatusCode};
 
 use crate::http::{HttpResponse, RequestError};
+use crate::sharing::Open;
 use crate::sync::lock;
 
 /// The largest number of connections of one pool. Each occupies a thread of the program; further
@@ -41,40 +39,20 @@ pub(crate) fn fits(head: &RequestHead<'_>, body: &[u8]) -> bool {
 
 /// A connection with at most one call in flight.
 pub(crate) struct FrameConnection<I> {
+    /// Dropped first: once the socket is closed, another connection may be opened.
+    _open: Open,
     io: I,
     /// The request that is written.
     request: Vec<u8>,
     received: FrameBuffer,
-    _slot: Slot,
+    _permit: FramePermit,
 }
 
 impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
-    /// Upgrades a connection by this request; `None` if the program refuses.
-    pub(crate) async fn upgrade(
-        io: I,
-        slot: Slot,
-        mut request: Request<Full<Bytes>>,
-        expect_replies: fn(&mut I) -> io::Result<()>,
-    ) -> Result<Option<Self>, RequestError> {
-        let headers = request.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static(frame::UPGRADE));
-        let (mut sender, mut connection) =
-            http1::handshake(io).await.map_err(RequestError::unsent)?;
-        let mut sent = pin!(sender.send_request(request));
-        let response = poll_fn(|context| {
-            // The pending request gets the result.
-            let _ = connection.poll_without_shutdown(context);
-            sent.as_mut().poll(context)
-        });
-        let status = response.await.map_err(RequestError::unsent)?.status();
-        if status != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(None);
-        }
-        let mut parts = connection.into_parts();
-        expect_replies(&mut parts.io).map_err(RequestError::unsent)?;
-        let received = FrameBuffer::new(&parts.read_buf);
-        Ok(Some(Self { io: parts.io, request: Vec::new(), received, _slot: slot }))
+    /// Wraps a socket that carries frames, of which these bytes were already received.
+    pub(crate) fn new(io: I, received: &[u8], open: Open, permit: FramePermit) -> Self {
+        let received = FrameBuffer::new(received);
+        Self { _open: open, io, request: Vec::new(), received, _permit: permit }
     }
 
     /// Sends a call and waits for its reply. `expect_reply` is called when it was sent.
@@ -106,7 +84,7 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
             }
         }
         let reply = self.received.take_frame();
-        let response = response_of(reply, max_response_bytes);
+        let response = response_of(reply, head.call_id, max_response_bytes);
         self.received.release();
         self.request.clear();
         self.request.shrink_to(MAX_KEPT_BYTES);
@@ -117,10 +95,17 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
     }
 }
 
-fn response_of(reply: &[u8], max_response_bytes: u64) -> Result<HttpResponse, RequestError> {
+fn response_of(
+    reply: &[u8],
+    call_id: u64,
+    max_response_bytes: u64,
+) -> Result<HttpResponse, RequestError> {
     let Some((head, body)) = frame::split::<ReplyHead<'_>>(reply) else {
         return Err(RequestError::invalid_frame("invalid head"));
     };
+    if head.call_id != call_id {
+        return Err(RequestError::invalid_frame("reply to another call"));
+    }
     if body.len() as u64 > max_response_bytes {
         return Err(RequestError::too_large(max_response_bytes));
     }
@@ -174,10 +159,10 @@ impl<I> FramePool<I> {
         lock(&self.kept).push(connection);
     }
 
-    /// Reserves a connection; `None` if too many are open.
-    pub(crate) fn slot(&self) -> Option<Slot> {
-        let slot = Slot(Arc::clone(&self.open));
-        (self.open.fetch_add(1, Ordering::Relaxed) < MAX_OPEN).then_some(slot)
+    /// Permits another connection; `None` if too many are open.
+    pub(crate) fn permit(&self) -> Option<FramePermit> {
+        let permit = FramePermit(Arc::clone(&self.open));
+        (self.open.fetch_add(1, Ordering::Relaxed) < MAX_OPEN).then_some(permit)
     }
 
     /// Closes every kept connection.
@@ -187,10 +172,10 @@ impl<I> FramePool<I> {
     }
 }
 
-/// A connection of a pool, open or about to be opened.
-pub(crate) struct Slot(Arc<AtomicUsize>);
+/// Counts a connection of a pool, open or about to be opened.
+pub(crate) struct FramePermit(Arc<AtomicUsize>);
 
-impl Drop for Slot {
+impl Drop for FramePermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

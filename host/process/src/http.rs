@@ -6,9 +6,11 @@ use std::io;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hotbay_protocol::{endpoint, header};
+use hotbay_protocol::{endpoint, frame, header};
 use http_body_util::Full;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    ACCEPT, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE,
+};
 use hyper::http::uri::InvalidUri;
 use hyper::{Method, StatusCode, Uri};
 
@@ -55,6 +57,17 @@ impl HttpRequest {
             headers: Vec::new(),
             max_response_bytes: Self::MAX_HEALTH_BYTES,
         }
+    }
+
+    /// Builds the HTTP message that asks for frames.
+    pub(crate) fn upgrade_to_frames(
+        token: Option<&HeaderValue>,
+    ) -> Result<hyper::Request<Full<Bytes>>, RequestError> {
+        let mut request = Self::health().to_message(token)?;
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static(frame::UPGRADE));
+        Ok(request)
     }
 
     /// Builds the HTTP message.

@@ -390,7 +390,7 @@ impl Shared {
             shared: self,
             deadline: exchange.deadline(),
             unanswered_by: None,
-            _running: self.activity.begin(),
+            _running: self.activity.begin(E::IS_CALL),
         };
         let (mut sent, mut retry_delay) = (0, RETRY_DELAY);
         let mut unreachable_since = None;

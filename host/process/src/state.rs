@@ -113,10 +113,11 @@ impl Activity {
         }
     }
 
-    /// Counts a call until the returned guard is dropped.
-    pub(crate) fn begin(&self) -> Running<'_> {
+    /// Counts a request until the returned guard is dropped. Tracks it if it `is_call`.
+    pub(crate) fn begin(&self, is_call: bool) -> Running<'_> {
         let before = self.calls.fetch_add(ONE_BEGUN + 1, Ordering::Relaxed);
-        let place = self.tracked.as_deref().and_then(|places| track(places, begun(before)));
+        let places = self.tracked.as_deref().filter(|_| is_call);
+        let place = places.and_then(|places| track(places, begun(before)));
         Running { calls: &self.calls, place }
     }
 
@@ -274,19 +275,19 @@ mod tests {
     #[test]
     fn calls_in_flight_are_counted_and_tracked() {
         let activity = Activity::new(true);
-        let [first, second] = [activity.begin(), activity.begin()];
+        let [first, second] = [activity.begin(true), activity.begin(true)];
         drop(first);
-        let third = activity.begin();
+        let third = activity.begin(true);
         let calls = activity.calls();
         assert_eq!((calls.running, calls.begun, &calls.ids[..]), (2, 3, &[2, 3][..]));
         drop([second, third]);
         assert!(!activity.is_running());
-        let many: Vec<_> = (0..MAX_TRACKED + 1).map(|_| activity.begin()).collect();
+        let many: Vec<_> = (0..MAX_TRACKED + 1).map(|_| activity.begin(true)).collect();
         assert_eq!(activity.calls().ids.len(), MAX_TRACKED);
         drop(many);
         assert_eq!((activity.calls().running, activity.calls().ids.len()), (0, 0));
         let counted = Activity::new(false);
-        let _call = counted.begin();
+        let _call = counted.begin(true);
         assert_eq!((counted.calls().running, counted.calls().ids.len()), (1, 0));
     }
 

@@ -167,7 +167,7 @@ fn every_stat_is_exported() {
         ("hotbay_process_cpu_seconds_total{one}", 2.0),
         ("hotbay_process_memory_bytes{one}", 14.0),
         ("hotbay_process_peak_memory_bytes{one}", 15.0),
-        ("hotbay_unenforced_sandbox_rules{one}", 10.0),
+        ("hotbay_unenforced_sandbox_rules{one}", 11.0),
         ("hotbay_call_duration_seconds{one}", 5.0),
         ("hotbay_call_duration_sampled_one_in", 64.0),
         ("hotbay_plugins", 1.0),

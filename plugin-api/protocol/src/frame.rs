@@ -33,6 +33,8 @@ pub struct RequestHead<'a> {
 /// The head of a reply, which means the same as a response over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplyHead<'a> {
+    /// The number of the call.
+    pub call_id: u64,
     /// The status of HTTP.
     pub status: u16,
     /// The media type of the body; empty without a body.
@@ -105,8 +107,10 @@ impl FrameBuffer {
     /// If the frame is incomplete.
     pub fn take_frame(&mut self) -> &[u8] {
         let start = self.taken + LENGTH_BYTES;
-        self.taken = start + self.length().expect("a frame");
-        &self.bytes[start..self.taken.min(self.filled)]
+        let end = start + self.length().expect("a frame");
+        assert!(end <= self.filled, "the frame is incomplete");
+        self.taken = end;
+        &self.bytes[start..end]
     }
 
     /// Returns space for a read. Frames that were taken are removed.

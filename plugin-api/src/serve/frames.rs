@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hotbay_protocol::frame::{self, FrameBuffer, MAX_REQUEST_BYTES, ReplyHead, RequestHead};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, UPGRADE};
 use hyper::{Response, StatusCode};
 
 use super::body::OutgoingBody;
@@ -24,9 +24,16 @@ use super::stop::KeepAlive;
 use crate::wire::Spin;
 use crate::{Plugin, TraceContext};
 
-/// Returns whether a request asks for frames.
+/// Time without a call after which a connection is closed, so that its thread exits.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Returns whether a request for the health asks for frames. Any other upgrade is ignored, as HTTP
+/// requires.
 pub(super) fn is_requested(headers: &HeaderMap) -> bool {
-    headers.get(UPGRADE).is_some_and(|upgrade| upgrade == frame::UPGRADE)
+    let options = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    let is_upgrade = |option: &str| option.trim().eq_ignore_ascii_case("upgrade");
+    options.flat_map(|value| value.split(',')).any(is_upgrade)
+        && headers.get(UPGRADE).is_some_and(|upgrade| upgrade == frame::UPGRADE)
 }
 
 /// A thread that waits for a connection.
@@ -74,30 +81,44 @@ fn serve<T: Plugin>(
     received: Bytes,
 ) -> io::Result<()> {
     let socket = connection.socket();
-    socket.set_blocking()?;
+    socket.set_blocking(IDLE_TIMEOUT)?;
     let mut buffer = FrameBuffer::new(&received);
     let (mut head, mut spin) = (Vec::new(), Spin::default());
     while let Some(request) = next_request(socket, &mut buffer, &mut spin)? {
         let mut running = RunningRequest::begin(connection, &server.activity, true);
-        let response = respond(server, connection, request);
+        let (call_id, response) = respond(server, connection, request);
         buffer.release();
-        write_reply(socket, &mut head, &response)?;
-        if running.end() == KeepAlive::Close {
+        let keep_alive = running.end();
+        if keep_alive == KeepAlive::Close {
+            // Before the reply, so that the host cannot send another call that is never read.
+            socket.shut_down(Shutdown::Read);
+        }
+        write_reply(socket, &mut head, call_id, &response)?;
+        if keep_alive == KeepAlive::Close {
             break;
         }
     }
     Ok(())
 }
 
-/// Runs the call of a frame.
+/// Runs the call of a frame. Returns its number, 0 if that is unknown.
 fn respond<T: Plugin>(
     server: &Arc<Server<T>>,
     connection: &Arc<Connection>,
     request: &[u8],
+) -> (u64, Response<OutgoingBody>) {
+    match frame::split::<RequestHead<'_>>(request) {
+        Some((head, body)) => (head.call_id, respond_to(server, connection, &head, body)),
+        None => (0, responses::rejected(StatusCode::BAD_REQUEST, "invalid head of a frame")),
+    }
+}
+
+fn respond_to<T: Plugin>(
+    server: &Arc<Server<T>>,
+    connection: &Arc<Connection>,
+    head: &RequestHead<'_>,
+    body: &[u8],
 ) -> Response<OutgoingBody> {
-    let Some((head, body)) = frame::split::<RequestHead<'_>>(request) else {
-        return responses::rejected(StatusCode::BAD_REQUEST, "invalid head of a frame");
-    };
     let Some(route) = server.route(head.endpoint) else {
         let message = format!("endpoint `{}` not found", head.endpoint);
         return responses::rejected(StatusCode::NOT_FOUND, &message);
@@ -126,6 +147,7 @@ fn respond<T: Plugin>(
 fn write_reply(
     socket: &Socket,
     buffer: &mut Vec<u8>,
+    call_id: u64,
     response: &Response<OutgoingBody>,
 ) -> io::Result<()> {
     let not_whole;
@@ -139,6 +161,7 @@ fn write_reply(
     };
     let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let head = ReplyHead {
+        call_id,
         status: response.status().as_u16(),
         content_type: content_type.unwrap_or_default(),
     };
@@ -171,6 +194,10 @@ fn next_request<'b>(
             read => Some(read),
         });
         match soon.unwrap_or_else(|| socket.read(space)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // From now on, the host cannot send. What it has sent before is still read.
+                socket.shut_down(Shutdown::Read);
+            }
             Ok(0) => return Ok(None),
             Ok(count) => buffer.fill(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

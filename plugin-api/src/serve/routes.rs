@@ -12,7 +12,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::rt::Write as _;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{BodyError, OutgoingBody};
 use super::call::{CallHeaders, run_plugin};
@@ -71,7 +71,9 @@ async fn handle<T: Plugin>(
         }
         connection.set_authenticated();
     }
-    if frames::is_requested(request.headers()) {
+    let is_health = endpoint_of(request.uri().path()) == Some(endpoint::HEALTH);
+    let may_upgrade = is_health && request.method() == Method::GET;
+    if may_upgrade && frames::is_requested(request.headers()) {
         return Ok(match FrameThread::spawn(server, guard) {
             Ok(thread) => {
                 let _ = upgraded.set(thread);
@@ -83,7 +85,6 @@ async fn handle<T: Plugin>(
             }
         });
     }
-    let is_health = endpoint_of(request.uri().path()) == Some(endpoint::HEALTH);
     let mut running = RunningRequest::begin(connection, &server.activity, !is_health);
     let mut response = route(server, connection, request).await;
     if running.end() == KeepAlive::Close {

@@ -9,12 +9,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::rt::ReadBufCursor;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::wire::with_read_buffer;
 
@@ -88,8 +90,10 @@ impl Socket {
         };
     }
 
-    /// Lets reads and writes wait from now on.
-    pub(super) fn set_blocking(&self) -> io::Result<()> {
+    /// Lets reads and writes wait from now on: reads for at most this time, after which they fail
+    /// with `WouldBlock`.
+    pub(super) fn set_blocking(&self, read_timeout: Duration) -> io::Result<()> {
+        set_socket_timeout(self, Timeout::Recv, Some(read_timeout))?;
         match &self.kind {
             Kind::Unix(socket) => socket.set_nonblocking(false),
             Kind::Tcp(socket) => socket.set_nonblocking(false),

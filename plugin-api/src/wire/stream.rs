@@ -250,7 +250,13 @@ impl hyper::rt::Read for Stream {
             };
             let read = match soon {
                 Some(received) => Poll::Ready(received),
-                None => self.poll_io(PollFlags::IN, |socket| recv(socket, flags)),
+                None => self.poll_io(PollFlags::IN, |socket| match recv(socket, flags) {
+                    // A signal does not prolong the wait.
+                    Err(error) if waits && is_transient(&error) => {
+                        Err(io::ErrorKind::WouldBlock.into())
+                    }
+                    received => received,
+                }),
             };
             if let (Some(total), Poll::Ready(Ok(count))) = (&self.read_bytes, &read) {
                 total.fetch_add(*count as u64, Ordering::Relaxed);

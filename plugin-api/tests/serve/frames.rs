@@ -29,6 +29,7 @@ struct Frames {
 
 #[derive(Debug)]
 struct Reply {
+    call_id: u64,
     status: u16,
     content_type: String,
     body: String,
@@ -67,6 +68,7 @@ impl Frames {
         }
         let (head, body) = frame::split::<ReplyHead<'_>>(self.received.take_frame()).unwrap();
         Ok(Reply {
+            call_id: head.call_id,
             status: head.status,
             content_type: head.content_type.to_owned(),
             body: String::from_utf8(body.to_vec()).unwrap(),
@@ -76,7 +78,9 @@ impl Frames {
     #[track_caller]
     fn call(&mut self, head: &RequestHead<'_>, body: impl AsRef<[u8]>) -> Reply {
         self.send(head, body.as_ref()).unwrap();
-        self.receive().unwrap()
+        let reply = self.receive().unwrap();
+        assert_eq!(reply.call_id, head.call_id);
+        reply
     }
 
     #[track_caller]
@@ -136,12 +140,13 @@ fn upgrade_needs_the_token_and_the_name() {
     let token = [UPGRADE[0], UPGRADE[1], ("Hotbay-Token", "wrong")];
     let response = program.connect().unwrap().request("GET", "/healthz", &token, "").unwrap();
     assert_eq!(response.status, 401);
-    let other = [UPGRADE[0], ("Upgrade", "websocket")];
+    // Served as ordinary requests, as HTTP requires.
     let mut client = program.connect().unwrap();
-    // Served as an ordinary request, as HTTP requires.
-    for _ in 0..2 {
-        assert_eq!(client.request("GET", "/healthz", &other, "").unwrap().status, 200);
+    for headers in [&[UPGRADE[0], ("Upgrade", "websocket")][..], &UPGRADE[..1], &UPGRADE[1..]] {
+        assert_eq!(client.request("GET", "/healthz", headers, "").unwrap().status, 200);
     }
+    let response = client.request("POST", "/execute", &UPGRADE, "called").unwrap();
+    assert_eq!((response.status, response.body.as_str()), (200, "called"));
 }
 
 #[test]
@@ -220,5 +225,41 @@ fn frame_sent_before_an_idle_exit_is_answered() {
             thread::sleep(Duration::from_micros(50 * answered));
         }
         assert_eq!(program.wait_for_exit().code(), Some(0));
+    }
+}
+
+#[test]
+fn program_that_stops_between_calls_loses_none() {
+    for round in 0..20 {
+        let mut program = Start::default().run();
+        let mut frames = Frames::open(&program);
+        for call in 0.. {
+            if call == 20 + round {
+                program.signal(rustix::process::Signal::TERM);
+            }
+            if frames.send(&EXECUTE, b"hello").is_err() {
+                break;
+            }
+            let reply = frames.receive();
+            let reply = reply.unwrap_or_else(|e| panic!("call {call} lost in round {round}: {e}"));
+            assert_eq!(reply.body, "hello");
+        }
+        assert_eq!(program.wait_for_exit().code(), Some(0), "{}", program.errors());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn idle_connections_of_frames_are_closed() {
+    let program = Start::default().run();
+    let threads = program.threads();
+    let mut frames: Vec<_> = (0..4).map(|_| Frames::open(&program)).collect();
+    for connection in &mut frames {
+        assert_eq!(connection.call(&EXECUTE, "x").body, "x");
+    }
+    assert!(program.threads() >= threads + 4);
+    wait_until("the threads of idle connections have exited", || program.threads() <= threads);
+    for connection in &mut frames {
+        assert!(connection.send(&EXECUTE, b"x").is_err(), "the call is not sent");
     }
 }

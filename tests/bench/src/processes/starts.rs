@@ -25,11 +25,13 @@ const CALLS: u32 = 500;
 pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 3 } else { 100 };
     let mut times = [const { Vec::new() }; 5];
-    let mut confined_times = Vec::new();
-    let mut calls = [const { Vec::new() }; 2];
-    let confined = install_program(&place.program, &place.dir.path().join("plugins"), "confined")?;
-    confine(&confined)?;
-    let other = install_program(&place.program, &place.dir.path().join("plugins"), "other")?;
+    let mut free = Samples::default();
+    let mut confined = [const { Samples::EMPTY }; 2];
+    let install = |name| install_program(&place.program, &place.dir.path().join("plugins"), name);
+    let folders = [install("confined")?, install("separated")?];
+    confine(&folders[0], false)?;
+    confine(&folders[1], true)?;
+    let other = install("other")?;
     let mut events = place.host.events();
     for _ in 0..rounds {
         let start = Instant::now();
@@ -41,19 +43,10 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         times[1].push(ms_since(start));
         drop(launched);
 
-        let start = Instant::now();
-        let echo = block_on(place.host.load(&other))??;
-        ensure!(echo.call(request())?.as_bytes() == BODY, "unexpected reply");
-        times[2].push(ms_since(start));
-        calls[0].push(time_calls(&echo)?);
-        block_on(place.host.unload("other"))??;
-
-        let start = Instant::now();
-        let echo = block_on(place.host.load(&confined))??;
-        ensure!(echo.call(request())?.as_bytes() == BODY, "unexpected reply");
-        confined_times.push(ms_since(start));
-        calls[1].push(time_calls(&echo)?);
-        block_on(place.host.unload("confined"))??;
+        free.add(place, &other)?;
+        for (confined, folder) in confined.iter_mut().zip(&folders) {
+            confined.add(place, folder)?;
+        }
 
         let [process] = processes_of("echo")[..] else { anyhow::bail!("`echo` does not run") };
         ensure!(place.echo.call(request())?.as_bytes() == BODY, "unexpected reply");
@@ -64,8 +57,9 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         ensure!(answer.as_bytes() == BODY, "unexpected reply");
         times[4].push(block_on(restarted(&mut events))?? as f64);
     }
+    times[2].clone_from(&free.loads_ms);
     report.print(&table(rounds, &times));
-    report.print(&confinement(rounds, &times[2], &confined_times, &calls));
+    report.print(&confinement(rounds, &free, &confined));
     ensure!(place.folder.exists(), "the plugin's folder is missing");
     Ok(())
 }
@@ -105,11 +99,36 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
     table
 }
 
+/// Loads and calls of one plugin.
+#[derive(Default)]
+struct Samples {
+    /// From the load to the first reply.
+    loads_ms: Vec<f64>,
+    /// The median of each round.
+    calls_us: Vec<f64>,
+}
+
+impl Samples {
+    const EMPTY: Self = Self { loads_ms: Vec::new(), calls_us: Vec::new() };
+
+    /// Loads a plugin, calls it and unloads it.
+    fn add(&mut self, place: &Place, folder: &Path) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let echo = block_on(place.host.load(folder))??;
+        ensure!(echo.call(request())?.as_bytes() == BODY, "unexpected reply");
+        self.loads_ms.push(ms_since(start));
+        self.calls_us.push(time_calls(&echo)?);
+        block_on(place.host.unload(echo.name().as_str()))??;
+        Ok(())
+    }
+}
+
 /// Adds a sandbox to the manifest in `folder`.
-fn confine(folder: &Path) -> anyhow::Result<()> {
+fn confine(folder: &Path, namespaces: bool) -> anyhow::Result<()> {
     let file = folder.join("plugin.json");
     let mut manifest: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-    manifest["sandbox"] = json!({ "write": ["{tmp}"], "limits": { "processes": 1 } });
+    manifest["sandbox"] =
+        json!({ "write": ["{tmp}"], "namespaces": namespaces, "limits": { "processes": 1 } });
     std::fs::write(&file, manifest.to_string())?;
     Ok(())
 }
@@ -125,30 +144,32 @@ fn time_calls(echo: &PluginHandle) -> anyhow::Result<f64> {
     Ok(quantile(times, 0.5))
 }
 
-fn confinement(rounds: usize, free: &[f64], confined: &[f64], calls: &[Vec<f64>; 2]) -> Table {
+fn confinement(rounds: usize, free: &Samples, confined: &[Samples; 2]) -> Table {
     let title = format!("Confinement of programs, {rounds} loads each");
     let mut table = Table::new(title, ["what", "without", "with", "difference", "goal", ""]);
     let median = |times: &[f64]| quantile(times.to_vec(), 0.5);
-    let added = confined.iter().zip(free).map(|(confined, free)| confined - free);
-    let added = quantile(added.collect(), 0.5);
-    table.row([
-        "`Host::load` to first reply (ms)".to_owned(),
-        format!("{:.2}", median(free)),
-        format!("{:.2}", median(confined)),
-        format!("{added:+.2}"),
-        format!("≤ +{MAX_CONFINEMENT_MS}"),
-        verdict(added <= MAX_CONFINEMENT_MS),
-    ]);
-    let ratio = calls[1].iter().zip(&calls[0]).map(|(confined, free)| confined / free);
-    let ratio = quantile(ratio.collect(), 0.5);
-    table.row([
-        "`call` of 16 bytes (µs)".to_owned(),
-        format!("{:.1}", median(&calls[0])),
-        format!("{:.1}", median(&calls[1])),
-        format!("× {ratio:.2}"),
-        format!("≤ × {MAX_CALL_RATIO}"),
-        verdict(ratio <= MAX_CALL_RATIO),
-    ]);
+    for (with, suffix) in confined.iter().zip(["", ", in namespaces"]) {
+        let added = with.loads_ms.iter().zip(&free.loads_ms).map(|(with, free)| with - free);
+        let added = quantile(added.collect(), 0.5);
+        table.row([
+            format!("`Host::load` to first reply{suffix} (ms)"),
+            format!("{:.2}", median(&free.loads_ms)),
+            format!("{:.2}", median(&with.loads_ms)),
+            format!("{added:+.2}"),
+            format!("≤ +{MAX_CONFINEMENT_MS}"),
+            verdict(added <= MAX_CONFINEMENT_MS),
+        ]);
+        let ratio = with.calls_us.iter().zip(&free.calls_us).map(|(with, free)| with / free);
+        let ratio = quantile(ratio.collect(), 0.5);
+        table.row([
+            format!("`call` of 16 bytes{suffix} (µs)"),
+            format!("{:.1}", median(&free.calls_us)),
+            format!("{:.1}", median(&with.calls_us)),
+            format!("× {ratio:.2}"),
+            format!("≤ × {MAX_CALL_RATIO}"),
+            verdict(ratio <= MAX_CALL_RATIO),
+        ]);
+    }
     table.note(
         "Loads with and without a sandbox alternate; differences and ratios are medians of pairs. A \
          load starts the program twice: for `capabilities`, and to serve. Each start of a confined \
