@@ -1,11 +1,12 @@
 //! `cargo xtask test`: runs all tests of the workspace, including documentation tests.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::io::{self, BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -30,13 +31,18 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()
 /// Runs all tests, and ends them with an error that names those that hang.
 pub(crate) fn run_watched(workspace: &Workspace) -> anyhow::Result<()> {
     let mut command = command(workspace);
+    let in_group = cfg!(unix) && env::var_os("CI").is_some();
     #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    if in_group {
+        // Not on a terminal, whose Ctrl-C reaches one group.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    }
     let mut tests = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
-    let stdout = tests.stdout.take().expect("it is piped");
-    let watched = watch(lines_of(stdout), HANGS_AFTER, &mut io::stdout());
+    let lines = lines_of(tests.stdout.take().expect("it is piped"));
+    let mut has_exited = || tests.try_wait().is_ok_and(|status| status.is_some());
+    let watched = watch(&lines, HANGS_AFTER, &mut has_exited, &mut io::stdout());
     if let Err(error) = watched {
-        end(&mut tests);
+        kill(&mut tests, in_group);
         return Err(error);
     }
     let status = tests.wait()?;
@@ -50,15 +56,18 @@ fn command(workspace: &Workspace) -> Command {
     command
 }
 
-/// Ends the processes of a group.
-fn end(leader: &mut Child) {
+/// Kills a process, with its group if it leads one.
+#[cfg_attr(not(unix), allow(unused_variables, reason = "other systems have no groups"))]
+fn kill(process: &mut Child, in_group: bool) {
     #[cfg(unix)]
-    if let Some(group) = i32::try_from(leader.id()).ok().and_then(rustix::process::Pid::from_raw) {
+    if let Ok(id) = i32::try_from(process.id())
+        && let Some(group) = rustix::process::Pid::from_raw(id).filter(|_| in_group)
+    {
         // Without an effect if all have exited.
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
-    let _ = leader.kill();
-    let _ = leader.wait();
+    let _ = process.kill();
+    let _ = process.wait();
 }
 
 fn lines_of(stdout: ChildStdout) -> Receiver<io::Result<String>> {
@@ -70,19 +79,25 @@ fn lines_of(stdout: ChildStdout) -> Receiver<io::Result<String>> {
     lines
 }
 
-/// Prints lines until they end. Fails if none arrives for so long.
+/// Prints lines until they end, or the tests have exited: a process that they left may hold the
+/// pipe. Fails if no line arrives for so long.
 fn watch(
-    lines: Receiver<io::Result<String>>,
+    lines: &Receiver<io::Result<String>>,
     hangs_after: Duration,
+    has_exited: &mut dyn FnMut() -> bool,
     output: &mut dyn io::Write,
 ) -> anyhow::Result<()> {
     let mut slow = BTreeSet::new();
+    let mut last_line = Instant::now();
     loop {
-        let line = match lines.recv_timeout(hangs_after) {
+        let line = match lines.recv_timeout(hangs_after.min(Duration::from_secs(1))) {
             Ok(line) => line?,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Err(RecvTimeoutError::Timeout) => break,
+            Err(RecvTimeoutError::Timeout) if has_exited() => return Ok(()),
+            Err(RecvTimeoutError::Timeout) if last_line.elapsed() >= hangs_after => break,
+            Err(RecvTimeoutError::Timeout) => continue,
         };
+        last_line = Instant::now();
         writeln!(output, "{line}")?;
         if let Some(line) = line.strip_prefix("test ") {
             match line.split_once(" has been running for ") {
@@ -116,17 +131,20 @@ mod tests {
             sender.send(Ok(line.to_owned())).unwrap();
         }
         let mut output = Vec::new();
-        let error = watch(lines, Duration::from_millis(20), &mut output).unwrap_err();
+        let hangs_after = Duration::from_millis(20);
+        let error = watch(&lines, hangs_after, &mut || false, &mut output).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.ends_with("running: a::hangs"), "{error}");
         assert_eq!(String::from_utf8(output).unwrap().lines().count(), 4);
     }
 
     #[test]
-    fn end_of_output_is_no_hang() {
+    fn end_of_output_or_of_the_tests_ends_the_watch() {
+        let minute = Duration::from_secs(60);
         let (sender, lines) = channel();
         sender.send(Ok("test a ... ok".to_owned())).unwrap();
+        watch(&lines, minute, &mut || true, &mut Vec::new()).unwrap();
         drop(sender);
-        watch(lines, Duration::from_secs(60), &mut Vec::new()).unwrap();
+        watch(&lines, minute, &mut || false, &mut Vec::new()).unwrap();
     }
 }

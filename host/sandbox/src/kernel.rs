@@ -28,11 +28,20 @@ impl Kernel {
         Self { namespaces, ..self }
     }
 
-    /// Returns what the running kernel can enforce for this process. It is queried once. A child
-    /// process tries whether it can enter namespaces, and exits.
+    /// Returns what the running kernel can enforce for this process. It is queried once, and again
+    /// after a failure that may not last. A child process tries whether it can enter namespaces, and
+    /// exits.
     pub fn current() -> Self {
         static NAMESPACES: OnceLock<Result<(), NoNamespaces>> = OnceLock::new();
-        Self::without_child().with_namespaces(*NAMESPACES.get_or_init(namespaces::probe))
+        let namespaces = NAMESPACES.get().copied().unwrap_or_else(|| {
+            let probed = namespaces::probe();
+            if probed.is_err_and(NoNamespaces::is_transient) {
+                probed
+            } else {
+                *NAMESPACES.get_or_init(|| probed)
+            }
+        });
+        Self::without_child().with_namespaces(namespaces)
     }
 
     /// Returns what the running kernel can enforce of `policy`. Starts no child process unless the

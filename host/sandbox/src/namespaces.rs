@@ -27,6 +27,17 @@ pub enum NoNamespaces {
     Failed(i32),
 }
 
+impl NoNamespaces {
+    /// Returns whether a later attempt may succeed.
+    pub(crate) fn is_transient(self) -> bool {
+        match self {
+            Self::LimitReached => true,
+            Self::Failed(code) => [EAGAIN, ENOMEM].contains(&code),
+            Self::Unsupported | Self::Disabled | Self::NonePermitted | Self::AppArmor => false,
+        }
+    }
+}
+
 impl fmt::Display for NoNamespaces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -49,8 +60,10 @@ impl fmt::Display for NoNamespaces {
     }
 }
 
-/// The number of this error on every Unix.
+// The numbers of these errors on Linux, which no other system reports.
 const EPERM: i32 = 1;
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Namespaces, probe};

@@ -479,7 +479,8 @@ impl Host {
         Providers::new(contract, typed, Arc::new(registry), self.inner.registry.changes.clone())
     }
 
-    /// Returns the counts of the host and of every plugin.
+    /// Returns the counts of the host and of every plugin. Like [`list`](Self::list), reads `/proc` if
+    /// a program runs.
     ///
     /// Counts are exact for calls that have returned. The duration of one call in 64 is recorded,
     /// since reading the clock costs as much as a call.

@@ -114,7 +114,12 @@ fn check_required(
     if missing.is_empty() {
         return Ok(());
     }
+    let is_partial = |rule: &&RuleReport| matches!(rule.status, RuleStatus::Partial(_));
     let hint = match missing[..] {
+        _ if missing.iter().all(is_partial) => {
+            "no longer require the rule, if it suffices that it is enforced as far as the reason \
+             says; `hotbay doctor` prints what this kernel and newer ones can enforce"
+        }
         [RuleReport { rule: SandboxRule::Namespaces, .. }] => {
             "let the user of the host create user namespaces (`hotbay doctor` prints whether it \
              can), or no longer require `namespaces`: the other rules are enforced without them"

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hotbay::confinement::{ConfinementPolicy, RuleStatus};
 use hotbay::manifest::{Sandbox, SandboxLimits, SandboxRule};
 use hotbay::{ErrorKind, Events, Host, HostBuilder, HostEvent, Request};
-use hotbay_tests::{Plugins, event, loaded, runner};
+use hotbay_tests::{Plugins, StopOnDrop, event, loaded, runner};
 use serde_json::{Value, json};
 
 use super::{attempt, can_confine, start, start_with};
@@ -104,9 +104,8 @@ fn spinning_call_among_others_is_ended() {
                 let _ = running.call(&json!({ "do": "wait", "millis": 40 }));
             }
         });
-        let reason = exceed_in_call(&running, spin());
-        is_ended.store(true, Ordering::Relaxed);
-        reason
+        let _stop = StopOnDrop(&is_ended);
+        exceed_in_call(&running, spin())
     });
     assert!(reason.contains("exceeded its limit `call_cpu_seconds`"), "{reason}");
     running.end();
