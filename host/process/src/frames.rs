@@ -180,3 +180,122 @@ impl Drop for FramePermit {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    use hotbay_plugin::wire;
+    use hotbay_protocol::frame::write_head;
+
+    use super::*;
+    use crate::http::{Delivery, RequestErrorKind};
+    use crate::sharing::Sharing;
+
+    const HEAD: RequestHead<'_> = RequestHead {
+        call_id: 7,
+        deadline_ms: None,
+        trace: None,
+        contract_hash: None,
+        endpoint: "execute",
+        content_type: "text/plain",
+    };
+
+    fn reply(call_id: u64, status: u16, content_type: &str, body: &str) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let head = ReplyHead { call_id, status, content_type };
+        write_head(&mut frame, &head, body.len()).expect("it is short");
+        [&frame[..], body.as_bytes()].concat()
+    }
+
+    /// Sends a call to a program that answers with these bytes and closes its end.
+    fn exchange(answer: &[u8]) -> Result<HttpResponse, RequestError> {
+        let (near, mut far) = UnixStream::pair().expect("a pair");
+        far.write_all(answer).expect("it fits into the buffer");
+        far.shutdown(Shutdown::Write).expect("shutdown succeeds");
+        let mut connection = connection(near);
+        let response = call(&mut connection);
+        let mut request = Vec::new();
+        drop(connection);
+        far.read_to_end(&mut request).expect("the request");
+        assert!(request.ends_with(b"input"));
+        response
+    }
+
+    fn connection(near: UnixStream) -> FrameConnection<wire::Stream> {
+        let io = wire::Stream::try_from(near).expect("a stream");
+        let permit = FramePool::<wire::Stream>::default().permit().expect("none is open");
+        FrameConnection::new(io, b"", Sharing::new().opened(), permit)
+    }
+
+    fn call(connection: &mut FrameConnection<wire::Stream>) -> Result<HttpResponse, RequestError> {
+        let exchange = connection.exchange(&HEAD, b"input", 16, wire::Stream::expect_reply);
+        wire::block_on(None, exchange).expect("without a deadline")
+    }
+
+    #[test]
+    fn reply_is_a_response() {
+        let response = exchange(&reply(7, 422, "application/json", "{}")).expect("a response");
+        assert_eq!((response.status.as_u16(), &response.body[..]), (422, &b"{}"[..]));
+        assert_eq!(response.content_type(), "application/json");
+        let response = exchange(&reply(7, 200, "", "")).expect("a response");
+        assert!(response.headers.is_empty());
+    }
+
+    #[test]
+    fn invalid_replies_are_errors() {
+        let valid = reply(7, 200, "text/plain", "output");
+        let cut = &valid[..valid.len() - 1];
+        let two = [&valid[..], &valid].concat();
+        for (answer, kind, expected) in [
+            (&b""[..], RequestErrorKind::Disconnected, "end of the stream"),
+            (&valid[..2], RequestErrorKind::Disconnected, "end of the stream"),
+            (cut, RequestErrorKind::Disconnected, "end of the stream"),
+            (&[1, 0, 0, 0, 0xff], RequestErrorKind::Protocol, "invalid head"),
+            (&[0; 4], RequestErrorKind::Protocol, "invalid head"),
+            (&[0xff; 64], RequestErrorKind::TooLarge, "larger than 16 bytes"),
+            (b"HTTP/1.1 200 OK\r\n\r\n", RequestErrorKind::TooLarge, "larger than 16 bytes"),
+            (&reply(6, 200, "", ""), RequestErrorKind::Protocol, "reply to another call"),
+            (&reply(7, 99, "", ""), RequestErrorKind::Protocol, "invalid status"),
+            (&reply(7, 200, "a\nb", ""), RequestErrorKind::Protocol, "invalid content type"),
+            (&reply(7, 200, "", "seventeen letters"), RequestErrorKind::TooLarge, "larger than 16"),
+            (&two, RequestErrorKind::Protocol, "more than one reply"),
+        ] {
+            let error = exchange(answer).expect_err(expected);
+            assert!(error.message.contains(expected), "{error:?}");
+            assert_eq!((error.kind, error.delivery), (kind, Delivery::MaybeSent), "{error:?}");
+            assert_eq!(error.has_response, !answer.is_empty(), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn call_on_a_closed_connection_is_not_sent() {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        let mut connection = connection(near);
+        // As a program does that stops, or was idle.
+        far.shutdown(Shutdown::Read).expect("shutdown succeeds");
+        assert_eq!(call(&mut connection).expect_err("closed").delivery, Delivery::NotSent);
+    }
+
+    #[test]
+    fn large_calls_leave_no_memory_and_open_connections_are_limited() {
+        let pool = FramePool::<wire::Stream>::default();
+        let permits: Vec<_> = (0..MAX_OPEN).map(|_| pool.permit().expect("permitted")).collect();
+        assert!(pool.permit().is_none());
+        drop(permits);
+        assert!(pool.permit().is_some());
+        let (near, mut far) = UnixStream::pair().expect("a pair");
+        let output = "x".repeat(100_000);
+        let answer = reply(7, 200, "", &output);
+        let writing = std::thread::spawn(move || far.write_all(&answer).map(|()| far));
+        let mut connection = connection(near);
+        let input = vec![1; 100_000];
+        let exchange = connection.exchange(&HEAD, &input, 1 << 20, wire::Stream::expect_reply);
+        let reading = wire::block_on(None, exchange);
+        assert!(reading.is_some_and(|response| response.is_ok_and(|it| it.body.len() == 100_000)));
+        assert!(connection.request.capacity() <= MAX_KEPT_BYTES);
+        drop(writing);
+    }
+}
