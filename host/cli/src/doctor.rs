@@ -41,7 +41,7 @@ pub(crate) fn print_rules(
     for rule in &confinement.rules {
         let (name, status) = (rule.rule.as_str(), rule.status.as_str());
         let reason = rule.status.reason().unwrap_or_default();
-        let line = format!("{start}{name:<14}{status:<13}{reason}");
+        let line = format!("{start}{name:<17}{status:<13}{reason}");
         out.line(line.trim_end())?;
         start = " ".repeat(title.len());
     }

@@ -21,7 +21,7 @@ pub(crate) fn of_file(program: &Path) -> Option<Diagnosis> {
 
 /// Explains why `program` could not be executed, given the `error` of the attempt. One or two
 /// lines.
-pub(crate) fn of_spawn(error: &io::Error, program: &Path) -> Diagnosis {
+pub(crate) fn of_spawn(error: &io::Error, program: &Path, is_confined: bool) -> Diagnosis {
     if let Some(cause) = Enforcement::explain_namespaces(error) {
         return Diagnosis::new(
             format!("cannot run `{}` in new namespaces: {cause}", program.display()),
@@ -30,20 +30,20 @@ pub(crate) fn of_spawn(error: &io::Error, program: &Path) -> Diagnosis {
         );
     }
     let message = format!("cannot run `{}`: {error}", program.display());
-    match cause_of_spawn(error, program) {
+    match cause_of_spawn(error, program, is_confined) {
         Some(cause) => cause.map_message(|cause| format!("{message}\n{cause}")),
         None => message.into(),
     }
 }
 
-fn cause_of_spawn(error: &io::Error, path: &Path) -> Option<Diagnosis> {
+fn cause_of_spawn(error: &io::Error, path: &Path, is_confined: bool) -> Option<Diagnosis> {
     let program = ProgramFile::inspect(path);
     Some(match error.raw_os_error()? {
         libc::ENOENT => missing(path, &program),
         libc::ENOTDIR => {
             Diagnosis::new("a part of its path is a file, not a folder", "fix the path")
         }
-        libc::EACCES | libc::EPERM => not_permitted(path, &program),
+        libc::EACCES | libc::EPERM => not_permitted(path, &program, is_confined),
         libc::ENOEXEC => program.why_not_runnable().unwrap_or_else(|| {
             Diagnosis::new(
                 "the kernel does not recognize the file format",
@@ -85,7 +85,7 @@ fn missing(path: &Path, program: &ProgramFile) -> Diagnosis {
     }
 }
 
-fn not_permitted(path: &Path, program: &ProgramFile) -> Diagnosis {
+fn not_permitted(path: &Path, program: &ProgramFile, is_confined: bool) -> Diagnosis {
     if matches!(program, ProgramFile::NotAFile) {
         return Diagnosis::new("it is a folder or a device, not a program", "fix the path");
     }
@@ -93,6 +93,10 @@ fn not_permitted(path: &Path, program: &ProgramFile) -> Diagnosis {
         return diagnosis;
     }
     match mode_of(path) {
+        Some(_) if is_confined && matches!(program, ProgramFile::Script { .. }) => Diagnosis::new(
+            "its sandbox may deny the interpreter of its `#!` line",
+            "set `preset` in its sandbox, to `python` or `node`, or list the interpreter in `run`",
+        ),
         Some(mode) => program.not_executable_helper().unwrap_or_else(|| {
             format!(
                 "the file has mode {mode:04o}; it may be inaccessible to this user, or on a file \
@@ -273,7 +277,8 @@ mod tests {
         let path = folder.path().join("plugin");
         std::fs::write(&path, bytes).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let Diagnosis { message, hint } = of_spawn(&io::Error::from_raw_os_error(code), &path);
+        let Diagnosis { message, hint } =
+            of_spawn(&io::Error::from_raw_os_error(code), &path, false);
         assert!(message.starts_with(&format!("cannot run `{}`: ", path.display())), "{message}");
         assert!(message.lines().count() <= 2, "{message}");
         let cause = message.lines().nth(1).unwrap_or("");
@@ -291,10 +296,10 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::ENOENT);
         let cases = [("none", "\nfile not found"), ("no/none", "\nfolder `")];
         for (path, expect) in cases {
-            let message = of_spawn(&error, &folder.path().join(path)).message;
+            let message = of_spawn(&error, &folder.path().join(path), false).message;
             assert!(message.contains(expect), "{message}");
         }
-        let denied = of_spawn(&io::Error::from_raw_os_error(libc::EACCES), folder.path());
+        let denied = of_spawn(&io::Error::from_raw_os_error(libc::EACCES), folder.path(), false);
         assert!(denied.message.contains("it is a folder or a device"), "{denied}");
         assert_eq!(denied.hint.as_deref(), Some("fix the path"));
     }

@@ -366,6 +366,10 @@ const MAX_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// socket first, and may then finish other work.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Time for which a call that was lost waits for the reason: a process closes its connections shortly
+/// before its exit is noticed.
+const EXIT_REASON_TIMEOUT: Duration = Duration::from_millis(250);
+
 impl Shared {
     fn control_call(&self, method: Method, endpoint: &str) -> HttpRequest {
         HttpRequest {
@@ -423,11 +427,34 @@ impl Shared {
                 }
             };
             if !(is_safe && may_help) || is_exhausted {
-                return Err(error_of(&error, sent));
+                let mut failure = error_of(&error, sent);
+                if may_help
+                    && error.delivery == Delivery::MaybeSent
+                    && let Some(reason) = self.exit_reason::<W>(&live, exchange.deadline()).await
+                {
+                    failure = failure.caused_by(reason);
+                }
+                return Err(failure);
             }
             self.wait_for_other::<W>(&live, retry_delay).await;
             retry_delay = (retry_delay * 2).min(MAX_RETRY_DELAY);
         }
+    }
+
+    /// Returns why the process of a lost connection exited; waits for that if it has just exited.
+    async fn exit_reason<W: Transport>(
+        &self,
+        live: &Live,
+        deadline: Option<Instant>,
+    ) -> Option<Diagnosis> {
+        let mut reason = live.exit_reason.subscribe();
+        let known = async { reason.wait_for(Option::is_some).await.ok()?.clone() };
+        let until = Instant::now() + EXIT_REASON_TIMEOUT;
+        // The error is more than that the deadline has passed.
+        let until = deadline
+            .and_then(|deadline| deadline.checked_sub(EXIT_REASON_TIMEOUT))
+            .map_or(until, |latest| latest.min(until));
+        W::timeout_at(&self.timers, until, known).await.flatten()
     }
 
     /// Returns whether the request raced with an idle exit: no byte of a response came, and the

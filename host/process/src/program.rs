@@ -142,7 +142,11 @@ impl Program {
 
     /// Explains why it was not spawned. Names the original file, which users know.
     pub(crate) fn explain_spawn_error(&self, error: &io::Error) -> Diagnosis {
-        self.with_original_path(diagnose::of_spawn(error, &self.copy.path()))
+        self.with_original_path(diagnose::of_spawn(
+            error,
+            &self.copy.path(),
+            self.sandbox.is_some(),
+        ))
     }
 
     /// Explains how it exited, and why.

@@ -13,7 +13,7 @@ use hotbay_protocol::location::UNIX_PREFIX;
 use hotbay_protocol::variable;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{timeout, timeout_at};
 
 use crate::capabilities::Capabilities;
@@ -288,6 +288,7 @@ async fn start_prepared(
                 client,
                 meter: Meter::new(&child),
                 end: OnceLock::new(),
+                exit_reason: watch::Sender::new(None),
             });
             Ok(Started {
                 child,

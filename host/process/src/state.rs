@@ -52,6 +52,8 @@ pub(crate) struct Live {
     pub(crate) fixed_socket: Option<PathBuf>,
     /// How it ended; set before the phase changes.
     pub(crate) end: OnceLock<ExitCause>,
+    /// Why it ended, if it was not idle and not asked to stop.
+    pub(crate) exit_reason: watch::Sender<Option<Diagnosis>>,
 }
 
 /// A command to the watch task of a process.

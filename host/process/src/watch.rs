@@ -251,6 +251,7 @@ impl Watch {
         let has_served = self.shared.activity.take_has_served();
         let cause = if has_served { ExitCause::Served } else { ExitCause::Unused };
         let _ = started.live.end.set(cause);
+        started.live.exit_reason.send_replace(Some(reason.clone().into()));
         self.set_phase(Phase::Starting);
         let pid = started.live.pid;
         self.clean_up(started, grace).await;
@@ -295,7 +296,7 @@ impl Watch {
         let cause = exit_cause(status, may_be_idle, activity.take_has_served());
         let _ = started.live.end.set(cause);
         self.set_phase(Phase::Starting);
-        let pid = started.live.pid;
+        let live = Arc::clone(&started.live);
         let ran_out_of_memory = started.child.ran_out_of_memory();
         let (_, tail) = self.clean_up(started, Duration::ZERO).await;
         if cause != ExitCause::Idle {
@@ -303,7 +304,8 @@ impl Watch {
                 true => "it exceeded its limit `memory_bytes`, and the kernel killed it".into(),
                 false => self.shared.program.explain_exit(status, &lock(&tail)),
             };
-            self.observer.exited(pid, reason);
+            live.exit_reason.send_replace(Some(reason.clone()));
+            self.observer.exited(live.pid, reason);
         }
         cause
     }

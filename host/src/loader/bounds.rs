@@ -120,6 +120,10 @@ fn check_required(
             "no longer require the rule, if it suffices that it is enforced as far as the reason \
              says; `hotbay doctor` prints what this kernel and newer ones can enforce"
         }
+        [RuleReport { rule: SandboxRule::Cpu, .. }] => {
+            "delegate a folder of control groups (version 2) with the controller `cpu` to the host, \
+             set `cgroup` in `[sandbox]` of hotbay.toml, or no longer require `cpu`"
+        }
         [RuleReport { rule: SandboxRule::Namespaces, .. }] => {
             "let the user of the host create user namespaces (`hotbay doctor` prints whether it \
              can), or no longer require `namespaces`: the other rules are enforced without them"

@@ -331,7 +331,8 @@ fn refuse_sandbox(candidate: &Candidate) -> Result<(), Error> {
     let message = "it has a sandbox, but a library runs in the host's own process";
     Err(failed
         .caused_by(message)
-        .with_hint("add `\"isolation\": \"process\"` to its plugin.json, or remove `sandbox`"))
+        .with_hint("add `\"isolation\": \"process\"` to its plugin.json, or `isolation = \"process\"` to its section \
+             in hotbay.toml, or remove `sandbox`"))
 }
 
 /// Logs and emits which rules of a sandbox are not enforced.

@@ -18,9 +18,9 @@ use crate::process::fixture::Running;
 fn exceed(limits: Value, write: Value, action: Value) -> String {
     let running = start(json!({ "limits": limits, "write": write }));
     let mut events = running.host.events();
-    let outcome = running.call(&action);
-    assert!(outcome.is_err(), "{outcome:?}");
+    let error = running.call(&action).expect_err("it exceeds a limit");
     let reason = exit_reason(&mut events);
+    assert!(error.full_message().contains(&reason), "{}", error.full_message());
     running.end();
     reason
 }
@@ -44,7 +44,9 @@ fn exceed_in_call(running: &Running, request: Request<'_>) -> String {
     let mut events = running.host.events();
     let error = running.handle.call(request).expect_err("it is ended");
     assert_eq!(error.kind(), ErrorKind::Disconnected, "{}", error.full_message());
-    exit_reason(&mut events)
+    let reason = exit_reason(&mut events);
+    assert!(error.full_message().contains(&reason), "{}", error.full_message());
+    reason
 }
 
 fn call_limit(seconds: f64) -> Value {

@@ -39,7 +39,7 @@ fn required_rule_that_is_unavailable_refuses_the_program() {
     assert_eq!((error.kind(), error.step()), (ErrorKind::Unsupported, Some(LoadStep::Confine)));
     let message = error.full_message();
     assert!(message.contains("cpu is unavailable (needs a folder of control groups"), "{message}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("hotbay doctor")), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("`cgroup` in `[sandbox]`")), "{error:?}");
     assert!(fixture.started().is_empty());
 }
 
@@ -107,4 +107,18 @@ fn missing_landlock_refuses_what_requires_it() {
     block_on(host.load(folder)).expect("it is enforced as far as possible");
     let event = hotbay_tests::event(&mut events, |event| event.name() == "confinement_incomplete");
     assert!(event.to_string().contains("read is unavailable"), "{event}");
+}
+
+#[test]
+fn script_without_its_preset_is_explained() {
+    if !can_confine(1) || !hotbay_tests::has_interpreter("python3") {
+        return;
+    }
+    let fixture = ProcessFixture::new();
+    let script = "#!/usr/bin/env python3\nprint(1)\n";
+    let folder = program(&fixture, json!({})).bytes(script).file("plugin.py").install();
+    let error = refused(&Host::builder().build().expect("a host"), folder);
+    let message = error.full_message();
+    assert!(message.contains("its sandbox may deny the interpreter of its `#!` line"), "{message}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("`preset`")), "{error:?}");
 }
