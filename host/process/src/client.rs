@@ -87,15 +87,20 @@ impl Client {
         let connection = self.connect::<W>().await?;
         let upgraded = {
             let upgrade = pin!(connection.upgrade(request));
-            self.exchange_with_priority::<W, _>(upgrade).await?
+            self.exchange_with_priority::<W, _>(upgrade).await
         };
         drop(waiting);
+        let upgraded = upgraded.map_err(RequestError::of_upgrade)?;
         let Some((mut io, received, open)) = upgraded else {
             self.refuses_frames.store(true, Ordering::Relaxed);
             return Ok(None);
         };
+        if !received.is_empty() {
+            let early = RequestError::invalid_frame("a reply before the first request");
+            return Err(RequestError::of_upgrade(early));
+        }
         W::expect_replies(&mut io).map_err(RequestError::unsent)?;
-        Ok(Some(FrameConnection::new(io, &received, open, permit)))
+        Ok(Some(FrameConnection::new(io, open, permit)))
     }
 
     /// Sends a request, on a kept connection if possible. A kept one may have been closed

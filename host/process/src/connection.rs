@@ -350,9 +350,9 @@ where
                 Poll::Pending => Poll::Pending,
             }
         });
-        // No call was sent, whatever happens.
-        let endless = || RequestError::unsent(RequestError::endless_heads(MAX_HEADS_BYTES).message);
-        let response = response.await.ok_or_else(endless)?.map_err(RequestError::unsent)?;
+        let response =
+            response.await.ok_or_else(|| RequestError::endless_heads(MAX_HEADS_BYTES))?;
+        let response = response.map_err(|error| RequestError::of(&error))?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(None);
         }

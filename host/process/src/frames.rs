@@ -31,6 +31,9 @@ const MAX_REPLY_HEAD_BYTES: u64 = 64 << 10;
 /// With less time before the deadline, no read may block.
 const MIN_BLOCKING_MS: u64 = 20;
 
+/// The number of replies to earlier calls that are discarded for one call.
+const MAX_STALE: u32 = 16;
+
 /// Returns whether a request fits into a frame.
 pub(crate) fn fits(head: &RequestHead<'_>, body: &[u8]) -> bool {
     let names = head.endpoint.len() + head.content_type.len();
@@ -49,9 +52,9 @@ pub(crate) struct FrameConnection<I> {
 }
 
 impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
-    /// Wraps a socket that carries frames, of which these bytes were already received.
-    pub(crate) fn new(io: I, received: &[u8], open: Open, permit: FramePermit) -> Self {
-        let received = FrameBuffer::new(received);
+    /// Wraps a socket that carries frames.
+    pub(crate) fn new(io: I, open: Open, permit: FramePermit) -> Self {
+        let received = FrameBuffer::default();
         Self { _open: open, io, request: Vec::new(), received, _permit: permit }
     }
 
@@ -71,6 +74,25 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
         write_all(&mut self.io, &self.request).await.map_err(RequestError::unsent)?;
         let may_block = head.deadline_ms.is_none_or(|left_ms| left_ms >= MIN_BLOCKING_MS);
         expect_reply(&mut self.io, may_block);
+        for _ in 0..MAX_STALE {
+            self.receive(max_response_bytes).await?;
+            let response =
+                response_of(self.received.take_frame(), head.call_id, max_response_bytes);
+            // The program has answered an earlier call again.
+            let Some(response) = response.transpose() else { continue };
+            self.received.release();
+            self.request.clear();
+            self.request.shrink_to(MAX_KEPT_BYTES);
+            if !self.received.is_empty() {
+                return Err(RequestError::invalid_frame("more than one reply to a request"));
+            }
+            return response;
+        }
+        Err(RequestError::invalid_frame("only replies to other calls"))
+    }
+
+    /// Receives the next frame.
+    async fn receive(&mut self, max_response_bytes: u64) -> Result<(), RequestError> {
         let max_bytes = max_response_bytes.saturating_add(MAX_REPLY_HEAD_BYTES);
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let too_large = |_| RequestError::too_large(max_response_bytes);
@@ -83,28 +105,21 @@ impl<I: Read + Write + Unpin + Send + 'static> FrameConnection<I> {
                 }
             }
         }
-        let reply = self.received.take_frame();
-        let response = response_of(reply, head.call_id, max_response_bytes);
-        self.received.release();
-        self.request.clear();
-        self.request.shrink_to(MAX_KEPT_BYTES);
-        if !self.received.is_empty() {
-            return Err(RequestError::invalid_frame("more than one reply to a request"));
-        }
-        response
+        Ok(())
     }
 }
 
+/// Parses a reply; `None` if it is that of another call.
 fn response_of(
     reply: &[u8],
     call_id: u64,
     max_response_bytes: u64,
-) -> Result<HttpResponse, RequestError> {
+) -> Result<Option<HttpResponse>, RequestError> {
     let Some((head, body)) = frame::split::<ReplyHead<'_>>(reply) else {
         return Err(RequestError::invalid_frame("invalid head"));
     };
     if head.call_id != call_id {
-        return Err(RequestError::invalid_frame("reply to another call"));
+        return Ok(None);
     }
     if body.len() as u64 > max_response_bytes {
         return Err(RequestError::too_large(max_response_bytes));
@@ -118,7 +133,7 @@ fn response_of(
             content_type.map_err(|_| RequestError::invalid_frame("invalid content type"))?;
         headers.insert(CONTENT_TYPE, content_type);
     }
-    Ok(HttpResponse { status, headers, body: body.to_vec() })
+    Ok(Some(HttpResponse { status, headers, body: body.to_vec() }))
 }
 
 async fn write_all<I: Write + Unpin>(io: &mut I, mut bytes: &[u8]) -> io::Result<()> {
@@ -227,7 +242,7 @@ mod tests {
     fn connection(near: UnixStream) -> FrameConnection<wire::Stream> {
         let io = wire::Stream::try_from(near).expect("a stream");
         let permit = FramePool::<wire::Stream>::default().permit().expect("none is open");
-        FrameConnection::new(io, b"", Sharing::new().opened(), permit)
+        FrameConnection::new(io, Sharing::new().opened(), permit)
     }
 
     fn call(connection: &mut FrameConnection<wire::Stream>) -> Result<HttpResponse, RequestError> {
@@ -240,7 +255,8 @@ mod tests {
         let response = exchange(&reply(7, 422, "application/json", "{}")).expect("a response");
         assert_eq!((response.status.as_u16(), &response.body[..]), (422, &b"{}"[..]));
         assert_eq!(response.content_type(), "application/json");
-        let response = exchange(&reply(7, 200, "", "")).expect("a response");
+        let later = [reply(6, 200, "", "no"), reply(7, 200, "", "")].concat();
+        let response = exchange(&later).expect("a response");
         assert!(response.headers.is_empty());
     }
 
@@ -257,7 +273,11 @@ mod tests {
             (&[0; 4], RequestErrorKind::Protocol, "invalid head"),
             (&[0xff; 64], RequestErrorKind::TooLarge, "larger than 16 bytes"),
             (b"HTTP/1.1 200 OK\r\n\r\n", RequestErrorKind::TooLarge, "larger than 16 bytes"),
-            (&reply(6, 200, "", ""), RequestErrorKind::Protocol, "reply to another call"),
+            (
+                &reply(6, 200, "", "").repeat(16),
+                RequestErrorKind::Protocol,
+                "replies to other calls",
+            ),
             (&reply(7, 99, "", ""), RequestErrorKind::Protocol, "invalid status"),
             (&reply(7, 200, "a\nb", ""), RequestErrorKind::Protocol, "invalid content type"),
             (&reply(7, 200, "", "seventeen letters"), RequestErrorKind::TooLarge, "larger than 16"),

@@ -236,6 +236,13 @@ impl RequestError {
         }
     }
 
+    /// Returns the error of an upgrade to frames that failed, before any call was sent.
+    pub(crate) fn of_upgrade(error: Self) -> Self {
+        let message =
+            format!("cannot upgrade a connection to `{}`: {}", frame::UPGRADE, error.message);
+        Self { delivery: Delivery::NotSent, message, ..error }
+    }
+
     /// Returns the error for a reply that is not a valid frame.
     pub(crate) fn invalid_frame(why: &str) -> Self {
         Self {

@@ -5,6 +5,7 @@ mod calls;
 mod connections;
 mod dialects;
 pub(crate) mod fixture;
+mod frames;
 mod idle_and_hung;
 mod lifecycle;
 mod logs;
