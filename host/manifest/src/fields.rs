@@ -460,8 +460,9 @@ pub(crate) const REQUIRE: Field = list(
     "require",
     Entries::Rules,
     "a list of rules, such as `read` or `net`",
-    "Rules without which the program must not run. On a machine that cannot enforce one of them, the \
-     load fails. Others are enforced as far as the machine can.",
+    "Rules without which the program must not run: `read`, `write`, `run`, `net`, `ipc`, `syscalls`, \
+     `namespaces`, and limits that are set. If the machine cannot enforce one of them, or only \
+     partially, the load fails. Others are enforced as far as the machine can.",
 );
 
 /// The fields of `sandbox.net`.
