@@ -78,7 +78,9 @@ impl Client {
         if !is_unix || self.refuses_frames.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let Some(permit) = W::frame_pool(&self.pools).permit() else { return Ok(None) };
+        let Some(permit) = W::frame_pool(&self.pools).permit(W::MAX_FRAME_CONNECTIONS) else {
+            return Ok(None);
+        };
         if self.sharing.is_full() {
             self.close_idle();
         }

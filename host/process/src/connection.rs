@@ -63,6 +63,10 @@ pub(crate) trait Transport: Sized + 'static {
     /// Returns the kept connections of this transport.
     fn pool(pools: &Pools) -> &Pool<Self>;
 
+    /// The largest number of connections that carry frames. Each occupies a thread of the program;
+    /// further calls at the same time are sent over HTTP, which few threads serve.
+    const MAX_FRAME_CONNECTIONS: usize;
+
     /// Returns the kept connections of this transport that carry frames.
     fn frame_pool(pools: &Pools) -> &FramePool<Self::Io>;
 
@@ -96,6 +100,8 @@ pub(crate) struct Async;
 
 impl Transport for Blocking {
     type Io = wire::Stream;
+
+    const MAX_FRAME_CONNECTIONS: usize = 8;
 
     async fn open(location: &Location, counts: &Counts, _: &Handle) -> io::Result<wire::Stream> {
         let stream = match location {
@@ -141,6 +147,9 @@ impl Transport for Blocking {
 
 impl Transport for Async {
     type Io = TokioIo<Socket>;
+
+    // Many calls of tasks at once are served faster over HTTP.
+    const MAX_FRAME_CONNECTIONS: usize = 4;
 
     async fn open(location: &Location, counts: &Counts, timers: &Handle) -> io::Result<Self::Io> {
         let stream = match location {

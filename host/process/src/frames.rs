@@ -18,10 +18,6 @@ use crate::http::{HttpResponse, RequestError};
 use crate::sharing::Open;
 use crate::sync::lock;
 
-/// The largest number of connections of one pool. Each occupies a thread of the program; further
-/// calls at the same time are sent over HTTP.
-const MAX_OPEN: usize = 32;
-
 /// Bytes of a request besides its body and names.
 const MAX_FIXED_BYTES: usize = 128;
 
@@ -174,10 +170,10 @@ impl<I> FramePool<I> {
         lock(&self.kept).push(connection);
     }
 
-    /// Permits another connection; `None` if too many are open.
-    pub(crate) fn permit(&self) -> Option<FramePermit> {
+    /// Permits another connection, of at most `max` that are open.
+    pub(crate) fn permit(&self, max: usize) -> Option<FramePermit> {
         let permit = FramePermit(Arc::clone(&self.open));
-        (self.open.fetch_add(1, Ordering::Relaxed) < MAX_OPEN).then_some(permit)
+        (self.open.fetch_add(1, Ordering::Relaxed) < max).then_some(permit)
     }
 
     /// Closes every kept connection.
@@ -241,7 +237,7 @@ mod tests {
 
     fn connection(near: UnixStream) -> FrameConnection<wire::Stream> {
         let io = wire::Stream::try_from(near).expect("a stream");
-        let permit = FramePool::<wire::Stream>::default().permit().expect("none is open");
+        let permit = FramePool::<wire::Stream>::default().permit(1).expect("none is open");
         FrameConnection::new(io, Sharing::new().opened(), permit)
     }
 
@@ -302,10 +298,10 @@ mod tests {
     #[test]
     fn large_calls_leave_no_memory_and_open_connections_are_limited() {
         let pool = FramePool::<wire::Stream>::default();
-        let permits: Vec<_> = (0..MAX_OPEN).map(|_| pool.permit().expect("permitted")).collect();
-        assert!(pool.permit().is_none());
+        let permits: Vec<_> = (0..2).map(|_| pool.permit(2).expect("permitted")).collect();
+        assert!(pool.permit(2).is_none());
         drop(permits);
-        assert!(pool.permit().is_some());
+        assert!(pool.permit(2).is_some());
         let (near, mut far) = UnixStream::pair().expect("a pair");
         let output = "x".repeat(100_000);
         let answer = reply(7, 200, "", &output);
