@@ -148,8 +148,8 @@ impl Transport for Blocking {
 impl Transport for Async {
     type Io = TokioIo<Socket>;
 
-    // Many calls of tasks at once are served faster over HTTP.
-    const MAX_FRAME_CONNECTIONS: usize = 4;
+    // Calls of tasks at once are served faster over HTTP.
+    const MAX_FRAME_CONNECTIONS: usize = 1;
 
     async fn open(location: &Location, counts: &Counts, timers: &Handle) -> io::Result<Self::Io> {
         let stream = match location {
