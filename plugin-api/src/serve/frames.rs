@@ -52,7 +52,7 @@ impl FrameThread {
     ) -> io::Result<Self> {
         let (sender, received) = channel();
         let (server, guard) = (Arc::clone(server), Arc::clone(guard));
-        let thread = thread::Builder::new().name("hotbay-calls".to_owned());
+        let thread = thread::Builder::new().name("hotbay-frames".to_owned());
         thread.spawn(move || {
             if let Ok(received) = received.recv() {
                 // The host sees errors of the connection, too.

@@ -160,10 +160,14 @@ impl Program {
         fs::read_to_string(&self.errors).unwrap()
     }
 
-    /// Returns the number of threads of the process.
+    /// Returns the number of threads of this name, at most 15 bytes. Others come and go.
     #[cfg(target_os = "linux")]
-    pub(crate) fn threads(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
+    pub(crate) fn threads(&self, name: &str) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        // A thread can exit after it was listed.
+        let names =
+            tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        names.filter(|found| found.trim_end() == name).count()
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
