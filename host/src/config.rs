@@ -244,6 +244,9 @@ pub struct ConfinementPolicy {
     /// Refuses programs without a sandbox, and rules that are unavailable on this machine. By
     /// default they are enforced as far as possible, and a warning names the others.
     pub required: bool,
+    /// Runs each library in its own process, as if its manifest said so, unless the configuration
+    /// sets `isolation` for this plugin. Together with `required`, all of them need a sandbox.
+    pub isolate_libraries: bool,
     /// Bounds of the sandboxes of manifests. The configuration can set others for single plugins.
     pub bounds: Option<Sandbox>,
     /// Whether every program with a sandbox runs in new Linux namespaces, as far as this machine permits
@@ -259,6 +262,7 @@ pub struct ConfinementPolicy {
 
 setters!(ConfinementPolicy {
     with_required => required: bool,
+    with_isolate_libraries => isolate_libraries: bool,
     with_bounds => bounds: Option<Sandbox>,
     with_namespaces => namespaces: bool,
     with_state_dir => state_dir: Option<PathBuf>,

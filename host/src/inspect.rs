@@ -16,14 +16,16 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::SignedFiles;
 use hotbay_plugin::contract::ContractText;
+use hotbay_sandbox::{Confinement, Kernel};
 
 #[cfg(feature = "conformance")]
 use crate::call::Request;
 use crate::error::Error;
-#[cfg(all(feature = "conformance", any(doc, not(unix))))]
+#[cfg(any(doc, not(all(unix, feature = "process"))))]
 use crate::error::ErrorKind;
 use crate::host::HostBuilder;
 use crate::id::{InvalidName, PluginName};
+use crate::loader::SurveyRules;
 pub use crate::loader::{Built, InspectedPermission, Inspection, SurveyedPlugin};
 #[cfg(feature = "conformance")]
 pub use hotbay_conformance::{Conformance, ConformanceOutcome, ConformanceStep};
@@ -43,7 +45,7 @@ pub struct Survey {
 /// Reads the manifests and stamps of all plugins below the builder's plugin directories, without
 /// running anything.
 pub fn survey(builder: &HostBuilder) -> Survey {
-    let (plugins, found) = crate::host::survey(&builder.dirs, &builder.rules, &builder.settings);
+    let (plugins, found) = crate::host::survey(&builder.dirs, survey_rules(builder));
     Survey { plugins, without_manifest: found.without_manifest, errors: found.problems }
 }
 
@@ -68,10 +70,51 @@ pub fn instance(
     Ok(inspect(builder, folder.as_ref(), Some(&name)))
 }
 
+/// What this machine can do for the plugins of a host.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Machine {
+    /// What the kernel supports.
+    pub kernel: Kernel,
+    /// What it enforces of a sandbox that has every rule, with the host's folder of control groups.
+    pub confinement: Confinement,
+    /// The program that runs isolated libraries, or the reason that none can be used.
+    pub runner: Result<PathBuf, Error>,
+}
+
+/// Returns what this machine can do for the plugins of a host.
+///
+/// ```
+/// use hotbay::{Host, inspect};
+///
+/// let machine = inspect::machine(&Host::builder().runner("no/such/program"));
+/// assert!(machine.runner.unwrap_err().full_message().contains("no/such/program"));
+/// ```
+pub fn machine(builder: &HostBuilder) -> Machine {
+    let kernel = Kernel::current();
+    let confinement = Confinement::of_all_rules(kernel, builder.confinement.cgroup.as_deref());
+    Machine { kernel, confinement, runner: runner(builder) }
+}
+
+#[cfg(all(unix, feature = "process"))]
+fn runner(builder: &HostBuilder) -> Result<PathBuf, Error> {
+    crate::loader::find_runner(builder.runner.as_deref(), builder.rules.trust())
+}
+
+#[cfg(not(all(unix, feature = "process")))]
+fn runner(_: &HostBuilder) -> Result<PathBuf, Error> {
+    let error = Error::new(ErrorKind::Unsupported, crate::loader::NO_PROCESSES);
+    Err(error.with_hint(crate::loader::NO_PROCESSES_HINT))
+}
+
 fn inspect(builder: &HostBuilder, folder: &Path, instance: Option<&PluginName>) -> Inspection {
-    let HostBuilder { rules, settings, permission_policy, confinement, .. } = builder;
-    let policies = (permission_policy.as_ref(), confinement);
-    crate::loader::inspect(folder, rules, settings, policies, instance)
+    let policy = builder.permission_policy.as_ref();
+    crate::loader::inspect(folder, survey_rules(builder), policy, instance)
+}
+
+fn survey_rules(builder: &HostBuilder) -> SurveyRules<'_> {
+    let HostBuilder { rules, settings, confinement, runner, .. } = builder;
+    SurveyRules { rules, settings, confinement, runner: runner.as_deref() }
 }
 
 /// Returns the list of all files of the plugin in `folder`, which a signature covers.

@@ -125,6 +125,13 @@ error: hotbay.toml:5:12: `plugins.ecko` names a plugin that was not found
   hint: did you mean `echo`?
 --- exit code 1
 "#]]);
+    fs::write(
+        &file,
+        "signatures = 'required'\nrunner = 'none'\n[sandbox]\ncgroup = 'nowhere'\n",
+    )
+    .unwrap();
+    hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
+"#]]);
     fs::write(&file, "[limits]\nmax_worker = 1\ndrain_timeout = 5\n").unwrap();
     hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
 $ hotbay config check

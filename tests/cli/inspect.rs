@@ -1,5 +1,7 @@
 //! `hotbay inspect`: the details of one plugin, found by name or path, and damaged files.
 
+use std::fs;
+
 use hotbay_tests::Plugins;
 #[cfg(unix)]
 use hotbay_tests::ProgramFolder;
@@ -99,6 +101,45 @@ $ hotbay inspect plugins/transform --json
     assert_eq!(json["library"]["sha256"], json["library"]["stated_sha256"]);
     let json = hotbay(plugins.dir(), &["inspect", path, "--verbose", "--json"]).exits(0).json();
     assert_eq!(json["abi"], json!({ "state": "same", "report": null }));
+}
+
+#[cfg(unix)]
+#[test]
+fn inspect_prints_what_the_host_grants_of_a_sandbox() {
+    let plugins = Plugins::new();
+    let sandbox = json!({ "preset": "native", "read": ["/usr/share", "/etc"], "write": ["{state}"] });
+    let program = ProgramFolder::new(&plugins.dir().join("plugins"), "fetch");
+    program.bytes("#!/bin/sh\n").set("sandbox", sandbox).install();
+    let file = "[sandbox]\nread = ['/usr/share/zoneinfo']\n";
+    fs::write(plugins.dir().join("hotbay.toml"), file).unwrap();
+    let run = hotbay(plugins.dir(), &["inspect", "fetch"]).exits(0);
+    let text = run.text();
+    let expected = r#"
+  grants         {"preset":"native","read":["/usr/share/zoneinfo"],"write":["{state}"]}
+  not granted    `sandbox.read` lists `/etc`, which the host does not grant
+"#;
+    assert!(text.contains(expected), "{text}");
+    let json = hotbay(plugins.dir(), &["inspect", "fetch", "--json"]).exits(0).json();
+    assert_eq!(json["grants"]["read"], json!(["/usr/share/zoneinfo"]));
+    assert_eq!(json["not_granted"].as_array().map(Vec::len), Some(1));
+    // What refuses a load is in the list, too.
+    fs::write(plugins.dir().join("hotbay.toml"), "[sandbox]\nrequire = ['cpu']\n").unwrap();
+    let list = hotbay(plugins.dir(), &["list"]).exits(1).text();
+    assert!(list.contains("refused  confine: this machine cannot confine it"), "{list}");
+}
+
+#[test]
+fn doctor_names_the_runner_and_follows_the_configuration() {
+    let plugins = examples();
+    let doctor = |arguments: &[&str]| hotbay(plugins.dir(), arguments).exits(0);
+    let json = doctor(&["doctor", "--json"]).json();
+    assert_eq!(json["rules"].as_array().map(Vec::len), Some(14));
+    fs::write(plugins.dir().join("hotbay.toml"), "runner = 'none'\n").unwrap();
+    let text = doctor(&["doctor"]).text();
+    assert!(text.contains("isolated libraries: cannot run: the program `hotbay-runner`"), "{text}");
+    assert!(text.contains("none` is not a file"), "{text}");
+    let json = doctor(&["doctor", "--json"]).json();
+    assert!(json["runner"].is_null() && json["runner_problem"].is_object(), "{json}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
+use hotbay::confinement::RuleStatus;
 use hotbay::inspect::{self, Survey};
+use hotbay::manifest::SandboxRule;
 use hotbay::{ConfigFile, ConfigValue, Host};
 use hotbay_manifest::nearest;
 use serde_json::{Value, json};
@@ -28,12 +30,12 @@ pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
         Verb::New(_)
         | Verb::Build(_)
         | Verb::Seal(_)
-        | Verb::Doctor
         | Verb::Sign(_)
         | Verb::Completions(_)
         | Verb::Man(_) => false,
         Verb::Config(config) => !matches!(config.verb, ConfigVerb::Schema),
         Verb::List
+        | Verb::Doctor
         | Verb::Inspect(_)
         | Verb::Contract(_)
         | Verb::Check(_)
@@ -146,6 +148,7 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
             hint: None,
         });
     }
+    problems.extend(problems_of_host(file, options));
     let dirs = dirs(options);
     let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
     for value in
@@ -179,6 +182,32 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
         if let Some((message, hint)) = problem {
             problems.push(Problem { place: place_of(file, &path), message, hint });
         }
+    }
+    problems
+}
+
+/// Returns the problems of settings that apply to all plugins.
+fn problems_of_host(file: &ConfigFile, options: &Options) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |path: &str, message: String, hint: Option<&str>| {
+        let (place, hint) = (place_of(file, path), hint.map(str::to_owned));
+        problems.push(Problem { place, message, hint });
+    };
+    let value = |path: &str| file.values().find(|value| value.path == path);
+    let has_key = || file.values().any(|value| value.keys.first().is_some_and(|it| it == "keys"));
+    let is_required = |value: ConfigValue| value.value == Some("required".into());
+    if value("signatures").is_some_and(is_required) && !has_key() {
+        let message = "`signatures` is `required`, but no key is trusted: every plugin is refused";
+        let hint = "add a section such as `[keys.NAME]` with a `public_key`";
+        add("signatures", message.to_owned(), Some(hint));
+    }
+    let machine = inspect::machine(&builder(options, &[]));
+    if let (Some(_), Err(error)) = (value("runner"), machine.runner) {
+        add("runner", short(&error), error.hint());
+    }
+    let shares = machine.confinement.status(SandboxRule::Cpu);
+    if let (Some(_), Some(RuleStatus::Unavailable(reason))) = (value("sandbox.cgroup"), shares) {
+        add("sandbox.cgroup", reason.clone(), None);
     }
     problems
 }

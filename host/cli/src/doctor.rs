@@ -1,22 +1,26 @@
-//! `hotbay doctor`: prints what this machine can enforce of the sandboxes of plugins.
+//! `hotbay doctor`: prints what this machine can enforce of the sandboxes of plugins, and the program
+//! that runs isolated libraries.
 
-use hotbay::confinement::{Confinement, Kernel};
+use hotbay::confinement::Confinement;
+use hotbay::inspect::{self, Machine};
 use serde_json::{Value, json};
 
 use crate::Status;
 use crate::args::Options;
-use crate::failure::Failure;
+use crate::failure::{Failure, error_json, short};
 use crate::output::Out;
+use crate::plugin_dirs::builder;
 
 pub(crate) fn doctor(options: &Options, out: &mut Out) -> Result<Status, Failure> {
-    let kernel = Kernel::current();
-    let confinement = Confinement::of_all_rules(kernel);
+    let Machine { kernel, confinement, runner, .. } = inspect::machine(&builder(options, &[]));
     if options.json {
         out.json(&json!({
             "landlock": kernel.landlock,
             "seccomp": kernel.seccomp,
             "namespaces": kernel.namespaces.is_ok(),
             "rules": rules_json(&confinement),
+            "runner": runner.as_ref().ok(),
+            "runner_problem": runner.as_ref().err().map(error_json),
         }))?;
         return Ok(Status::Success);
     }
@@ -28,6 +32,13 @@ pub(crate) fn doctor(options: &Options, out: &mut Out) -> Result<Status, Failure
     };
     let seccomp = if kernel.seccomp { "available" } else { "not available" };
     out.line(&format!("kernel: {landlock}; filters of system calls (seccomp) are {seccomp}"))?;
+    match runner {
+        Ok(runner) => out.line(&format!("isolated libraries: run by {}", runner.display()))?,
+        Err(error) => {
+            out.line(&format!("isolated libraries: cannot run: {}", short(&error)))?;
+            error.hint().map_or(Ok(()), |hint| out.line(&format!("  hint: {hint}")))?;
+        }
+    }
     Ok(Status::Success)
 }
 

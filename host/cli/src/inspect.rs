@@ -1,7 +1,7 @@
 //! `hotbay inspect`: prints details of a plugin, without running it.
 
 use hotbay::inspect::{self, Built, Inspection};
-use hotbay::manifest::{Isolation, Provided};
+use hotbay::manifest::{Isolation, Provided, Sandbox};
 use hotbay::{Manifest, SignatureStatus, SignedBy};
 use serde_json::{Value, json};
 
@@ -129,6 +129,7 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
         }
         None => {}
     }
+    print_granted(inspection, out)?;
     for contract in &inspection.contracts {
         out.line(&format!("  {:<15}{} {}", "contract", contract.name, contract.version))?;
         contract.methods.iter().try_for_each(|method| out.line(&format!("    {method}")))?;
@@ -140,6 +141,18 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
             error.hint().map_or(Ok(()), |hint| out.line(&format!("  hint: {hint}")))
         }
     }
+}
+
+/// Prints what the sandbox permits, and what the host does not grant of it.
+fn print_granted(inspection: &Inspection, out: &mut Out) -> Result<(), Failure> {
+    if let Some(sandbox) = &inspection.sandbox {
+        out.line(&format!("  {:<15}{}", "grants", sandbox.to_json()))?;
+    }
+    for (at, note) in inspection.not_granted.iter().enumerate() {
+        let title = if at == 0 { "not granted" } else { "" };
+        out.line(&format!("  {title:<15}{note}"))?;
+    }
+    Ok(())
 }
 
 /// Prints what the manifest requests, what is granted, and what the plugin has.
@@ -316,6 +329,8 @@ fn as_json(inspection: &Inspection, options: &Options) -> Value {
             "is_granted": one.is_granted, "is_allowed": one.is_requested && one.is_granted,
         })).collect::<Vec<_>>(),
         "sandbox": inspection.confinement.as_ref().map(rules_json),
+        "grants": inspection.sandbox.as_ref().map(Sandbox::to_json),
+        "not_granted": inspection.not_granted,
         "contracts": inspection.contracts.iter().map(contract_json).collect::<Vec<_>>(),
         "program": file.as_ref().filter(|_| is_process(inspection)),
         "signature": signature_json(&surveyed.signature),

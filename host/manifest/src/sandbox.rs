@@ -169,7 +169,7 @@ impl Sandbox {
     }
 
     /// Returns the section as in `plugin.json`.
-    pub(crate) fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         let texts = |texts: &Option<Vec<String>>| texts.as_ref().map(|texts| json!(texts));
         let ports = |ports: &Option<Vec<NetRule>>| {

@@ -1,10 +1,11 @@
-//! Which rules of a policy a kernel enforces. Pure: a policy and a kernel lead to a report.
+//! Which rules of a policy a kernel enforces.
 
 use std::fmt;
+use std::path::Path;
 
 use hotbay_manifest::{NetRule, SandboxLimits, SandboxRule};
 
-use crate::{Kernel, Policy};
+use crate::{Delegated, Kernel, Policy};
 
 /// The rules of a sandbox, each with how far it is enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,8 +81,9 @@ impl Confinement {
         Self { rules: rules.map(|(rule, status)| RuleReport { rule, status }).collect() }
     }
 
-    /// Returns what `kernel` enforces of a policy that uses every rule.
-    pub fn of_all_rules(kernel: Kernel) -> Self {
+    /// Returns what `kernel` enforces of a policy that uses every rule, with a delegated folder of
+    /// control groups if there is one.
+    pub fn of_all_rules(kernel: Kernel, cgroup: Option<&Path>) -> Self {
         let limits = SandboxLimits::default()
             .with_memory_bytes(Some(1))
             .with_processes(Some(2))
@@ -91,7 +93,8 @@ impl Confinement {
             .with_open_files(Some(1))
             .with_file_bytes(Some(1));
         let connect = vec![NetRule::tcp(443)];
-        let policy = Policy { connect, namespaces: true, limits, ..Policy::default() };
+        let cgroup = cgroup.map(|folder| Delegated::inspect(folder.to_owned()));
+        let policy = Policy { connect, namespaces: true, limits, cgroup, ..Policy::default() };
         Self::new(&policy, kernel)
     }
 

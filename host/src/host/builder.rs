@@ -79,7 +79,7 @@ pub struct HostBuilder {
     pub(crate) staging_dir: Option<PathBuf>,
     pub(crate) confinement: ConfinementPolicy,
     keep_staged: bool,
-    runner: Option<PathBuf>,
+    pub(crate) runner: Option<PathBuf>,
     pub(crate) environment: Vec<String>,
     compiled_in: Vec<(Result<Manifest, Error>, Source)>,
     contracts: Vec<&'static Description>,

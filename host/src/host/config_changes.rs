@@ -92,7 +92,8 @@ pub(super) fn apply_config(host: &Arc<Inner>, config: ConfigFile) -> ConfigChang
 /// Returns whether a value of `sandbox` is that of the host, and no bound.
 fn is_fixed(path: &[String]) -> bool {
     path.get(1).is_some_and(|field| {
-        ["required", "namespaces", "state_dir", "cgroup"].contains(&field.as_str())
+        ["required", "isolate_libraries", "namespaces", "state_dir", "cgroup"]
+            .contains(&field.as_str())
     })
 }
 

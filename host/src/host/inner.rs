@@ -126,7 +126,8 @@ impl Inner {
     ) -> Result<PluginHandle, Error> {
         // Counted first, so that a shutdown that does not find the plugin waits for its load.
         let _running = self.background.start();
-        let candidate = &candidate.clone().with_settings(&self.context.settings.load())?;
+        let settings = self.context.settings.load();
+        let candidate = &candidate.clone().with_settings(&settings, &self.context.confinement)?;
         let reservation = self.registry.reserve(candidate)?;
         let rules = &self.context.rules;
         let candidate = &candidate.clone().verify_signature(rules, Extent::Contents)?;

@@ -17,7 +17,7 @@ use crate::artifact::discover::{FolderSearch, search};
 use crate::artifact::trust::Rules;
 use crate::error::{Error, ErrorKind};
 use crate::id::{GenerationId, PluginName};
-use crate::loader::{Candidate, LoadOptions, PluginSettings, Source, SurveyedPlugin, survey_one};
+use crate::loader::{Candidate, LoadOptions, Source, SurveyRules, SurveyedPlugin, survey_one};
 use crate::panic::catch_panic;
 
 /// The outcome of [`Host::load_all`](crate::Host::load_all).
@@ -127,14 +127,13 @@ pub(super) fn load_all(host: &Inner, is_wanted: &dyn Fn(&PluginName) -> bool) ->
 /// Surveys all plugins of `dirs` without running them.
 pub(crate) fn survey(
     dirs: &[PathBuf],
-    rules: &Rules,
-    settings: &Arc<PluginSettings>,
+    host: SurveyRules<'_>,
 ) -> (Vec<SurveyedPlugin>, FolderSearch) {
-    let found = search(dirs, rules);
+    let found = search(dirs, host.rules);
     let folders = found.folders.iter().map(|folder| (folder, None));
-    let instances = settings.instances().map(|(name, folder)| (folder, Some(name)));
+    let instances = host.settings.instances().map(|(name, folder)| (folder, Some(name)));
     let all: Vec<_> = folders.chain(instances).collect();
-    let mut surveyed = each(&all, |(folder, name)| survey_one(folder, rules, settings, *name));
+    let mut surveyed = each(&all, |(folder, name)| survey_one(folder, host, *name));
     for (index, problem) in problems_together(&surveyed) {
         surveyed[index].problem.get_or_insert(problem);
     }

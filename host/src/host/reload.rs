@@ -162,7 +162,7 @@ impl Inner {
         let next = Candidate::read_with(folder, rules, &there.options);
         content.set_manifest(&next, rules);
         let settings = self.context.settings.load();
-        let next = next.and_then(|next| next.with_settings(&settings));
+        let next = next.and_then(|next| next.with_settings(&settings, &self.context.confinement));
         let mut next = next.map_err(rolled_back)?;
         next.serving = serving;
         if next.manifest.name() != plugin {

@@ -89,6 +89,19 @@ pub(super) fn check(
     Ok(Some(confinement))
 }
 
+/// Refuses a library with a sandbox, since code in this process cannot be confined.
+pub(super) fn refuse_sandbox(candidate: &Candidate) -> Result<(), Error> {
+    let name = candidate.manifest.name();
+    if candidate.manifest.sandbox().or(candidate.settings.sandbox_of(name)).is_none() {
+        return Ok(());
+    }
+    let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
+    let message = "it has a sandbox, but a library runs in the host's own process";
+    let hint = "add `\"isolation\": \"process\"` to its plugin.json, or `isolation = \"process\"` to its \
+                section in hotbay.toml, or remove `sandbox`";
+    Err(failed.caused_by(message).with_hint(hint))
+}
+
 fn unconfined(candidate: &Candidate) -> Error {
     let failed = candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
     let message = "it has no sandbox, but this host requires one";

@@ -17,6 +17,7 @@ use crate::artifact::digest::Artifact;
 use crate::artifact::signature::{Extent, Signature, SignedPlugin, relative};
 use crate::artifact::trust::Rules;
 use crate::artifact::{discover, locate, trust};
+use crate::config::ConfinementPolicy;
 use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind, LoadStep, bug};
 use crate::id::{GenerationId, PluginName};
@@ -113,10 +114,15 @@ impl Candidate {
     }
 
     /// Applies what the configuration sets for the plugin, except where the application's options
-    /// replace it.
-    pub(crate) fn with_settings(mut self, settings: &Arc<PluginSettings>) -> Result<Self, Error> {
+    /// replace it, and what the host requires of libraries.
+    pub(crate) fn with_settings(
+        mut self,
+        settings: &Arc<PluginSettings>,
+        host: &ConfinementPolicy,
+    ) -> Result<Self, Error> {
         let (keep_config, limits) = (self.options.replaces_config(), self.options.limits());
-        let manifest = settings.apply(self.manifest.clone(), keep_config, limits);
+        let isolate = host.isolate_libraries && self.folder.is_some();
+        let manifest = settings.apply(self.manifest.clone(), keep_config, limits, isolate);
         let refused =
             |error: ManifestError| refused(self.place(), ErrorKind::Config).caused_by(error);
         self.manifest = manifest.map_err(refused)?;

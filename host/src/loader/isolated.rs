@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -40,9 +41,7 @@ pub(super) fn start(
     slot: &Arc<Slot>,
 ) -> Result<Backend, Error> {
     let trust = context.rules.trust();
-    let runner = find_runner(context.runner.as_deref(), trust).map_err(|error| {
-        candidate.failed(LoadStep::Launch, ErrorKind::StartFailed).caused_by(error)
-    })?;
+    let runner = runner_of(candidate, context.runner.as_deref(), trust)?;
     let copy = IsolatedLibrary {
         runner,
         trust,
@@ -58,8 +57,25 @@ pub(super) fn start(
     start_program(context, candidate, program, until, parts, slot)
 }
 
+/// Finds the runner for the library of a plugin.
+pub(super) fn runner_of(
+    candidate: &Candidate,
+    set: Option<&Path>,
+    trust: Trust,
+) -> Result<PathBuf, Error> {
+    find_runner(set, trust).map_err(|error| {
+        candidate.failed(LoadStep::Launch, ErrorKind::StartFailed).caused_by(error)
+    })
+}
+
 /// Finds the runner: where the application said, or else beside this program, or in `PATH`.
-fn find_runner(set: Option<&Path>, trust: Trust) -> Result<PathBuf, Error> {
+pub(crate) fn find_runner(set: Option<&Path>, trust: Trust) -> Result<PathBuf, Error> {
+    let runner = search_runner(set)?;
+    check_runner(&runner, trust)?;
+    Ok(runner)
+}
+
+fn search_runner(set: Option<&Path>) -> Result<PathBuf, Error> {
     let beside = folders_of_program();
     let in_path = env::var_os("PATH").unwrap_or_default();
     let folders = beside.iter().cloned().chain(env::split_paths(&in_path));
@@ -68,7 +84,7 @@ fn find_runner(set: Option<&Path>, trust: Trust) -> Result<PathBuf, Error> {
         Some(path) => path.is_file().then(|| path.to_owned()),
         None => paths.find(|path| path.is_file()),
     };
-    let Some(runner) = found else {
+    found.ok_or_else(|| {
         let searched = match set {
             Some(path) => format!("`{}` is not a file", path.display()),
             None => {
@@ -79,13 +95,11 @@ fn find_runner(set: Option<&Path>, trust: Trust) -> Result<PathBuf, Error> {
         };
         let message = format!("the program `{RUNNER}`, which runs isolated libraries: {searched}");
         let hint = format!(
-            "install it with `cargo install {RUNNER} --version {HOST_VERSION}`, or set its path with \
-             `runner` in hotbay.toml or `HostBuilder::runner`"
+            "install it with `cargo install --locked --path host/runner` in the sources of hotbay \
+             {HOST_VERSION}, or set its path with `runner` in hotbay.toml or `HostBuilder::runner`"
         );
-        return Err(Error::new(ErrorKind::StartFailed, message).with_hint(hint));
-    };
-    check_runner(&runner, trust)?;
-    Ok(runner)
+        Error::new(ErrorKind::StartFailed, message).with_hint(hint)
+    })
 }
 
 /// Returns the folder of this program, and that of the binaries if cargo built a test or an example.
@@ -97,13 +111,19 @@ fn folders_of_program() -> Vec<PathBuf> {
     [Some(folder), above].into_iter().flatten().map(Path::to_owned).collect()
 }
 
-/// Checks that no other user can replace the runner.
+/// Checks that the runner can be executed, and that no other user can replace it.
 fn check_runner(runner: &Path, trust: Trust) -> Result<(), Error> {
+    let cannot_use =
+        |kind| Error::new(kind, format!("cannot use the runner `{}`", runner.display()));
     let checked = trust::check(runner, trust).and_then(|()| trust::check_above(runner, trust));
-    checked.map_err(|error| {
-        let message = format!("cannot use the runner `{}`", runner.display());
-        Error::new(ErrorKind::Integrity, message).caused_by(error)
-    })
+    checked.map_err(|error| cannot_use(ErrorKind::Integrity).caused_by(error))?;
+    let metadata = std::fs::metadata(runner);
+    if metadata.is_ok_and(|metadata| metadata.permissions().mode() & 0o111 == 0) {
+        return Err(cannot_use(ErrorKind::StartFailed)
+            .caused_by("it is not executable")
+            .with_hint(format!("make it executable with `chmod +x {}`", runner.display())));
+    }
+    Ok(())
 }
 
 /// The private copy of a library that runs in its own process.

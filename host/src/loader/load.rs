@@ -10,7 +10,7 @@ use hotbay_plugin::{Config, PluginError, Snapshot};
 use hotbay_process::Program;
 use hotbay_sandbox::Confinement;
 
-use super::bounds::not_granted;
+use super::bounds::{not_granted, refuse_sandbox};
 use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::dependencies::stage;
@@ -321,20 +321,6 @@ fn process_notes(candidate: &Candidate, backend: &Backend) -> Vec<String> {
     notes
 }
 
-/// Refuses a library with a sandbox, since code in this process cannot be confined.
-fn refuse_sandbox(candidate: &Candidate) -> Result<(), Error> {
-    let name = candidate.manifest.name();
-    if candidate.manifest.sandbox().or(candidate.settings.sandbox_of(name)).is_none() {
-        return Ok(());
-    }
-    let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
-    let message = "it has a sandbox, but a library runs in the host's own process";
-    Err(failed
-        .caused_by(message)
-        .with_hint("add `\"isolation\": \"process\"` to its plugin.json, or `isolation = \"process\"` to its section \
-             in hotbay.toml, or remove `sandbox`"))
-}
-
 /// Logs and emits which rules of a sandbox are not enforced.
 fn report_confinement(parts: &Parts, confinement: Option<&Confinement>) {
     let incomplete = confinement.into_iter().flat_map(Confinement::incomplete);
@@ -413,7 +399,7 @@ fn can_isolate(_: &Candidate) -> Result<(), Error> {
 
 /// Fails: this host runs no processes.
 #[cfg(not(all(unix, feature = "process")))]
-fn can_isolate(candidate: &Candidate) -> Result<(), Error> {
+pub(super) fn can_isolate(candidate: &Candidate) -> Result<(), Error> {
     Err(no_processes(candidate))
 }
 

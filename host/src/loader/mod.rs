@@ -42,6 +42,10 @@ pub(crate) use conformance::{ConformanceRun, check_program};
 #[cfg(feature = "runner")]
 pub(crate) use context::host_api;
 pub(crate) use context::{AbandonedChecks, LoaderContext, PermissionPolicy};
+#[cfg(not(all(unix, feature = "process")))]
+pub(crate) use context::{NO_PROCESSES, NO_PROCESSES_HINT};
+#[cfg(all(unix, feature = "process"))]
+pub(crate) use isolated::find_runner;
 pub(crate) use load::{Build, Constructor, Loaded, Source, load};
 pub(crate) use plan::{Content, Dependent, Plan, plan};
 pub use policy::InspectedPermission;
@@ -51,6 +55,6 @@ pub(crate) use settings::{CurrentSettings, PluginSettings};
 pub(crate) use settings::{Grants, OnePlugin};
 pub use survey::{Built, Inspection, SurveyedPlugin};
 pub(crate) use survey::{
-    abi_report, contracts, files_to_sign, inspect, read_artifact, survey as survey_one,
+    SurveyRules, abi_report, contracts, files_to_sign, inspect, read_artifact, survey as survey_one,
 };
 pub(crate) use swap::{Swapped, swap};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hotbay_manifest::{Isolation, Limits, Manifest, ManifestError, Sandbox};
+use hotbay_manifest::{Isolation, Kind, Limits, Manifest, ManifestError, Sandbox};
 use serde_json::{Map, Value};
 
 use crate::id::PluginName;
@@ -139,17 +139,23 @@ impl PluginSettings {
     }
 
     /// Returns the manifest with the settings of its plugin. The application's limits come first, and
-    /// so does its config, with which `keep_config` is set.
+    /// so does its config, with which `keep_config` is set. With `isolate`, libraries are isolated that
+    /// have no setting of their own.
     pub(super) fn apply(
         &self,
         mut manifest: Manifest,
         keep_config: bool,
         limits: Limits,
+        isolate: bool,
     ) -> Result<Manifest, ManifestError> {
-        let Some(plugin) = self.plugins.get(manifest.name()) else { return Ok(manifest) };
-        if let Some(isolation) = plugin.isolation {
+        let plugin = self.plugins.get(manifest.name());
+        let isolation = plugin.and_then(|plugin| plugin.isolation);
+        if let Some(isolation) = isolation.or(isolate.then_some(Isolation::Process))
+            && manifest.kind() == Kind::Library
+        {
             manifest = manifest.with_isolation(isolation);
         }
+        let Some(plugin) = plugin else { return Ok(manifest) };
         if (!plugin.config.is_empty() || plugin.replaces_config) && !keep_config {
             let before = if plugin.replaces_config { &Value::Null } else { manifest.config() };
             let mut config = before.clone();

@@ -4,13 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hotbay_manifest::{Digest, Kind, Manifest, SignedFiles, Unload, check_api, check_stamp};
+use hotbay_manifest::{
+    Digest, Kind, Manifest, Sandbox, SignedFiles, Unload, check_api, check_stamp,
+};
 use hotbay_plugin::contract::ContractText;
 use hotbay_plugin::text::{Lines, escaped};
 use hotbay_sandbox::{Confinement, Delegated};
 use semver::Version;
 
-use super::bounds::{check, confinement_of, effective};
+use super::bounds::{check, confinement_of, effective, refuse_sandbox};
 use super::candidate::{Candidate, LoadOptions};
 use super::context::{PermissionPolicy, host_api};
 use super::contract_check::check_contracts;
@@ -94,6 +96,10 @@ pub struct Inspection {
     pub permissions: Vec<InspectedPermission>,
     /// The contracts that it serves, according to its file.
     pub contracts: Vec<ContractText>,
+    /// What its sandbox permits, if it has one: what the manifest requests and the host grants.
+    pub sandbox: Option<Sandbox>,
+    /// What the host does not grant of the sandbox in the manifest, one sentence each.
+    pub not_granted: Vec<String>,
     /// What this machine enforces of its sandbox; `None` if it has none.
     pub confinement: Option<Confinement>,
     /// The reason the library will stay mapped when the plugin is replaced, according to its
@@ -101,15 +107,30 @@ pub struct Inspection {
     pub stays_mapped: Option<String>,
 }
 
-/// Checks one folder: its manifest, its stamp, and its config against `config_schema`.
+/// What a host that is not built yet would load plugins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SurveyRules<'h> {
+    pub(crate) rules: &'h Rules,
+    pub(crate) settings: &'h Arc<PluginSettings>,
+    pub(crate) confinement: &'h ConfinementPolicy,
+    /// The program that runs isolated libraries, if the host sets it.
+    #[cfg_attr(
+        not(all(unix, feature = "process")),
+        allow(dead_code, reason = "without processes, no library is isolated")
+    )]
+    pub(crate) runner: Option<&'h Path>,
+}
+
+/// Checks one folder: its manifest, its stamp, its config against `config_schema`, and whether it can
+/// be confined.
 ///
 /// The plugin has the settings of the configuration, and with `instance` that name.
 pub(crate) fn survey(
     folder: &Path,
-    rules: &Rules,
-    settings: &Arc<PluginSettings>,
+    host: SurveyRules<'_>,
     instance: Option<&PluginName>,
 ) -> SurveyedPlugin {
+    let SurveyRules { rules, settings, .. } = host;
     let mut surveyed = SurveyedPlugin {
         folder: folder.to_owned(),
         manifest: None,
@@ -120,7 +141,7 @@ pub(crate) fn survey(
         is_disabled: instance.is_some_and(|name| settings.is_disabled(name)),
         problem: None,
     };
-    let candidate = match read(folder, rules, settings, instance) {
+    let candidate = match read(folder, host, instance) {
         Ok(candidate) => candidate,
         Err(error) => {
             surveyed.problem = Some(error);
@@ -163,32 +184,58 @@ pub(crate) fn survey(
         let checked = super::process_loader::check_executable(&candidate, program.path());
         surveyed.problem = checked.err();
     }
+    if surveyed.problem.is_none() {
+        surveyed.problem = check_confinement(&candidate, host).err();
+    }
     surveyed.manifest = Some(candidate.manifest);
     surveyed
 }
 
+/// Checks whether the host can run and confine the plugin as it must.
+fn check_confinement(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error> {
+    if candidate.runs_as() == Kind::Library {
+        return refuse_sandbox(candidate);
+    }
+    check_isolated(candidate, host)?;
+    let cgroup = host.confinement.cgroup.clone().map(Delegated::inspect);
+    check(candidate, host.confinement, cgroup).map(drop)
+}
+
+#[cfg(all(unix, feature = "process"))]
+fn check_isolated(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error> {
+    if !candidate.is_isolated() {
+        return Ok(());
+    }
+    super::isolated::runner_of(candidate, host.runner, host.rules.trust()).map(drop)
+}
+
+#[cfg(not(all(unix, feature = "process")))]
+fn check_isolated(candidate: &Candidate, _: SurveyRules<'_>) -> Result<(), Error> {
+    if candidate.is_isolated() { super::load::can_isolate(candidate) } else { Ok(()) }
+}
+
 fn read(
     folder: &Path,
-    rules: &Rules,
-    settings: &Arc<PluginSettings>,
+    host: SurveyRules<'_>,
     instance: Option<&PluginName>,
 ) -> Result<Candidate, Error> {
     let mut options = LoadOptions::new();
     if let Some(name) = instance {
         options = options.with_name(name.as_str());
     }
-    Candidate::read_with(folder, rules, &Arc::new(options))?.with_settings(settings)
+    let candidate = Candidate::read_with(folder, host.rules, &Arc::new(options))?;
+    candidate.with_settings(host.settings, host.confinement)
 }
 
 /// Inspects one folder in detail.
 pub(crate) fn inspect(
     folder: &Path,
-    rules: &Rules,
-    settings: &Arc<PluginSettings>,
-    (policy, host): (Option<&PermissionPolicy>, &ConfinementPolicy),
+    host: SurveyRules<'_>,
+    policy: Option<&PermissionPolicy>,
     instance: Option<&PluginName>,
 ) -> Inspection {
-    let surveyed = survey(folder, rules, settings, instance);
+    let SurveyRules { rules, settings, confinement, .. } = host;
+    let surveyed = survey(folder, host, instance);
     let mut inspection = Inspection {
         surveyed,
         library: None,
@@ -198,10 +245,12 @@ pub(crate) fn inspect(
         exports: Vec::new(),
         permissions: Vec::new(),
         contracts: Vec::new(),
+        sandbox: None,
+        not_granted: Vec::new(),
         confinement: None,
         stays_mapped: None,
     };
-    let Ok(mut candidate) = read(folder, rules, settings, instance) else {
+    let Ok(mut candidate) = read(folder, host, instance) else {
         return inspection;
     };
     match candidate.permissions(policy, settings) {
@@ -209,13 +258,14 @@ pub(crate) fn inspect(
         Err(error) => _ = inspection.surveyed.problem.get_or_insert(error),
     }
     if candidate.runs_as() == Kind::Process {
-        let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
-        let cgroup = host.cgroup.clone().map(Delegated::inspect);
-        inspection.confinement =
-            sandbox.map(|sandbox| confinement_of(&candidate.manifest, &sandbox, cgroup.clone()));
-        if let Err(error) = check(&candidate, host, cgroup) {
-            inspection.surveyed.problem.get_or_insert(error);
-        }
+        let (sandbox, not_granted) =
+            effective(&candidate.manifest, &candidate.settings, confinement);
+        let cgroup = confinement.cgroup.clone().map(Delegated::inspect);
+        inspection.confinement = sandbox
+            .as_ref()
+            .map(|sandbox| confinement_of(&candidate.manifest, sandbox, cgroup.clone()));
+        inspection.sandbox = sandbox;
+        inspection.not_granted = not_granted;
     }
     let surveyed = &mut inspection.surveyed;
     let candidate = match candidate.clone().verify_signature(rules, Extent::Contents) {

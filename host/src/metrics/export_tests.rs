@@ -139,7 +139,7 @@ fn every_stat_is_exported() {
     let one = PluginInfo {
         generation: Some(GenerationId::after(6)),
         state: PluginState::Quarantined,
-        confinement: Some(Confinement::of_all_rules(Kernel::new(0, false))),
+        confinement: Some(Confinement::of_all_rules(Kernel::new(0, false), None)),
         pid: Some(77),
         process_usage: Some(usage(14, 2500)),
         ..plugin("one", counts)

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use hotbay::confinement::ConfinementPolicy;
 use hotbay::manifest::Isolation;
-use hotbay::{ErrorKind, Host, HostEvent, LoadStep, Request};
+use hotbay::{ErrorKind, Host, HostEvent, LoadStep, Request, inspect};
 use hotbay_tests::{Plugin, Plugins, block_on, event, loaded, refused, runner, until};
 use serde_json::json;
 use tempfile::TempDir;
@@ -54,7 +55,20 @@ fn missing_runner_is_named_with_the_searched_places() {
     let message = error.full_message();
     assert!(message.contains("`/no/such/runner` is not a file"), "{message}");
     let hint = error.hint().expect("a hint");
-    assert!(hint.contains("cargo install hotbay-runner"), "{hint}");
+    assert!(hint.contains("host/runner") && hint.contains("`HostBuilder::runner`"), "{hint}");
+}
+
+#[test]
+fn runner_that_is_not_executable_is_named() {
+    let plugins = Plugins::new();
+    let folder = isolated(&plugins).write();
+    let (_folder, program) = other_runner("#!/bin/sh\n", 0o644);
+    let host = Host::builder().runner(&program).build().unwrap();
+    let error = refused(&host, &folder);
+    let message = error.full_message();
+    let expected = format!("cannot use the runner `{}`: it is not executable", program.display());
+    assert!(message.contains(&expected), "{message}");
+    assert!(error.hint().is_some_and(|hint| hint.starts_with("make it executable")), "{error:?}");
 }
 
 #[test]
@@ -160,6 +174,52 @@ fn operator_isolates_a_library_by_the_configuration() {
         let plugin = loaded(&host, &folder);
         assert_eq!(process_of(&plugin) != Some(std::process::id()), is_isolated);
     }
+}
+
+#[test]
+fn host_isolates_all_libraries_but_the_exceptions() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("crashing", "crashing").set("isolation", "none").write();
+    let own = plugins.add("own", "crashing").write();
+    let file = plugins.dir().join("hotbay.toml");
+    let text = format!("runner = '{}'\n[plugins.own]\nisolation = 'none'\n", runner().display());
+    let sections = "[sandbox]\nisolate_libraries = true\n";
+    for (file_says, policy) in [(sections, false), ("", true)] {
+        fs::write(&file, format!("{text}{file_says}")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let policy = ConfinementPolicy::default().with_isolate_libraries(policy);
+        let host = Host::builder().confinement(policy).config_file(&file).build().unwrap();
+        let plugin = loaded(&host, &folder);
+        let process = process_of(&plugin);
+        assert_ne!(process, Some(std::process::id()));
+        assert_eq!(process_of(&loaded(&host, &own)), Some(std::process::id()));
+        plugins.add("crashing", "crashing").set("description", "another").write();
+        hotbay_tests::reloaded(&host, "crashing");
+        let reloaded = process_of(&plugin);
+        assert!(reloaded != Some(std::process::id()) && reloaded != process, "{reloaded:?}");
+    }
+}
+
+#[test]
+fn host_that_requires_sandboxes_and_isolation_refuses_plain_libraries() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("crashing", "crashing").write();
+    let policy =
+        || ConfinementPolicy::default().with_required(true).with_isolate_libraries(true);
+    let host = Host::builder().runner(runner()).confinement(policy()).build().unwrap();
+    let error = refused(&host, &folder);
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.full_message().contains("has no sandbox"), "{}", error.full_message());
+    // What a survey says without a start.
+    let builder = Host::builder().runner(runner()).confinement(policy());
+    let survey = inspect::survey(&builder.plugin_dir(plugins.dir()));
+    let problem = survey.plugins[0].problem.as_ref().expect("it is refused");
+    assert_eq!(problem.full_message(), error.full_message());
+    let builder = Host::builder().runner("/no/such/runner").plugin_dir(plugins.dir());
+    let policy = ConfinementPolicy::default().with_isolate_libraries(true);
+    let survey = inspect::survey(&builder.confinement(policy));
+    let problem = survey.plugins[0].problem.as_ref().expect("it is refused");
+    assert!(problem.full_message().contains("/no/such/runner"), "{}", problem.full_message());
 }
 
 #[test]

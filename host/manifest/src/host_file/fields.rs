@@ -250,6 +250,13 @@ pub(crate) const HOST_SANDBOX: &[Field] = &[
          machine. By default, a warning names what the machine does not enforce.",
     ),
     optional(
+        "isolate_libraries",
+        Shape::Flag,
+        FLAG,
+        "Whether each library runs in its own process, whatever its manifest says. `isolation` in an \
+         entry of `plugins` makes an exception. With `required`, each of them needs a sandbox.",
+    ),
+    optional(
         "state_dir",
         Shape::Host(HostShape::Path),
         "a path",
