@@ -125,12 +125,17 @@ error: hotbay.toml:5:12: `plugins.ecko` names a plugin that was not found
   hint: did you mean `echo`?
 --- exit code 1
 "#]]);
-    fs::write(
-        &file,
-        "signatures = 'required'\nrunner = 'none'\n[sandbox]\ncgroup = 'nowhere'\n",
-    )
-    .unwrap();
+    fs::write(&file, "signatures = 'required'\nrunner = 'none'\n[sandbox]\ncgroup = 'nowhere'\n")
+        .unwrap();
     hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
+$ hotbay config check
+--- stderr
+error: hotbay.toml:1:14: `signatures` is `required`, but no key is trusted: every plugin is refused
+  hint: add a section such as `[keys.NAME]` with a `public_key`
+error: hotbay.toml:2:10: the program `hotbay-runner`, which runs isolated libraries: `none` is not a file
+  hint: install it with `cargo install --locked --path host/runner` in the sources of hotbay [VER], or set its path with `runner` in hotbay.toml or `HostBuilder::runner`
+error: hotbay.toml:4:10: `nowhere` has no controller `cpu`
+--- exit code 1
 "#]]);
     fs::write(&file, "[limits]\nmax_worker = 1\ndrain_timeout = 5\n").unwrap();
     hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"

@@ -51,6 +51,7 @@ $ hotbay inspect plugins/transform --json
   },
   "contracts": [],
   "folder": "plugins/transform",
+  "grants": null,
   "kind": "library",
   "library": {
     "exports": [
@@ -86,6 +87,7 @@ $ hotbay inspect plugins/transform --json
     "unload": "auto"
   },
   "name": "transform",
+  "not_granted": [],
   "permissions": [],
   "problem": null,
   "program": null,
@@ -107,7 +109,10 @@ $ hotbay inspect plugins/transform --json
 #[test]
 fn inspect_prints_what_the_host_grants_of_a_sandbox() {
     let plugins = Plugins::new();
-    let sandbox = json!({ "preset": "native", "read": ["/usr/share", "/etc"], "write": ["{state}"] });
+    let sandbox = json!({
+        "preset": "native", "read": ["/usr/share", "/etc"], "write": ["{state}"],
+        "limits": { "cpu": 0.5 },
+    });
     let program = ProgramFolder::new(&plugins.dir().join("plugins"), "fetch");
     program.bytes("#!/bin/sh\n").set("sandbox", sandbox).install();
     let file = "[sandbox]\nread = ['/usr/share/zoneinfo']\n";
@@ -115,7 +120,7 @@ fn inspect_prints_what_the_host_grants_of_a_sandbox() {
     let run = hotbay(plugins.dir(), &["inspect", "fetch"]).exits(0);
     let text = run.text();
     let expected = r#"
-  grants         {"preset":"native","read":["/usr/share/zoneinfo"],"write":["{state}"]}
+  grants         {"limits":{"cpu":0.5},"preset":"native","read":["/usr/share/zoneinfo"],"write":["{state}"]}
   not granted    `sandbox.read` lists `/etc`, which the host does not grant
 "#;
     assert!(text.contains(expected), "{text}");

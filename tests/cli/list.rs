@@ -349,6 +349,7 @@ $ hotbay inspect process --json
   "built": null,
   "contracts": [],
   "folder": "plugins/process",
+  "grants": null,
   "kind": "process",
   "library": null,
   "manifest": {
@@ -375,6 +376,7 @@ $ hotbay inspect process --json
     "unload": "auto"
   },
   "name": "process",
+  "not_granted": [],
   "permissions": [
     {
       "is_allowed": true,

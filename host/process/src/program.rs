@@ -140,25 +140,40 @@ impl Program {
         })
     }
 
-    /// Explains why it was not spawned. Names the original file, which users know.
+    /// Explains why it was not spawned.
     pub(crate) fn explain_spawn_error(&self, error: &io::Error) -> Diagnosis {
-        self.with_original_path(diagnose::of_spawn(
-            error,
-            &self.copy.path(),
-            self.sandbox.is_some(),
-        ))
+        let is_confined = self.sandbox.is_some();
+        self.of_start(diagnose::of_spawn(error, &self.copy.path(), is_confined))
     }
 
-    /// Explains how it exited, and why.
+    /// Explains how it exited before it could be called, and why.
+    pub(crate) fn explain_failed_start(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
+        self.of_start(diagnose::of_exit(status, &self.copy.path(), tail))
+    }
+
+    /// Explains how it exited after it could be called, and why.
     pub(crate) fn explain_exit(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
         self.with_original_path(diagnose::of_exit(status, &self.copy.path(), tail))
     }
 
     /// Explains what is wrong with the file itself, if that is the cause.
     pub(crate) fn explain_file(&self) -> Option<Diagnosis> {
-        diagnose::of_file(&self.copy.path()).map(|cause| self.with_original_path(cause))
+        diagnose::of_file(&self.copy.path()).map(|cause| self.of_start(cause))
     }
 
+    /// Names the original file, and the interpreter that is executed, if there is one: until the
+    /// program can be called, either can be the cause.
+    fn of_start(&self, diagnosis: Diagnosis) -> Diagnosis {
+        let has_interpreter = !self.copy.arguments().is_empty();
+        if !has_interpreter {
+            return self.with_original_path(diagnosis);
+        }
+        let executed = self.copy.path().display().to_string();
+        let both = format!("{}` in `{executed}", self.original.display());
+        diagnosis.map_message(|message| message.replace(&executed, &both))
+    }
+
+    /// Names the original file, which users know, and not what is executed.
     fn with_original_path(&self, Diagnosis { message, hint }: Diagnosis) -> Diagnosis {
         let copy = self.copy.path().display().to_string();
         let original = self.original.display().to_string();
@@ -218,7 +233,7 @@ impl Program {
                 })
             }
             RunToEnd::Exited { status, stderr, .. } => {
-                let why = self.explain_exit(status, &tail_of(&stderr));
+                let why = self.explain_failed_start(status, &tail_of(&stderr));
                 Err(failed(
                     why.map_message(|why| format!("the command `capabilities` failed: {why}")),
                 ))

@@ -445,7 +445,7 @@ impl Starting<'_> {
     }
 
     fn exited(&self, step: Step, status: ExitStatus) -> Error {
-        let reason = self.program.explain_exit(status, &lock(&self.tail));
+        let reason = self.program.explain_failed_start(status, &lock(&self.tail));
         Error::at(step, reason).exited_with_success(status.success())
     }
 

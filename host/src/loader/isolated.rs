@@ -51,7 +51,7 @@ pub(super) fn start(
         area: Arc::downgrade(&context.staging),
         content: artifact.content(),
     };
-    // Messages about its exits name the library, not the runner.
+    // Messages name the library that the runner opens.
     let original = artifact.path().to_owned();
     let program = program(candidate, Arc::new(copy), original, limits, &context.limits)?;
     start_program(context, candidate, program, until, parts, slot)

@@ -83,6 +83,18 @@ fn runner_that_others_can_replace_is_refused() {
 }
 
 #[test]
+fn failed_runner_is_named_beside_the_library() {
+    let plugins = Plugins::new();
+    let folder = isolated(&plugins).write();
+    let (_folder, program) = other_runner("#!/bin/sh\nexit 3\n", 0o755);
+    let host = Host::builder().runner(&program).build().unwrap();
+    let message = refused(&host, &folder).full_message();
+    let library = hotbay_tests::library_file_name("crashing");
+    let expected = format!("{library}` in `{}` exited with code 3", program.display());
+    assert!(message.contains(&expected), "{message}");
+}
+
+#[test]
 fn runner_of_another_version_is_refused() {
     let plugins = Plugins::new();
     let folder = isolated(&plugins).write();
@@ -193,7 +205,8 @@ fn host_isolates_all_libraries_but_the_exceptions() {
         let process = process_of(&plugin);
         assert_ne!(process, Some(std::process::id()));
         assert_eq!(process_of(&loaded(&host, &own)), Some(std::process::id()));
-        plugins.add("crashing", "crashing").set("description", "another").write();
+        let config = json!({ "round": file_says });
+        plugins.add("crashing", "crashing").config(config).write();
         hotbay_tests::reloaded(&host, "crashing");
         let reloaded = process_of(&plugin);
         assert!(reloaded != Some(std::process::id()) && reloaded != process, "{reloaded:?}");
@@ -204,8 +217,7 @@ fn host_isolates_all_libraries_but_the_exceptions() {
 fn host_that_requires_sandboxes_and_isolation_refuses_plain_libraries() {
     let plugins = Plugins::new();
     let folder = plugins.add("crashing", "crashing").write();
-    let policy =
-        || ConfinementPolicy::default().with_required(true).with_isolate_libraries(true);
+    let policy = || ConfinementPolicy::default().with_required(true).with_isolate_libraries(true);
     let host = Host::builder().runner(runner()).confinement(policy()).build().unwrap();
     let error = refused(&host, &folder);
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
