@@ -124,6 +124,19 @@ struct Stop {
     done: Option<oneshot::Sender<Result<(), Diagnosis>>>,
 }
 
+/// Reports the addresses beyond loopback on which a process listens, from another thread: the
+/// system takes milliseconds to list them, in which this one serves other processes.
+fn report_beyond_loopback(started: &Started, observer: &ObserverRef) {
+    let (pid, printed) = (started.pid(), started.printed_beyond_loopback);
+    let observer = Arc::clone(observer);
+    tokio::task::spawn_blocking(move || {
+        let beyond = beyond_loopback(pid);
+        for address in beyond.unwrap_or_else(|| printed.into_iter().collect()) {
+            observer.listens_beyond_loopback(pid, address);
+        }
+    });
+}
+
 impl Watch {
     async fn watch(mut self, started: Started) {
         let mut running = Some(started);
@@ -141,11 +154,7 @@ impl Watch {
         self.history.started(now);
         self.shared.activity.started(now);
         let live = Arc::clone(&started.live);
-        let beyond = beyond_loopback(live.pid);
-        let printed = || started.printed_beyond_loopback.into_iter().collect();
-        for address in beyond.unwrap_or_else(printed) {
-            self.observer.listens_beyond_loopback(live.pid, address);
-        }
+        report_beyond_loopback(&started, &self.observer);
         let mut check: Option<Check> = None;
         let shared = Arc::clone(&self.shared);
         let mut exceeded = pin!(exceeded(&live, &shared));
