@@ -20,6 +20,7 @@ const GOALS: [(&str, f64); 3] =
 pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyhow::Result<()> {
     let raw = RawPlugin::load(&fixtures.raw)?;
     let echoes = Echoes::load(fixtures)?;
+    let limited = echoes.load_limited(fixtures)?;
     let pins: Vec<_> = echoes
         .plugins
         .iter()
@@ -35,6 +36,7 @@ pub(crate) fn measure(fixtures: &Fixtures, quick: bool, report: &Report) -> anyh
                 contenders.push(pinned(what, pin, &input));
             }
         }
+        contenders.push(call("heap, memory limited", &limited, &input));
         let (rounds, sample) = if quick { (20, 20) } else { (4000, 50) };
         let samples = interleaved(&mut contenders, rounds, Duration::from_micros(sample));
         report.print(&table(bytes, &samples));
@@ -64,7 +66,8 @@ fn table(bytes: usize, samples: &[Samples]) -> Table {
     table.note(
         "Goals are relative to `raw: trait object`; its output, and that of `raw: C`, is on the \
          heap. `in place` is `Output::copy_of`, which allocates nothing; `heap` is \
-         `Output::bytes`; `counted` uses the allocator of `export_plugin!(T)`. `over raw, median` \
+         `Output::bytes`; `counted` uses the allocator of `export_plugin!(T)`, and so does `memory \
+         limited`, with `limits.call_memory_bytes`. `over raw, median` \
          is the median of the differences of neighboring samples, and goals refer to it.",
     );
     table

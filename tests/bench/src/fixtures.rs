@@ -219,7 +219,7 @@ pub(crate) struct Echoes {
     pub(crate) host: Host,
     /// Descriptions and handles.
     pub(crate) plugins: Vec<(&'static str, PluginHandle)>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 pub(crate) const IN_PLACE: &str = "in place";
@@ -244,6 +244,18 @@ impl Echoes {
             let folder = install(library, &dir.path().join("plugins"), name, output)?;
             plugins.push((what, block_on(host.load(folder))??));
         }
-        Ok(Self { host, plugins, _dir: dir })
+        Ok(Self { host, plugins, dir })
+    }
+
+    /// Loads the plugin with outputs on the heap once more, with a limit of the memory of its calls.
+    pub(crate) fn load_limited(&self, fixtures: &Fixtures) -> anyhow::Result<PluginHandle> {
+        let library = Library::copy("bench-echo", &fixtures.counted, self.dir.path())?;
+        let fields = json!({
+            "config": {"output": "heap"},
+            "limits": {"call_memory_bytes": 1 << 20},
+        });
+        let dir = self.dir.path().join("plugins");
+        let folder = install_with(&library, &dir, "limited-heap", fields)?;
+        Ok(block_on(self.host.load(folder))??)
     }
 }
