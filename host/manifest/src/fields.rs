@@ -461,8 +461,8 @@ pub(crate) const REQUIRE: Field = list(
     Entries::Rules,
     "a list of rules, such as `read` or `net`",
     "Rules without which the program must not run: `read`, `write`, `run`, `net`, `ipc`, `syscalls`, \
-     `namespaces`, and limits that are set. If the machine cannot enforce one of them, or only \
-     partially, the load fails. Others are enforced as far as the machine can.",
+     `namespaces`, and limits. If the machine cannot enforce one of them, or only partially, or a \
+     limit is not set, the load fails. Others are enforced as far as the machine can.",
 );
 
 /// The fields of `sandbox.net`.

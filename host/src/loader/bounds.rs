@@ -118,6 +118,14 @@ fn check_required(
     sandbox: &Sandbox,
     confinement: &Confinement,
 ) -> Result<(), Error> {
+    let not_set = sandbox.require.iter().find(|rule| confinement.status(**rule).is_none());
+    if let Some(rule) = not_set {
+        let failed = candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
+        let message = format!("the limit `{rule}` is required, but not set");
+        return Err(failed.caused_by(message).with_hint(format!(
+            "set `{rule}` in `limits` of its sandbox, or in `[sandbox.limits]` of hotbay.toml"
+        )));
+    }
     let is_missing = |rule: SandboxRule, status: &RuleStatus| match status {
         RuleStatus::Unavailable(_) => host.required || sandbox.require.contains(&rule),
         _ => sandbox.require.contains(&rule),

@@ -1,7 +1,7 @@
 //! What the host reports about confinement, on this machine and on one that lacks it.
 
 use hotbay::confinement::{ConfinementPolicy, Kernel, RuleStatus};
-use hotbay::manifest::SandboxRule;
+use hotbay::manifest::{Sandbox, SandboxLimits, SandboxRule};
 use hotbay::{ErrorKind, Host, LoadStep};
 use hotbay_tests::{block_on, refused};
 use serde_json::{Value, json};
@@ -41,6 +41,27 @@ fn required_rule_that_is_unavailable_refuses_the_program() {
     assert!(message.contains("cpu is unavailable (needs a folder of control groups"), "{message}");
     assert!(error.hint().is_some_and(|hint| hint.contains("`cgroup` in `[sandbox]`")), "{error:?}");
     assert!(fixture.started().is_empty());
+}
+
+#[test]
+fn required_limit_that_is_not_set_refuses_the_program() {
+    let fixture = ProcessFixture::new();
+    let folder = program(&fixture, json!({ "require": ["open_files"] })).install();
+    let host = Host::builder().build().expect("a host");
+    let error = refused(&host, folder.clone());
+    assert_eq!(
+        (error.kind(), error.step()),
+        (ErrorKind::PermissionDenied, Some(LoadStep::Confine))
+    );
+    let message = error.full_message();
+    assert!(message.contains("the limit `open_files` is required, but not set"), "{message}");
+    assert!(fixture.started().is_empty());
+    // The host's limit is one of the program.
+    let limits = SandboxLimits::default().with_open_files(Some(64));
+    let bounds = Sandbox::default().with_limits(limits);
+    let policy = ConfinementPolicy::default().with_bounds(Some(bounds));
+    let host = Host::builder().confinement(policy).build().expect("a host");
+    block_on(host.load(folder)).expect("its limit is set");
 }
 
 #[test]
