@@ -148,7 +148,20 @@ impl Program {
 
     /// Explains how it exited before it could be called, and why.
     pub(crate) fn explain_failed_start(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
-        self.of_start(diagnose::of_exit(status, &self.copy.path(), tail))
+        let Diagnosis { message, hint } =
+            self.of_start(diagnose::of_exit(status, &self.copy.path(), tail));
+        let limits = self.sandbox.iter().flat_map(|policy| policy.limits.entries());
+        let limits = limits.filter_map(|(rule, limit)| limit.map(|_| format!("`{rule}`")));
+        let limits: Vec<_> = limits.collect();
+        if limits.is_empty() {
+            return Diagnosis { message, hint };
+        }
+        let limits = limits.join(", ");
+        let raise = format!("raise {limits} in its sandbox, if it needs more to start");
+        Diagnosis {
+            message: format!("{message}\nits sandbox limits {limits}"),
+            hint: Some(hint.map_or_else(|| raise.clone(), |hint| format!("{hint}, or {raise}"))),
+        }
     }
 
     /// Explains how it exited after it could be called, and why.

@@ -10,8 +10,8 @@ use hotbay::{ErrorKind, Events, Host, HostBuilder, HostEvent, Request};
 use hotbay_tests::{Plugins, StopOnDrop, event, loaded, runner};
 use serde_json::{Value, json};
 
-use super::{attempt, can_confine, start, start_with};
-use crate::process::fixture::Running;
+use super::{attempt, can_confine, program, start, start_with};
+use crate::process::fixture::{ProcessFixture, Running};
 
 /// Lets the program exceed a limit that ends it; returns what the host reports.
 #[track_caller]
@@ -139,6 +139,18 @@ fn size_of_files_is_limited() {
     let reason = exceed(json!({ "file_bytes": 65536 }), json!([folder.dir()]), action);
     assert!(reason.contains("exceeded its file size limit"), "{reason}");
     assert_eq!(fs::metadata(&file).expect("the file").len(), 65536);
+}
+
+#[test]
+fn limit_that_prevents_the_start_is_named() {
+    let fixture = ProcessFixture::new();
+    let sandbox = json!({ "limits": { "memory_bytes": 65536, "processes": 8 } });
+    let folder = program(&fixture, sandbox).install();
+    let error = hotbay_tests::refused(&Host::builder().build().expect("a host"), folder);
+    let message = error.full_message();
+    assert!(message.contains("its sandbox limits `memory_bytes`, `processes`"), "{message}");
+    let hint = error.hint().expect("a hint");
+    assert!(hint.contains("raise `memory_bytes`, `processes` in its sandbox"), "{hint}");
 }
 
 #[test]
