@@ -226,7 +226,9 @@ impl Default for Quarantine {
     }
 }
 
-/// What a host requires of the confinement of programs.
+/// What a host requires of the confinement of programs and isolated libraries.
+///
+/// Values of a `hotbay.toml` replace these, if the file is set later than this policy.
 ///
 /// ```
 /// use hotbay::Host;
@@ -241,11 +243,12 @@ impl Default for Quarantine {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConfinementPolicy {
-    /// Refuses programs without a sandbox, and rules that are unavailable on this machine. By
+    /// Refuses programs and isolated libraries without a sandbox, and rules that are unavailable on this machine. By
     /// default they are enforced as far as possible, and a warning names the others.
     pub required: bool,
-    /// Runs each library in its own process, as if its manifest said so, unless the configuration
-    /// sets `isolation` for this plugin. Together with `required`, all of them need a sandbox.
+    /// Runs the library of each folder in its own process, as if its manifest stated it, unless the
+    /// configuration sets `isolation` for the plugin of this name. Together with `required`, each of
+    /// them needs a sandbox. Compiled-in plugins stay in this process.
     pub isolate_libraries: bool,
     /// Bounds of the sandboxes of manifests. The configuration can set others for single plugins.
     pub bounds: Option<Sandbox>,

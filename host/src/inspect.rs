@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::SignedFiles;
 use hotbay_plugin::contract::ContractText;
-use hotbay_sandbox::{Confinement, Kernel};
+use hotbay_sandbox::{Confinement, Delegated, Kernel};
 
 #[cfg(feature = "conformance")]
 use crate::call::Request;
@@ -42,8 +42,8 @@ pub struct Survey {
     pub errors: Vec<Error>,
 }
 
-/// Reads the manifests and stamps of all plugins below the builder's plugin directories, without
-/// running anything.
+/// Reads the manifests and stamps of all plugins below the builder's plugin directories, and checks
+/// whether this machine can run and confine them as the builder requires. Runs nothing.
 pub fn survey(builder: &HostBuilder) -> Survey {
     let (plugins, found) = crate::host::survey(&builder.dirs, survey_rules(builder));
     Survey { plugins, without_manifest: found.without_manifest, errors: found.problems }
@@ -92,7 +92,8 @@ pub struct Machine {
 /// ```
 pub fn machine(builder: &HostBuilder) -> Machine {
     let kernel = Kernel::current();
-    let confinement = Confinement::of_all_rules(kernel, builder.confinement.cgroup.as_deref());
+    let cgroup = builder.confinement.cgroup.clone().map(Delegated::inspect);
+    let confinement = Confinement::of_all_rules(kernel, cgroup);
     Machine { kernel, confinement, runner: runner(builder) }
 }
 
@@ -156,11 +157,12 @@ pub fn contracts(
 /// # Errors
 ///
 /// Depends on the step that failed before the comparison: see [`Error::step`].
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the library is isolated.
 pub fn abi_report(
     builder: &HostBuilder,
     folder: impl AsRef<Path>,
 ) -> Result<Option<String>, Error> {
-    crate::loader::abi_report(folder.as_ref(), &builder.rules)
+    crate::loader::abi_report(folder.as_ref(), survey_rules(builder))
 }
 
 /// Tests whether the program in `folder` conforms to the protocol for processes.

@@ -125,18 +125,6 @@ error: hotbay.toml:5:12: `plugins.ecko` names a plugin that was not found
   hint: did you mean `echo`?
 --- exit code 1
 "#]]);
-    fs::write(&file, "signatures = 'required'\nrunner = 'none'\n[sandbox]\ncgroup = 'nowhere'\n")
-        .unwrap();
-    hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
-$ hotbay config check
---- stderr
-error: hotbay.toml:1:14: `signatures` is `required`, but no key is trusted: every plugin is refused
-  hint: add a section such as `[keys.NAME]` with a `public_key`
-error: hotbay.toml:2:10: the program `hotbay-runner`, which runs isolated libraries: `none` is not a file
-  hint: install it with `cargo install --locked --path host/runner` in the sources of hotbay [VER], or set its path with `runner` in hotbay.toml or `HostBuilder::runner`
-error: hotbay.toml:4:10: `nowhere` has no controller `cpu`
---- exit code 1
-"#]]);
     fs::write(&file, "[limits]\nmax_worker = 1\ndrain_timeout = 5\n").unwrap();
     hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
 $ hotbay config check
@@ -156,6 +144,53 @@ error: `hotbay.toml` does not exist in the current folder
   hint: name the file with `--config`, or create one; host/manifest/HOTBAY_TOML.md lists its fields
 --- exit code 1
 "#]]);
+}
+
+#[cfg(unix)]
+#[test]
+fn check_reports_what_this_machine_lacks() {
+    let plugins = configured(FILE);
+    let file = plugins.dir().join("hotbay.toml");
+    let check = || hotbay(plugins.dir(), &["config", "check"]);
+    fs::write(&file, "runner = 'none'\n[sandbox]\ncgroup = 'nowhere'\n").unwrap();
+    let run = check().exits(1);
+    for text in
+        ["no program `hotbay-runner`", "`none` is not a file", "`sandbox.cgroup` is `nowhere`"]
+    {
+        assert!(run.stderr.contains(text), "{}", run.stderr);
+    }
+    // Also of plugins that the file does not name.
+    let text = "runner = '{}'\n[sandbox]\nrequired = true\nisolate_libraries = true\n";
+    let text = text.replace("{}", hotbay_tests::runner().to_str().unwrap());
+    fs::write(&file, text).unwrap();
+    let run = check().exits(1);
+    assert!(run.stderr.contains("plugin `echo`: confine: it has no sandbox"), "{}", run.stderr);
+    fs::write(&file, "signatures = 'required'\n").unwrap();
+    let run = check().exits(0);
+    assert!(run.stderr.contains("this file has no `[keys.NAME]`"), "{}", run.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn checks_of_instances_of_one_folder_are_separate() {
+    let text = "[sandbox]\nrequired = true\nisolate_libraries = true\n[plugins.second]\n\
+                folder = 'plugins/echo'\nsandbox = { preset = 'native' }\n[plugins.third]\n\
+                folder = 'plugins/echo'\nenabled = false\n";
+    let text = format!("runner = '{}'\n{text}", hotbay_tests::runner().display());
+    let plugins = configured(&text);
+    let run = hotbay(plugins.dir(), &["check", "--json"]).exits(1);
+    let json = run.json();
+    let result = |name: &str| {
+        let plugins = json["plugins"].as_array().unwrap();
+        plugins.iter().find(|one| one["name"] == name).map(|one| one["result"].clone())
+    };
+    assert_eq!(result("echo"), Some(json!("refused")), "{json}");
+    assert_eq!(result("second"), Some(json!("passed")), "{json}");
+    assert_eq!(result("third"), None);
+    let disabled = "[plugins.echo]\nenabled = false\n";
+    fs::write(plugins.dir().join("hotbay.toml"), disabled).unwrap();
+    let run = hotbay(plugins.dir(), &["check"]).exits(1);
+    assert!(run.stderr.contains("plugin `echo` is disabled"), "{}", run.stderr);
 }
 
 #[test]

@@ -162,7 +162,8 @@ pub(crate) enum Verb {
     /// Prints what this machine can enforce of the sandboxes of plugins.
     ///
     /// Each rule is enforced, partial or unavailable, with the reason. `hotbay inspect` prints the
-    /// same for one plugin.
+    /// same for one plugin. Also prints the program that runs isolated libraries. Reads the folder of
+    /// control groups and the path of that program from hotbay.toml.
     Doctor,
     /// Prints a completion script for a shell.
     ///

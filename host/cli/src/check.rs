@@ -45,6 +45,11 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<St
         folders => folders.to_vec(),
     };
     let Survey { plugins: mut surveyed, errors, .. } = inspect::survey(&builder(options, &dirs));
+    for one in surveyed.iter().filter(|one| one.is_disabled) {
+        let name = survey_report::name(one);
+        print_message(&format!("note: plugin `{name}` is disabled, so it is not checked"));
+    }
+    surveyed.retain(|one| !one.is_disabled);
     surveyed.sort_by_cached_key(|one| (survey_report::name(one), one.folder.clone()));
     let sample = Input::of_sample(args.text.as_deref(), args.input.as_deref())?;
     let mut checked = load(&surveyed, options, sample.as_ref())?;
@@ -108,9 +113,13 @@ fn load<'a>(
     let report = block_on(host.load_all());
     for refused in &report.refused {
         for one in &mut checked {
-            // The host makes folders absolute.
+            // The host makes folders absolute. A folder can have several instances.
             let folder = std::path::absolute(&one.plugin.folder);
-            if folder.is_ok_and(|folder| folder == refused.folder) {
+            let is_named = refused
+                .name
+                .as_ref()
+                .is_none_or(|name| name.as_str() == survey_report::name(one.plugin));
+            if is_named && folder.is_ok_and(|folder| folder == refused.folder) {
                 one.refusal = Some(Refusal::from(&refused.error));
             }
         }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use hotbay::confinement::RuleStatus;
-use hotbay::inspect::{self, Survey};
+use hotbay::confinement::{Confinement, RuleStatus};
+use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use hotbay::manifest::SandboxRule;
-use hotbay::{ConfigFile, ConfigValue, Host};
+use hotbay::{ConfigFile, ConfigValue, Host, LoadStep};
 use hotbay_manifest::nearest;
 use serde_json::{Value, json};
 
@@ -55,7 +55,14 @@ pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
             true => ConfigFile::read_writable_by_others(file),
             false => ConfigFile::read(file),
         };
-        options.config_file = Some(read?);
+        options.config_file = match read {
+            // What the machine can do is known without the file.
+            Err(error) if matches!(args.verb, Verb::Doctor) => {
+                survey_report::print_warning(&Failure::from(error));
+                None
+            }
+            read => Some(read?),
+        };
     }
     Ok(())
 }
@@ -129,6 +136,11 @@ fn check(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, 
             print_message(&format!("error: {place}: {message}"));
             hint.iter().for_each(|hint| print_hint(hint));
         }
+        if trusts_no_key(file) {
+            let note = "note: `signatures` is `required`, but this file has no `[keys.NAME]`: a host \
+                        refuses every plugin, unless the application adds a key";
+            print_message(note);
+        }
         if problems.is_empty() {
             let plural =
                 |count, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
@@ -167,7 +179,10 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
         }
     }
     let names: BTreeMap<_, _> = plugins.iter().map(|one| (survey_report::name(one), one)).collect();
-    for name in named(file) {
+    let named = named(file);
+    let unnamed = plugins.iter().filter(|one| !named.contains(&survey_report::name(one)));
+    problems.extend(unnamed.filter_map(|one| problem_of_confinement(file, one)));
+    for name in named {
         let path = format!("plugins.{name}");
         let problem = match names.get(&name) {
             Some(plugin) => {
@@ -188,28 +203,54 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
 
 /// Returns the problems of settings that apply to all plugins.
 fn problems_of_host(file: &ConfigFile, options: &Options) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let mut add = |path: &str, message: String, hint: Option<&str>| {
-        let (place, hint) = (place_of(file, path), hint.map(str::to_owned));
-        problems.push(Problem { place, message, hint });
-    };
-    let value = |path: &str| file.values().find(|value| value.path == path);
-    let has_key = || file.values().any(|value| value.keys.first().is_some_and(|it| it == "keys"));
-    let is_required = |value: ConfigValue| value.value == Some("required".into());
-    if value("signatures").is_some_and(is_required) && !has_key() {
-        let message = "`signatures` is `required`, but no key is trusted: every plugin is refused";
-        let hint = "add a section such as `[keys.NAME]` with a `public_key`";
-        add("signatures", message.to_owned(), Some(hint));
-    }
     let machine = inspect::machine(&builder(options, &[]));
-    if let (Some(_), Err(error)) = (value("runner"), machine.runner) {
-        add("runner", short(&error), error.hint());
-    }
-    let shares = machine.confinement.status(SandboxRule::Cpu);
-    if let (Some(_), Some(RuleStatus::Unavailable(reason))) = (value("sandbox.cgroup"), shares) {
-        add("sandbox.cgroup", reason.clone(), None);
-    }
-    problems
+    let runner = ["runner", "sandbox.isolate_libraries"].into_iter().find(|path| has(file, path));
+    let runner = runner.zip(machine.runner.err()).map(|(path, error)| Problem {
+        place: place_of(file, path),
+        message: short(&error),
+        hint: error.hint().map(str::to_owned),
+    });
+    [runner, problem_of_cgroup(file, &machine.confinement)].into_iter().flatten().collect()
+}
+
+fn problem_of_cgroup(file: &ConfigFile, confinement: &Confinement) -> Option<Problem> {
+    let cgroup = file.values().find(|value| value.path == "sandbox.cgroup")?;
+    let folder = cgroup.value?.as_str().map(PathBuf::from)?;
+    let shown = folder.display();
+    let message = match confinement.status(SandboxRule::Cpu)? {
+        RuleStatus::Unavailable(_) if !folder.is_dir() => {
+            format!("`sandbox.cgroup` is `{shown}`, which is not a folder")
+        }
+        RuleStatus::Unavailable(reason) => reason.clone(),
+        _ => return None,
+    };
+    let hint =
+        "name a folder of control groups (version 2) that is delegated to the user of the host";
+    let place = place_of(file, "sandbox.cgroup");
+    Some(Problem { place, message, hint: Some(hint.to_owned()) })
+}
+
+/// Returns whether the file sets a value, other than `false`.
+fn has(file: &ConfigFile, path: &str) -> bool {
+    file.values().any(|value| value.path == path && value.value != Some(false.into()))
+}
+
+/// Returns the problem of a plugin that cannot be confined as the host requires.
+fn problem_of_confinement(file: &ConfigFile, plugin: &SurveyedPlugin) -> Option<Problem> {
+    let error = plugin.problem.as_ref().filter(|_| !plugin.is_disabled)?;
+    (error.step() == Some(LoadStep::Confine)).then(|| Problem {
+        place: place_of(file, "sandbox"),
+        message: format!("plugin `{}`: {}", survey_report::name(plugin), short(error)),
+        hint: error.hint().map(str::to_owned),
+    })
+}
+
+/// Returns whether the file requires signatures without a key. The application may have keys.
+fn trusts_no_key(file: &ConfigFile) -> bool {
+    let is_required =
+        |value: &ConfigValue| value.path == "signatures" && value.value == Some("required".into());
+    let is_key = |value: &ConfigValue| value.keys.first().is_some_and(|first| first == "keys");
+    file.values().any(|value| is_required(&value)) && !file.values().any(|value| is_key(&value))
 }
 
 /// Returns the plugins that the file has settings for.

@@ -19,7 +19,7 @@ pub(crate) fn doctor(options: &Options, out: &mut Out) -> Result<Status, Failure
             "seccomp": kernel.seccomp,
             "namespaces": kernel.namespaces.is_ok(),
             "rules": rules_json(&confinement),
-            "runner": runner.as_ref().ok(),
+            "runner": runner.as_ref().ok().map(|runner| runner.display().to_string()),
             "runner_problem": runner.as_ref().err().map(error_json),
         }))?;
         return Ok(Status::Success);
@@ -35,8 +35,10 @@ pub(crate) fn doctor(options: &Options, out: &mut Out) -> Result<Status, Failure
     match runner {
         Ok(runner) => out.line(&format!("isolated libraries: run by {}", runner.display()))?,
         Err(error) => {
-            out.line(&format!("isolated libraries: cannot run: {}", short(&error)))?;
-            error.hint().map_or(Ok(()), |hint| out.line(&format!("  hint: {hint}")))?;
+            out.line(&format!("isolated libraries: {}", short(&error)))?;
+            if let Some(hint) = error.hint() {
+                out.line(&format!("  hint: {hint}"))?;
+            }
         }
     }
     Ok(Status::Success)

@@ -96,6 +96,8 @@ pub(crate) fn seal_folder(folder: &Path, options: &Options) -> Result<Value, Fai
             _ if problem.kind() == ErrorKind::Unsupported => {}
             // The digest is replaced.
             Some(LoadStep::Digest) => {}
+            // Another machine may run it.
+            Some(LoadStep::Confine | LoadStep::Launch) => {}
             Some(LoadStep::Manifest | LoadStep::Stage | LoadStep::Probe) => {
                 return Err(problem_of(folder)(problem));
             }

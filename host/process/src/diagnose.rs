@@ -19,17 +19,22 @@ pub(crate) fn of_file(program: &Path) -> Option<Diagnosis> {
     ProgramFile::inspect(program).why_not_runnable()
 }
 
-/// Explains why `program` could not be executed, given the `error` of the attempt. One or two
-/// lines.
-pub(crate) fn of_spawn(error: &io::Error, program: &Path, is_confined: bool) -> Diagnosis {
+/// Explains why `program`, which messages call `name`, could not be executed, given the `error` of
+/// the attempt. One or two lines.
+pub(crate) fn of_spawn(
+    error: &io::Error,
+    program: &Path,
+    name: &str,
+    is_confined: bool,
+) -> Diagnosis {
     if let Some(cause) = Enforcement::explain_namespaces(error) {
         return Diagnosis::new(
-            format!("cannot run `{}` in new namespaces: {cause}", program.display()),
+            format!("cannot run {name} in new namespaces: {cause}"),
             "restart the host, which then runs programs without namespaces unless they are \
              required, or remove the cause",
         );
     }
-    let message = format!("cannot run `{}`: {error}", program.display());
+    let message = format!("cannot run {name}: {error}");
     match cause_of_spawn(error, program, is_confined) {
         Some(cause) => cause.map_message(|cause| format!("{message}\n{cause}")),
         None => message.into(),
@@ -108,10 +113,10 @@ fn not_permitted(path: &Path, program: &ProgramFile, is_confined: bool) -> Diagn
     }
 }
 
-/// Explains why `program` exited before it could be called: its exit status, the usual cause if
+/// Explains why `program`, which messages call `name`, exited: its exit status, the usual cause if
 /// known, and its output on stderr.
-pub(crate) fn of_exit(status: ExitStatus, program: &Path, tail: &Tail) -> Diagnosis {
-    let exit = format!("`{}` {}", program.display(), describe(status));
+pub(crate) fn of_exit(status: ExitStatus, program: &Path, name: &str, tail: &Tail) -> Diagnosis {
+    let exit = format!("{name} {}", describe(status));
     let output = last_output::output(tail).unwrap_or_else(|| "no output on stderr".to_owned());
     match cause_of_exit(status, program, tail) {
         Some(cause) => cause.map_message(|cause| format!("{exit}\n{cause}\n{output}")),
@@ -270,6 +275,14 @@ mod tests {
     use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt;
 
+    fn quoted(path: &Path) -> String {
+        format!("`{}`", path.display())
+    }
+
+    fn spawn(error: &io::Error, program: &Path) -> Diagnosis {
+        of_spawn(error, program, &quoted(program), false)
+    }
+
     /// Creates a file with `bytes` and `mode`, and returns the cause and the hint reported when
     /// running it fails with `code`.
     fn reported_cause(bytes: &[u8], mode: u32, code: i32) -> String {
@@ -277,8 +290,7 @@ mod tests {
         let path = folder.path().join("plugin");
         std::fs::write(&path, bytes).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let Diagnosis { message, hint } =
-            of_spawn(&io::Error::from_raw_os_error(code), &path, false);
+        let Diagnosis { message, hint } = spawn(&io::Error::from_raw_os_error(code), &path);
         assert!(message.starts_with(&format!("cannot run `{}`: ", path.display())), "{message}");
         assert!(message.lines().count() <= 2, "{message}");
         let cause = message.lines().nth(1).unwrap_or("");
@@ -296,10 +308,10 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::ENOENT);
         let cases = [("none", "\nfile not found"), ("no/none", "\nfolder `")];
         for (path, expect) in cases {
-            let message = of_spawn(&error, &folder.path().join(path), false).message;
+            let message = spawn(&error, &folder.path().join(path)).message;
             assert!(message.contains(expect), "{message}");
         }
-        let denied = of_spawn(&io::Error::from_raw_os_error(libc::EACCES), folder.path(), false);
+        let denied = spawn(&io::Error::from_raw_os_error(libc::EACCES), folder.path());
         assert!(denied.message.contains("it is a folder or a device"), "{denied}");
         assert_eq!(denied.hint.as_deref(), Some("fix the path"));
     }
@@ -372,7 +384,7 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let mut tail = Tail::default();
         stderr.iter().for_each(|line| tail.push(line));
-        let Diagnosis { message, hint } = of_exit(status, &path, &tail);
+        let Diagnosis { message, hint } = of_exit(status, &path, &quoted(&path), &tail);
         let hint = hint.map_or_else(String::new, |hint| format!("\nhint: {hint}"));
         format!("{message}{hint}").replace(&path.display().to_string(), "plugin")
     }
@@ -485,7 +497,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_status_is_reported_in_one_to_three_lines(raw in any::<u16>(), line in "\\PC{0,30}") {
-            let Diagnosis { message, hint } = of_exit(ExitStatus::from_raw(raw.into()), Path::new("/nowhere"), &{
+            let Diagnosis { message, hint } = of_exit(ExitStatus::from_raw(raw.into()), Path::new("/nowhere"), "`/nowhere`", &{
                 let mut tail = Tail::default();
                 tail.push(&line);
                 tail

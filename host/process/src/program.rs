@@ -115,8 +115,8 @@ impl Program {
                     environment.push(("TMPDIR".into(), folder.into()));
                 }
                 let mut policy = policy.clone();
-                policy.run.push(self.copy.path());
-                policy.read.extend(self.copy.files());
+                policy.run.push(self.copy.path().into());
+                policy.read.extend(self.copy.files().into_iter().map(Into::into));
                 let enforcement = Enforcement::new(&policy, Kernel::of_policy(&policy), private)
                     .map_err(|error| Diagnosis::from(error.to_string()))?;
                 Some(Arc::new(enforcement))
@@ -143,13 +143,14 @@ impl Program {
     /// Explains why it was not spawned.
     pub(crate) fn explain_spawn_error(&self, error: &io::Error) -> Diagnosis {
         let is_confined = self.sandbox.is_some();
-        self.of_start(diagnose::of_spawn(error, &self.copy.path(), is_confined))
+        let name = self.name_at_start();
+        self.with_original_path(diagnose::of_spawn(error, &self.copy.path(), &name, is_confined))
     }
 
     /// Explains how it exited before it could be called, and why.
     pub(crate) fn explain_failed_start(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
-        let Diagnosis { message, hint } =
-            self.of_start(diagnose::of_exit(status, &self.copy.path(), tail));
+        let exit = diagnose::of_exit(status, &self.copy.path(), &self.name_at_start(), tail);
+        let Diagnosis { message, hint } = self.with_original_path(exit);
         let limits = self.sandbox.iter().flat_map(|policy| policy.limits.entries());
         let limits = limits.filter_map(|(rule, limit)| limit.map(|_| format!("`{rule}`")));
         let limits: Vec<_> = limits.collect();
@@ -166,33 +167,44 @@ impl Program {
 
     /// Explains how it exited after it could be called, and why.
     pub(crate) fn explain_exit(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
-        self.with_original_path(diagnose::of_exit(status, &self.copy.path(), tail))
+        let name = quoted(&self.original);
+        self.with_original_path(diagnose::of_exit(status, &self.copy.path(), &name, tail))
     }
 
     /// Explains what is wrong with the file itself, if that is the cause.
     pub(crate) fn explain_file(&self) -> Option<Diagnosis> {
-        diagnose::of_file(&self.copy.path()).map(|cause| self.of_start(cause))
+        diagnose::of_file(&self.copy.path()).map(|cause| self.with_original_path(cause))
     }
 
-    /// Names the original file, and the interpreter that is executed, if there is one: until the
-    /// program can be called, either can be the cause.
-    fn of_start(&self, diagnosis: Diagnosis) -> Diagnosis {
-        let has_interpreter = !self.copy.arguments().is_empty();
-        if !has_interpreter {
-            return self.with_original_path(diagnosis);
+    /// Returns what messages call it until it can be called: with its interpreter, if it has one,
+    /// since either can be the cause.
+    fn name_at_start(&self) -> String {
+        match self.has_interpreter() {
+            true => {
+                format!("the runner {} of {}", quoted(&self.copy.path()), quoted(&self.original))
+            }
+            false => quoted(&self.original),
         }
-        let executed = self.copy.path().display().to_string();
-        let both = format!("{}` in `{executed}", self.original.display());
-        diagnosis.map_message(|message| message.replace(&executed, &both))
     }
 
-    /// Names the original file, which users know, and not what is executed.
+    fn has_interpreter(&self) -> bool {
+        !self.copy.arguments().is_empty()
+    }
+
+    /// Replaces the path of the private copy by that of the original file, which users know.
     fn with_original_path(&self, Diagnosis { message, hint }: Diagnosis) -> Diagnosis {
+        if self.has_interpreter() {
+            return Diagnosis { message, hint };
+        }
         let copy = self.copy.path().display().to_string();
         let original = self.original.display().to_string();
         let replace = |text: String| text.replace(&copy, &original);
         Diagnosis { message: replace(message), hint: hint.map(replace) }
     }
+}
+
+fn quoted(path: &Path) -> String {
+    format!("`{}`", path.display())
 }
 
 /// The limits of one process and of the calls to it.

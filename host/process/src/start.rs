@@ -101,7 +101,8 @@ impl Started {
 
     /// Explains how it exited, and why; `program` is the file that was executed.
     pub fn explain_exit(&self, status: ExitStatus, program: &Path) -> Diagnosis {
-        diagnose::of_exit(status, program, &lock(&self.tail))
+        let name = format!("`{}`", program.display());
+        diagnose::of_exit(status, program, &name, &lock(&self.tail))
     }
 
     /// Returns a function that counts the descendants that still run. It blocks. Linux only.

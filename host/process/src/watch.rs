@@ -1,6 +1,7 @@
 //! The watch task of one process: cleans up after an exit, restarts the process after the delay of
 //! the restart policy, stops it on command, and checks whether it hangs.
 
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::pin::{Pin, pin};
 use std::process::ExitStatus;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::capabilities::Capabilities;
 use crate::child::Stopped;
@@ -124,19 +126,6 @@ struct Stop {
     done: Option<oneshot::Sender<Result<(), Diagnosis>>>,
 }
 
-/// Reports the addresses beyond loopback on which a process listens, from another thread: the
-/// system takes milliseconds to list them, in which this one serves other processes.
-fn report_beyond_loopback(started: &Started, observer: &ObserverRef) {
-    let (pid, printed) = (started.pid(), started.printed_beyond_loopback);
-    let observer = Arc::clone(observer);
-    tokio::task::spawn_blocking(move || {
-        let beyond = beyond_loopback(pid);
-        for address in beyond.unwrap_or_else(|| printed.into_iter().collect()) {
-            observer.listens_beyond_loopback(pid, address);
-        }
-    });
-}
-
 impl Watch {
     async fn watch(mut self, started: Started) {
         let mut running = Some(started);
@@ -154,7 +143,9 @@ impl Watch {
         self.history.started(now);
         self.shared.activity.started(now);
         let live = Arc::clone(&started.live);
-        report_beyond_loopback(&started, &self.observer);
+        // The system can take milliseconds to list them, in which this thread serves other processes.
+        let pid = live.pid;
+        let mut listening = Some(tokio::task::spawn_blocking(move || beyond_loopback(pid)));
         let mut check: Option<Check> = None;
         let shared = Arc::clone(&self.shared);
         let mut exceeded = pin!(exceeded(&live, &shared));
@@ -163,6 +154,12 @@ impl Watch {
             tokio::select! {
                 status = started.child.wait() => {
                     return Served::Exited(self.exited(started, status).await);
+                }
+                found = listed(&mut listening) => {
+                    let printed = || started.printed_beyond_loopback.into_iter().collect();
+                    for address in found.unwrap_or_else(printed) {
+                        self.observer.listens_beyond_loopback(live.pid, address);
+                    }
                 }
                 command = self.receiver.recv() => match command {
                     Some(Command::Wake) => {}
@@ -456,6 +453,17 @@ async fn checked(check: &mut Option<Check>) -> bool {
 }
 
 /// Waits until the given instant; `None` waits forever.
+/// Waits for the addresses on which a process listens, once. Cancel safe.
+async fn listed(
+    addresses: &mut Option<JoinHandle<Option<Vec<SocketAddr>>>>,
+) -> Option<Vec<SocketAddr>> {
+    let Some(listing) = addresses else { return std::future::pending().await };
+    let found = listing.await;
+    *addresses = None;
+    // It only fails if the runtime shuts down.
+    found.unwrap_or_default()
+}
+
 async fn at(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until.into()).await,

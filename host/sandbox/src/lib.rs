@@ -38,5 +38,5 @@ pub use linux::Enforcement;
 pub use namespaces::NoNamespaces;
 #[cfg(not(target_os = "linux"))]
 pub use other::Enforcement;
-pub use policy::{Policy, TMP};
+pub use policy::{GrantedPath, Policy, TMP};
 pub use report::{Confinement, RuleReport, RuleStatus};

@@ -9,19 +9,49 @@ use crate::{Delegated, preset};
 /// The beginning of a path in the private folder of a launch, which is known when it starts.
 pub const TMP: &str = "{tmp}";
 
-/// What a process may do; everything else is denied. Paths are absolute, or begin with [`TMP`].
+/// A file or folder of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantedPath {
+    /// Absolute, or begins with [`TMP`].
+    pub path: PathBuf,
+    /// The folder that the path must not leave: nothing is granted if one of its links does. Without
+    /// it, all links are followed.
+    pub beneath: Option<PathBuf>,
+}
+
+impl GrantedPath {
+    /// Creates a path that must not leave `folder`.
+    pub fn beneath(path: PathBuf, folder: PathBuf) -> Self {
+        Self { path, beneath: Some(folder) }
+    }
+
+    /// Returns where the path leads, if that is outside of its folder now. Accesses the disk.
+    pub fn leads_out(&self) -> Option<PathBuf> {
+        let folder = self.beneath.as_ref()?.canonicalize().ok()?;
+        self.path.canonicalize().ok().filter(|target| !target.starts_with(folder))
+    }
+}
+
+impl<P: Into<PathBuf>> From<P> for GrantedPath {
+    /// Creates a path whose links are followed.
+    fn from(path: P) -> Self {
+        Self { path: path.into(), beneath: None }
+    }
+}
+
+/// What a process may do; everything else is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Files and folders that can be read.
-    pub read: Vec<PathBuf>,
+    pub read: Vec<GrantedPath>,
     /// Files and folders of the system that can be read. The process must not be able to change what
     /// they lead to.
     pub system: Vec<PathBuf>,
     /// Files and folders that can be read and changed. Rules of paths below
     /// one of them are ignored, since the process could replace such a path by a link.
-    pub write: Vec<PathBuf>,
+    pub write: Vec<GrantedPath>,
     /// Programs, and folders of programs, that can be executed and read.
-    pub run: Vec<PathBuf>,
+    pub run: Vec<GrantedPath>,
     /// Ports that can be connected to.
     pub connect: Vec<NetRule>,
     /// TCP ports that can be listened on.
@@ -64,11 +94,11 @@ impl Policy {
     }
 }
 
-/// Returns a path whose beginning [`TMP`] is replaced by `folder`; `None` if there is no folder.
+/// Returns a path whose beginning [`TMP`] is replaced by a folder in `private`, which it must not
+/// leave; `None` without that.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nothing is enforced"))]
-pub(crate) fn resolve(path: &Path, folder: Option<&Path>) -> Option<PathBuf> {
-    match path.strip_prefix(TMP) {
-        Ok(rest) => folder.map(|folder| folder.join("tmp").join(rest)),
-        Err(_) => Some(path.to_owned()),
-    }
+pub(crate) fn resolve(granted: &GrantedPath, private: Option<&Path>) -> Option<GrantedPath> {
+    let Ok(rest) = granted.path.strip_prefix(TMP) else { return Some(granted.clone()) };
+    let folder = private?.join("tmp");
+    Some(GrantedPath::beneath(folder.join(rest), folder))
 }

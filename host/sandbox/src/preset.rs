@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::Preset;
 
-use crate::Policy;
+use crate::{GrantedPath, Policy};
 
 /// Libraries and data that compiled programs read.
 const SYSTEM: [&str; 24] = [
@@ -73,7 +73,7 @@ const OPENSSL: [&str; 4] =
 pub(crate) fn add(policy: &mut Policy, preset: Preset, path: &str) -> String {
     policy.system.extend(SYSTEM.map(PathBuf::from));
     policy.write.push("/dev/null".into());
-    policy.run.extend(LOADERS.map(PathBuf::from));
+    policy.run.extend(LOADERS.map(GrantedPath::from));
     if policy.has_ports() {
         policy.system.extend(NETWORK.map(PathBuf::from));
     }
@@ -117,8 +117,8 @@ fn add_interpreter(policy: &mut Policy, program: PathBuf) {
             // Those of the system are listed above; the prefix `/` has the same `lib`.
             policy.system.extend(parts.map(|part| prefix.join(part)));
         }
-        if !policy.run.contains(&program) {
-            policy.run.push(program);
+        if !policy.run.contains(&program.as_path().into()) {
+            policy.run.push(program.into());
         }
     }
 }
@@ -134,7 +134,7 @@ mod tests {
         let path = policy.add_preset(Preset::Python, &path);
         let Some(python) = find("python3", &path) else { return };
         let target = python.canonicalize().expect("it exists");
-        assert!(policy.run.contains(&python) && policy.run.contains(&target));
+        assert!(policy.run.contains(&python.into()) && policy.run.contains(&target.clone().into()));
         let lib = target.parent().and_then(Path::parent).expect("a prefix").join("lib");
         assert!(policy.system.contains(&lib));
     }
@@ -143,7 +143,7 @@ mod tests {
     fn native_programs_get_no_interpreter_and_no_network_files() {
         let mut policy = Policy::default();
         policy.add_preset(Preset::Native, "/usr/bin");
-        assert!(!policy.run.iter().any(|program| program.ends_with("env")));
+        assert!(!policy.run.iter().any(|program| program.path.ends_with("env")));
         assert!(!policy.system.iter().any(|file| file.ends_with("resolv.conf")));
     }
 

@@ -1,7 +1,6 @@
-//! Which rules of a policy a kernel enforces.
+//! Which rules of a policy a kernel enforces. Pure: a policy and a kernel lead to a report.
 
 use std::fmt;
-use std::path::Path;
 
 use hotbay_manifest::{NetRule, SandboxLimits, SandboxRule};
 
@@ -83,7 +82,7 @@ impl Confinement {
 
     /// Returns what `kernel` enforces of a policy that uses every rule, with a delegated folder of
     /// control groups if there is one.
-    pub fn of_all_rules(kernel: Kernel, cgroup: Option<&Path>) -> Self {
+    pub fn of_all_rules(kernel: Kernel, cgroup: Option<Delegated>) -> Self {
         let limits = SandboxLimits::default()
             .with_memory_bytes(Some(1))
             .with_processes(Some(2))
@@ -93,7 +92,6 @@ impl Confinement {
             .with_open_files(Some(1))
             .with_file_bytes(Some(1));
         let connect = vec![NetRule::tcp(443)];
-        let cgroup = cgroup.map(|folder| Delegated::inspect(folder.to_owned()));
         let policy = Policy { connect, namespaces: true, limits, cgroup, ..Policy::default() };
         Self::new(&policy, kernel)
     }

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use hotbay_manifest::NetRule;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort,
-    PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, Scope,
+    PathBeneath, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, Scope,
     make_bitflags,
 };
 
-use crate::Policy;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+
 use crate::policy::resolve;
+use crate::{GrantedPath, Policy};
 
 /// The newest version of the ABI that the rules below were written for.
 const ABI: ABI = landlock::ABI::V10;
@@ -37,23 +39,23 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Optio
     // Devices could be made by root only, and lead past all paths.
     let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock});
     let write = read | (AccessFs::from_write(ABI) & !devices);
-    let writable = policy.write.iter().filter_map(|path| path.canonicalize().ok());
+    let writable = policy.write.iter().filter_map(|granted| granted.path.canonicalize().ok());
     let writable: Vec<_> = writable.filter(|path| path.is_dir()).collect();
     let rules = [(&policy.read, read), (&policy.run, run), (&policy.write, write)];
     let mut ruleset = ruleset;
     for path in &policy.system {
-        ruleset = add_path(ruleset, path, read).map_err(|error| failed(&error))?;
+        ruleset = add_path(ruleset, &path.into(), read).map_err(|error| failed(&error))?;
     }
     for (paths, access) in rules {
-        for path in paths.iter().filter_map(|path| resolve(path, folder)) {
-            if is_below_any(&path, &writable) {
+        for granted in paths.iter().filter_map(|granted| resolve(granted, folder)) {
+            if is_below_any(&granted.path, &writable) {
                 continue;
             }
-            ruleset = add_path(ruleset, &path, access).map_err(|error| failed(&error))?;
+            ruleset = add_path(ruleset, &granted, access).map_err(|error| failed(&error))?;
         }
     }
     if let Some(folder) = folder {
-        ruleset = add_path(ruleset, folder, write).map_err(|error| failed(&error))?;
+        ruleset = add_path(ruleset, &folder.into(), write).map_err(|error| failed(&error))?;
     }
     add_ports(ruleset, policy).map_err(|error| failed(&error)).map(Option::from)
 }
@@ -70,12 +72,27 @@ fn is_below_any(path: &Path, writable: &[PathBuf]) -> bool {
 
 fn add_path(
     ruleset: RulesetCreated,
-    path: &Path,
+    granted: &GrantedPath,
     access: BitFlags<AccessFs>,
 ) -> Result<RulesetCreated, landlock::RulesetError> {
-    let Ok(opened) = PathFd::new(path) else { return Ok(ruleset) };
-    let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI) };
+    let Ok(opened) = open(granted) else { return Ok(ruleset) };
+    let is_dir = fstat(&opened).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+    let access = if is_dir { access } else { access & AccessFs::from_file(ABI) };
     ruleset.add_rule(PathBeneath::new(opened, access))
+}
+
+/// Opens a path, without its links if they lead out of the folder that it must not leave. A check
+/// before would be too early: a process could replace a part of the path by a link meanwhile.
+fn open(granted: &GrantedPath) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let GrantedPath { path, beneath } = granted;
+    let Some(folder) = beneath else { return Ok(rustix::fs::open(path, flags, Mode::empty())?) };
+    let opened = rustix::fs::open(folder, flags | OFlags::DIRECTORY, Mode::empty())?;
+    match path.strip_prefix(folder) {
+        Ok(rest) if rest.as_os_str().is_empty() => Ok(opened),
+        Ok(rest) => Ok(openat2(&opened, rest, flags, Mode::empty(), ResolveFlags::BENEATH)?),
+        Err(_) => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 fn add_ports(

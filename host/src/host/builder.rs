@@ -233,7 +233,8 @@ impl HostBuilder {
         self
     }
 
-    /// Sets what the host requires of the confinement of programs.
+    /// Sets what the host requires of the confinement of programs and isolated libraries. Replaces
+    /// what a `hotbay.toml` has set before.
     pub fn confinement(mut self, policy: ConfinementPolicy) -> Self {
         self.confinement = policy;
         self
@@ -341,7 +342,7 @@ impl HostBuilder {
         self
     }
 
-    /// Sets the program `hotbay-runner`, which runs libraries with `"isolation": "process"`. By default
+    /// Sets the program `hotbay-runner`, which runs isolated libraries. By default
     /// the host uses the one beside its own program, or else the first in `PATH`. A relative path is
     /// resolved by [`build`](Self::build). No other user may be able to replace it, and its version
     /// must be that of this crate.

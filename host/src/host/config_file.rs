@@ -243,7 +243,9 @@ impl ConfigFile {
         let settings = &self.settings;
         ConfinementPolicy {
             required: settings.sandbox_required.unwrap_or(before.required),
-            isolate_libraries: settings.isolate_libraries.unwrap_or(before.isolate_libraries),
+            isolate_libraries: settings
+                .sandbox_isolate_libraries
+                .unwrap_or(before.isolate_libraries),
             namespaces: settings.sandbox_namespaces.unwrap_or(before.namespaces),
             state_dir: settings.state_dir.clone().or(before.state_dir),
             cgroup: settings.cgroup.clone().or(before.cgroup),

@@ -21,7 +21,7 @@ pub(super) fn effective(
 ) -> (Option<Sandbox>, Vec<String>) {
     let mut notes = Vec::new();
     let own = settings.sandbox_of(manifest.name());
-    let bounds = own.or(settings.sandbox.as_ref()).or(host.bounds.as_ref());
+    let bounds = bounds_of(manifest, settings, host);
     let sandbox = match (manifest.sandbox(), bounds) {
         (Some(requested), Some(bounds)) => Some(bounded(requested, bounds, &mut notes)),
         (Some(requested), None) => Some(requested.clone()),
@@ -37,6 +37,16 @@ pub(super) fn effective(
         sandbox.with_namespaces(namespaces)
     });
     (sandbox, notes)
+}
+
+/// Returns the bounds of a plugin's sandbox, if the host sets any.
+pub(super) fn bounds_of<'s>(
+    manifest: &Manifest,
+    settings: &'s PluginSettings,
+    host: &'s ConfinementPolicy,
+) -> Option<&'s Sandbox> {
+    let own = settings.sandbox_of(manifest.name());
+    own.or(settings.sandbox.as_ref()).or(host.bounds.as_ref())
 }
 
 /// Returns what the host does not grant of a plugin's sandbox, one sentence each.
@@ -89,6 +99,23 @@ pub(super) fn check(
     Ok(Some(confinement))
 }
 
+/// Fails if this host runs no processes.
+#[cfg(all(unix, feature = "process"))]
+pub(super) fn check_processes(_: &Candidate) -> Result<(), Error> {
+    Ok(())
+}
+
+#[cfg(not(all(unix, feature = "process")))]
+pub(super) fn check_processes(candidate: &Candidate) -> Result<(), Error> {
+    Err(no_processes(candidate))
+}
+
+#[cfg(not(all(unix, feature = "process")))]
+pub(super) fn no_processes(candidate: &Candidate) -> Error {
+    let failed = candidate.failed(LoadStep::Manifest, ErrorKind::Unsupported);
+    failed.caused_by(super::context::NO_PROCESSES).with_hint(super::context::NO_PROCESSES_HINT)
+}
+
 /// Refuses a library with a sandbox, since code in this process cannot be confined.
 pub(super) fn refuse_sandbox(candidate: &Candidate) -> Result<(), Error> {
     let name = candidate.manifest.name();
@@ -96,9 +123,16 @@ pub(super) fn refuse_sandbox(candidate: &Candidate) -> Result<(), Error> {
         return Ok(());
     }
     let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
-    let message = "it has a sandbox, but a library runs in the host's own process";
-    let hint = "add `\"isolation\": \"process\"` to its plugin.json, or `isolation = \"process\"` to its \
-                section in hotbay.toml, or remove `sandbox`";
+    let message = "it has a sandbox, but runs in the host's own process";
+    let hint = match candidate.settings.isolation_of(name) {
+        Some(_) => format!(
+            "set `isolation = \"process\"` in `[plugins.{name}]` of hotbay.toml, or remove `sandbox`"
+        ),
+        None => format!(
+            "add `\"isolation\": \"process\"` to its plugin.json, or `isolation = \"process\"` to \
+             `[plugins.{name}]` of hotbay.toml, or remove `sandbox`"
+        ),
+    };
     Err(failed.caused_by(message).with_hint(hint))
 }
 
@@ -167,8 +201,8 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
         let mut kept = Vec::new();
         for text in requested.iter().flatten() {
             let narrower: Vec<_> = narrower(field, text, bounds).collect();
-            if narrower.is_empty() {
-                notes.push(note(field, text));
+            if !narrower.contains(text) {
+                notes.push(note(field, text, &narrower));
             }
             kept.extend(narrower);
         }
@@ -189,8 +223,9 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
                     kept.push(*port);
                 } else if let Some(bound) = bounds.iter().find(|bound| port.includes(bound)) {
                     kept.push(*bound);
+                    notes.push(note(field, &port.to_string(), &[bound.to_string()]));
                 } else {
-                    notes.push(note(field, &port.to_string()));
+                    notes.push(note(field, &port.to_string(), &[]));
                 }
             }
             Some(kept)
@@ -211,8 +246,14 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
         .with_require(require)
 }
 
-fn note(field: &str, text: &str) -> String {
-    format!("`sandbox.{field}` lists `{text}`, which the host does not grant")
+fn note(field: &str, text: &str, granted: &[String]) -> String {
+    match granted {
+        [] => format!("`sandbox.{field}` lists `{text}`, which the host does not grant"),
+        _ => format!(
+            "`sandbox.{field}` lists `{text}`, of which the host grants only `{}`",
+            granted.join("`, `")
+        ),
+    }
 }
 
 /// Returns what `text` and the bounds have in common: one of them, if one is below the other.
@@ -222,7 +263,11 @@ fn narrower<'b>(
     bounds: &'b [String],
 ) -> impl Iterator<Item = String> + use<'b> {
     let is_path = field != "env" && text.contains(['/', '{']);
-    let is_private = is_path && text.starts_with('{');
+    // Its own folder can be read in any case.
+    let is_private = is_path
+        && (text.starts_with("{state}")
+            || text.starts_with("{tmp}")
+            || (field == "read" && text.starts_with("{plugin}")));
     let own = is_private.then(|| text.to_owned());
     let common = bounds.iter().filter_map(move |bound| {
         let (path, bound_path) = (Path::new(text), Path::new(bound));
@@ -265,7 +310,24 @@ mod tests {
     fn bounds_narrow_what_is_requested() {
         check(r#"{ "read": ["/a/b"] }"#, r#"{}"#, r#"{ "read": ["/a/b"] }"#, &[]);
         check(r#"{ "read": ["/a/b"] }"#, r#"{ "read": ["/a"] }"#, r#"{ "read": ["/a/b"] }"#, &[]);
-        check(r#"{ "read": ["/a"] }"#, r#"{ "read": ["/a/b"] }"#, r#"{ "read": ["/a/b"] }"#, &[]);
+        check(
+            r#"{ "read": ["/a"] }"#,
+            r#"{ "read": ["/a/b"] }"#,
+            r#"{ "read": ["/a/b"] }"#,
+            &["`sandbox.read` lists `/a`, of which the host grants only `/a/b`"],
+        );
+        check(
+            r#"{ "read": ["{plugin}/a"], "run": ["{plugin}/b"], "write": ["{plugin}/c", "{tmp}"] }"#,
+            r#"{ "read": [], "run": [], "write": [] }"#,
+            r#"{ "read": ["{plugin}/a"], "run": [], "write": ["{tmp}"] }"#,
+            &["`sandbox.write` lists `{plugin}/c`", "`sandbox.run` lists `{plugin}/b`"],
+        );
+        check(
+            r#"{ "write": ["{plugin}/data"] }"#,
+            r#"{ "write": ["{plugin}"] }"#,
+            r#"{ "write": ["{plugin}/data"] }"#,
+            &[],
+        );
         check(r#"{ "read": ["/ab"] }"#, r#"{ "read": ["/a"] }"#, r#"{ "read": [] }"#, &["/ab"]);
         check(
             r#"{ "write": ["{state}", "/b"] }"#,
@@ -279,7 +341,7 @@ mod tests {
             r#"{ "net": { "connect": [443, 80, "udp:53"] } }"#,
             r#"{ "net": { "connect": ["127.0.0.1:443", "udp:53"] } }"#,
             r#"{ "net": { "connect": ["127.0.0.1:443", "udp:53"] } }"#,
-            &["80"],
+            &["`443`, of which the host grants only `127.0.0.1:443`", "80"],
         );
         check(
             r#"{ "limits": { "processes": 4, "cpu": 0.5 }, "require": ["read"] }"#,

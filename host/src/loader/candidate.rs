@@ -121,8 +121,8 @@ impl Candidate {
         host: &ConfinementPolicy,
     ) -> Result<Self, Error> {
         let (keep_config, limits) = (self.options.replaces_config(), self.options.limits());
-        let isolate = host.isolate_libraries && self.folder.is_some();
-        let manifest = settings.apply(self.manifest.clone(), keep_config, limits, isolate);
+        let isolation = host.isolate_libraries.then_some(Isolation::Process);
+        let manifest = settings.apply(self.manifest.clone(), keep_config, limits, isolation);
         let refused =
             |error: ManifestError| refused(self.place(), ErrorKind::Config).caused_by(error);
         self.manifest = manifest.map_err(refused)?;

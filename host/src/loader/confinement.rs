@@ -5,18 +5,21 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use hotbay_manifest::Sandbox;
 use hotbay_process::{Program, STATE_DIR};
-use hotbay_sandbox::{Delegated, Policy};
+use hotbay_sandbox::{Delegated, GrantedPath, Policy};
 
-use super::bounds::{add_listen, check, effective};
+use super::bounds::{add_listen, bounds_of, check, effective};
 use super::candidate::Candidate;
+use crate::artifact::trust::{self, Trust};
 use crate::config::ConfinementPolicy;
 use crate::error::{Error, ErrorKind, LoadStep};
 
-/// Confines a program as its manifest and the host say.
+/// Confines a program as its manifest and the host require.
 pub(super) fn confine(
     candidate: &Candidate,
     host: &ConfinementPolicy,
+    trust: Trust,
     program: &mut Program,
 ) -> Result<(), Error> {
     let manifest = &candidate.manifest;
@@ -24,11 +27,14 @@ pub(super) fn confine(
     let cgroup = host.cgroup.clone().map(Delegated::enable);
     check(candidate, host, cgroup.clone())?;
     let Some(sandbox) = sandbox else { return Ok(()) };
-    let mut places = Places { candidate, host, program, uses_state: false };
-    let read = places.paths(&sandbox.read)?;
-    let write = places.paths(&sandbox.write)?;
-    let run = places.programs(&sandbox.run)?;
-    let Places { uses_state, .. } = places;
+    let mut paths = Paths { candidate, host, program, uses_state: false };
+    let none = Sandbox::default();
+    let bounds = bounds_of(manifest, &candidate.settings, host).unwrap_or(&none);
+    let read = paths.of("read", &sandbox.read, &bounds.read)?;
+    let write = paths.of("write", &sandbox.write, &bounds.write)?;
+    let run = paths.of("run", &sandbox.run, &bounds.run)?;
+    let Paths { uses_state, .. } = paths;
+    write.iter().try_for_each(|granted| check_writable(candidate, granted, program))?;
     let mut policy = Policy {
         read,
         write,
@@ -47,8 +53,8 @@ pub(super) fn confine(
             *value = path.clone().into();
         }
     }
-    policy.read.push(program.folder.clone());
-    policy.read.extend(program.folder.canonicalize());
+    policy.read.push(program.folder.clone().into());
+    policy.read.extend(program.folder.canonicalize().ok().map(GrantedPath::from));
     let allowed = sandbox.env.clone().unwrap_or_default();
     program.environment.retain(|(name, _)| is_usual(name) || is_listed(name, &allowed));
     if uses_state {
@@ -57,57 +63,127 @@ pub(super) fn confine(
             let message = format!("cannot create `{}`: {error}", state.display());
             candidate.failed(LoadStep::Confine, ErrorKind::StartFailed).caused_by(message)
         })?;
+        check_state(candidate, &state, trust)?;
         program.environment.push((STATE_DIR.into(), state.into()));
     }
     program.sandbox = Some(policy);
     Ok(())
 }
 
+/// Fails if the program could change its own manifest, and so what it is granted.
+fn check_writable(
+    candidate: &Candidate,
+    granted: &GrantedPath,
+    program: &Program,
+) -> Result<(), Error> {
+    let (Ok(writable), Ok(folder)) = (granted.path.canonicalize(), program.folder.canonicalize())
+    else {
+        return Ok(());
+    };
+    if !folder.starts_with(&writable) {
+        return Ok(());
+    }
+    let message = format!(
+        "`sandbox.write` lists `{}`, which contains its plugin.json: the program could change what \
+         it is granted",
+        granted.path.display()
+    );
+    let failed = candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
+    Err(failed
+        .caused_by(message)
+        .with_hint("list `{state}`, or a folder such as `{plugin}/data`, instead"))
+}
+
+/// Fails if other users can replace the folder `{state}`, or if it is a link.
+fn check_state(candidate: &Candidate, state: &Path, trust: Trust) -> Result<(), Error> {
+    let failed = || candidate.failed(LoadStep::Confine, ErrorKind::Integrity);
+    let is_dir = std::fs::symlink_metadata(state).is_ok_and(|metadata| metadata.is_dir());
+    if !is_dir {
+        let message = format!("its folder `{{state}}`, `{}`, is not a folder", state.display());
+        return Err(failed().caused_by(message).with_hint("remove the file or link"));
+    }
+    let checked = trust::check(state, trust).and_then(|()| trust::check_above(state, trust));
+    checked.map_err(|error| failed().caused_by(error))
+}
+
 /// Resolves the paths of a sandbox.
-struct Places<'p> {
+struct Paths<'p> {
     candidate: &'p Candidate,
     host: &'p ConfinementPolicy,
     program: &'p Program,
     uses_state: bool,
 }
 
-impl Places<'_> {
-    fn paths(&mut self, texts: &Option<Vec<String>>) -> Result<Vec<PathBuf>, Error> {
-        texts.iter().flatten().map(|text| self.path(text)).collect()
+impl Paths<'_> {
+    /// Resolves the paths in the list of one field. `bounds` is the host's list.
+    fn of(
+        &mut self,
+        field: &str,
+        texts: &Option<Vec<String>>,
+        bounds: &Option<Vec<String>>,
+    ) -> Result<Vec<GrantedPath>, Error> {
+        let mut paths = Vec::new();
+        for text in texts.iter().flatten() {
+            if field == "run" && !text.contains('/') && !text.starts_with('{') {
+                self.add_named_program(text, &mut paths);
+                continue;
+            }
+            let granted = self.path(text, bounds.as_deref().unwrap_or_default())?;
+            if let Some(target) = granted.leads_out() {
+                return Err(self.leads_out(field, text, &granted, &target));
+            }
+            paths.push(granted);
+        }
+        Ok(paths)
     }
 
-    fn path(&mut self, text: &str) -> Result<PathBuf, Error> {
-        let below = |folder: &Path, rest: &str| folder.join(rest.trim_start_matches('/'));
+    /// Below a folder that the host grants, or that belongs to the plugin, links must not lead out of
+    /// that folder: the program could have made them.
+    fn path(&mut self, text: &str, bounds: &[String]) -> Result<GrantedPath, Error> {
+        let below = |folder: PathBuf, rest: &str| match rest.trim_start_matches('/') {
+            "" => folder.into(),
+            rest => GrantedPath::beneath(folder.join(rest), folder),
+        };
         if let Some(rest) = text.strip_prefix("{plugin}") {
-            return Ok(below(&self.program.folder, rest));
+            return Ok(below(self.program.folder.clone(), rest));
         }
         if let Some(rest) = text.strip_prefix("{state}") {
             self.uses_state = true;
-            return Ok(below(&state_dir(self.candidate, self.host)?, rest));
+            return Ok(below(state_dir(self.candidate, self.host)?, rest));
         }
-        Ok(text.into())
+        let path = PathBuf::from(text);
+        let is_bound = bounds.iter().any(|bound| bound == text);
+        let above = bounds.iter().map(Path::new).filter(|bound| path.starts_with(bound));
+        Ok(match above.max_by_key(|bound| bound.components().count()) {
+            Some(folder) if !is_bound => GrantedPath::beneath(path.clone(), folder.to_owned()),
+            _ => path.into(),
+        })
     }
 
-    fn programs(&mut self, texts: &Option<Vec<String>>) -> Result<Vec<PathBuf>, Error> {
-        let search = path_of(self.program);
-        let mut programs = Vec::new();
-        for text in texts.iter().flatten() {
-            if text.contains('/') {
-                programs.push(self.path(text)?);
-                continue;
+    #[cold]
+    fn leads_out(&self, field: &str, text: &str, granted: &GrantedPath, target: &Path) -> Error {
+        let folder = granted.beneath.as_deref().unwrap_or(&granted.path);
+        let message = format!(
+            "`sandbox.{field}` lists `{text}`, which leads to `{}`, outside of `{}`",
+            target.display(),
+            folder.display()
+        );
+        let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
+        failed.caused_by(message).with_hint("list the target itself, and let the host grant it")
+    }
+
+    fn add_named_program(&self, name: &str, paths: &mut Vec<GrantedPath>) {
+        match Policy::find_program(name, &path_of(self.program)) {
+            // A link and its target are different files for the kernel.
+            Some(found) => {
+                let target = found.canonicalize().ok();
+                paths.extend(target.into_iter().chain([found]).map(GrantedPath::from));
             }
-            match Policy::find_program(text, &search) {
-                // A link and its target are different files for the kernel.
-                Some(found) => {
-                    programs.extend(found.canonicalize().ok().into_iter().chain([found]))
-                }
-                None => tracing::warn!(
-                    plugin = %self.candidate.manifest.name(),
-                    "`sandbox.run` lists `{text}`, which was not found in PATH"
-                ),
-            }
+            None => tracing::warn!(
+                plugin = %self.candidate.manifest.name(),
+                "`sandbox.run` lists `{name}`, which was not found in PATH"
+            ),
         }
-        Ok(programs)
     }
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn check_program(
     };
     let environment = allowed(std::env::vars_os(), options.environment);
     let mut program = Program { environment, ..program };
-    if let Err(error) = confine(&candidate, &ConfinementPolicy::default(), &mut program) {
+    if let Err(error) = confine(&candidate, &ConfinementPolicy::default(), trust, &mut program) {
         report.failed("confine", cause(&error));
         return Ok(report.finish("the program could not be confined, so it was not run"));
     }

@@ -43,8 +43,7 @@ pub(crate) struct LoaderContext {
     pub(crate) permission_policy: Option<PermissionPolicy>,
     /// What the configuration sets for single plugins.
     pub(crate) settings: Arc<CurrentSettings>,
-    /// What is required of the confinement of programs.
-    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
+    /// What is required of the confinement of plugins.
     pub(crate) confinement: ConfinementPolicy,
     pub(crate) timer: Timer,
     pub(crate) events: EventBus,

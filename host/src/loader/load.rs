@@ -10,7 +10,7 @@ use hotbay_plugin::{Config, PluginError, Snapshot};
 use hotbay_process::Program;
 use hotbay_sandbox::Confinement;
 
-use super::bounds::{not_granted, refuse_sandbox};
+use super::bounds::{check_processes, not_granted, refuse_sandbox};
 use super::candidate::Candidate;
 use super::context::LoaderContext;
 use super::dependencies::stage;
@@ -159,7 +159,7 @@ impl NewGeneration {
                 process_loader::start_staged(context, candidate, program, until, &mut parts, slot)?
             }
             Source::Read(artifact) if candidate.is_isolated() => {
-                can_isolate(candidate)?;
+                check_processes(candidate)?;
                 verify(context, candidate, &artifact)?;
                 survey::check_library(candidate, &artifact, Some(&context.contracts))?;
                 notes.extend(artifact.dependencies().notes.iter().cloned());
@@ -391,24 +391,6 @@ fn construct(
 #[cfg(not(all(unix, feature = "process")))]
 use start_process as start_isolated;
 
-/// Fails if this host cannot run a library in its own process.
-#[cfg(all(unix, feature = "process"))]
-fn can_isolate(_: &Candidate) -> Result<(), Error> {
-    Ok(())
-}
-
-/// Fails: this host runs no processes.
-#[cfg(not(all(unix, feature = "process")))]
-pub(super) fn can_isolate(candidate: &Candidate) -> Result<(), Error> {
-    Err(no_processes(candidate))
-}
-
-#[cfg(not(all(unix, feature = "process")))]
-fn no_processes(candidate: &Candidate) -> Error {
-    let failed = candidate.failed(LoadStep::Manifest, ErrorKind::Unsupported);
-    failed.caused_by(super::context::NO_PROCESSES).with_hint(super::context::NO_PROCESSES_HINT)
-}
-
 #[cfg(not(all(unix, feature = "process")))]
 fn start_process(
     _: &LoaderContext,
@@ -419,7 +401,7 @@ fn start_process(
     _: &mut Parts,
     _: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    Err(no_processes(candidate))
+    Err(super::bounds::no_processes(candidate))
 }
 
 /// The source of a plugin's code.

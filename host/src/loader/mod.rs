@@ -25,6 +25,8 @@ mod policy;
 mod process_loader;
 #[cfg(all(unix, feature = "process"))]
 mod program_calls;
+#[cfg(all(unix, feature = "process"))]
+mod runner_program;
 mod schema_check;
 mod schemas;
 mod services;
@@ -44,11 +46,11 @@ pub(crate) use context::host_api;
 pub(crate) use context::{AbandonedChecks, LoaderContext, PermissionPolicy};
 #[cfg(not(all(unix, feature = "process")))]
 pub(crate) use context::{NO_PROCESSES, NO_PROCESSES_HINT};
-#[cfg(all(unix, feature = "process"))]
-pub(crate) use isolated::find_runner;
 pub(crate) use load::{Build, Constructor, Loaded, Source, load};
 pub(crate) use plan::{Content, Dependent, Plan, plan};
 pub use policy::InspectedPermission;
+#[cfg(all(unix, feature = "process"))]
+pub(crate) use runner_program::find_runner;
 pub(crate) use schemas::{CheckedSchemas, schema_digests};
 pub(crate) use settings::{CurrentSettings, PluginSettings};
 #[cfg(feature = "config-file")]

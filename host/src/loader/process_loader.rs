@@ -70,7 +70,7 @@ pub(super) fn start_program(
 ) -> Result<Backend, Error> {
     let environment = allowed(std::env::vars_os(), &context.inherit_env);
     let mut program = Program { environment, ..program };
-    confine(candidate, &context.confinement, &mut program)?;
+    confine(candidate, &context.confinement, context.rules.trust(), &mut program)?;
     start_staged(context, candidate, Arc::new(program), until, parts, slot)
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hotbay_manifest::{Isolation, Kind, Limits, Manifest, ManifestError, Sandbox};
+use hotbay_manifest::{Isolation, Limits, Manifest, ManifestError, Sandbox};
 use serde_json::{Map, Value};
 
 use crate::id::PluginName;
@@ -93,6 +93,11 @@ impl PluginSettings {
         grants.map(String::as_str).filter(|permission| !permission.ends_with('*'))
     }
 
+    /// Returns where a plugin's library runs, if that is set.
+    pub(super) fn isolation_of(&self, plugin: &PluginName) -> Option<Isolation> {
+        self.plugins.get(plugin)?.isolation
+    }
+
     /// Returns the bounds of a plugin's own sandbox.
     pub(super) fn sandbox_of(&self, plugin: &PluginName) -> Option<&Sandbox> {
         self.plugins.get(plugin)?.sandbox.as_ref()
@@ -139,23 +144,20 @@ impl PluginSettings {
     }
 
     /// Returns the manifest with the settings of its plugin. The application's limits come first, and
-    /// so does its config, with which `keep_config` is set. With `isolate`, libraries are isolated that
-    /// have no setting of their own.
+    /// so does its config, with which `keep_config` is set. `default_isolation` is for plugins without the
+    /// setting.
     pub(super) fn apply(
         &self,
         mut manifest: Manifest,
         keep_config: bool,
         limits: Limits,
-        isolate: bool,
+        default_isolation: Option<Isolation>,
     ) -> Result<Manifest, ManifestError> {
-        let plugin = self.plugins.get(manifest.name());
-        let isolation = plugin.and_then(|plugin| plugin.isolation);
-        if let Some(isolation) = isolation.or(isolate.then_some(Isolation::Process))
-            && manifest.kind() == Kind::Library
-        {
+        let isolation = self.isolation_of(manifest.name()).or(default_isolation);
+        if let Some(isolation) = isolation {
             manifest = manifest.with_isolation(isolation);
         }
-        let Some(plugin) = plugin else { return Ok(manifest) };
+        let Some(plugin) = self.plugins.get(manifest.name()) else { return Ok(manifest) };
         if (!plugin.config.is_empty() || plugin.replaces_config) && !keep_config {
             let before = if plugin.replaces_config { &Value::Null } else { manifest.config() };
             let mut config = before.clone();

@@ -12,7 +12,7 @@ use hotbay_plugin::text::{Lines, escaped};
 use hotbay_sandbox::{Confinement, Delegated};
 use semver::Version;
 
-use super::bounds::{check, confinement_of, effective, refuse_sandbox};
+use super::bounds::{check, check_processes, confinement_of, effective, refuse_sandbox};
 use super::candidate::{Candidate, LoadOptions};
 use super::context::{PermissionPolicy, host_api};
 use super::contract_check::check_contracts;
@@ -54,7 +54,8 @@ pub struct SurveyedPlugin {
     pub instance: Option<PluginName>,
     /// Whether the configuration disables it.
     pub is_disabled: bool,
-    /// The reason it cannot be loaded.
+    /// The reason it cannot be loaded. What this machine cannot confine, and a missing runner of an
+    /// isolated library, come last.
     pub problem: Option<Error>,
 }
 
@@ -130,6 +131,16 @@ pub(crate) fn survey(
     host: SurveyRules<'_>,
     instance: Option<&PluginName>,
 ) -> SurveyedPlugin {
+    let mut surveyed = survey_files(folder, host, instance);
+    add_confinement_problem(&mut surveyed, host, instance);
+    surveyed
+}
+
+fn survey_files(
+    folder: &Path,
+    host: SurveyRules<'_>,
+    instance: Option<&PluginName>,
+) -> SurveyedPlugin {
     let SurveyRules { rules, settings, .. } = host;
     let mut surveyed = SurveyedPlugin {
         folder: folder.to_owned(),
@@ -184,34 +195,45 @@ pub(crate) fn survey(
         let checked = super::process_loader::check_executable(&candidate, program.path());
         surveyed.problem = checked.err();
     }
-    if surveyed.problem.is_none() {
-        surveyed.problem = check_confinement(&candidate, host).err();
-    }
     surveyed.manifest = Some(candidate.manifest);
     surveyed
 }
 
-/// Checks whether the host can run and confine the plugin as it must.
+/// Adds the problem of a plugin that the host cannot run or confine as it must, unless it has
+/// another one.
+fn add_confinement_problem(
+    surveyed: &mut SurveyedPlugin,
+    host: SurveyRules<'_>,
+    instance: Option<&PluginName>,
+) {
+    if surveyed.problem.is_none() {
+        let candidate = read(&surveyed.folder, host, instance);
+        let checked = candidate.and_then(|candidate| check_confinement(&candidate, host));
+        surveyed.problem = checked.err();
+    }
+}
+
 fn check_confinement(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error> {
     if candidate.runs_as() == Kind::Library {
         return refuse_sandbox(candidate);
     }
-    check_isolated(candidate, host)?;
+    check_processes(candidate)?;
+    check_runner(candidate, host)?;
     let cgroup = host.confinement.cgroup.clone().map(Delegated::inspect);
     check(candidate, host.confinement, cgroup).map(drop)
 }
 
 #[cfg(all(unix, feature = "process"))]
-fn check_isolated(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error> {
+fn check_runner(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error> {
     if !candidate.is_isolated() {
         return Ok(());
     }
-    super::isolated::runner_of(candidate, host.runner, host.rules.trust()).map(drop)
+    super::runner_program::runner_of(candidate, host.runner, host.rules.trust()).map(drop)
 }
 
 #[cfg(not(all(unix, feature = "process")))]
-fn check_isolated(candidate: &Candidate, _: SurveyRules<'_>) -> Result<(), Error> {
-    if candidate.is_isolated() { super::load::can_isolate(candidate) } else { Ok(()) }
+fn check_runner(_: &Candidate, _: SurveyRules<'_>) -> Result<(), Error> {
+    Ok(())
 }
 
 fn read(
@@ -234,8 +256,19 @@ pub(crate) fn inspect(
     policy: Option<&PermissionPolicy>,
     instance: Option<&PluginName>,
 ) -> Inspection {
+    let mut inspection = inspect_files(folder, host, policy, instance);
+    add_confinement_problem(&mut inspection.surveyed, host, instance);
+    inspection
+}
+
+fn inspect_files(
+    folder: &Path,
+    host: SurveyRules<'_>,
+    policy: Option<&PermissionPolicy>,
+    instance: Option<&PluginName>,
+) -> Inspection {
     let SurveyRules { rules, settings, confinement, .. } = host;
-    let surveyed = survey(folder, host, instance);
+    let surveyed = survey_files(folder, host, instance);
     let mut inspection = Inspection {
         surveyed,
         library: None,
@@ -390,10 +423,15 @@ fn built(probed: Probed) -> Built {
 ///
 /// Returns the full report of the differences, or `None` if there are none. Runs the library's
 /// initializers in this process.
-pub(crate) fn abi_report(folder: &Path, rules: &Rules) -> Result<Option<String>, Error> {
-    let candidate = Candidate::read(folder, rules)?;
+pub(crate) fn abi_report(folder: &Path, host: SurveyRules<'_>) -> Result<Option<String>, Error> {
+    let rules = host.rules;
+    let candidate = read(folder, host, None)?;
     if candidate.kind() != Kind::Library {
         return Ok(None);
+    }
+    if candidate.is_isolated() {
+        let failed = candidate.failed(LoadStep::Confine, ErrorKind::Unsupported);
+        return Err(failed.caused_by("it is isolated, so it is not opened in this process"));
     }
     let candidate = candidate.verify_signature(rules, Extent::Contents)?;
     let Some(artifact) = read_artifact(&candidate, rules)? else {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use hotbay::confinement::ConfinementPolicy;
 use hotbay::manifest::Isolation;
-use hotbay::{ErrorKind, Host, HostEvent, LoadStep, Request, inspect};
+use hotbay::{
+    ConfigFile, ErrorKind, Host, HostEvent, LoadOptions, LoadStep, Manifest, Request, inspect,
+};
 use hotbay_tests::{Plugin, Plugins, block_on, event, loaded, refused, runner, until};
 use serde_json::json;
 use tempfile::TempDir;
@@ -66,8 +68,9 @@ fn runner_that_is_not_executable_is_named() {
     let host = Host::builder().runner(&program).build().unwrap();
     let error = refused(&host, &folder);
     let message = error.full_message();
-    let expected = format!("cannot use the runner `{}`: it is not executable", program.display());
-    assert!(message.contains(&expected), "{message}");
+    let runner = format!("cannot use the runner `{}`", program.display());
+    assert!(message.contains(&runner), "{message}");
+    assert!(message.contains("this user may not execute it"), "{message}");
     assert!(error.hint().is_some_and(|hint| hint.starts_with("make it executable")), "{error:?}");
 }
 
@@ -86,12 +89,16 @@ fn runner_that_others_can_replace_is_refused() {
 fn failed_runner_is_named_beside_the_library() {
     let plugins = Plugins::new();
     let folder = isolated(&plugins).write();
-    let (_folder, program) = other_runner("#!/bin/sh\nexit 3\n", 0o755);
+    let script = "#!/bin/sh\necho \"$0: not found\" >&2\nexit 3\n";
+    let (_folder, program) = other_runner(script, 0o755);
     let host = Host::builder().runner(&program).build().unwrap();
     let message = refused(&host, &folder).full_message();
     let library = hotbay_tests::library_file_name("crashing");
-    let expected = format!("{library}` in `{}` exited with code 3", program.display());
+    let runner = program.display();
+    let library = folder.join(library);
+    let expected = format!("the runner `{runner}` of `{}` exited with code 3", library.display());
     assert!(message.contains(&expected), "{message}");
+    assert!(message.contains(&format!("output: {runner}: not found")), "{message}");
 }
 
 #[test]
@@ -196,8 +203,8 @@ fn host_isolates_all_libraries_but_the_exceptions() {
     let file = plugins.dir().join("hotbay.toml");
     let text = format!("runner = '{}'\n[plugins.own]\nisolation = 'none'\n", runner().display());
     let sections = "[sandbox]\nisolate_libraries = true\n";
-    for (file_says, policy) in [(sections, false), ("", true)] {
-        fs::write(&file, format!("{text}{file_says}")).unwrap();
+    for (more, policy) in [(sections, false), ("", true)] {
+        fs::write(&file, format!("{text}{more}")).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         let policy = ConfinementPolicy::default().with_isolate_libraries(policy);
         let host = Host::builder().confinement(policy).config_file(&file).build().unwrap();
@@ -205,7 +212,7 @@ fn host_isolates_all_libraries_but_the_exceptions() {
         let process = process_of(&plugin);
         assert_ne!(process, Some(std::process::id()));
         assert_eq!(process_of(&loaded(&host, &own)), Some(std::process::id()));
-        let config = json!({ "round": file_says });
+        let config = json!({ "round": more });
         plugins.add("crashing", "crashing").config(config).write();
         hotbay_tests::reloaded(&host, "crashing");
         let reloaded = process_of(&plugin);
@@ -213,25 +220,110 @@ fn host_isolates_all_libraries_but_the_exceptions() {
     }
 }
 
+fn isolating() -> ConfinementPolicy {
+    ConfinementPolicy::default().with_isolate_libraries(true)
+}
+
 #[test]
-fn host_that_requires_sandboxes_and_isolation_refuses_plain_libraries() {
+fn all_libraries_are_isolated_whatever_loads_them() {
+    struct Own;
+    impl hotbay::Plugin for Own {
+        fn init(
+            _: &hotbay::hotbay_plugin::Config,
+            _: hotbay::hotbay_plugin::HostServices,
+        ) -> Result<Self, hotbay::PluginError> {
+            Ok(Self)
+        }
+
+        fn execute(
+            &self,
+            _: &hotbay::CallContext<'_>,
+            _: hotbay::Payload<'_>,
+        ) -> Result<hotbay::Output, hotbay::PluginError> {
+            hotbay::Output::json(&std::process::id())
+        }
+    }
     let plugins = Plugins::new();
     let folder = plugins.add("crashing", "crashing").write();
-    let policy = || ConfinementPolicy::default().with_required(true).with_isolate_libraries(true);
-    let host = Host::builder().runner(runner()).confinement(policy()).build().unwrap();
-    let error = refused(&host, &folder);
+    let file = plugins.dir().join("hotbay.toml");
+    let text = format!(
+        "runner = '{}'\n[sandbox]\nisolate_libraries = true\n[plugins.second]\nfolder = '{}'\n",
+        runner().display(),
+        folder.display()
+    );
+    fs::write(&file, &text).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let host = Host::builder()
+        .plugin_dir(plugins.dir())
+        .config_file(&file)
+        .register::<Own>(Manifest::new("compiled", "1.0.0").unwrap())
+        .hot_reload(true)
+        .build()
+        .unwrap();
+    let report = block_on(host.load_all());
+    assert!(report.is_clean(), "{report:?}");
+    let third = LoadOptions::new().with_name("third");
+    block_on(host.load_with(&folder, third)).unwrap();
+    let mut events = host.events();
+    plugins.add("watched", "crashing").write();
+    event(
+        &mut events,
+        |event| matches!(event, HostEvent::Loaded { plugin, .. } if plugin.as_str() == "watched"),
+    );
+    let process = |name: &str| process_of(&host.plugin(name).unwrap()).expect("it serves");
+    for name in ["crashing", "second", "third", "watched"] {
+        assert_ne!(process(name), std::process::id(), "{name}");
+    }
+    assert_eq!(process("compiled"), std::process::id());
+    // It is fixed while the host runs.
+    fs::write(&file, text.replace("isolate_libraries = true", "isolate_libraries = false"))
+        .unwrap();
+    let changes = block_on(host.apply_config(ConfigFile::read(&file).unwrap())).unwrap();
+    assert_eq!(changes.needs_restart, ["sandbox.isolate_libraries"]);
+    block_on(host.reload("crashing")).unwrap();
+    assert_ne!(process("crashing"), std::process::id());
+}
+
+#[test]
+fn isolated_library_needs_a_required_sandbox() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("crashing", "crashing").write();
+    let builder = || Host::builder().runner(runner()).confinement(isolating().with_required(true));
+    let error = refused(&builder().build().unwrap(), &folder);
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert!(error.full_message().contains("has no sandbox"), "{}", error.full_message());
-    // What a survey says without a start.
-    let builder = Host::builder().runner(runner()).confinement(policy());
-    let survey = inspect::survey(&builder.plugin_dir(plugins.dir()));
+    let survey = inspect::survey(&builder().plugin_dir(plugins.dir()));
     let problem = survey.plugins[0].problem.as_ref().expect("it is refused");
     assert_eq!(problem.full_message(), error.full_message());
-    let builder = Host::builder().runner("/no/such/runner").plugin_dir(plugins.dir());
-    let policy = ConfinementPolicy::default().with_isolate_libraries(true);
-    let survey = inspect::survey(&builder.confinement(policy));
-    let problem = survey.plugins[0].problem.as_ref().expect("it is refused");
+}
+
+#[test]
+fn isolated_library_is_not_opened_for_its_abi() {
+    let plugins = Plugins::new();
+    let folder = plugins.add("crashing", "crashing").write();
+    let error = inspect::abi_report(&Host::builder().confinement(isolating()), &folder);
+    let error = error.expect_err("it is isolated");
+    assert_eq!((error.kind(), error.step()), (ErrorKind::Unsupported, Some(LoadStep::Confine)));
+    assert_eq!(inspect::abi_report(&Host::builder(), &folder).unwrap(), None);
+}
+
+#[test]
+fn missing_runner_is_found_after_problems_of_the_files() {
+    let plugins = Plugins::new();
+    let builder = || Host::builder().runner("/no/such/runner").confinement(isolating());
+    let inspected = |folder: &Path| {
+        let problem = inspect::plugin(&builder(), folder).surveyed.problem;
+        problem.expect("it is refused")
+    };
+    let folder = plugins.add("crashing", "crashing").write();
+    let problem = inspected(&folder);
+    assert_eq!(problem.step(), Some(LoadStep::Launch));
     assert!(problem.full_message().contains("/no/such/runner"), "{}", problem.full_message());
+    let survey = inspect::survey(&builder().plugin_dir(plugins.dir()));
+    let surveyed = survey.plugins[0].problem.as_ref().expect("it is refused");
+    assert_eq!(surveyed.full_message(), problem.full_message());
+    let folder = plugins.add("crashing", "crashing").stale_digest().bytes(|it| it.push(0)).write();
+    assert_eq!(inspected(&folder).step(), Some(LoadStep::Digest));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod cgroups;
 mod denials;
 mod denied;
 mod limits;
+mod links;
 mod namespaces;
 mod permitted;
 mod reports;

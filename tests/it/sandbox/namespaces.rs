@@ -127,7 +127,9 @@ fn host_can_set_namespaces_for_all_programs() {
 /// Starts the fixture `program`, which uses services and has a state, in namespaces.
 fn start_stateful() -> Running {
     let fixture = ProcessFixture::new();
-    let sandbox = json!({ "namespaces": true, "write": [fixture.file("")] });
+    let files = ["journal", "marks"].map(|name| fixture.file(name));
+    files.iter().for_each(|file| fs::write(file, "").expect("a file"));
+    let sandbox = json!({ "namespaces": true, "write": files });
     let program = |program: ProgramFolder| program.set("sandbox", sandbox);
     fixture.run_with(json!({ "serve": { "state": true } }), program, |host| host.quarantine(None))
 }

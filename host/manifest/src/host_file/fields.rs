@@ -200,8 +200,8 @@ pub(crate) const PLUGIN: &[Field] = &[
         "isolation",
         Shape::Words(Isolation::WORDS),
         "`none` or `process`",
-        "Where the plugin's library runs, instead of what its manifest says: in the host's process, \
-         or in its own. Programs ignore it.",
+        "Where the plugin's library runs, instead of what its manifest or `isolate_libraries` says: in \
+         the host's process, or in its own. Programs ignore it.",
     ),
     optional(
         "permissions",

@@ -84,7 +84,7 @@ pub struct HostSettings {
     /// Whether all programs must be confined as their sandboxes say.
     pub sandbox_required: Option<bool>,
     /// Whether each library runs in its own process.
-    pub isolate_libraries: Option<bool>,
+    pub sandbox_isolate_libraries: Option<bool>,
     /// Folder for the state of confined plugins.
     pub state_dir: Option<PathBuf>,
     /// A delegated folder of control groups.
@@ -256,7 +256,7 @@ impl HostSettings {
                 self.permissions = Some(texts(value).map(str::to_owned).collect());
             }
             ["sandbox", "required"] => self.sandbox_required = flag,
-            ["sandbox", "isolate_libraries"] => self.isolate_libraries = flag,
+            ["sandbox", "isolate_libraries"] => self.sandbox_isolate_libraries = flag,
             ["sandbox", "namespaces"] => self.sandbox_namespaces = flag,
             ["sandbox", "state_dir"] => self.state_dir = Some(text().into()),
             ["sandbox", "cgroup"] => self.cgroup = Some(text().into()),

@@ -1,0 +1,208 @@
+//! Links do not widen what a sandbox grants, and a program cannot change what it is granted.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use hotbay::confinement::ConfinementPolicy;
+use hotbay::manifest::Sandbox;
+use hotbay::{Error, ErrorKind, Host, HostEvent, LoadStep};
+use hotbay_tests::{Plugins, event, processes_of, refused, runner};
+use serde_json::{Value, json};
+
+use super::{assert_denied, assert_permitted, attempt, can_confine, program, start_with};
+use crate::process::fixture::{ProcessFixture, kill};
+
+/// Returns bounds that grant no paths.
+fn no_paths() -> Sandbox {
+    let none = || Some(Vec::new());
+    Sandbox::default().with_read(none()).with_write(none()).with_run(none())
+}
+
+fn policy(bounds: Sandbox, state_dir: &Path) -> ConfinementPolicy {
+    let policy = ConfinementPolicy::default().with_state_dir(Some(state_dir.to_owned()));
+    policy.with_bounds(Some(bounds))
+}
+
+/// Creates a folder with a file that nothing grants.
+fn secret(plugins: &Plugins) -> PathBuf {
+    let folder = plugins.dir().join("secret");
+    fs::create_dir(&folder).expect("a folder");
+    fs::write(folder.join("file"), "secret").expect("a file");
+    folder
+}
+
+#[track_caller]
+fn load_error(sandbox: Value, policy: ConfinementPolicy, fixture: &ProcessFixture) -> Error {
+    let folder = program(fixture, sandbox).install();
+    let error = refused(&Host::builder().confinement(policy).build().expect("a host"), folder);
+    assert_eq!(error.step(), Some(LoadStep::Confine), "{}", error.full_message());
+    assert!(processes_of(&fixture.name).is_empty());
+    error
+}
+
+#[track_caller]
+fn check_leads_out(error: &Error, text: &str, target: &Path) {
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    let message = error.full_message();
+    let expected = format!("lists `{text}`, which leads to `{}`", target.display());
+    assert!(message.contains(&expected), "{message}");
+}
+
+#[test]
+fn links_in_the_state_folder_are_refused() {
+    let plugins = Plugins::new();
+    let secret = secret(&plugins).canonicalize().expect("it exists");
+    for (field, target) in [("read", "/"), ("write", secret.to_str().expect("text"))] {
+        let fixture = ProcessFixture::new();
+        let state = fixture.file("state");
+        fs::create_dir_all(state.join(&fixture.name)).expect("a folder");
+        symlink(target, state.join(&fixture.name).join("link")).expect("a link");
+        let error =
+            load_error(json!({ field: ["{state}/link"] }), policy(no_paths(), &state), &fixture);
+        check_leads_out(&error, "{state}/link", Path::new(target));
+    }
+}
+
+#[test]
+fn links_below_a_bound_are_refused() {
+    let plugins = Plugins::new();
+    let secret = secret(&plugins).canonicalize().expect("it exists");
+    let shared = plugins.dir().join("shared");
+    fs::create_dir(&shared).expect("a folder");
+    symlink(&secret, shared.join("link")).expect("a link");
+    let bound = Some(vec![shared.display().to_string()]);
+    let bounds = Sandbox::default().with_write(bound.clone());
+    let fixture = ProcessFixture::new();
+    let listed = shared.join("link").display().to_string();
+    let policy = |bounds| policy(bounds, &fixture.file("state"));
+    let error = load_error(json!({ "write": [listed] }), policy(bounds), &fixture);
+    check_leads_out(&error, &listed, &secret);
+    // A link that the host lists itself is followed.
+    if !can_confine(1) {
+        return;
+    }
+    let bounds = Sandbox::default().with_read(Some(vec![listed.clone()]));
+    let confinement = policy(bounds);
+    let sandbox = json!({ "read": [listed] });
+    let running = start_with(sandbox, |it| it, |host| host.confinement(confinement));
+    assert_permitted(&running, json!({ "do": "read", "path": secret.join("file") }));
+    running.end();
+}
+
+#[test]
+fn links_in_the_folder_of_an_isolated_library_are_refused() {
+    let plugins = Plugins::new();
+    let plugin = plugins.add("confined", "confined").set("isolation", "process");
+    let folder = plugin.set("sandbox", json!({ "read": ["{plugin}/link"] })).write();
+    symlink("/", folder.join("link")).expect("a link");
+    let confinement = policy(no_paths(), &plugins.dir().join("state"));
+    let host = Host::builder().runner(runner()).confinement(confinement).build().expect("a host");
+    check_leads_out(&refused(&host, folder), "{plugin}/link", Path::new("/"));
+}
+
+#[test]
+fn link_that_is_made_while_the_program_runs_grants_nothing() {
+    if !can_confine(1) {
+        return;
+    }
+    let plugins = Plugins::new();
+    let secret = secret(&plugins);
+    let state_dir = plugins.dir().join("state");
+    let sandbox = json!({ "read": ["{state}"], "write": ["{state}/sub"] });
+    let prepare = |name: &str| {
+        let sub = state_dir.join(name).join("sub");
+        fs::create_dir_all(&sub).expect("a folder");
+        for folder in [&state_dir, sub.parent().expect("a parent"), &sub] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        }
+    };
+    let fixture = ProcessFixture::new();
+    prepare(&fixture.name);
+    let confinement = policy(no_paths(), &state_dir);
+    let running = fixture.run_with(
+        json!({}),
+        |program| {
+            let program = program.built("confined", "confined").set("package", "confined");
+            program.set("sandbox", sandbox)
+        },
+        |host| host.quarantine(None).confinement(confinement),
+    );
+    let sub = state_dir.join(&running.fixture.name).join("sub");
+    assert_permitted(&running, json!({ "do": "write", "path": sub.join("file") }));
+    fs::remove_dir_all(&sub).expect("it is ours");
+    symlink(&secret, &sub).expect("a link");
+    let mut events = running.host.events();
+    let [process] = processes_of(&running.fixture.name)[..] else { panic!("it runs once") };
+    kill(process);
+    event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+    for path in [sub.join("file"), secret.join("file")] {
+        assert_denied(&running, json!({ "do": "write", "path": path }));
+        assert_denied(&running, json!({ "do": "read", "path": path }));
+    }
+    running.end();
+}
+
+#[test]
+fn program_cannot_be_granted_its_own_manifest() {
+    let fixture = ProcessFixture::new();
+    let state = fixture.file("state");
+    for listed in ["{plugin}", "{plugin}/", "/"] {
+        let fixture = ProcessFixture::new();
+        let confinement = policy(Sandbox::default(), &state);
+        let error = load_error(json!({ "write": [listed] }), confinement, &fixture);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        let message = error.full_message();
+        assert!(message.contains("which contains its plugin.json"), "{message}");
+    }
+}
+
+#[test]
+fn folder_of_the_plugin_is_writable_only_if_the_host_lists_it() {
+    if !can_confine(1) {
+        return;
+    }
+    for is_listed in [false, true] {
+        let plugins = Plugins::new();
+        let bounds = match is_listed {
+            true => no_paths().with_write(Some(vec!["{plugin}".to_owned()])),
+            false => no_paths(),
+        };
+        let confinement = policy(bounds, &plugins.dir().join("state"));
+        let running = start_with(
+            json!({ "write": ["{plugin}/data"] }),
+            |program| program.beside("data", "text"),
+            |host| host.confinement(confinement),
+        );
+        let folder = running.host.list().remove(0).folder.expect("it has one");
+        let action = json!({ "do": "write", "path": folder.join("data") });
+        match is_listed {
+            true => assert_permitted(&running, action),
+            false => assert_denied(&running, action),
+        }
+        let own = folder.join("plugin.json");
+        assert!(attempt(&running, json!({ "do": "write", "path": own })).starts_with("denied"));
+        running.end();
+    }
+}
+
+#[test]
+fn state_folder_that_others_can_replace_is_refused() {
+    let plugins = Plugins::new();
+    let secret = secret(&plugins);
+    let sandbox = || json!({ "write": ["{state}"] });
+    let fixture = ProcessFixture::new();
+    let state = fixture.file("state");
+    fs::create_dir(&state).expect("a folder");
+    symlink(&secret, state.join(&fixture.name)).expect("a link");
+    let error = load_error(sandbox(), policy(no_paths(), &state), &fixture);
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    assert!(error.full_message().contains("is not a folder"), "{}", error.full_message());
+    let fixture = ProcessFixture::new();
+    let state = fixture.file("state");
+    let own = state.join(&fixture.name);
+    fs::create_dir_all(&own).expect("a folder");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    let error = load_error(sandbox(), policy(no_paths(), &state), &fixture);
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+}
