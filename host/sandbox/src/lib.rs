@@ -21,6 +21,7 @@ mod group_usage;
 mod kernel;
 #[cfg(target_os = "linux")]
 mod linux;
+mod lookup;
 mod namespaces;
 #[cfg(not(target_os = "linux"))]
 mod other;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::{NetRule, Preset, SandboxLimits};
 
+use crate::lookup::Lookup;
 use crate::{Delegated, preset};
 
 /// The beginning of a path in the private folder of a launch, which is known when it starts.
@@ -14,28 +15,32 @@ pub const TMP: &str = "{tmp}";
 pub struct GrantedPath {
     /// Absolute, or begins with [`TMP`].
     pub path: PathBuf,
-    /// The folder that the path must not leave: nothing is granted if one of its links does. Without
-    /// it, all links are followed.
-    pub beneath: Option<PathBuf>,
+    /// Nothing is granted if the path leads out of all of these folders. If there are none, it may
+    /// lead anywhere.
+    pub beneath: Vec<PathBuf>,
 }
 
 impl GrantedPath {
     /// Creates a path that must not leave `folder`.
     pub fn beneath(path: PathBuf, folder: PathBuf) -> Self {
-        Self { path, beneath: Some(folder) }
+        Self { path, beneath: vec![folder] }
     }
 
-    /// Returns where the path leads, if that is outside of its folder now. Accesses the disk.
+    /// Returns where the path leads, if that is outside of its folders now. Accesses the disk.
     pub fn leads_out(&self) -> Option<PathBuf> {
-        let folder = self.beneath.as_ref()?.canonicalize().ok()?;
-        self.path.canonicalize().ok().filter(|target| !target.starts_with(folder))
+        let target = Lookup::of(&self.path).ok()?.target;
+        let is_inside = |folder: &PathBuf| {
+            Lookup::of(folder).is_ok_and(|folder| target.starts_with(folder.target))
+        };
+        let leads_out = !self.beneath.is_empty() && !self.beneath.iter().any(is_inside);
+        leads_out.then_some(target)
     }
 }
 
 impl<P: Into<PathBuf>> From<P> for GrantedPath {
-    /// Creates a path whose links are followed.
+    /// Creates a path that may lead anywhere.
     fn from(path: P) -> Self {
-        Self { path: path.into(), beneath: None }
+        Self { path: path.into(), beneath: Vec::new() }
     }
 }
 
@@ -44,11 +49,10 @@ impl<P: Into<PathBuf>> From<P> for GrantedPath {
 pub struct Policy {
     /// Files and folders that can be read.
     pub read: Vec<GrantedPath>,
-    /// Files and folders of the system that can be read. The process must not be able to change what
-    /// they lead to.
+    /// Files and folders of the system that can be read.
     pub system: Vec<PathBuf>,
-    /// Files and folders that can be read and changed. Rules of paths below
-    /// one of them are ignored, since the process could replace such a path by a link.
+    /// Files and folders that can be read and changed. Rules of paths that pass through one of these
+    /// folders are ignored, since the process could replace a part of such a path by a link.
     pub write: Vec<GrantedPath>,
     /// Programs, and folders of programs, that can be executed and read.
     pub run: Vec<GrantedPath>,

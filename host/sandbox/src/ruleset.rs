@@ -1,7 +1,7 @@
 //! The Landlock ruleset of a policy, made in the parent.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use hotbay_manifest::NetRule;
@@ -11,8 +11,10 @@ use landlock::{
     make_bitflags,
 };
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
 
+use crate::lookup::Lookup;
 use crate::policy::resolve;
 use crate::{GrantedPath, Policy};
 
@@ -39,59 +41,61 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Optio
     // Devices could be made by root only, and lead past all paths.
     let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock});
     let write = read | (AccessFs::from_write(ABI) & !devices);
-    let writable = policy.write.iter().filter_map(|granted| granted.path.canonicalize().ok());
+    let writable = policy.write.iter().filter_map(|granted| resolve(granted, folder));
+    let writable = writable.filter_map(|granted| Some(Lookup::of(&granted.path).ok()?.target));
     let writable: Vec<_> = writable.filter(|path| path.is_dir()).collect();
     let rules = [(&policy.read, read), (&policy.run, run), (&policy.write, write)];
     let mut ruleset = ruleset;
-    for path in &policy.system {
-        ruleset = add_path(ruleset, &path.into(), read).map_err(|error| failed(&error))?;
-    }
-    for (paths, access) in rules {
+    let system: Vec<_> = policy.system.iter().map(GrantedPath::from).collect();
+    for (paths, access) in [(&system, read)].into_iter().chain(rules) {
         for granted in paths.iter().filter_map(|granted| resolve(granted, folder)) {
-            if is_below_any(&granted.path, &writable) {
-                continue;
-            }
-            ruleset = add_path(ruleset, &granted, access).map_err(|error| failed(&error))?;
+            // Paths that do not exist are omitted.
+            let Ok(opened) = open(&granted, &writable) else { continue };
+            ruleset = add_path(ruleset, opened, access).map_err(|error| failed(&error))?;
         }
     }
     if let Some(folder) = folder {
-        ruleset = add_path(ruleset, &folder.into(), write).map_err(|error| failed(&error))?;
+        let opened = open(&folder.into(), &[])?;
+        ruleset = add_path(ruleset, opened, write).map_err(|error| failed(&error))?;
     }
     add_ports(ruleset, policy).map_err(|error| failed(&error)).map(Option::from)
 }
 
-/// Returns whether a part of `path` leads into one of these folders, which the process can change:
-/// what exists now may be a link that it made.
-fn is_below_any(path: &Path, writable: &[PathBuf]) -> bool {
-    let leads_into = |ancestor: &Path| {
-        let target = ancestor.canonicalize();
-        target.is_ok_and(|target| writable.iter().any(|folder| target.starts_with(folder)))
-    };
-    !writable.is_empty() && path.ancestors().skip(1).any(leads_into)
-}
-
 fn add_path(
     ruleset: RulesetCreated,
-    granted: &GrantedPath,
+    opened: OwnedFd,
     access: BitFlags<AccessFs>,
 ) -> Result<RulesetCreated, landlock::RulesetError> {
-    let Ok(opened) = open(granted) else { return Ok(ruleset) };
     let is_dir = fstat(&opened).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
     let access = if is_dir { access } else { access & AccessFs::from_file(ABI) };
     ruleset.add_rule(PathBeneath::new(opened, access))
 }
 
-/// Opens a path, without its links if they lead out of the folder that it must not leave. A check
-/// before would be too early: a process could replace a part of the path by a link meanwhile.
-fn open(granted: &GrantedPath) -> io::Result<OwnedFd> {
+/// Opens what a path leads to, unless the process can change that, or it is outside of the folders
+/// that the path must not leave.
+fn open(granted: &GrantedPath, writable: &[PathBuf]) -> io::Result<OwnedFd> {
+    let denied = || Err(io::ErrorKind::PermissionDenied.into());
+    let found = Lookup::of(&granted.path)?;
+    let is_beneath = |folder: &PathBuf| {
+        Lookup::of(folder).is_ok_and(|folder| {
+            !folder.depends_on(writable) && found.target.starts_with(&folder.target)
+        })
+    };
+    if found.depends_on(writable)
+        || !(granted.beneath.is_empty() || granted.beneath.iter().any(is_beneath))
+    {
+        return denied();
+    }
+    // A component that has become a link since then is not followed.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let GrantedPath { path, beneath } = granted;
-    let Some(folder) = beneath else { return Ok(rustix::fs::open(path, flags, Mode::empty())?) };
-    let opened = rustix::fs::open(folder, flags | OFlags::DIRECTORY, Mode::empty())?;
-    match path.strip_prefix(folder) {
-        Ok(rest) if rest.as_os_str().is_empty() => Ok(opened),
-        Ok(rest) => Ok(openat2(&opened, rest, flags, Mode::empty(), ResolveFlags::BENEATH)?),
-        Err(_) => Err(io::ErrorKind::InvalidInput.into()),
+    match openat2(CWD, &found.target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Filters of older containers do not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let opened = rustix::fs::open(&found.target, flags | OFlags::NOFOLLOW, Mode::empty())?;
+            let link = format!("/proc/self/fd/{}", opened.as_raw_fd());
+            if std::fs::read_link(link)? == found.target { Ok(opened) } else { denied() }
+        }
+        opened => Ok(opened?),
     }
 }
 

@@ -2,7 +2,7 @@
 //! this machine cannot enforce, if it is required.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use hotbay_manifest::Sandbox;
@@ -11,6 +11,7 @@ use hotbay_sandbox::{Delegated, GrantedPath, Policy};
 
 use super::bounds::{add_listen, bounds_of, check, effective};
 use super::candidate::Candidate;
+use crate::artifact::discover::MANIFEST;
 use crate::artifact::trust::{self, Trust};
 use crate::config::ConfinementPolicy;
 use crate::error::{Error, ErrorKind, LoadStep};
@@ -27,9 +28,10 @@ pub(super) fn confine(
     let cgroup = host.cgroup.clone().map(Delegated::enable);
     check(candidate, host, cgroup.clone())?;
     let Some(sandbox) = sandbox else { return Ok(()) };
-    let mut paths = Paths { candidate, host, program, uses_state: false };
     let none = Sandbox::default();
     let bounds = bounds_of(manifest, &candidate.settings, host).unwrap_or(&none);
+    let writable = bounds.write.clone();
+    let mut paths = Paths { candidate, host, program, writable, uses_state: false };
     let read = paths.of("read", &sandbox.read, &bounds.read)?;
     let write = paths.of("write", &sandbox.write, &bounds.write)?;
     let run = paths.of("run", &sandbox.run, &bounds.run)?;
@@ -76,22 +78,27 @@ fn check_writable(
     granted: &GrantedPath,
     program: &Program,
 ) -> Result<(), Error> {
-    let (Ok(writable), Ok(folder)) = (granted.path.canonicalize(), program.folder.canonicalize())
-    else {
-        return Ok(());
+    let manifest = program.folder.join(MANIFEST);
+    let resolved = [granted.path.as_path(), &program.folder, &manifest].map(Path::canonicalize);
+    let [Ok(writable), Ok(folder), Ok(file)] = resolved else { return Ok(()) };
+    let has_other_names = std::fs::metadata(&file).is_ok_and(|file| file.nlink() > 1);
+    let reason = match () {
+        () if folder.starts_with(&writable) || file.starts_with(&writable) => {
+            "contains its plugin.json"
+        }
+        // One of them may be below it.
+        () if has_other_names && writable.starts_with(&folder) => {
+            "is beside its plugin.json, which has hard links"
+        }
+        () => return Ok(()),
     };
-    if !folder.starts_with(&writable) {
-        return Ok(());
-    }
     let message = format!(
-        "`sandbox.write` lists `{}`, which contains its plugin.json: the program could change what \
-         it is granted",
+        "`sandbox.write` lists `{}`, which {reason}: the program could change what it is granted",
         granted.path.display()
     );
     let failed = candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
-    Err(failed
-        .caused_by(message)
-        .with_hint("list `{state}`, or a folder such as `{plugin}/data`, instead"))
+    let hint = "list `{state}`, or a folder such as `{plugin}/data`, instead";
+    Err(failed.caused_by(message).with_hint(hint))
 }
 
 /// Fails if other users can replace the folder `{state}`, or if it is a link.
@@ -111,6 +118,8 @@ struct Paths<'p> {
     candidate: &'p Candidate,
     host: &'p ConfinementPolicy,
     program: &'p Program,
+    /// What the host lets programs write.
+    writable: Option<Vec<String>>,
     uses_state: bool,
 }
 
@@ -149,24 +158,32 @@ impl Paths<'_> {
         }
         if let Some(rest) = text.strip_prefix("{state}") {
             self.uses_state = true;
-            return Ok(below(state_dir(self.candidate, self.host)?, rest));
+            let state = state_dir(self.candidate, self.host)?;
+            return Ok(match (below(state.clone(), rest), state.parent()) {
+                // Another program may be able to write to the folder of all states.
+                (granted, Some(all)) if granted.beneath.is_empty() => {
+                    GrantedPath::beneath(state.clone(), all.to_owned())
+                }
+                (granted, _) => granted,
+            });
         }
         let path = PathBuf::from(text);
-        let is_bound = bounds.iter().any(|bound| bound == text);
-        let above = bounds.iter().map(Path::new).filter(|bound| path.starts_with(bound));
-        Ok(match above.max_by_key(|bound| bound.components().count()) {
-            Some(folder) if !is_bound => GrantedPath::beneath(path.clone(), folder.to_owned()),
-            _ => path.into(),
-        })
+        let is_above = |bound: &&Path| path.starts_with(bound) && **bound != *path;
+        // What the host lists itself may lead anywhere, unless a program can change it.
+        let is_bound = bounds.iter().any(|bound| Path::new(bound) == path);
+        let trusted = if is_bound { self.writable.as_deref().unwrap_or_default() } else { bounds };
+        let is_limited = trusted.iter().map(Path::new).any(|bound| is_above(&bound));
+        let folders = if is_limited { trusted } else { &[] };
+        Ok(GrantedPath { path: path.clone(), beneath: folders.iter().map(PathBuf::from).collect() })
     }
 
     #[cold]
     fn leads_out(&self, field: &str, text: &str, granted: &GrantedPath, target: &Path) -> Error {
-        let folder = granted.beneath.as_deref().unwrap_or(&granted.path);
+        let folders = granted.beneath.iter().map(|folder| format!("`{}`", folder.display()));
+        let folders = folders.collect::<Vec<_>>().join(" and ");
         let message = format!(
-            "`sandbox.{field}` lists `{text}`, which leads to `{}`, outside of `{}`",
-            target.display(),
-            folder.display()
+            "`sandbox.{field}` lists `{text}`, which leads to `{}`, outside of {folders}",
+            target.display()
         );
         let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
         failed.caused_by(message).with_hint("list the target itself, and let the host grant it")

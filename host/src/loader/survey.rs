@@ -99,7 +99,7 @@ pub struct Inspection {
     pub contracts: Vec<ContractText>,
     /// What its sandbox permits, if it has one: what the manifest requests and the host grants.
     pub sandbox: Option<Sandbox>,
-    /// What the host does not grant of the sandbox in the manifest, one sentence each.
+    /// What the host does not grant of the sandbox in the manifest, or only in part, one sentence each.
     pub not_granted: Vec<String>,
     /// What this machine enforces of its sandbox; `None` if it has none.
     pub confinement: Option<Confinement>,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hotbay::confinement::ConfinementPolicy;
 use hotbay::manifest::Isolation;
 use hotbay::{
-    ConfigFile, ErrorKind, Host, HostEvent, LoadOptions, LoadStep, Manifest, Request, inspect,
+    ConfigFile, ErrorKind, Host, HostEvent, LoadOptions, LoadStep, Output, Request, inspect,
 };
 use hotbay_tests::{Plugin, Plugins, block_on, event, loaded, refused, runner, until};
 use serde_json::json;
@@ -226,23 +226,6 @@ fn isolating() -> ConfinementPolicy {
 
 #[test]
 fn all_libraries_are_isolated_whatever_loads_them() {
-    struct Own;
-    impl hotbay::Plugin for Own {
-        fn init(
-            _: &hotbay::hotbay_plugin::Config,
-            _: hotbay::hotbay_plugin::HostServices,
-        ) -> Result<Self, hotbay::PluginError> {
-            Ok(Self)
-        }
-
-        fn execute(
-            &self,
-            _: &hotbay::CallContext<'_>,
-            _: hotbay::Payload<'_>,
-        ) -> Result<hotbay::Output, hotbay::PluginError> {
-            hotbay::Output::json(&std::process::id())
-        }
-    }
     let plugins = Plugins::new();
     let folder = plugins.add("crashing", "crashing").write();
     let file = plugins.dir().join("hotbay.toml");
@@ -256,7 +239,7 @@ fn all_libraries_are_isolated_whatever_loads_them() {
     let host = Host::builder()
         .plugin_dir(plugins.dir())
         .config_file(&file)
-        .register::<Own>(Manifest::new("compiled", "1.0.0").unwrap())
+        .register_fn("compiled", |_, _| Output::json(&std::process::id()))
         .hot_reload(true)
         .build()
         .unwrap();

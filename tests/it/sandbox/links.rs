@@ -11,7 +11,7 @@ use hotbay_tests::{Plugins, event, processes_of, refused, runner};
 use serde_json::{Value, json};
 
 use super::{assert_denied, assert_permitted, attempt, can_confine, program, start_with};
-use crate::process::fixture::{ProcessFixture, kill};
+use crate::process::fixture::{ProcessFixture, Running, kill};
 
 /// Returns bounds that grant no paths.
 fn no_paths() -> Sandbox {
@@ -130,12 +130,10 @@ fn link_that_is_made_while_the_program_runs_grants_nothing() {
     );
     let sub = state_dir.join(&running.fixture.name).join("sub");
     assert_permitted(&running, json!({ "do": "write", "path": sub.join("file") }));
-    fs::remove_dir_all(&sub).expect("it is ours");
-    symlink(&secret, &sub).expect("a link");
-    let mut events = running.host.events();
-    let [process] = processes_of(&running.fixture.name)[..] else { panic!("it runs once") };
-    kill(process);
-    event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+    restart_after(&running, || {
+        fs::remove_dir_all(&sub).expect("it is ours");
+        symlink(&secret, &sub).expect("a link");
+    });
     for path in [sub.join("file"), secret.join("file")] {
         assert_denied(&running, json!({ "do": "write", "path": path }));
         assert_denied(&running, json!({ "do": "read", "path": path }));
@@ -147,7 +145,8 @@ fn link_that_is_made_while_the_program_runs_grants_nothing() {
 fn program_cannot_be_granted_its_own_manifest() {
     let fixture = ProcessFixture::new();
     let state = fixture.file("state");
-    for listed in ["{plugin}", "{plugin}/", "/"] {
+    for listed in ["{plugin}", "{plugin}/", "/", "{plugin}/plugin.json", "{plugin}/.//plugin.json"]
+    {
         let fixture = ProcessFixture::new();
         let confinement = policy(Sandbox::default(), &state);
         let error = load_error(json!({ "write": [listed] }), confinement, &fixture);
@@ -155,6 +154,86 @@ fn program_cannot_be_granted_its_own_manifest() {
         let message = error.full_message();
         assert!(message.contains("which contains its plugin.json"), "{message}");
     }
+}
+
+/// Lets `change` replace something, and ends the process, so that the program is started again.
+#[track_caller]
+fn restart_after(running: &Running, change: impl FnOnce()) {
+    change();
+    let mut events = running.host.events();
+    let [process] = processes_of(&running.fixture.name)[..] else { panic!("it runs once") };
+    kill(process);
+    event(&mut events, |event| matches!(event, HostEvent::Restarted { .. }));
+}
+
+#[test]
+fn link_through_a_writable_folder_grants_nothing() {
+    if !can_confine(1) {
+        return;
+    }
+    let plugins = Plugins::new();
+    let secret = secret(&plugins);
+    let releases = plugins.dir().join("releases");
+    fs::create_dir_all(releases.join("5")).expect("a folder");
+    fs::write(releases.join("5/file"), "text").expect("a file");
+    let current = plugins.dir().join("current");
+    symlink("releases/5", &current).expect("a link");
+    let both = [&current, &releases].map(|path| path.display().to_string());
+    let bounds = no_paths().with_read(Some(both.to_vec())).with_write(Some(both.to_vec()));
+    let confinement = policy(bounds, &plugins.dir().join("state"));
+    let sandbox = json!({ "read": [current], "write": [releases] });
+    let running = start_with(sandbox, |it| it, |host| host.confinement(confinement));
+    assert_permitted(&running, json!({ "do": "write", "path": current.join("file") }));
+    restart_after(&running, || {
+        fs::rename(releases.join("5"), releases.join("4")).expect("it is ours");
+        symlink(&secret, releases.join("5")).expect("a link");
+    });
+    for action in ["read", "write"] {
+        assert_denied(&running, json!({ "do": action, "path": current.join("file") }));
+        assert_denied(&running, json!({ "do": action, "path": secret.join("file") }));
+    }
+    running.end();
+}
+
+#[test]
+fn link_in_place_of_the_state_folder_grants_nothing() {
+    if !can_confine(1) {
+        return;
+    }
+    let plugins = Plugins::new();
+    let secret = secret(&plugins);
+    let state = plugins.dir().join("state");
+    let confinement = policy(no_paths(), &state);
+    let sandbox = json!({ "write": ["{state}"] });
+    let running = start_with(sandbox, |it| it, |host| host.confinement(confinement));
+    let own = state.join(&running.fixture.name);
+    assert_permitted(&running, json!({ "do": "write", "path": own.join("file") }));
+    restart_after(&running, || {
+        fs::rename(&own, state.join("moved")).expect("it is ours");
+        symlink(&secret, &own).expect("a link");
+    });
+    assert_denied(&running, json!({ "do": "read", "path": secret.join("file") }));
+    running.end();
+}
+
+#[test]
+fn links_that_stay_below_a_bound_are_followed() {
+    if !can_confine(1) {
+        return;
+    }
+    let plugins = Plugins::new();
+    let bound = plugins.dir().join("bound");
+    fs::create_dir_all(bound.join("real")).expect("folders");
+    fs::write(bound.join("real/file"), "text").expect("a file");
+    symlink(bound.join("real"), bound.join("absolute")).expect("a link");
+    symlink("real", bound.join("relative")).expect("a link");
+    // Another spelling of the same folder.
+    let bounds = no_paths().with_read(Some(vec![format!("{}/./", bound.display())]));
+    let confinement = policy(bounds, &plugins.dir().join("state"));
+    let sandbox = json!({ "read": [bound.join("absolute"), bound.join("relative")] });
+    let running = start_with(sandbox, |it| it, |host| host.confinement(confinement));
+    assert_permitted(&running, json!({ "do": "read", "path": bound.join("absolute/file") }));
+    running.end();
 }
 
 #[test]
@@ -196,8 +275,7 @@ fn state_folder_that_others_can_replace_is_refused() {
     fs::create_dir(&state).expect("a folder");
     symlink(&secret, state.join(&fixture.name)).expect("a link");
     let error = load_error(sandbox(), policy(no_paths(), &state), &fixture);
-    assert_eq!(error.kind(), ErrorKind::Integrity);
-    assert!(error.full_message().contains("is not a folder"), "{}", error.full_message());
+    check_leads_out(&error, "{state}", &secret.canonicalize().expect("it exists"));
     let fixture = ProcessFixture::new();
     let state = fixture.file("state");
     let own = state.join(&fixture.name);
