@@ -57,7 +57,6 @@ impl Lookup {
     }
 
     /// Returns whether a process that can change `writable` can change what the path leads to.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nothing is enforced"))]
     pub(crate) fn depends_on(&self, writable: &[PathBuf]) -> bool {
         self.folders.iter().any(|folder| writable.iter().any(|it| folder.starts_with(it)))
     }

@@ -15,32 +15,41 @@ pub const TMP: &str = "{tmp}";
 pub struct GrantedPath {
     /// Absolute, or begins with [`TMP`].
     pub path: PathBuf,
-    /// Nothing is granted if the path leads out of all of these folders. If there are none, it may
-    /// lead anywhere.
-    pub beneath: Vec<PathBuf>,
+    /// Folders, by paths without links. Nothing is granted if the path leads out of all of them;
+    /// `None` if it may lead anywhere.
+    pub beneath: Option<Vec<PathBuf>>,
 }
 
 impl GrantedPath {
-    /// Creates a path that must not leave `folder`.
-    pub fn beneath(path: PathBuf, folder: PathBuf) -> Self {
-        Self { path, beneath: vec![folder] }
+    /// Creates a path that must not leave all of these folders, given by paths without links.
+    pub fn beneath(path: PathBuf, folders: Vec<PathBuf>) -> Self {
+        Self { path, beneath: Some(folders) }
+    }
+
+    /// Returns what a path leads to, by a path without links; `None` if it does not exist, or if a
+    /// process that can change the folders `writable` can change that. Accesses the disk.
+    pub fn target_of(path: &Path, writable: &[PathBuf]) -> Option<PathBuf> {
+        let found = Lookup::of(path).ok()?;
+        (!found.depends_on(writable)).then_some(found.target)
     }
 
     /// Returns where the path leads, if that is outside of its folders now. Accesses the disk.
     pub fn leads_out(&self) -> Option<PathBuf> {
         let target = Lookup::of(&self.path).ok()?.target;
-        let is_inside = |folder: &PathBuf| {
-            Lookup::of(folder).is_ok_and(|folder| target.starts_with(folder.target))
-        };
-        let leads_out = !self.beneath.is_empty() && !self.beneath.iter().any(is_inside);
-        leads_out.then_some(target)
+        (!self.permits(&target)).then_some(target)
+    }
+
+    /// Returns whether the path may lead to this file or folder.
+    pub(crate) fn permits(&self, target: &Path) -> bool {
+        let folders = self.beneath.as_ref();
+        folders.is_none_or(|folders| folders.iter().any(|folder| target.starts_with(folder)))
     }
 }
 
 impl<P: Into<PathBuf>> From<P> for GrantedPath {
     /// Creates a path that may lead anywhere.
     fn from(path: P) -> Self {
-        Self { path: path.into(), beneath: Vec::new() }
+        Self { path: path.into(), beneath: None }
     }
 }
 
@@ -103,6 +112,6 @@ impl Policy {
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nothing is enforced"))]
 pub(crate) fn resolve(granted: &GrantedPath, private: Option<&Path>) -> Option<GrantedPath> {
     let Ok(rest) = granted.path.strip_prefix(TMP) else { return Some(granted.clone()) };
-    let folder = private?.join("tmp");
-    Some(GrantedPath::beneath(folder.join(rest), folder))
+    let folder = private?.join("tmp").canonicalize().ok()?;
+    Some(GrantedPath::beneath(folder.join(rest), vec![folder]))
 }

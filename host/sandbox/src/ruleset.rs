@@ -76,14 +76,7 @@ fn add_path(
 fn open(granted: &GrantedPath, writable: &[PathBuf]) -> io::Result<OwnedFd> {
     let denied = || Err(io::ErrorKind::PermissionDenied.into());
     let found = Lookup::of(&granted.path)?;
-    let is_beneath = |folder: &PathBuf| {
-        Lookup::of(folder).is_ok_and(|folder| {
-            !folder.depends_on(writable) && found.target.starts_with(&folder.target)
-        })
-    };
-    if found.depends_on(writable)
-        || !(granted.beneath.is_empty() || granted.beneath.iter().any(is_beneath))
-    {
+    if found.depends_on(writable) || !granted.permits(&found.target) {
         return denied();
     }
     // A component that has become a link since then is not followed.

@@ -30,12 +30,13 @@ pub(super) fn confine(
     let Some(sandbox) = sandbox else { return Ok(()) };
     let none = Sandbox::default();
     let bounds = bounds_of(manifest, &candidate.settings, host).unwrap_or(&none);
-    let writable = bounds.write.clone();
-    let mut paths = Paths { candidate, host, program, writable, uses_state: false };
+    let writable = bounds.write.iter().flatten();
+    let writable = writable.filter_map(|bound| Path::new(bound).canonicalize().ok()).collect();
+    let mut paths = Paths { candidate, host, trust, program, writable, state: None };
     let read = paths.of("read", &sandbox.read, &bounds.read)?;
     let write = paths.of("write", &sandbox.write, &bounds.write)?;
     let run = paths.of("run", &sandbox.run, &bounds.run)?;
-    let Paths { uses_state, .. } = paths;
+    let Paths { state, .. } = paths;
     write.iter().try_for_each(|granted| check_writable(candidate, granted, program))?;
     let mut policy = Policy {
         read,
@@ -59,13 +60,7 @@ pub(super) fn confine(
     policy.read.extend(program.folder.canonicalize().ok().map(GrantedPath::from));
     let allowed = sandbox.env.clone().unwrap_or_default();
     program.environment.retain(|(name, _)| is_usual(name) || is_listed(name, &allowed));
-    if uses_state {
-        let state = state_dir(candidate, host)?;
-        create(&state).map_err(|error| {
-            let message = format!("cannot create `{}`: {error}", state.display());
-            candidate.failed(LoadStep::Confine, ErrorKind::StartFailed).caused_by(message)
-        })?;
-        check_state(candidate, &state, trust)?;
+    if let Some(state) = state {
         program.environment.push((STATE_DIR.into(), state.into()));
     }
     program.sandbox = Some(policy);
@@ -101,26 +96,38 @@ fn check_writable(
     Err(failed.caused_by(message).with_hint(hint))
 }
 
-/// Fails if other users can replace the folder `{state}`, or if it is a link.
-fn check_state(candidate: &Candidate, state: &Path, trust: Trust) -> Result<(), Error> {
-    let failed = || candidate.failed(LoadStep::Confine, ErrorKind::Integrity);
-    let is_dir = std::fs::symlink_metadata(state).is_ok_and(|metadata| metadata.is_dir());
-    if !is_dir {
+/// Creates the folder `{state}`. Fails if other users can replace it, or if it is a link.
+fn create_state(
+    candidate: &Candidate,
+    host: &ConfinementPolicy,
+    trust: Trust,
+) -> Result<PathBuf, Error> {
+    let state = state_dir(candidate, host)?;
+    let failed = |kind| candidate.failed(LoadStep::Confine, kind);
+    create(&state).map_err(|error| {
+        let message = format!("cannot create `{}`: {error}", state.display());
+        failed(ErrorKind::StartFailed).caused_by(message)
+    })?;
+    if !std::fs::symlink_metadata(&state).is_ok_and(|metadata| metadata.is_dir()) {
         let message = format!("its folder `{{state}}`, `{}`, is not a folder", state.display());
-        return Err(failed().caused_by(message).with_hint("remove the file or link"));
+        let hint = "remove the link, or set `state_dir` in `[sandbox]` of hotbay.toml";
+        return Err(failed(ErrorKind::Integrity).caused_by(message).with_hint(hint));
     }
-    let checked = trust::check(state, trust).and_then(|()| trust::check_above(state, trust));
-    checked.map_err(|error| failed().caused_by(error))
+    let checked = trust::check(&state, trust).and_then(|()| trust::check_above(&state, trust));
+    checked.map_err(|error| failed(ErrorKind::Integrity).caused_by(error))?;
+    Ok(state)
 }
 
 /// Resolves the paths of a sandbox.
 struct Paths<'p> {
     candidate: &'p Candidate,
     host: &'p ConfinementPolicy,
+    trust: Trust,
     program: &'p Program,
-    /// What the host lets programs write.
-    writable: Option<Vec<String>>,
-    uses_state: bool,
+    /// The folders that the host lets programs change.
+    writable: Vec<PathBuf>,
+    /// The folder `{state}`, once a path has it.
+    state: Option<PathBuf>,
 }
 
 impl Paths<'_> {
@@ -147,39 +154,49 @@ impl Paths<'_> {
     }
 
     /// Below a folder that the host grants, or that belongs to the plugin, links must not lead out of
-    /// that folder: the program could have made them.
+    /// that folder: a program could have made them.
     fn path(&mut self, text: &str, bounds: &[String]) -> Result<GrantedPath, Error> {
-        let below = |folder: PathBuf, rest: &str| match rest.trim_start_matches('/') {
-            "" => folder.into(),
-            rest => GrantedPath::beneath(folder.join(rest), folder),
+        let below = |folder: &Path, rest: &str| {
+            let path = folder.join(rest.trim_start_matches('/'));
+            // Another program may be able to replace the folder, so its own links count, too.
+            let name = folder.file_name().unwrap_or_default();
+            let real = folder.parent().and_then(|above| above.canonicalize().ok());
+            GrantedPath::beneath(path, real.map(|above| above.join(name)).into_iter().collect())
         };
         if let Some(rest) = text.strip_prefix("{plugin}") {
-            return Ok(below(self.program.folder.clone(), rest));
-        }
-        if let Some(rest) = text.strip_prefix("{state}") {
-            self.uses_state = true;
-            let state = state_dir(self.candidate, self.host)?;
-            return Ok(match (below(state.clone(), rest), state.parent()) {
-                // Another program may be able to write to the folder of all states.
-                (granted, Some(all)) if granted.beneath.is_empty() => {
-                    GrantedPath::beneath(state.clone(), all.to_owned())
+            let folder = &self.program.folder;
+            return Ok(match folder.canonicalize() {
+                Ok(real) => {
+                    GrantedPath::beneath(folder.join(rest.trim_start_matches('/')), vec![real])
                 }
-                (granted, _) => granted,
+                Err(_) => below(folder, rest),
             });
         }
+        if let Some(rest) = text.strip_prefix("{state}") {
+            if self.state.is_none() {
+                self.state = Some(create_state(self.candidate, self.host, self.trust)?);
+            }
+            return Ok(below(self.state.as_deref().unwrap_or(Path::new("/")), rest));
+        }
         let path = PathBuf::from(text);
-        let is_above = |bound: &&Path| path.starts_with(bound) && **bound != *path;
-        // What the host lists itself may lead anywhere, unless a program can change it.
         let is_bound = bounds.iter().any(|bound| Path::new(bound) == path);
-        let trusted = if is_bound { self.writable.as_deref().unwrap_or_default() } else { bounds };
-        let is_limited = trusted.iter().map(Path::new).any(|bound| is_above(&bound));
-        let folders = if is_limited { trusted } else { &[] };
-        Ok(GrantedPath { path: path.clone(), beneath: folders.iter().map(PathBuf::from).collect() })
+        let is_above = |bound: &String| path.starts_with(bound);
+        // What the host lists itself may lead anywhere, unless a program can change that.
+        Ok(match (is_bound, bounds.iter().any(is_above)) {
+            (true, _) if GrantedPath::target_of(&path, &self.writable).is_some() => path.into(),
+            (true, _) => GrantedPath::beneath(path, self.writable.clone()),
+            (false, true) => {
+                let target = |bound| GrantedPath::target_of(Path::new(bound), &self.writable);
+                GrantedPath::beneath(path, bounds.iter().filter_map(target).collect())
+            }
+            (false, false) => path.into(),
+        })
     }
 
     #[cold]
     fn leads_out(&self, field: &str, text: &str, granted: &GrantedPath, target: &Path) -> Error {
-        let folders = granted.beneath.iter().map(|folder| format!("`{}`", folder.display()));
+        let folders =
+            granted.beneath.iter().flatten().map(|folder| format!("`{}`", folder.display()));
         let folders = folders.collect::<Vec<_>>().join(" and ");
         let message = format!(
             "`sandbox.{field}` lists `{text}`, which leads to `{}`, outside of {folders}",

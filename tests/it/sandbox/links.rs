@@ -196,6 +196,29 @@ fn link_through_a_writable_folder_grants_nothing() {
 }
 
 #[test]
+fn bound_that_another_program_can_replace_is_limited() {
+    let plugins = Plugins::new();
+    let secret = secret(&plugins).canonicalize().expect("it exists");
+    let shared = plugins.dir().join("shared");
+    fs::create_dir(&shared).expect("a folder");
+    let [direct, current] = [shared.join("link"), plugins.dir().join("current")];
+    symlink(&secret, &direct).expect("a link");
+    symlink(&direct, &current).expect("a link");
+    let texts = [&direct, &current, &shared].map(|path| path.display().to_string());
+    let [direct, current, shared] = texts;
+    let bounds = Sandbox::default()
+        .with_read(Some(vec![direct.clone(), current.clone()]))
+        .with_write(Some(vec![shared]));
+    for listed in [direct, current.clone(), format!("{current}/file")] {
+        let fixture = ProcessFixture::new();
+        let confinement = policy(bounds.clone(), &fixture.file("state"));
+        let error = load_error(json!({ "read": [listed] }), confinement, &fixture);
+        let target = if listed.ends_with("file") { secret.join("file") } else { secret.clone() };
+        check_leads_out(&error, &listed, &target);
+    }
+}
+
+#[test]
 fn link_in_place_of_the_state_folder_grants_nothing() {
     if !can_confine(1) {
         return;
@@ -204,15 +227,18 @@ fn link_in_place_of_the_state_folder_grants_nothing() {
     let secret = secret(&plugins);
     let state = plugins.dir().join("state");
     let confinement = policy(no_paths(), &state);
-    let sandbox = json!({ "write": ["{state}"] });
+    let sandbox = json!({ "write": ["{state}"], "read": ["{state}/below"] });
     let running = start_with(sandbox, |it| it, |host| host.confinement(confinement));
     let own = state.join(&running.fixture.name);
     assert_permitted(&running, json!({ "do": "write", "path": own.join("file") }));
     restart_after(&running, || {
         fs::rename(&own, state.join("moved")).expect("it is ours");
         symlink(&secret, &own).expect("a link");
+        fs::create_dir(secret.join("below")).expect("a folder");
+        fs::write(secret.join("below/file"), "secret").expect("a file");
     });
     assert_denied(&running, json!({ "do": "read", "path": secret.join("file") }));
+    assert_denied(&running, json!({ "do": "read", "path": secret.join("below/file") }));
     running.end();
 }
 
@@ -275,7 +301,8 @@ fn state_folder_that_others_can_replace_is_refused() {
     fs::create_dir(&state).expect("a folder");
     symlink(&secret, state.join(&fixture.name)).expect("a link");
     let error = load_error(sandbox(), policy(no_paths(), &state), &fixture);
-    check_leads_out(&error, "{state}", &secret.canonicalize().expect("it exists"));
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    assert!(error.full_message().contains("is not a folder"), "{}", error.full_message());
     let fixture = ProcessFixture::new();
     let state = fixture.file("state");
     let own = state.join(&fixture.name);
