@@ -1,7 +1,7 @@
 //! Links do not widen what a sandbox grants, and a program cannot change what it is granted.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use hotbay::confinement::ConfinementPolicy;
@@ -22,6 +22,11 @@ fn no_paths() -> Sandbox {
 fn policy(bounds: Sandbox, state_dir: &Path) -> ConfinementPolicy {
     let policy = ConfinementPolicy::default().with_state_dir(Some(state_dir.to_owned()));
     policy.with_bounds(Some(bounds))
+}
+
+/// Creates a folder and those above it, such that only this user can access them.
+fn create_private(folder: &Path) {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).expect("a folder");
 }
 
 /// Creates a folder with a file that nothing grants.
@@ -56,7 +61,7 @@ fn links_in_the_state_folder_are_refused() {
     for (field, target) in [("read", "/"), ("write", secret.to_str().expect("text"))] {
         let fixture = ProcessFixture::new();
         let state = fixture.file("state");
-        fs::create_dir_all(state.join(&fixture.name)).expect("a folder");
+        create_private(&state.join(&fixture.name));
         symlink(target, state.join(&fixture.name).join("link")).expect("a link");
         let error =
             load_error(json!({ field: ["{state}/link"] }), policy(no_paths(), &state), &fixture);
@@ -110,15 +115,8 @@ fn link_that_is_made_while_the_program_runs_grants_nothing() {
     let secret = secret(&plugins);
     let state_dir = plugins.dir().join("state");
     let sandbox = json!({ "read": ["{state}"], "write": ["{state}/sub"] });
-    let prepare = |name: &str| {
-        let sub = state_dir.join(name).join("sub");
-        fs::create_dir_all(&sub).expect("a folder");
-        for folder in [&state_dir, sub.parent().expect("a parent"), &sub] {
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("it is ours");
-        }
-    };
     let fixture = ProcessFixture::new();
-    prepare(&fixture.name);
+    create_private(&state_dir.join(&fixture.name).join("sub"));
     let confinement = policy(no_paths(), &state_dir);
     let running = fixture.run_with(
         json!({}),
@@ -298,7 +296,7 @@ fn state_folder_that_others_can_replace_is_refused() {
     let sandbox = || json!({ "write": ["{state}"] });
     let fixture = ProcessFixture::new();
     let state = fixture.file("state");
-    fs::create_dir(&state).expect("a folder");
+    create_private(&state);
     symlink(&secret, state.join(&fixture.name)).expect("a link");
     let error = load_error(sandbox(), policy(no_paths(), &state), &fixture);
     assert_eq!(error.kind(), ErrorKind::Integrity);
@@ -306,7 +304,7 @@ fn state_folder_that_others_can_replace_is_refused() {
     let fixture = ProcessFixture::new();
     let state = fixture.file("state");
     let own = state.join(&fixture.name);
-    fs::create_dir_all(&own).expect("a folder");
+    create_private(&own);
     fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).expect("it is ours");
     let error = load_error(sandbox(), policy(no_paths(), &state), &fixture);
     assert_eq!(error.kind(), ErrorKind::Integrity);
