@@ -157,7 +157,7 @@ pub fn contracts(
 /// # Errors
 ///
 /// Depends on the step that failed before the comparison: see [`Error::step`].
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the library is isolated.
+/// [`ErrorKind::Unsupported`] if the library is isolated.
 pub fn abi_report(
     builder: &HostBuilder,
     folder: impl AsRef<Path>,
