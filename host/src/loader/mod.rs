@@ -27,6 +27,8 @@ mod process_loader;
 mod program_calls;
 #[cfg(all(unix, feature = "process"))]
 mod runner_program;
+#[cfg(all(unix, feature = "process"))]
+mod sandbox_paths;
 mod schema_check;
 mod schemas;
 mod services;

@@ -220,7 +220,18 @@ fn check_confinement(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(),
     check_processes(candidate)?;
     check_runner(candidate, host)?;
     let cgroup = host.confinement.cgroup.clone().map(Delegated::inspect);
-    check(candidate, host.confinement, cgroup).map(drop)
+    check(candidate, host.confinement, cgroup)?;
+    check_paths(candidate, host)
+}
+
+#[cfg(all(unix, feature = "process"))]
+fn check_paths(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error> {
+    super::sandbox_paths::check_paths(candidate, host.confinement, host.rules.trust())
+}
+
+#[cfg(not(all(unix, feature = "process")))]
+fn check_paths(_: &Candidate, _: SurveyRules<'_>) -> Result<(), Error> {
+    Ok(())
 }
 
 #[cfg(all(unix, feature = "process"))]

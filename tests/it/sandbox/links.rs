@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay::confinement::ConfinementPolicy;
 use hotbay::manifest::Sandbox;
-use hotbay::{Error, ErrorKind, Host, HostEvent, LoadStep};
+use hotbay::{Error, ErrorKind, Host, HostBuilder, HostEvent, LoadStep, inspect};
 use hotbay_tests::{Plugins, event, processes_of, refused, runner};
 use serde_json::{Value, json};
 
@@ -40,9 +40,17 @@ fn secret(plugins: &Plugins) -> PathBuf {
 #[track_caller]
 fn load_error(sandbox: Value, policy: ConfinementPolicy, fixture: &ProcessFixture) -> Error {
     let folder = program(fixture, sandbox).install();
-    let error = refused(&Host::builder().confinement(policy).build().expect("a host"), folder);
+    refused_everywhere(Host::builder().confinement(policy), &folder, &fixture.name)
+}
+
+/// Returns the error of a load, which an inspection also reports.
+#[track_caller]
+fn refused_everywhere(builder: HostBuilder, folder: &Path, name: &str) -> Error {
+    let inspected = inspect::plugin(&builder, folder).surveyed.problem.expect("a problem");
+    let error = refused(&builder.build().expect("a host"), folder);
+    assert_eq!(inspected.full_message(), error.full_message());
     assert_eq!(error.step(), Some(LoadStep::Confine), "{}", error.full_message());
-    assert!(processes_of(&fixture.name).is_empty());
+    assert!(processes_of(name).is_empty());
     error
 }
 
@@ -102,8 +110,9 @@ fn links_in_the_folder_of_an_isolated_library_are_refused() {
     let folder = plugin.set("sandbox", json!({ "read": ["{plugin}/link"] })).write();
     symlink("/", folder.join("link")).expect("a link");
     let confinement = policy(no_paths(), &plugins.dir().join("state"));
-    let host = Host::builder().runner(runner()).confinement(confinement).build().expect("a host");
-    check_leads_out(&refused(&host, folder), "{plugin}/link", Path::new("/"));
+    let builder = Host::builder().runner(runner()).confinement(confinement);
+    let error = refused_everywhere(builder, &folder, "confined");
+    check_leads_out(&error, "{plugin}/link", Path::new("/"));
 }
 
 #[test]
