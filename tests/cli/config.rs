@@ -97,6 +97,9 @@ fn other_verbs_follow_the_file() {
     assert!(text.contains("disabled") && !text.contains("second"), "{text}");
     let run = hotbay(plugins.dir(), &["list", "--config", "none.toml"]).exits(1);
     assert!(run.stderr.contains("none.toml"), "{}", run.stderr);
+    let text =
+        hotbay(plugins.dir(), &["inspect", "echo", "--config", "other.toml"]).exits(0).text();
+    assert!(text.ends_with("state: disabled\n"), "{text}");
     let run = hotbay(plugins.dir(), &["call", "echo", "--config", "other.toml"]).exits(1);
     assert!(run.stderr.contains("plugin `echo` is disabled"), "{}", run.stderr);
     let text = hotbay(plugins.dir(), &["inspect", "second"]).exits(0).text();

@@ -135,9 +135,10 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
         contract.methods.iter().try_for_each(|method| out.line(&format!("    {method}")))?;
     }
     match &surveyed.problem {
-        None => out.line("state: ready"),
+        None => out.line(&format!("state: {}", survey_report::state(surveyed, false))),
         Some(error) => {
-            out.line(&format!("state: refused: {}", short(error)))?;
+            let state = if surveyed.is_disabled { "disabled, refused" } else { "refused" };
+            out.line(&format!("state: {state}: {}", short(error)))?;
             error.hint().map_or(Ok(()), |hint| out.line(&format!("  hint: {hint}")))
         }
     }
@@ -334,7 +335,7 @@ fn as_json(inspection: &Inspection, options: &Options) -> Value {
         "contracts": inspection.contracts.iter().map(contract_json).collect::<Vec<_>>(),
         "program": file.as_ref().filter(|_| is_process(inspection)),
         "signature": signature_json(&surveyed.signature),
-        "state": if surveyed.problem.is_none() { "ready" } else { "refused" },
+        "state": survey_report::state(surveyed, surveyed.problem.is_some()),
         "problem": surveyed.problem.as_ref().map(error_json),
     })
 }

@@ -101,7 +101,7 @@ fn row(one: &SurveyedPlugin, problem: Option<&Problem>) -> Row {
             survey_report::name(one),
             or_dash(manifest.map(|manifest| manifest.version().to_string())),
             or_dash(manifest.map(|manifest| manifest.kind().to_string())),
-            state(one, problem).to_owned(),
+            survey_report::state(one, problem.is_some()).to_owned(),
             problem.map_or("", |problem| &problem.text).to_owned(),
         ],
         state_column: 3,
@@ -120,15 +120,7 @@ fn as_json(one: &SurveyedPlugin, problem: Option<&Problem>) -> Value {
         "signature": signature_json(&one.signature),
         "has_digest": manifest.is_some_and(|manifest| manifest.sha256().is_some()),
         "api": one.built.as_ref().map(|built| built.api.to_string()),
-        "state": state(one, problem),
+        "state": survey_report::state(one, problem.is_some()),
         "problem": problem.map(|problem| &problem.json),
     })
-}
-
-fn state(one: &SurveyedPlugin, problem: Option<&Problem>) -> &'static str {
-    match problem {
-        _ if one.is_disabled => "disabled",
-        Some(_) => "refused",
-        None => "ready",
-    }
 }

@@ -20,6 +20,15 @@ pub(crate) fn name(one: &SurveyedPlugin) -> String {
     }
 }
 
+/// Returns the word for what a load would do.
+pub(crate) fn state(one: &SurveyedPlugin, is_refused: bool) -> &'static str {
+    match is_refused {
+        _ if one.is_disabled => "disabled",
+        true => "refused",
+        false => "ready",
+    }
+}
+
 /// Returns whether the plugin has a file whose digest its manifest does not state.
 pub(crate) fn has_no_digest(one: &SurveyedPlugin) -> bool {
     one.manifest.as_ref().is_some_and(|manifest| manifest.sha256().is_none())
