@@ -114,8 +114,13 @@ fn inspect(builder: &HostBuilder, folder: &Path, instance: Option<&PluginName>) 
 }
 
 fn survey_rules(builder: &HostBuilder) -> SurveyRules<'_> {
-    let HostBuilder { rules, settings, confinement, runner, .. } = builder;
-    SurveyRules { rules, settings, confinement, runner: runner.as_deref() }
+    SurveyRules {
+        rules: &builder.rules,
+        settings: &builder.settings,
+        confinement: &builder.confinement,
+        runner: builder.runner.as_deref(),
+        staging_dir: builder.staging_dir.as_deref(),
+    }
 }
 
 /// Returns the list of all files of the plugin in `folder`, which a signature covers.
@@ -186,10 +191,9 @@ pub fn check_program(
         folder.as_ref(),
         sample,
         &crate::loader::ConformanceRun {
-            rules: &builder.rules,
+            host: survey_rules(builder),
             limits: &builder.limits,
             environment: &builder.environment,
-            staging_dir: builder.staging_dir.as_deref(),
         },
     );
     #[cfg(not(unix))]

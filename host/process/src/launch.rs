@@ -100,6 +100,11 @@ impl Drop for LaunchFolder {
     }
 }
 
+/// Returns the folders in which a launch may have its private folder.
+pub fn launch_parents() -> [PathBuf; 2] {
+    [std::env::temp_dir(), SHORT_PARENT.into()]
+}
+
 /// Creates a folder of mode 0700.
 pub(crate) fn create_private(path: &Path) -> io::Result<()> {
     // Fails if the name exists, even as a symbolic link.

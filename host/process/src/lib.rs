@@ -72,7 +72,7 @@ pub use contract_calls::{ContractCall, ContractFuture, ContractRequest};
 pub use error::{Diagnosis, Error, ErrorKind, ErrorParts, Failure, Step};
 pub use hotbay_protocol::endpoint::of_method as method_endpoint;
 pub use hotbay_protocol::variable::STATE_DIR;
-pub use launch::{OwnFolder, SweepFolders, allowed};
+pub use launch::{OwnFolder, SweepFolders, allowed, launch_parents};
 pub use output::{ObserverRef, ProcessObserver};
 pub use process::Process;
 pub use program::{ProcessLimits, Program, ProgramCopy};

@@ -14,7 +14,7 @@ use hotbay_protocol::{
     CAPABILITIES_ARGUMENT, CAPABILITIES_TIMEOUT, MAX_CAPABILITIES_BYTES, VERSION, variable,
 };
 
-use hotbay_sandbox::{Enforcement, Kernel, Policy};
+use hotbay_sandbox::{Enforcement, Kernel, OmittedPath, Policy};
 
 use crate::capabilities::Capabilities;
 use crate::child::{RunToEnd, run_to_end};
@@ -119,6 +119,7 @@ impl Program {
                 policy.read.extend(self.copy.files().into_iter().map(Into::into));
                 let enforcement = Enforcement::new(&policy, Kernel::of_policy(&policy), private)
                     .map_err(|error| Diagnosis::from(error.to_string()))?;
+                self.check_omitted(enforcement.omitted())?;
                 Some(Arc::new(enforcement))
             }
         };
@@ -138,6 +139,24 @@ impl Program {
             sandbox,
             tag,
         })
+    }
+
+    /// Logs which paths of the sandbox grant nothing. Fails if the program itself is among them.
+    fn check_omitted(&self, omitted: &[OmittedPath]) -> Result<(), Diagnosis> {
+        for OmittedPath { path, reason } in omitted {
+            if *path == self.copy.path() {
+                let message = format!("its sandbox denies the program itself, since {reason}");
+                let hint = "remove that folder from `write` of its sandbox, or set another folder \
+                            with `staging_dir`";
+                return Err(Diagnosis { message, hint: Some(hint.to_owned()) });
+            }
+            tracing::warn!(
+                plugin = %self.name,
+                path = %path.display(),
+                "a path of the sandbox grants nothing: {reason}"
+            );
+        }
+        Ok(())
     }
 
     /// Explains why it was not spawned.

@@ -17,6 +17,7 @@ mod delegated;
 mod enter;
 #[cfg(target_os = "linux")]
 mod filter;
+mod granted_path;
 mod group_usage;
 mod kernel;
 #[cfg(target_os = "linux")]
@@ -32,6 +33,7 @@ mod report;
 mod ruleset;
 
 pub use delegated::{Controllers, Delegated};
+pub use granted_path::{GrantedPath, OmittedPath, PathError, SharedFolders};
 pub use group_usage::GroupUsage;
 pub use kernel::Kernel;
 #[cfg(target_os = "linux")]
@@ -39,5 +41,5 @@ pub use linux::Enforcement;
 pub use namespaces::NoNamespaces;
 #[cfg(not(target_os = "linux"))]
 pub use other::Enforcement;
-pub use policy::{GrantedPath, Policy, TMP};
+pub use policy::{Policy, TMP};
 pub use report::{Confinement, RuleReport, RuleStatus};

@@ -1,7 +1,7 @@
 //! A policy, prepared for one start.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use hotbay_manifest::SandboxRule;
@@ -10,7 +10,8 @@ use seccompiler::BpfProgram;
 use crate::cgroup::Cgroup;
 use crate::enter;
 use crate::namespaces::{self, Namespaces};
-use crate::{Controllers, Kernel, NoNamespaces, Policy, filter, ruleset};
+use crate::ruleset::Rules;
+use crate::{Controllers, Kernel, NoNamespaces, OmittedPath, Policy, filter, ruleset};
 
 /// The error number of a child that could not enter its namespaces; `exec` never fails with it.
 const NAMESPACES_FAILED: i32 = libc::EUSERS;
@@ -20,7 +21,7 @@ const NAMESPACES_FAILED: i32 = libc::EUSERS;
 pub struct Enforcement {
     cgroup: Option<Cgroup>,
     namespaces: Option<Namespaces>,
-    ruleset: Option<OwnedFd>,
+    rules: Rules,
     filters: Vec<BpfProgram>,
 }
 
@@ -33,8 +34,8 @@ impl Enforcement {
     ///
     /// Fails if the kernel rejects what it should know.
     pub fn new(policy: &Policy, kernel: Kernel, folder: Option<&Path>) -> io::Result<Self> {
-        let ruleset = match kernel.landlock {
-            0 => None,
+        let rules = match kernel.landlock {
+            0 => Rules::default(),
             _ => ruleset::create(policy, folder)?,
         };
         let filters = if kernel.seccomp { filter::compile(policy)? } else { Vec::new() };
@@ -54,7 +55,12 @@ impl Enforcement {
         })?;
         let has_namespaces = policy.namespaces && kernel.namespaces.is_ok();
         let namespaces = has_namespaces.then(|| Namespaces::new(policy));
-        Ok(Self { cgroup, namespaces, ruleset, filters })
+        Ok(Self { cgroup, namespaces, rules, filters })
+    }
+
+    /// Returns the paths of the policy that exist, but grant nothing.
+    pub fn omitted(&self) -> &[OmittedPath] {
+        &self.rules.omitted
     }
 
     /// Returns whether the kernel killed a process because all together used too much memory.
@@ -92,7 +98,7 @@ impl Enforcement {
             namespaces.enter().map_err(failed)?;
         }
         enter::set_no_new_privileges()?;
-        if let Some(ruleset) = &self.ruleset {
+        if let Some(ruleset) = &self.rules.descriptor {
             enter::restrict_by_landlock(ruleset.as_raw_fd())?;
         }
         self.filters.iter().try_for_each(|filter| enter::install_filter(filter))

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::{Kernel, NoNamespaces, Policy};
+use crate::{Kernel, NoNamespaces, OmittedPath, Policy};
 
 /// Enforces nothing on this system; its report says so.
 #[derive(Debug)]
@@ -17,6 +17,11 @@ impl Enforcement {
     /// Never fails.
     pub fn new(_: &Policy, _: Kernel, _: Option<&Path>) -> io::Result<Self> {
         Ok(Self(()))
+    }
+
+    /// Returns none.
+    pub fn omitted(&self) -> &[OmittedPath] {
+        &[]
     }
 
     /// Returns false.

@@ -4,54 +4,10 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::{NetRule, Preset, SandboxLimits};
 
-use crate::lookup::Lookup;
-use crate::{Delegated, preset};
+use crate::{Delegated, GrantedPath, preset};
 
 /// The beginning of a path in the private folder of a launch, which is known when it starts.
 pub const TMP: &str = "{tmp}";
-
-/// A file or folder of a policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrantedPath {
-    /// Absolute, or begins with [`TMP`].
-    pub path: PathBuf,
-    /// Folders, by paths without links. Nothing is granted if the path leads out of all of them;
-    /// `None` if it may lead anywhere.
-    pub beneath: Option<Vec<PathBuf>>,
-}
-
-impl GrantedPath {
-    /// Creates a path that must not leave all of these folders, given by paths without links.
-    pub fn beneath(path: PathBuf, folders: Vec<PathBuf>) -> Self {
-        Self { path, beneath: Some(folders) }
-    }
-
-    /// Returns what a path leads to, by a path without links; `None` if it does not exist, or if a
-    /// process that can change the folders `writable` can change that. Accesses the disk.
-    pub fn target_of(path: &Path, writable: &[PathBuf]) -> Option<PathBuf> {
-        let found = Lookup::of(path).ok()?;
-        (!found.depends_on(writable)).then_some(found.target)
-    }
-
-    /// Returns where the path leads, if that is outside of its folders now. Accesses the disk.
-    pub fn leads_out(&self) -> Option<PathBuf> {
-        let target = Lookup::of(&self.path).ok()?.target;
-        (!self.permits(&target)).then_some(target)
-    }
-
-    /// Returns whether the path may lead to this file or folder.
-    pub(crate) fn permits(&self, target: &Path) -> bool {
-        let folders = self.beneath.as_ref();
-        folders.is_none_or(|folders| folders.iter().any(|folder| target.starts_with(folder)))
-    }
-}
-
-impl<P: Into<PathBuf>> From<P> for GrantedPath {
-    /// Creates a path that may lead anywhere.
-    fn from(path: P) -> Self {
-        Self { path: path.into(), beneath: None }
-    }
-}
 
 /// What a process may do; everything else is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +21,9 @@ pub struct Policy {
     pub write: Vec<GrantedPath>,
     /// Programs, and folders of programs, that can be executed and read.
     pub run: Vec<GrantedPath>,
+    /// Files and folders that processes of any policy of the host can change. Rules of paths that pass
+    /// through such a folder lead to nothing outside of it.
+    pub shared: Vec<PathBuf>,
     /// Ports that can be connected to.
     pub connect: Vec<NetRule>,
     /// TCP ports that can be listened on.
@@ -91,17 +50,17 @@ impl Policy {
         preset::find(name, path)
     }
 
-    /// Returns whether a socket of the network is of any use.
+    /// Returns whether a port of the network is permitted.
     pub(crate) fn has_ports(&self) -> bool {
         self.has_tcp() || self.has_udp()
     }
 
-    /// Returns whether a TCP socket is of any use.
+    /// Returns whether a TCP port is permitted.
     pub(crate) fn has_tcp(&self) -> bool {
         !self.listen.is_empty() || self.connect.iter().any(|rule| !rule.udp)
     }
 
-    /// Returns whether a UDP socket is of any use.
+    /// Returns whether a UDP port is permitted.
     pub(crate) fn has_udp(&self) -> bool {
         self.connect.iter().any(|rule| rule.udp)
     }
@@ -113,5 +72,5 @@ impl Policy {
 pub(crate) fn resolve(granted: &GrantedPath, private: Option<&Path>) -> Option<GrantedPath> {
     let Ok(rest) = granted.path.strip_prefix(TMP) else { return Some(granted.clone()) };
     let folder = private?.join("tmp").canonicalize().ok()?;
-    Some(GrantedPath::beneath(folder.join(rest), vec![folder]))
+    Some(GrantedPath::inside(folder.join(rest), folder))
 }

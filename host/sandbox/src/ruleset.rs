@@ -16,16 +16,24 @@ use rustix::io::Errno;
 
 use crate::lookup::Lookup;
 use crate::policy::resolve;
-use crate::{GrantedPath, Policy};
+use crate::{GrantedPath, OmittedPath, PathError, Policy, SharedFolders};
 
 /// The newest version of the ABI that the rules below were written for.
 const ABI: ABI = landlock::ABI::V10;
 
+/// A ruleset, and the paths whose rules it does not have.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) descriptor: Option<OwnedFd>,
+    pub(crate) omitted: Vec<OmittedPath>,
+}
+
 /// Creates a ruleset of everything that the kernel knows. `folder` is the private folder of the
 /// launch, which can be changed.
 ///
-/// Rules of paths that do not exist are omitted: what they would permit is denied.
-pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Option<OwnedFd>> {
+/// Rules of paths that do not exist are omitted: what they would permit is denied. So are those of
+/// paths that a program may have replaced, which are returned.
+pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Rules> {
     let failed = |error: &dyn std::fmt::Display| {
         io::Error::other(format!("cannot create its Landlock ruleset: {error}"))
     };
@@ -41,24 +49,30 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Optio
     // Devices could be made by root only, and lead past all paths.
     let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock});
     let write = read | (AccessFs::from_write(ABI) & !devices);
+    let shared = SharedFolders::new(&policy.shared);
     let writable = policy.write.iter().filter_map(|granted| resolve(granted, folder));
-    let writable = writable.filter_map(|granted| Some(Lookup::of(&granted.path).ok()?.target));
-    let writable: Vec<_> = writable.filter(|path| path.is_dir()).collect();
-    let rules = [(&policy.read, read), (&policy.run, run), (&policy.write, write)];
-    let mut ruleset = ruleset;
+    let writable: Vec<_> = writable.filter_map(|it| it.target(&shared).ok()).collect();
+    let mut omitted = Vec::new();
     let system: Vec<_> = policy.system.iter().map(GrantedPath::from).collect();
-    for (paths, access) in [(&system, read)].into_iter().chain(rules) {
+    let rules = [(&system, read), (&policy.read, read), (&policy.run, run), (&policy.write, write)];
+    let mut ruleset = ruleset;
+    for (paths, access) in rules {
         for granted in paths.iter().filter_map(|granted| resolve(granted, folder)) {
-            // Paths that do not exist are omitted.
-            let Ok(opened) = open(&granted, &writable) else { continue };
-            ruleset = add_path(ruleset, opened, access).map_err(|error| failed(&error))?;
+            match open(&granted, &shared, &writable)? {
+                Opened::Found(opened) => {
+                    ruleset = add_path(ruleset, opened, access).map_err(|error| failed(&error))?;
+                }
+                Opened::Missing => {}
+                Opened::Denied(reason) => omitted.push(OmittedPath { path: granted.path, reason }),
+            }
         }
     }
     if let Some(folder) = folder {
-        let opened = open(&folder.into(), &[])?;
+        let opened = open_target(&Lookup::of(folder)?.target)?;
         ruleset = add_path(ruleset, opened, write).map_err(|error| failed(&error))?;
     }
-    add_ports(ruleset, policy).map_err(|error| failed(&error)).map(Option::from)
+    let ruleset = add_ports(ruleset, policy).map_err(|error| failed(&error))?;
+    Ok(Rules { descriptor: ruleset.into(), omitted })
 }
 
 fn add_path(
@@ -71,22 +85,54 @@ fn add_path(
     ruleset.add_rule(PathBeneath::new(opened, access))
 }
 
-/// Opens what a path leads to, unless the process can change that, or it is outside of the folders
-/// that the path must not leave.
-fn open(granted: &GrantedPath, writable: &[PathBuf]) -> io::Result<OwnedFd> {
-    let denied = || Err(io::ErrorKind::PermissionDenied.into());
-    let found = Lookup::of(&granted.path)?;
-    if found.depends_on(writable) || !granted.permits(&found.target) {
-        return denied();
+enum Opened {
+    Found(OwnedFd),
+    Missing,
+    /// With the reason.
+    Denied(String),
+}
+
+/// Opens what a path leads to, unless the process can change that, or it leads out of its folders.
+///
+/// # Errors
+///
+/// Fails if this process cannot open more files.
+fn open(granted: &GrantedPath, shared: &SharedFolders, writable: &[PathBuf]) -> io::Result<Opened> {
+    let found = match granted.lookup(shared) {
+        Ok(found) if found.depends_on(writable) => {
+            let reason = "it passes through a folder that the program can change";
+            return Ok(Opened::Denied(reason.to_owned()));
+        }
+        Ok(found) => open_target(&found.target),
+        Err(PathError::Io(error)) => Err(error),
+        Err(error) => return Ok(Opened::Denied(format!("it {error}"))),
+    };
+    match found {
+        Ok(opened) => Ok(Opened::Found(opened)),
+        Err(error) if is_exhausted(&error) => Err(error),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Opened::Missing),
+            _ => Ok(Opened::Denied(error.to_string())),
+        },
     }
-    // A component that has become a link since then is not followed.
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+}
+
+/// Opens a path without links. A component that has become a link is not followed.
+fn open_target(target: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    match openat2(CWD, &found.target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+    match openat2(CWD, target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
         // Filters of older containers do not know the call.
         Err(Errno::NOSYS | Errno::PERM) => {
-            let opened = rustix::fs::open(&found.target, flags | OFlags::NOFOLLOW, Mode::empty())?;
+            let opened = rustix::fs::open(target, flags | OFlags::NOFOLLOW, Mode::empty())?;
             let link = format!("/proc/self/fd/{}", opened.as_raw_fd());
-            if std::fs::read_link(link)? == found.target { Ok(opened) } else { denied() }
+            match std::fs::read_link(link)? == target {
+                true => Ok(opened),
+                false => Err(io::ErrorKind::PermissionDenied.into()),
+            }
         }
         opened => Ok(opened?),
     }

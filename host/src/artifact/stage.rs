@@ -103,6 +103,12 @@ impl StagingArea {
         })
     }
 
+    /// Returns the folder in which it is, unless that is the system's temporary folder.
+    #[cfg_attr(not(all(unix, feature = "process")), allow(dead_code, reason = "for processes"))]
+    pub(crate) fn parent(&self) -> Option<&Path> {
+        self.parent.as_deref()
+    }
+
     /// Returns the current folder of copies; creates it if necessary.
     fn folder(&self) -> Result<FolderLocation, Failure> {
         let mut slot = self.lock();

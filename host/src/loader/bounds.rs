@@ -1,5 +1,5 @@
 //! What a plugin's process may do: the sandbox of its manifest, bounded by the host's configuration.
-//! Pure: resolves no paths.
+//! Resolves no paths.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -60,27 +60,31 @@ pub(super) fn confinement_of(
     sandbox: &Sandbox,
     cgroup: Option<Delegated>,
 ) -> Confinement {
-    let mut policy = Policy {
+    let policy = policy_of(manifest, sandbox, cgroup);
+    Confinement::new(&policy, Kernel::of_policy(&policy))
+}
+
+/// Returns the policy of a sandbox, without its paths.
+pub(super) fn policy_of(
+    manifest: &Manifest,
+    sandbox: &Sandbox,
+    cgroup: Option<Delegated>,
+) -> Policy {
+    let mut listen = sandbox.listen.clone().unwrap_or_default();
+    if manifest.socket_type() == SocketType::Tcp {
+        listen.push(NetRule::tcp(0));
+    }
+    Policy {
         connect: sandbox.connect.clone().unwrap_or_default(),
-        listen: sandbox.listen.clone().unwrap_or_default(),
+        listen,
         namespaces: sandbox.namespaces,
         limits: sandbox.limits,
         cgroup,
         ..Policy::default()
-    };
-    add_listen(&mut policy, manifest);
-    let kernel = Kernel::of_policy(&policy);
-    Confinement::new(&policy, kernel)
-}
-
-/// Permits what a program with a TCP socket needs.
-pub(super) fn add_listen(policy: &mut Policy, manifest: &Manifest) {
-    if manifest.socket_type() == SocketType::Tcp {
-        policy.listen.push(NetRule::tcp(0));
     }
 }
 
-/// Returns what this machine enforces of the sandbox of a program; `None` if it has none.
+/// Returns the sandbox of a program; `None` if it has none.
 ///
 /// # Errors
 ///
@@ -89,14 +93,14 @@ pub(super) fn check(
     candidate: &Candidate,
     host: &ConfinementPolicy,
     cgroup: Option<Delegated>,
-) -> Result<Option<Confinement>, Error> {
+) -> Result<Option<Sandbox>, Error> {
     let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
     let Some(sandbox) = sandbox else {
         return if host.required { Err(unconfined(candidate)) } else { Ok(None) };
     };
     let confinement = confinement_of(&candidate.manifest, &sandbox, cgroup);
     check_required(candidate, host, &sandbox, &confinement)?;
-    Ok(Some(confinement))
+    Ok(Some(sandbox))
 }
 
 /// Fails if this host runs no processes.

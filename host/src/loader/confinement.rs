@@ -6,40 +6,26 @@ use std::ffi::{OsStr, OsString};
 use hotbay_process::{Program, STATE_DIR};
 use hotbay_sandbox::{Delegated, GrantedPath, Policy};
 
-use super::bounds::{add_listen, check, effective};
+use super::bounds::{check, policy_of};
 use super::candidate::Candidate;
-use super::sandbox_paths::{Paths, SandboxPaths};
-use crate::artifact::trust::Trust;
-use crate::config::ConfinementPolicy;
+use super::sandbox_paths::{Paths, Purpose, SandboxHost, SandboxPaths};
 use crate::error::Error;
 
 /// Confines a program as its manifest and the host require.
 pub(super) fn confine(
     candidate: &Candidate,
-    host: &ConfinementPolicy,
-    trust: Trust,
+    host: SandboxHost<'_>,
     program: &mut Program,
 ) -> Result<(), Error> {
-    let manifest = &candidate.manifest;
-    let (sandbox, _) = effective(manifest, &candidate.settings, host);
-    let cgroup = host.cgroup.clone().map(Delegated::enable);
-    check(candidate, host, cgroup.clone())?;
-    let Some(sandbox) = sandbox else { return Ok(()) };
-    let search_path = path_of(program);
-    let paths = Paths::new(candidate, &program.folder, host, trust, Some(&search_path));
-    let SandboxPaths { read, write, run, state } = paths.resolve(&sandbox)?;
-    let mut policy = Policy {
-        read,
-        write,
-        run,
-        connect: sandbox.connect.clone().unwrap_or_default(),
-        listen: sandbox.listen.clone().unwrap_or_default(),
-        namespaces: sandbox.namespaces,
-        limits: sandbox.limits,
-        cgroup,
-        ..Policy::default()
+    let cgroup = host.policy.cgroup.clone().map(Delegated::enable);
+    let Some(sandbox) = check(candidate, host.policy, cgroup.clone())? else {
+        return Ok(());
     };
-    add_listen(&mut policy, manifest);
+    let search_path = path_of(program);
+    let paths = Paths::new(candidate, &program.folder, host, Purpose::Start(&search_path));
+    let SandboxPaths { read, write, run, shared, state } = paths.resolve(&sandbox)?;
+    let policy = policy_of(&candidate.manifest, &sandbox, cgroup);
+    let mut policy = Policy { read, write, run, shared, ..policy };
     let path = policy.add_preset(sandbox.preset.unwrap_or_default(), &search_path);
     for (name, value) in &mut program.environment {
         if name == "PATH" {

@@ -13,23 +13,22 @@ use super::candidate::Candidate;
 use super::confinement::confine;
 use super::policy::{check_declared_config, effective_limits};
 use super::process_loader::{check_identity, check_served, stage_program};
+use super::sandbox_paths::SandboxHost;
 use super::schemas::Schemas;
-use super::survey::read_artifact;
+use super::survey::{SurveyRules, read_artifact};
 use crate::artifact::digest::Artifact;
 use crate::artifact::private_folder::sweep;
 use crate::artifact::signature::Extent;
 use crate::artifact::stage::StagingArea;
-use crate::artifact::trust::Rules;
 use crate::call::Request;
-use crate::config::{ConfinementPolicy, HostLimits};
+use crate::config::HostLimits;
 use crate::error::{Error, ErrorKind, LoadStep};
 
 /// The options of a check.
 pub(crate) struct ConformanceRun<'a> {
-    pub(crate) rules: &'a Rules,
+    pub(crate) host: SurveyRules<'a>,
     pub(crate) limits: &'a HostLimits,
     pub(crate) environment: &'a [String],
-    pub(crate) staging_dir: Option<&'a Path>,
 }
 
 /// Checks the program in `folder` against the protocol.
@@ -38,10 +37,12 @@ pub(crate) fn check_program(
     sample: Option<&Request<'_>>,
     options: &ConformanceRun<'_>,
 ) -> Result<Conformance, Error> {
-    let candidate = Candidate::read(folder, options.rules)?;
-    let candidate = candidate.verify_signature(options.rules, Extent::Contents)?;
+    let SurveyRules { rules, settings, confinement, staging_dir, .. } = options.host;
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let candidate = Candidate::read(&folder, rules)?.with_settings(settings, confinement)?;
+    let candidate = candidate.verify_signature(rules, Extent::Contents)?;
     let artifact = match candidate.kind() {
-        Kind::Process => read_artifact(&candidate, options.rules)?,
+        Kind::Process => read_artifact(&candidate, rules)?,
         Kind::Library => None,
     };
     let Some(artifact) = artifact else {
@@ -50,7 +51,7 @@ pub(crate) fn check_program(
     };
     let sample = sample.map(|sample| Sample::new(sample.content_type(), sample.as_bytes()));
     let mut report = Report::default();
-    let schemas = Schemas::read(&candidate, options.rules);
+    let schemas = Schemas::read(&candidate, rules);
     match schemas.and_then(|schemas| schemas.check(&candidate, None)) {
         Ok(_) => report.passed("manifest", format!("`{}`", candidate.manifest.command().join(" "))),
         Err(error) => report.failed("manifest", cause(&error)),
@@ -59,8 +60,8 @@ pub(crate) fn check_program(
         return Ok(report.finish("the file does not match its manifest, so it was not run"));
     }
     let (limits, _) = effective_limits(candidate.manifest.limits(), Kind::Process, options.limits);
-    let trust = options.rules.trust();
-    let area = Arc::new(StagingArea::new(options.staging_dir, false));
+    let trust = rules.trust();
+    let area = Arc::new(StagingArea::new(staging_dir, false));
     let program = match stage_program(&candidate, &artifact, &limits, &area, options.limits, trust)
     {
         Ok(program) => program,
@@ -71,7 +72,8 @@ pub(crate) fn check_program(
     };
     let environment = allowed(std::env::vars_os(), options.environment);
     let mut program = Program { environment, ..program };
-    if let Err(error) = confine(&candidate, &ConfinementPolicy::default(), trust, &mut program) {
+    let host = SandboxHost { policy: confinement, trust, staging_dir };
+    if let Err(error) = confine(&candidate, host, &mut program) {
         report.failed("confine", cause(&error));
         return Ok(report.finish("the program could not be confined, so it was not run"));
     }

@@ -23,6 +23,7 @@ use super::confinement::confine;
 use super::context::LoaderContext;
 use super::contract_check::{check_contracts, check_mapped};
 use super::policy::{PluginLimits, check_declared};
+use super::sandbox_paths::SandboxHost;
 use super::services::PluginServices;
 use super::start::{FailureCause, StartFailure, Until, into_backend, ready_to_open};
 use crate::artifact::digest::Artifact;
@@ -70,7 +71,12 @@ pub(super) fn start_program(
 ) -> Result<Backend, Error> {
     let environment = allowed(std::env::vars_os(), &context.inherit_env);
     let mut program = Program { environment, ..program };
-    confine(candidate, &context.confinement, context.rules.trust(), &mut program)?;
+    let host = SandboxHost {
+        policy: &context.confinement,
+        trust: context.rules.trust(),
+        staging_dir: context.staging.parent(),
+    };
+    confine(candidate, host, &mut program)?;
     start_staged(context, candidate, Arc::new(program), until, parts, slot)
 }
 

@@ -6,7 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use hotbay_manifest::Sandbox;
-use hotbay_sandbox::{GrantedPath, Policy};
+use hotbay_process::launch_parents;
+use hotbay_sandbox::{GrantedPath, PathError, Policy, SharedFolders};
 
 use super::bounds::{bounds_of, effective};
 use super::candidate::Candidate;
@@ -21,32 +22,49 @@ pub(super) struct SandboxPaths {
     pub(super) read: Vec<GrantedPath>,
     pub(super) write: Vec<GrantedPath>,
     pub(super) run: Vec<GrantedPath>,
+    /// The folders that programs can change.
+    pub(super) shared: Vec<PathBuf>,
     /// The folder `{state}`, if a path has it.
     pub(super) state: Option<PathBuf>,
 }
 
-/// Checks the paths of a program that is not started. Only reads the disk.
-pub(super) fn check_paths(
-    candidate: &Candidate,
-    host: &ConfinementPolicy,
-    trust: Trust,
-) -> Result<(), Error> {
-    let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
+/// What the host says about the paths of all sandboxes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SandboxHost<'h> {
+    pub(super) policy: &'h ConfinementPolicy,
+    pub(super) trust: Trust,
+    /// Where the host makes private copies, unless that is the system's temporary folder.
+    pub(super) staging_dir: Option<&'h Path>,
+}
+
+/// Why paths are resolved.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose<'p> {
+    /// For a start, with this value of `PATH`. Creates the folder `{state}`.
+    Start(&'p str),
+    /// For a report. Only reads the disk.
+    Survey,
+}
+
+/// Checks the paths of a program that is not started.
+pub(super) fn check_paths(candidate: &Candidate, host: SandboxHost<'_>) -> Result<(), Error> {
+    let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host.policy);
     let (Some(sandbox), Some(folder)) = (sandbox, &candidate.folder) else { return Ok(()) };
-    Paths::new(candidate, folder, host, trust, None).resolve(&sandbox).map(drop)
+    Paths::new(candidate, folder, host, Purpose::Survey).resolve(&sandbox).map(drop)
 }
 
 /// Resolves the paths of one sandbox.
 pub(super) struct Paths<'p> {
     candidate: &'p Candidate,
-    folder: &'p Path,
-    host: &'p ConfinementPolicy,
-    trust: Trust,
-    /// Where programs are searched; `None` if the program is not started, so that nothing is created.
-    search_path: Option<&'p str>,
+    /// Absolute.
+    folder: PathBuf,
+    host: SandboxHost<'p>,
+    purpose: Purpose<'p>,
     bounds: Option<&'p Sandbox>,
-    /// The folders that the host lets programs change.
-    writable: Vec<PathBuf>,
+    /// The folders that the host lets programs change, except for those of states.
+    shared: Vec<PathBuf>,
+    /// The same, resolved.
+    shared_now: SharedFolders,
     /// The folder `{state}`, once a path has it.
     state: Option<PathBuf>,
 }
@@ -55,15 +73,25 @@ impl<'p> Paths<'p> {
     /// Prepares to resolve the paths of the program in `folder`.
     pub(super) fn new(
         candidate: &'p Candidate,
-        folder: &'p Path,
-        host: &'p ConfinementPolicy,
-        trust: Trust,
-        search_path: Option<&'p str>,
+        folder: &Path,
+        host: SandboxHost<'p>,
+        purpose: Purpose<'p>,
     ) -> Self {
-        let bounds = bounds_of(&candidate.manifest, &candidate.settings, host);
-        let writable = bounds.and_then(|bounds| bounds.write.as_ref()).into_iter().flatten();
-        let writable = writable.filter_map(|bound| Path::new(bound).canonicalize().ok()).collect();
-        Self { candidate, folder, host, trust, search_path, bounds, writable, state: None }
+        let settings = &candidate.settings;
+        let bounds = bounds_of(&candidate.manifest, settings, host.policy);
+        let all = settings.sandboxes().chain(&host.policy.bounds);
+        let writable = all.flat_map(|bounds| bounds.write.iter().flatten()).map(PathBuf::from);
+        let shared: Vec<_> = writable.filter(|path| path.is_absolute()).collect();
+        Self {
+            candidate,
+            folder: std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()),
+            host,
+            purpose,
+            bounds,
+            shared_now: SharedFolders::new(&shared),
+            shared,
+            state: None,
+        }
     }
 
     /// Resolves the paths of a sandbox that the bounds of the host permit.
@@ -76,7 +104,9 @@ impl<'p> Paths<'p> {
         let write = self.list("write", &sandbox.write, write)?;
         let run = self.list("run", &sandbox.run, run)?;
         write.iter().try_for_each(|granted| self.check_writable(granted))?;
-        Ok(SandboxPaths { read, write, run, state: self.state })
+        let mut shared = self.shared;
+        shared.extend(state_dir(self.host.policy));
+        Ok(SandboxPaths { read, write, run, shared, state: self.state })
     }
 
     /// Resolves the paths in the list of one field. `bounds` is the host's list.
@@ -93,10 +123,10 @@ impl<'p> Paths<'p> {
                 continue;
             }
             let granted = self.path(text, bounds)?;
-            if let Some(target) = granted.leads_out() {
-                return Err(self.leads_out(field, text, &granted, &target));
+            match granted.target(&self.shared_now) {
+                Err(PathError::Io(_)) | Ok(_) => paths.push(granted),
+                Err(error) => return Err(self.leads_out(field, text, &error)),
             }
-            paths.push(granted);
         }
         Ok(paths)
     }
@@ -104,59 +134,40 @@ impl<'p> Paths<'p> {
     /// Below a folder that the host grants, or that belongs to the plugin, links must not lead out of
     /// that folder: a program could have made them.
     fn path(&mut self, text: &str, bounds: &[String]) -> Result<GrantedPath, Error> {
-        let below = |folder: &Path, rest: &str| {
-            let path = folder.join(rest.trim_start_matches('/'));
-            // Another program may be able to replace the folder, so its own links count, too.
-            let name = folder.file_name().unwrap_or_default();
-            let real = folder.parent().and_then(|above| above.canonicalize().ok());
-            GrantedPath::beneath(path, real.map(|above| above.join(name)).into_iter().collect())
-        };
         if let Some(rest) = text.strip_prefix("{plugin}") {
-            let folder = self.folder;
-            return Ok(match folder.canonicalize() {
-                Ok(real) => {
-                    GrantedPath::beneath(folder.join(rest.trim_start_matches('/')), vec![real])
-                }
-                Err(_) => below(folder, rest),
-            });
+            let path = self.folder.join(rest.trim_start_matches('/'));
+            let real = self.folder.canonicalize().unwrap_or_else(|_| physical(&self.folder));
+            return Ok(GrantedPath::inside(path, real));
         }
         if let Some(rest) = text.strip_prefix("{state}") {
             let state = match self.state.take() {
                 Some(state) => state,
                 None => self.state_folder()?,
             };
-            return Ok(below(self.state.insert(state), rest));
+            let state = self.state.insert(state);
+            let path = state.join(rest.trim_start_matches('/'));
+            return Ok(GrantedPath::inside(path, physical(state)));
         }
         let path = PathBuf::from(text);
         let is_bound = bounds.iter().any(|bound| Path::new(bound) == path);
-        let is_above = |bound: &String| path.starts_with(bound);
+        let above: Vec<_> =
+            bounds.iter().filter(|bound| path.starts_with(bound)).map(PathBuf::from).collect();
         // What the host lists itself may lead anywhere, unless a program can change that.
-        Ok(match (is_bound, bounds.iter().any(is_above)) {
-            (true, _) if GrantedPath::target_of(&path, &self.writable).is_some() => path.into(),
-            (true, _) => GrantedPath::beneath(path, self.writable.clone()),
-            (false, true) => {
-                let target = |bound| GrantedPath::target_of(Path::new(bound), &self.writable);
-                GrantedPath::beneath(path, bounds.iter().filter_map(target).collect())
-            }
-            (false, false) => path.into(),
+        Ok(match is_bound || above.is_empty() {
+            true => path.into(),
+            false => GrantedPath::below(path, above),
         })
     }
 
     #[cold]
-    fn leads_out(&self, field: &str, text: &str, granted: &GrantedPath, target: &Path) -> Error {
-        let folders =
-            granted.beneath.iter().flatten().map(|folder| format!("`{}`", folder.display()));
-        let folders = folders.collect::<Vec<_>>().join(" and ");
-        let message = format!(
-            "`sandbox.{field}` lists `{text}`, which leads to `{}`, outside of {folders}",
-            target.display()
-        );
+    fn leads_out(&self, field: &str, text: &str, error: &PathError) -> Error {
         let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
+        let message = format!("`sandbox.{field}` lists `{text}`, which {error}");
         failed.caused_by(message).with_hint("list the target itself, and let the host grant it")
     }
 
     fn add_named_program(&self, name: &str, paths: &mut Vec<GrantedPath>) {
-        let Some(search_path) = self.search_path else { return };
+        let Purpose::Start(search_path) = self.purpose else { return };
         match Policy::find_program(name, search_path) {
             // A link and its target are different files for the kernel.
             Some(found) => {
@@ -170,64 +181,99 @@ impl<'p> Paths<'p> {
         }
     }
 
-    /// Fails if the program could change its own manifest, and so what it is granted.
+    /// Fails if the program could change what decides about plugins: what they are granted, and the
+    /// copies that run.
     fn check_writable(&self, granted: &GrantedPath) -> Result<(), Error> {
+        let Ok(writable) = granted.target(&self.shared_now) else { return Ok(()) };
         let manifest = self.folder.join(MANIFEST);
-        let resolved = [granted.path.as_path(), self.folder, &manifest].map(Path::canonicalize);
-        let [Ok(writable), Ok(folder), Ok(file)] = resolved else { return Ok(()) };
-        let has_other_names = std::fs::metadata(&file).is_ok_and(|file| file.nlink() > 1);
-        let reason = match () {
-            () if folder.starts_with(&writable) || file.starts_with(&writable) => {
-                "contains its plugin.json"
-            }
+        let private = launch_parents().into_iter().chain(self.host.staging_dir.map(Path::to_owned));
+        let protected =
+            [(manifest.clone(), "its plugin.json"), (self.folder.clone(), "its folder")]
+                .into_iter()
+                .chain(private.map(|folder| (folder, "private folders of the host")))
+                .chain(state_dir(self.host.policy).map(|folder| (folder, "folders `{state}`")))
+                .chain(
+                    self.candidate.settings.files.iter().map(|file| (file.clone(), "hotbay.toml")),
+                );
+        let reason = protected
+            .filter(|(path, _)| final_path(path).starts_with(&writable))
+            .map(|(_, what)| format!("contains {what}"))
+            .next();
+        let has_other_names = || std::fs::metadata(&manifest).is_ok_and(|file| file.nlink() > 1);
+        let reason = reason.or_else(|| {
             // One of them may be below it.
-            () if has_other_names && writable.starts_with(&folder) => {
-                "is beside its plugin.json, which has hard links"
-            }
-            () => return Ok(()),
-        };
+            let is_beside = writable.starts_with(final_path(&self.folder)) && has_other_names();
+            is_beside.then(|| "is beside its plugin.json, which has hard links".to_owned())
+        });
+        let Some(reason) = reason else { return Ok(()) };
         let message = format!(
-            "`sandbox.write` lists `{}`, which {reason}: the program could change what it is granted",
+            "`sandbox.write` lists `{}`, which {reason}: the program could change what is granted",
             granted.path.display()
         );
         let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
-        let hint = "list `{state}`, or a folder such as `{plugin}/data`, instead";
+        let hint = "list `{state}`, `{tmp}`, or a folder such as `{plugin}/data`, instead";
         Err(failed.caused_by(message).with_hint(hint))
     }
 
-    /// Returns the folder `{state}`, which a start creates. Fails if other users can replace it, or if
-    /// it is a link.
+    /// Returns the folder `{state}`, which a start creates. Fails if others can replace it, or if it
+    /// is a link.
     fn state_folder(&self) -> Result<PathBuf, Error> {
-        let state = state_dir(self.candidate, self.host)?;
         let failed = |kind| self.candidate.failed(LoadStep::Confine, kind);
-        if self.search_path.is_some() {
+        let hint = "set `state_dir` in `[sandbox]` of hotbay.toml to a folder that only the user of \
+                    the host can change";
+        let state = state_dir(self.host.policy).ok_or_else(|| {
+            let message = "no folder for `{state}`: neither XDG_STATE_HOME nor HOME is set";
+            let hint = "set `state_dir` in `[sandbox]` of hotbay.toml";
+            failed(ErrorKind::Config).caused_by(message).with_hint(hint)
+        })?;
+        let state = state.join(self.candidate.manifest.name().as_str());
+        if let Purpose::Start(_) = self.purpose {
             create(&state).map_err(|error| {
                 let message = format!("cannot create `{}`: {error}", state.display());
-                failed(ErrorKind::StartFailed).caused_by(message)
+                failed(ErrorKind::StartFailed).caused_by(message).with_hint(hint)
             })?;
         }
-        match std::fs::symlink_metadata(&state) {
+        match state.symlink_metadata() {
             Ok(metadata) if metadata.is_dir() => {}
             // A start will create it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.search_path.is_none() => {
-                return Ok(state);
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(state),
             _ => {
-                let message =
-                    format!("its folder `{{state}}`, `{}`, is not a folder", state.display());
-                let hint = "remove the link, or set `state_dir` in `[sandbox]` of hotbay.toml";
+                let message = format!("`{}`, its `{{state}}`, is not a folder", state.display());
                 return Err(failed(ErrorKind::Integrity).caused_by(message).with_hint(hint));
             }
         }
-        let checked =
-            trust::check(&state, self.trust).and_then(|()| trust::check_above(&state, self.trust));
-        checked.map_err(|error| failed(ErrorKind::Integrity).caused_by(error))?;
+        let trust = self.host.trust;
+        let checked = trust::check(&state, trust).and_then(|()| trust::check_above(&state, trust));
+        checked.map_err(|error| failed(ErrorKind::Integrity).caused_by(error).with_hint(hint))?;
+        if self.shared_now.can_replace(&state).unwrap_or(true) {
+            let message = format!(
+                "`{}`, its `{{state}}`, is in a folder that the host lets programs change",
+                state.display()
+            );
+            return Err(failed(ErrorKind::Integrity).caused_by(message).with_hint(hint));
+        }
         Ok(state)
     }
 }
 
-fn state_dir(candidate: &Candidate, host: &ConfinementPolicy) -> Result<PathBuf, Error> {
-    let name = candidate.manifest.name();
+/// Returns the path of a folder such that only its last component can be a link, which another
+/// program may have made.
+fn physical(folder: &Path) -> PathBuf {
+    let above = folder.parent().and_then(|above| above.canonicalize().ok());
+    let name = folder.file_name().unwrap_or_default();
+    above.map_or_else(|| folder.to_owned(), |above| above.join(name))
+}
+
+/// Returns the path without links that something has, or will have if it does not exist.
+fn final_path(path: &Path) -> PathBuf {
+    let mut existing = path.ancestors();
+    let found = existing.find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let Some((above, real)) = found else { return path.to_owned() };
+    real.join(path.strip_prefix(above).unwrap_or(Path::new("")))
+}
+
+/// Returns the folder with the folders `{state}` of all plugins, if there can be one.
+fn state_dir(host: &ConfinementPolicy) -> Option<PathBuf> {
     let all = host.state_dir.clone().or_else(|| {
         let absolute = |name: &str| {
             std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
@@ -236,12 +282,7 @@ fn state_dir(candidate: &Candidate, host: &ConfinementPolicy) -> Result<PathBuf,
         let own = xdg.or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
         own.map(|state| state.join("hotbay"))
     });
-    let all = all.and_then(|all| std::path::absolute(all).ok()).ok_or_else(|| {
-        let failed = candidate.failed(LoadStep::Confine, ErrorKind::Config);
-        let message = "no folder for `{state}`: neither XDG_STATE_HOME nor HOME is set";
-        failed.caused_by(message).with_hint("set `state_dir` in `[sandbox]` of hotbay.toml")
-    })?;
-    Ok(all.join(name.as_str()))
+    std::path::absolute(all?).ok()
 }
 
 /// Creates a folder that only this user can access.

@@ -40,6 +40,8 @@ pub(crate) struct PluginSettings {
     /// Bounds of the sandboxes of plugins without their own.
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) plugins: BTreeMap<PluginName, OnePlugin>,
+    /// The files that say so.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// The settings of one plugin.
@@ -82,6 +84,13 @@ impl PluginSettings {
         self.grants_of(plugin).is_none_or(|grants| grants.contains(permission))
     }
 
+    /// Returns the bounds of all sandboxes.
+    pub(super) fn sandboxes(&self) -> impl Iterator<Item = &Sandbox> {
+        self.sandbox
+            .iter()
+            .chain(self.plugins.values().filter_map(|plugin| plugin.sandbox.as_ref()))
+    }
+
     fn grants_of(&self, plugin: &PluginName) -> Option<&Grants> {
         let own = self.plugins.get(plugin).and_then(|plugin| plugin.permissions.as_ref());
         own.or(self.permissions.as_ref())
@@ -121,7 +130,16 @@ impl PluginSettings {
         let mut permissions = manifest.permissions().iter();
         // The bounds apply only to a sandbox of the manifest.
         let is_bounded = manifest.sandbox().is_some() && own(self).sandbox.is_none();
+        // What programs can change limits where links in the paths of every sandbox lead.
+        let shared = |settings: &Self| -> BTreeSet<String> {
+            settings
+                .sandboxes()
+                .flat_map(|bounds| bounds.write.clone().unwrap_or_default())
+                .collect()
+        };
+        let has_sandbox = manifest.sandbox().is_some() || own(self).sandbox.is_some();
         own(self) == own(other)
+            && (!has_sandbox || shared(self) == shared(other))
             && (!is_bounded || self.sandbox == other.sandbox)
             && permissions.all(|one| self.grants(plugin, one) == other.grants(plugin, one))
     }

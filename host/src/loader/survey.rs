@@ -120,6 +120,12 @@ pub(crate) struct SurveyRules<'h> {
         allow(dead_code, reason = "without processes, no library is isolated")
     )]
     pub(crate) runner: Option<&'h Path>,
+    /// The folder of private copies.
+    #[cfg_attr(
+        not(all(unix, feature = "process")),
+        allow(dead_code, reason = "without processes, nothing is confined")
+    )]
+    pub(crate) staging_dir: Option<&'h Path>,
 }
 
 /// Checks one folder: its manifest, its stamp, its config against `config_schema`, and whether it can
@@ -226,7 +232,12 @@ fn check_confinement(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(),
 
 #[cfg(all(unix, feature = "process"))]
 fn check_paths(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error> {
-    super::sandbox_paths::check_paths(candidate, host.confinement, host.rules.trust())
+    let host = super::sandbox_paths::SandboxHost {
+        policy: host.confinement,
+        trust: host.rules.trust(),
+        staging_dir: host.staging_dir,
+    };
+    super::sandbox_paths::check_paths(candidate, host)
 }
 
 #[cfg(not(all(unix, feature = "process")))]

@@ -1,0 +1,195 @@
+//! Where a path of a policy leads to, and whether it may: a program that can change a part of the path
+//! could have replaced it by a link.
+
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+use crate::lookup::Lookup;
+
+/// A file or folder of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrantedPath {
+    /// Absolute, or begins with [`TMP`](crate::TMP).
+    pub path: PathBuf,
+    limit: Limit,
+}
+
+/// Where links in a path may lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Limit {
+    /// Anywhere. If the path passes through a shared folder, only into that.
+    None,
+    /// Into this folder, given by a path without links.
+    Inside(PathBuf),
+    /// Into one of these, as far as they lead there themselves without a limit.
+    Below(Vec<PathBuf>),
+}
+
+impl GrantedPath {
+    /// Creates a path that must not leave `folder`, given by a path without links.
+    pub fn inside(path: PathBuf, folder: PathBuf) -> Self {
+        Self { path, limit: Limit::Inside(folder) }
+    }
+
+    /// Creates a path that must not leave all of these files and folders.
+    pub fn below(path: PathBuf, paths: Vec<PathBuf>) -> Self {
+        Self { path, limit: Limit::Below(paths) }
+    }
+
+    /// Resolves the path. Accesses the disk.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors such as `NotFound`, and a path that leads out of its folders.
+    pub fn target(&self, shared: &SharedFolders) -> Result<PathBuf, PathError> {
+        self.lookup(shared).map(|found| found.target)
+    }
+
+    pub(crate) fn lookup(&self, shared: &SharedFolders) -> Result<Lookup, PathError> {
+        let found = Lookup::of(&self.path).map_err(PathError::Io)?;
+        let folders = match &self.limit {
+            Limit::None => {
+                let passed: Vec<_> = shared.passed_by(&found).cloned().collect();
+                if passed.is_empty() {
+                    return Ok(found);
+                }
+                passed
+            }
+            Limit::Inside(folder) => vec![folder.clone()],
+            Limit::Below(paths) => {
+                let target = |path: &PathBuf| Self::from(path).target(shared).ok();
+                paths.iter().filter_map(target).collect()
+            }
+        };
+        match folders.iter().any(|folder| found.target.starts_with(folder)) {
+            true => Ok(found),
+            false => Err(PathError::LeadsOut { target: found.target, folders }),
+        }
+    }
+}
+
+impl<P: Into<PathBuf>> From<P> for GrantedPath {
+    /// Creates a path that may lead anywhere, unless it passes through a shared folder.
+    fn from(path: P) -> Self {
+        Self { path: path.into(), limit: Limit::None }
+    }
+}
+
+/// Folders that programs can change, by paths without links.
+#[derive(Clone, Debug, Default)]
+pub struct SharedFolders(Vec<PathBuf>);
+
+impl SharedFolders {
+    /// Resolves the paths of such folders; omits those that do not exist. Accesses the disk.
+    pub fn new<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Self {
+        let found: Vec<_> = paths.into_iter().filter_map(|path| Lookup::of(path).ok()).collect();
+        let targets: Vec<_> = found.iter().map(|found| found.target.clone()).collect();
+        // One that depends on another is inside of it, or it was replaced by a link.
+        let fixed = found.into_iter().filter(|found| !found.depends_on(&targets));
+        Self(fixed.map(|found| found.target).filter(|target| target.is_dir()).collect())
+    }
+
+    /// Returns whether a program can change what an existing path leads to. Accesses the disk.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors such as `NotFound`.
+    pub fn can_replace(&self, path: &Path) -> io::Result<bool> {
+        Ok(Lookup::of(path)?.depends_on(&self.0))
+    }
+
+    fn passed_by(&self, found: &Lookup) -> impl Iterator<Item = &PathBuf> {
+        self.0.iter().filter(|shared| found.depends_on(std::slice::from_ref(shared)))
+    }
+}
+
+/// Why a path grants nothing.
+#[derive(Debug)]
+pub enum PathError {
+    /// It cannot be resolved.
+    Io(io::Error),
+    /// It leads to `target`, outside of what limits it: `folders`, which is empty if programs can
+    /// replace all that could limit it.
+    LeadsOut {
+        /// By a path without links.
+        target: PathBuf,
+        /// By paths without links.
+        folders: Vec<PathBuf>,
+    },
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::LeadsOut { target, folders } => {
+                write!(f, "leads to `{}`", target.display())?;
+                let folders: Vec<_> =
+                    folders.iter().map(|folder| format!("`{}`", folder.display())).collect();
+                match &folders[..] {
+                    [] => write!(f, ", by a path that programs can change"),
+                    _ => write!(f, ", outside of {}", folders.join(" and ")),
+                }
+            }
+        }
+    }
+}
+
+/// A path of a policy that exists, but grants nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OmittedPath {
+    /// The path.
+    pub path: PathBuf,
+    /// The reason: a clause in which "it" is the path.
+    pub reason: String,
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_in_shared_folders_lead_to_nothing_outside() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("it exists");
+        for name in ["shared/own", "other", "secret"] {
+            fs::create_dir_all(root.join(name)).expect("a folder");
+        }
+        for (link, target) in [
+            ("shared/out", "../secret"),
+            ("shared/other", "../other"),
+            ("shared/in", "own"),
+            ("through", "shared/in"),
+            ("plain", "secret"),
+        ] {
+            symlink(target, root.join(link)).expect("a link");
+        }
+        let paths = ["shared", "other", "none", "shared/out"].map(|name| root.join(name));
+        let shared = SharedFolders::new(&paths);
+        let check = |granted: GrantedPath, expected: Option<&str>| match (
+            granted.target(&shared),
+            expected,
+        ) {
+            (Ok(target), Some(expected)) => assert_eq!(target, root.join(expected)),
+            (Err(PathError::LeadsOut { .. }), None) => {}
+            (found, _) => panic!("{granted:?} leads to {found:?}"),
+        };
+        let at = |name: &str| root.join(name);
+        check(at("shared/in").into(), Some("shared/own"));
+        check(at("through").into(), Some("shared/own"));
+        check(at("plain").into(), Some("secret"));
+        check(at("shared/out").into(), None);
+        check(at("shared/other").into(), None);
+        check(GrantedPath::inside(at("plain"), at("shared")), None);
+        check(GrantedPath::inside(at("plain"), at("secret")), Some("secret"));
+        check(GrantedPath::below(at("shared/own"), vec![at("shared/in")]), Some("shared/own"));
+        // What would limit it leads out itself.
+        check(GrantedPath::below(at("shared/out"), vec![at("shared/out")]), None);
+        check(GrantedPath::below(at("shared/own"), vec![at("none")]), None);
+        assert!(shared.can_replace(&at("shared/own")).expect("it exists"));
+        assert!(!shared.can_replace(&at("shared")).expect("it exists"));
+    }
+}
