@@ -255,3 +255,14 @@ error: plugin `bad` failed to load at step `digest`
 --- exit code 1
 "#]]);
 }
+
+#[cfg(unix)]
+#[test]
+fn paths_of_a_sandbox_below_a_relative_folder_are_checked() {
+    let plugins = Plugins::new();
+    let program = ProgramFolder::new(plugins.dir(), "linked");
+    let folder = program.set("sandbox", json!({ "read": ["{plugin}/link"] })).install();
+    std::os::unix::fs::symlink("/", folder.join("link")).unwrap();
+    let text = hotbay(plugins.dir(), &["inspect", "linked", "--dir", "."]).exits(1).text();
+    assert!(text.contains("which leads to `/`, outside of"), "{text}");
+}

@@ -89,13 +89,15 @@ impl SharedFolders {
         Self(fixed.map(|found| found.target).filter(|target| target.is_dir()).collect())
     }
 
-    /// Returns whether a program can change what an existing path leads to. Accesses the disk.
-    ///
-    /// # Errors
-    ///
-    /// I/O errors such as `NotFound`.
-    pub fn can_replace(&self, path: &Path) -> io::Result<bool> {
-        Ok(Lookup::of(path)?.depends_on(&self.0))
+    /// Returns whether a program can change what a path leads to, or create it if it does not exist.
+    /// Accesses the disk.
+    pub fn can_replace(&self, path: &Path) -> bool {
+        let existing = path.ancestors().find_map(|above| Some((above, Lookup::of(above).ok()?)));
+        let Some((above, mut found)) = existing else { return false };
+        if above != path {
+            found.folders.push(found.target.clone());
+        }
+        found.depends_on(&self.0)
     }
 
     fn passed_by(&self, found: &Lookup) -> impl Iterator<Item = &PathBuf> {
@@ -189,7 +191,14 @@ mod tests {
         // What would limit it leads out itself.
         check(GrantedPath::below(at("shared/out"), vec![at("shared/out")]), None);
         check(GrantedPath::below(at("shared/own"), vec![at("none")]), None);
-        assert!(shared.can_replace(&at("shared/own")).expect("it exists"));
-        assert!(!shared.can_replace(&at("shared")).expect("it exists"));
+        for (name, expected) in [
+            ("shared/own", true),
+            ("through", true),
+            ("shared/new/folder", true),
+            ("shared", false),
+            ("secret/new", false),
+        ] {
+            assert_eq!(shared.can_replace(&at(name)), expected, "{name}");
+        }
     }
 }

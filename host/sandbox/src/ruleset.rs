@@ -151,3 +151,46 @@ fn add_ports(
     let free = (!udp.is_empty()).then(|| NetPort::new(0, AccessNet::BindUdp));
     connect.chain(send).chain(listen).chain(free).try_fold(ruleset, RulesetCreated::add_rule)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn paths_that_programs_may_have_replaced_are_omitted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("it exists");
+        for name in ["shared", "own/sub", "secret"] {
+            fs::create_dir_all(root.join(name)).expect("a folder");
+        }
+        fs::write(root.join("secret/tool"), "").expect("a file");
+        symlink(root.join("secret/tool"), root.join("shared/tool")).expect("a link");
+        symlink(root.join("secret"), root.join("shared/lib")).expect("a link");
+        let policy = Policy {
+            run: vec![root.join("shared/tool").into(), root.join("missing").into()],
+            system: vec![root.join("shared/lib"), root.join("secret")],
+            read: vec![root.join("own/sub").into()],
+            write: vec![root.join("own").into()],
+            shared: vec![root.join("shared")],
+            ..Policy::default()
+        };
+        let omitted = create(&policy, None).expect("a ruleset").omitted;
+        let reasons: Vec<_> =
+            omitted.iter().map(|it| (it.path.as_path(), it.reason.as_str())).collect();
+        let leads_out = |target: &str| {
+            let [target, shared] = [target, "shared"].map(|name| root.join(name));
+            format!("it leads to `{}`, outside of `{}`", target.display(), shared.display())
+        };
+        let own = "it passes through a folder that the program can change";
+        let paths = ["shared/lib", "own/sub", "shared/tool"].map(|name| root.join(name));
+        let expected = [
+            (paths[0].as_path(), &*leads_out("secret")),
+            (paths[1].as_path(), own),
+            (paths[2].as_path(), &*leads_out("secret/tool")),
+        ];
+        assert_eq!(reasons, expected);
+    }
+}

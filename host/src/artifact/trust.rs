@@ -63,13 +63,19 @@ pub(crate) fn check_chain(root: &Path, path: &Path, trust: Trust) -> Result<(), 
 /// they could replace the folder.
 ///
 /// As in sshd, but a sticky folder such as `/tmp` is accepted: there only the owner of an entry
-/// can rename it.
+/// can rename it. Of a path that does not exist, checks the folders that do.
 pub(crate) fn check_above(path: &Path, trust: Trust) -> Result<(), ArtifactError> {
     if trust.allow_writable_by_others {
         return Ok(());
     }
-    let resolved = path.canonicalize().map_err(|source| read_error(path, source))?;
-    resolved.ancestors().skip(1).try_for_each(|above| {
+    let (resolved, skipped) = match path.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let existing = path.ancestors().find_map(|above| above.canonicalize().ok());
+            (existing.unwrap_or_default(), 0)
+        }
+        resolved => (resolved.map_err(|source| read_error(path, source))?, 1),
+    };
+    resolved.ancestors().skip(skipped).try_for_each(|above| {
         let metadata = above.metadata().map_err(|source| read_error(above, source))?;
         check_above_metadata(above, &metadata)
     })

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use hotbay_manifest::Sandbox;
 use hotbay_process::launch_parents;
 use hotbay_sandbox::{GrantedPath, PathError, Policy, SharedFolders};
+use rustix::fs::Access;
 
 use super::bounds::{bounds_of, effective};
 use super::candidate::Candidate;
@@ -227,32 +228,46 @@ impl<'p> Paths<'p> {
             failed(ErrorKind::Config).caused_by(message).with_hint(hint)
         })?;
         let state = state.join(self.candidate.manifest.name().as_str());
-        if let Purpose::Start(_) = self.purpose {
-            create(&state).map_err(|error| {
-                let message = format!("cannot create `{}`: {error}", state.display());
-                failed(ErrorKind::StartFailed).caused_by(message).with_hint(hint)
-            })?;
-        }
-        match state.symlink_metadata() {
-            Ok(metadata) if metadata.is_dir() => {}
-            // A start will create it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(state),
-            _ => {
-                let message = format!("`{}`, its `{{state}}`, is not a folder", state.display());
-                return Err(failed(ErrorKind::Integrity).caused_by(message).with_hint(hint));
-            }
-        }
-        let trust = self.host.trust;
-        let checked = trust::check(&state, trust).and_then(|()| trust::check_above(&state, trust));
-        checked.map_err(|error| failed(ErrorKind::Integrity).caused_by(error).with_hint(hint))?;
-        if self.shared_now.can_replace(&state).unwrap_or(true) {
+        if self.shared_now.can_replace(&state) {
             let message = format!(
                 "`{}`, its `{{state}}`, is in a folder that the host lets programs change",
                 state.display()
             );
             return Err(failed(ErrorKind::Integrity).caused_by(message).with_hint(hint));
         }
+        let untrusted = |error| failed(ErrorKind::Integrity).caused_by(error).with_hint(hint);
+        trust::check_above(&state, self.host.trust).map_err(untrusted)?;
+        if let Err(error) = self.create(&state) {
+            let message = format!("cannot create `{}`: {error}", state.display());
+            return Err(failed(ErrorKind::StartFailed).caused_by(message).with_hint(hint));
+        }
+        match state.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => {
+                trust::check(&state, self.host.trust).map_err(untrusted)?;
+            }
+            // A start will create it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => {
+                let message = format!("`{}`, its `{{state}}`, is not a folder", state.display());
+                return Err(failed(ErrorKind::Integrity).caused_by(message).with_hint(hint));
+            }
+        }
         Ok(state)
+    }
+
+    /// Creates a folder that only this user can access, unless it exists. For a survey, only returns
+    /// whether it could be created.
+    fn create(&self, folder: &Path) -> io::Result<()> {
+        match folder.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(drop),
+        }
+        if let Purpose::Start(_) = self.purpose {
+            return std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        }
+        let existing = folder.ancestors().find(|above| above.exists());
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        Ok(rustix::fs::access(existing.unwrap_or(folder), access)?)
     }
 }
 
@@ -283,9 +298,4 @@ fn state_dir(host: &ConfinementPolicy) -> Option<PathBuf> {
         own.map(|state| state.join("hotbay"))
     });
     std::path::absolute(all?).ok()
-}
-
-/// Creates a folder that only this user can access.
-fn create(folder: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }

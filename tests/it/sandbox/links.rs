@@ -317,4 +317,79 @@ fn state_folder_that_others_can_replace_is_refused() {
     fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).expect("it is ours");
     let error = load_error(sandbox(), policy(no_paths(), &state), &fixture);
     assert_eq!(error.kind(), ErrorKind::Integrity);
+    // Folders that do not exist yet: below one that others can change, and below a file.
+    let fixture = ProcessFixture::new();
+    let open = fixture.file("open");
+    create_private(&open);
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("it is ours");
+    let error = load_error(sandbox(), policy(no_paths(), &open.join("state")), &fixture);
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    let fixture = ProcessFixture::new();
+    let file = fixture.file("file");
+    fs::write(&file, "").expect("a file");
+    let error = load_error(sandbox(), policy(no_paths(), &file), &fixture);
+    assert!(error.full_message().contains("Not a directory"), "{}", error.full_message());
+}
+
+#[test]
+fn state_folder_in_a_folder_that_programs_can_change_is_refused() {
+    let fixture = ProcessFixture::new();
+    let state = fixture.file("state");
+    create_private(&state);
+    let bounds = no_paths().with_write(Some(vec![state.display().to_string()]));
+    let confinement = policy(bounds, &state.join("below"));
+    let error = load_error(json!({ "read": ["{state}"] }), confinement, &fixture);
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    let message = error.full_message();
+    assert!(message.contains("in a folder that the host lets programs change"), "{message}");
+}
+
+#[test]
+fn links_that_another_plugin_can_make_lead_to_nothing() {
+    let plugins = Plugins::new();
+    let secret = secret(&plugins).canonicalize().expect("it exists");
+    let shared = plugins.dir().join("shared");
+    fs::create_dir(&shared).expect("a folder");
+    let link = shared.join("link").display().to_string();
+    symlink(&secret, &link).expect("a link");
+    let fixture = ProcessFixture::new();
+    let folder = program(&fixture, json!({ "read": [link] })).install();
+    let file = plugins.dir().join("hotbay.toml");
+    // The other plugin does not have to be loaded.
+    let text = format!(
+        "[plugins.other.sandbox]\nwrite = ['{}']\n[plugins.'{}'.sandbox]\nread = ['{link}']\n",
+        shared.display(),
+        fixture.name
+    );
+    fs::write(&file, text).expect("a file");
+    let error = refused_everywhere(Host::builder().config_file(&file), &folder, &fixture.name);
+    check_leads_out(&error, &link, &secret);
+}
+
+#[test]
+fn what_decides_about_plugins_cannot_be_granted() {
+    let plugins = Plugins::new();
+    let file = plugins.dir().join("config/hotbay.toml");
+    fs::create_dir(file.parent().expect("a folder")).expect("a new folder");
+    fs::write(&file, "").expect("a file");
+    for (folder, expected) in [
+        ("staging", "private folders of the host"),
+        ("state", "folders `{state}`"),
+        ("config", "hotbay.toml"),
+    ] {
+        let fixture = ProcessFixture::new();
+        let listed = plugins.dir().join(folder);
+        let folder = program(&fixture, json!({ "write": [listed] })).install();
+        // What does not exist yet is protected, too.
+        let policy = ConfinementPolicy::default()
+            .with_state_dir(Some(plugins.dir().join("state/of/hotbay")));
+        let _ = fs::create_dir(plugins.dir().join("state"));
+        let _ = fs::create_dir_all(plugins.dir().join("staging/copies"));
+        let builder = Host::builder().confinement(policy).config_file(&file);
+        let builder = builder.staging_dir(plugins.dir().join("staging/copies"));
+        let error = refused_everywhere(builder, &folder, &fixture.name);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        let message = error.full_message();
+        assert!(message.contains(&format!("contains {expected}")), "{message}");
+    }
 }
