@@ -140,6 +140,42 @@ fn restore_signals(before: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
 }
 
+/// Gives up all capabilities of this thread, and so of what it executes without new privileges. With
+/// `keep_low_ports`, keeps that to listen on ports below 1024.
+pub(crate) fn drop_capabilities(keep_low_ports: bool) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_NET_BIND_SERVICE: u32 = 10;
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    // The second has the capabilities from 32.
+    let mut sets = [Sets { effective: 0, permitted: 0, inheritable: 0 }; 2];
+    if keep_low_ports {
+        // SAFETY: E1, E2: it reads and writes the header, and writes two sets.
+        done(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+        let mask = 1 << CAP_NET_BIND_SERVICE;
+        let Sets { effective, permitted, inheritable } = sets[0];
+        sets[0] = Sets {
+            effective: effective & mask,
+            permitted: permitted & mask,
+            inheritable: inheritable & mask,
+        };
+        sets[1] = Sets { effective: 0, permitted: 0, inheritable: 0 };
+    }
+    // SAFETY: E1, E2: it reads and writes the header, and reads two sets.
+    done(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) })
+}
+
 /// Keeps this thread and what it executes from gaining privileges, which the other calls require.
 pub(crate) fn set_no_new_privileges() -> io::Result<()> {
     // SAFETY: E1; it accesses no memory.

@@ -109,6 +109,7 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_futimesat,
     // The machine itself.
     libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -150,6 +151,17 @@ const ONLY_SELF: &[libc::c_long] = &[
     libc::SYS_sched_setattr,
     libc::SYS_sched_setparam,
     libc::SYS_sched_setscheduler,
+];
+
+/// Requests of `ioctl` that are denied.
+const DENIED_REQUESTS: &[u64] = &[
+    // Input could be typed into a terminal, as if by its user.
+    libc::TIOCSTI,
+    libc::TIOCLINUX,
+    // Attributes of files: `FS_IOC_SETFLAGS` (also of 32 bits) and `FS_IOC_FSSETXATTR`.
+    0x4008_6602,
+    0x4004_6602,
+    0x401c_5820,
 ];
 
 /// Returns whether filters can be compiled for this processor.
@@ -194,9 +206,19 @@ fn denied(policy: &Policy) -> Result<Vec<Denied>, seccompiler::BackendError> {
     for call in ONLY_SELF {
         denied.push((*call, vec![vec![is(0, SeccompCmpOp::Ne, 0)?]]));
     }
-    // The second argument is the process.
-    for call in [libc::SYS_setpriority, libc::SYS_ioprio_set] {
-        denied.push((call, vec![vec![is(1, SeccompCmpOp::Ne, 0)?]]));
+    // The first argument is the kind of id, the second the process.
+    const IOPRIO_WHO_PROCESS: u64 = 1;
+    for (call, process) in [
+        (libc::SYS_setpriority, u64::from(libc::PRIO_PROCESS)),
+        (libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS),
+    ] {
+        let others = [is(0, SeccompCmpOp::Ne, process)?, is(1, SeccompCmpOp::Ne, 0)?];
+        denied.push((call, others.map(|one| vec![one]).into()));
+    }
+    // It connects without the check of Landlock.
+    const FAST_OPEN: u64 = libc::MSG_FASTOPEN as u64;
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        denied.push((call, vec![vec![is(flags, SeccompCmpOp::MaskedEq(FAST_OPEN), FAST_OPEN)?]]));
     }
     // By a path; without one, the first argument is an open file.
     let by_path = SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
@@ -204,15 +226,8 @@ fn denied(policy: &Policy) -> Result<Vec<Denied>, seccompiler::BackendError> {
     // Programs could be executed from memory.
     let is_executable = is(1, SeccompCmpOp::MaskedEq(MFD_NOEXEC_SEAL), 0)?;
     denied.push((libc::SYS_memfd_create, vec![vec![is_executable]]));
-    // Input could be typed into a terminal, as if by its user.
-    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
-        let request = SeccompCondition::new(
-            1,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::Eq,
-            u64::from(request as u32),
-        )?;
-        denied.push((libc::SYS_ioctl, vec![vec![request]]));
+    for request in DENIED_REQUESTS {
+        denied.push((libc::SYS_ioctl, vec![vec![is(1, SeccompCmpOp::Eq, *request)?]]));
     }
     denied.push((libc::SYS_clone, namespaces()?));
     if policy.limits.processes == Some(1) {

@@ -21,6 +21,8 @@ const NAMESPACES_FAILED: i32 = libc::EUSERS;
 pub struct Enforcement {
     cgroup: Option<Cgroup>,
     namespaces: Option<Namespaces>,
+    /// Whether it listens on ports that need a capability.
+    has_low_ports: bool,
     rules: Rules,
     filters: Vec<BpfProgram>,
 }
@@ -55,7 +57,8 @@ impl Enforcement {
         })?;
         let has_namespaces = policy.namespaces && kernel.namespaces.is_ok();
         let namespaces = has_namespaces.then(|| Namespaces::new(policy));
-        Ok(Self { cgroup, namespaces, rules, filters })
+        let has_low_ports = policy.listen.iter().any(|rule| (1..1024).contains(&rule.port));
+        Ok(Self { cgroup, namespaces, has_low_ports, rules, filters })
     }
 
     /// Returns the paths of the policy that exist, but grant nothing.
@@ -98,6 +101,7 @@ impl Enforcement {
             namespaces.enter().map_err(failed)?;
         }
         enter::set_no_new_privileges()?;
+        enter::drop_capabilities(self.has_low_ports)?;
         if let Some(ruleset) = &self.rules.descriptor {
             enter::restrict_by_landlock(ruleset.as_raw_fd())?;
         }

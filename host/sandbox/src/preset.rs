@@ -1,5 +1,5 @@
 //! What a usual program needs to start: its libraries, its interpreter, and a few files of the
-//! system. None of these files belongs to a user.
+//! system.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -48,7 +48,7 @@ const LOADERS: [&str; 6] = [
 ];
 
 /// Files that name resolution and TLS read, for programs that connect.
-const NETWORK: [&str; 11] = [
+const NETWORK: [&str; 16] = [
     "/etc/hosts",
     "/etc/host.conf",
     "/etc/resolv.conf",
@@ -56,8 +56,13 @@ const NETWORK: [&str; 11] = [
     "/etc/gai.conf",
     "/etc/services",
     "/etc/protocols",
-    "/etc/ssl",
-    "/etc/pki",
+    "/etc/ssl/certs",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/ca-trust",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/openssl.cnf",
     "/usr/share/ca-certificates",
     "/run/systemd/resolve",
 ];
@@ -66,8 +71,12 @@ const PYTHON: [&str; 2] = ["python3", "python"];
 const NODE: [&str; 2] = ["node", "nodejs"];
 
 /// Files that Node reads in any case.
-const OPENSSL: [&str; 4] =
-    ["/etc/ssl/openssl.cnf", "/usr/lib/ssl", "/usr/local/ssl/openssl.cnf", "/etc/pki/tls"];
+const OPENSSL: [&str; 4] = [
+    "/etc/ssl/openssl.cnf",
+    "/usr/lib/ssl",
+    "/usr/local/ssl/openssl.cnf",
+    "/etc/pki/tls/openssl.cnf",
+];
 
 /// Adds what `preset` needs; `path` is a value of `PATH`. Returns the value for the program.
 pub(crate) fn add(policy: &mut Policy, preset: Preset, path: &str) -> String {
@@ -99,7 +108,10 @@ pub(crate) fn add(policy: &mut Policy, preset: Preset, path: &str) -> String {
 
 fn is_script(program: &Path) -> bool {
     let mut start = [0; 2];
-    File::open(program).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!"
+    // Others, such as a FIFO, would block.
+    program.is_file()
+        && File::open(program).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+        && start == *b"#!"
 }
 
 /// Returns the first program of this name in `path`, a value of `PATH`.

@@ -162,25 +162,39 @@ fn write(kernel: Kernel) -> RuleStatus {
 /// Without any rule, no socket of the network can be created. Otherwise Landlock checks ports.
 fn net(policy: &Policy, kernel: Kernel, scope: Scope) -> RuleStatus {
     let rules = || policy.connect.iter().chain(&policy.listen);
+    let mut reasons = Vec::new();
     match kernel {
-        Kernel { seccomp: false, .. } if scope.own_network => partial(format!(
-            "sockets that belong to no network namespace can be used, such as vsock; {NO_SECCOMP}"
-        )),
+        Kernel { seccomp: false, .. } if scope.own_network => {
+            return partial(format!(
+                "sockets that belong to no network namespace can be used, such as vsock; {NO_SECCOMP}"
+            ));
+        }
         Kernel { landlock: 0..=3, seccomp: false, .. } => {
-            unavailable(format!("{NO_SECCOMP}, and ports need Landlock of Linux 6.7"))
+            return unavailable(format!("{NO_SECCOMP}, and ports need Landlock of Linux 6.7"));
         }
         Kernel { seccomp: false, .. } => {
-            partial(format!("sockets other than TCP are not restricted; {NO_SECCOMP}"))
+            return partial(format!("sockets other than TCP are not restricted; {NO_SECCOMP}"));
         }
-        _ if rules().next().is_none() => RuleStatus::Enforced,
-        Kernel { landlock: 0..=3, .. } => partial(format!("any port can be used; {}", needs(4))),
-        Kernel { landlock: 4..=9, .. } if policy.has_udp() => {
-            partial(format!("any UDP port can be used; {}", needs(10)))
+        _ if rules().next().is_none() => {}
+        Kernel { landlock: 0..=3, .. } => {
+            reasons.push(format!("any port can be used; {}", needs(4)))
         }
-        _ if rules().any(|rule| rule.address.is_some()) => {
-            partial("the kernel checks ports, and not their addresses")
+        Kernel { landlock, .. } => {
+            if landlock <= 9 && policy.has_udp() {
+                reasons.push(format!("any UDP port can be used; {}", needs(10)));
+            }
+            if rules().any(|rule| rule.address.is_some()) {
+                reasons.push("the kernel checks ports, and not their addresses".to_owned());
+            }
+            if policy.has_tcp() && policy.listen.iter().all(|rule| rule.port != 0) {
+                reasons
+                    .push("a TCP socket can listen on a free port, which no kernel checks".into());
+            }
         }
-        _ => RuleStatus::Enforced,
+    }
+    match reasons.is_empty() {
+        true => RuleStatus::Enforced,
+        false => partial(reasons.join("; ")),
     }
 }
 
@@ -282,10 +296,13 @@ mod tests {
         check(&none, kernel(9), "eeeeee");
         check(&none, Kernel::new(7, false), "epeppu");
         check(&with(&["443"]), kernel(3), "eeeppe");
-        check(&with(&["443"]), kernel(4), "eeeepe");
+        check(&with(&["443"]), kernel(4), "eeeppe");
         check(&with(&["127.0.0.1:443"]), kernel(9), "eeepee");
         check(&with(&["443", "udp:53"]), kernel(9), "eeepee");
-        check(&with(&["443", "udp:53"]), kernel(10), "eeeeee");
+        check(&with(&["443", "udp:53"]), kernel(10), "eeepee");
+        check(&with(&["udp:53"]), kernel(10), "eeeeee");
+        let free = Policy { listen: vec![rule("0")], ..with(&["443"]) };
+        check(&free, kernel(4), "eeeepe");
         check(&with(&["443"]), Kernel::new(3, false), "epeupu");
     }
 
