@@ -14,12 +14,14 @@ use crate::error::{Error, ErrorKind, Failure};
 use crate::frames::FrameConnection;
 use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErrorKind};
 use crate::location::Location;
+use crate::peer::Peer;
 use crate::sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
 use crate::stream::{ItemLines, OpenResponse};
 
 /// The client of one child.
 pub struct Client {
     location: Location,
+    peer: Peer,
     /// `None` if no token is sent.
     token: Option<HeaderValue>,
     pools: Pools,
@@ -33,9 +35,14 @@ pub struct Client {
 impl Client {
     /// Creates a client without connections. Must be called inside the host's runtime.
     pub fn new(location: Location, token: Option<HeaderValue>) -> Self {
+        Self::of_peer(location, Peer::Anyone, token)
+    }
+
+    /// Creates a client that connects only to this peer.
+    pub(crate) fn of_peer(location: Location, peer: Peer, token: Option<HeaderValue>) -> Self {
         let (pools, sharing) = (Pools::default(), Sharing::new());
         let refuses_frames = AtomicBool::new(false);
-        Self { location, token, pools, sharing, refuses_frames, timers: Handle::current() }
+        Self { location, peer, token, pools, sharing, refuses_frames, timers: Handle::current() }
     }
 
     /// Sends a call in a frame, on a kept connection if possible. Returns `None`, without having sent
@@ -165,7 +172,7 @@ impl Client {
     }
 
     async fn connect<W: Transport>(&self) -> Result<Connection<W::Io>, RequestError> {
-        W::connect(&self.location, &self.sharing, &self.timers).await
+        W::connect(&self.location, self.peer, &self.sharing, &self.timers).await
     }
 
     /// Sends a request on a new connection.

@@ -25,6 +25,7 @@ use tokio::runtime::{Handle, Id};
 use crate::frames::FramePool;
 use crate::http::{HttpResponse, RequestError};
 use crate::location::Location;
+use crate::peer::Peer;
 use crate::sharing::{Open, Sharing};
 use crate::socket::{Counts, Socket, Stream};
 use crate::sync::lock;
@@ -44,8 +45,10 @@ const MAX_HEADS_BYTES: u64 = 128 << 10;
 pub(crate) trait Transport: Sized + 'static {
     type Io: Read + Write + Unpin + Send + 'static;
 
+    /// Opens a socket to a location, which must belong to `peer`.
     fn open(
         location: &Location,
+        peer: Peer,
         counts: &Counts,
         timers: &Handle,
     ) -> impl Future<Output = io::Result<Self::Io>> + Send;
@@ -80,12 +83,13 @@ pub(crate) trait Transport: Sized + 'static {
     /// Opens a connection.
     fn connect(
         location: &Location,
+        peer: Peer,
         sharing: &Sharing,
         timers: &Handle,
     ) -> impl Future<Output = Result<Connection<Self::Io>, RequestError>> + Send {
         async move {
             let counts = Counts::default();
-            let io = Self::open(location, &counts, timers).await;
+            let io = Self::open(location, peer, &counts, timers).await;
             let io = io.map_err(|error| RequestError::no_connection(location, &error))?;
             Connection::over(io, counts, sharing.opened()).await
         }
@@ -103,12 +107,21 @@ impl Transport for Blocking {
 
     const MAX_FRAME_CONNECTIONS: usize = 8;
 
-    async fn open(location: &Location, counts: &Counts, _: &Handle) -> io::Result<wire::Stream> {
+    async fn open(
+        location: &Location,
+        peer: Peer,
+        counts: &Counts,
+        _: &Handle,
+    ) -> io::Result<wire::Stream> {
         let stream = match location {
-            Location::Unix(path) => wire::Stream::connect_unix(path).await,
-            Location::Tcp(address) => wire::Stream::connect_tcp(*address),
+            Location::Unix(path) => {
+                let stream = wire::Stream::connect_unix(path).await?;
+                peer.check(&stream)?;
+                stream
+            }
+            Location::Tcp(address) => wire::Stream::connect_tcp(*address)?,
         };
-        Ok(stream?.count_reads(counts.reads()))
+        Ok(stream.count_reads(counts.reads()))
     }
 
     async fn timeout_at<F: Future + Send>(
@@ -151,9 +164,18 @@ impl Transport for Async {
     // Calls of tasks at once are served faster over HTTP.
     const MAX_FRAME_CONNECTIONS: usize = 1;
 
-    async fn open(location: &Location, counts: &Counts, timers: &Handle) -> io::Result<Self::Io> {
+    async fn open(
+        location: &Location,
+        peer: Peer,
+        counts: &Counts,
+        timers: &Handle,
+    ) -> io::Result<Self::Io> {
         let stream = match location {
-            Location::Unix(path) => Stream::Unix(connect_unix(path, timers).await?),
+            Location::Unix(path) => {
+                let stream = connect_unix(path, timers).await?;
+                peer.check(&stream)?;
+                Stream::Unix(stream)
+            }
             Location::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
@@ -204,7 +226,8 @@ impl Transport for Async {
 pub async fn open_socket(
     location: &Location,
 ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
-    Async::open(location, &Counts::default(), &Handle::current()).await.map(TokioIo::into_inner)
+    let (counts, timers) = (Counts::default(), Handle::current());
+    Async::open(location, Peer::Anyone, &counts, &timers).await.map(TokioIo::into_inner)
 }
 
 /// Connects, even if the child's backlog is full: Linux then returns `WouldBlock`, and does not

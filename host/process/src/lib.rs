@@ -36,6 +36,7 @@ mod last_output;
 mod launch;
 mod location;
 mod output;
+mod peer;
 #[allow(unsafe_code, reason = "what a child does between fork and exec")]
 mod prepare;
 mod process;

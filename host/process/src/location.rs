@@ -217,6 +217,15 @@ pub(crate) fn beyond_loopback(pid: u32) -> Option<Vec<SocketAddr>> {
     (!addresses.is_empty()).then(|| beyond.collect())
 }
 
+/// Returns whether one of these processes listens on `port`; `None` if nothing is known. Linux only.
+pub(crate) fn is_own_port(processes: &[u32], port: u16) -> Option<bool> {
+    let own: BTreeSet<_> = processes.iter().flat_map(|process| inodes(*process)).collect();
+    let all = all_listed(*processes.first()?);
+    let mut listening = all.iter().filter(|listed| listed.address.port() == port).peekable();
+    listening.peek()?;
+    Some(listening.all(|listed| own.contains(&listed.inode)))
+}
+
 /// Returns the inodes of the sockets that a process has open.
 fn inodes(pid: u32) -> BTreeSet<u64> {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };

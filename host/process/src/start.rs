@@ -13,6 +13,7 @@ use hotbay_protocol::location::UNIX_PREFIX;
 use hotbay_protocol::variable;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{timeout, timeout_at};
 
@@ -31,6 +32,7 @@ use crate::last_output::output_suffix;
 use crate::launch::{LaunchFolder, token};
 use crate::location::{Line, Location};
 use crate::output::{self, ObserverRef, PIPE_DRAIN_TIMEOUT, Reader, SharedTail};
+use crate::peer::{self, Peer};
 use crate::program::Program;
 use crate::services::{self, HostSocket};
 use crate::state::Live;
@@ -270,8 +272,14 @@ async fn start_prepared(
     drop(lines);
     let reached = match location {
         Ok(location) => {
-            let client = Client::new(location, Some(header));
-            starting.ready(&client).await.map(|()| client)
+            let peer = Peer::of(&starting.child, program.sandbox.is_some());
+            match starting.check_location(&location, peer).await {
+                Ok(()) => {
+                    let client = Client::of_peer(location, peer, Some(header));
+                    starting.ready(&client).await.map(|()| client)
+                }
+                Err(failed) => Err(failed),
+            }
         }
         Err(failed) => Err(failed),
     };
@@ -358,6 +366,41 @@ impl Starting<'_> {
                 }
                 status = self.child.wait() => {
                     return Err(self.exited_with_lines(status, lines, &mut wrong, observer).await);
+                }
+            }
+        }
+    }
+
+    /// Fails if a confined program does not listen itself at its location.
+    async fn check_location(&mut self, location: &Location, peer: Peer) -> Result<(), Error> {
+        let refused = |reason: &dyn fmt::Display| {
+            Error::at(Step::Location, format!("it must not be called at `{location}`: {reason}"))
+        };
+        match (location, peer) {
+            (_, Peer::Anyone) => Ok(()),
+            (Location::Unix(path), _) => match UnixStream::connect(path).await {
+                Ok(socket) => peer.check(&socket).map_err(|error| refused(&error)),
+                // It may not listen yet; each later connection is checked, too.
+                Err(_) => Ok(()),
+            },
+            (Location::Tcp(address), _) => {
+                let meter = Arc::new(Meter::new(&self.child));
+                loop {
+                    let (meter, port) = (Arc::clone(&meter), address.port());
+                    let check =
+                        tokio::task::spawn_blocking(move || peer::is_own_port(&meter, port));
+                    match check.await.unwrap_or_default() {
+                        Some(true) => return Ok(()),
+                        Some(false) => return Err(refused(&peer::FOREIGN)),
+                        None if Instant::now() >= self.until => {
+                            return Err(refused(&"it does not listen there"));
+                        }
+                        // The next step reports an exit.
+                        None if timeout(INITIAL_POLL_INTERVAL, self.child.wait()).await.is_ok() => {
+                            return Ok(());
+                        }
+                        None => {}
+                    }
                 }
             }
         }

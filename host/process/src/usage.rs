@@ -126,6 +126,12 @@ impl Meter {
         time
     }
 
+    /// Returns the ids of the processes.
+    pub(crate) fn processes(&self, table: &ProcessTable) -> Vec<u32> {
+        let members = self.members(table.rows());
+        members.filter_map(|row| u32::try_from(row.pid).ok()).collect()
+    }
+
     fn group_usage(&self) -> GroupUsage {
         self.cgroup.as_deref().map(GroupUsage::read).unwrap_or_default()
     }

@@ -69,6 +69,12 @@ pub struct Stream {
     spin: Spin,
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Stream {
     /// Connects to a Unix socket; retries while the listener's queue is full. A blocking connect
     /// could wait forever in that case.

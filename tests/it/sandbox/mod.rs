@@ -5,6 +5,7 @@ mod denials;
 mod denied;
 mod limits;
 mod links;
+mod location;
 mod namespaces;
 mod permitted;
 mod reports;
