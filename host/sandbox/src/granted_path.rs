@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-use crate::lookup::Lookup;
+use crate::lookup::{Id, Lookup};
 
 /// A file or folder of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,13 @@ impl GrantedPath {
     /// Creates a path that must not leave all of these files and folders.
     pub fn below(path: PathBuf, paths: Vec<PathBuf>) -> Self {
         Self { path, limit: Limit::Below(paths) }
+    }
+
+    /// Returns whether this leads to `path`, or to a folder above it, perhaps by another mount. Accesses
+    /// the disk.
+    pub fn contains(&self, path: &Path, shared: &SharedFolders) -> bool {
+        let Ok(found) = self.lookup(shared) else { return false };
+        Lookup::of_existing(path).is_some_and(|path| found.contains(&path))
     }
 
     /// Resolves the path. Accesses the disk.
@@ -75,33 +82,31 @@ impl<P: Into<PathBuf>> From<P> for GrantedPath {
     }
 }
 
-/// Folders that programs can change, by paths without links.
-#[derive(Clone, Debug, Default)]
-pub struct SharedFolders(Vec<PathBuf>);
+/// Folders that programs can change.
+#[derive(Debug, Default)]
+pub struct SharedFolders(Vec<(PathBuf, Id)>);
 
 impl SharedFolders {
     /// Resolves the paths of such folders; omits those that do not exist. Accesses the disk.
     pub fn new<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Self {
         let found: Vec<_> = paths.into_iter().filter_map(|path| Lookup::of(path).ok()).collect();
-        let targets: Vec<_> = found.iter().map(|found| found.target.clone()).collect();
+        let ids: Vec<_> = found.iter().map(|found| found.id).collect();
         // One that depends on another is inside of it, or it was replaced by a link.
-        let fixed = found.into_iter().filter(|found| !found.depends_on(&targets));
-        Self(fixed.map(|found| found.target).filter(|target| target.is_dir()).collect())
+        let fixed = found.into_iter().filter(|found| !found.depends_on(&ids));
+        Self(fixed.map(|found| (found.target, found.id)).collect())
     }
 
     /// Returns whether a program can change what a path leads to, or create it if it does not exist.
     /// Accesses the disk.
     pub fn can_replace(&self, path: &Path) -> bool {
         let existing = path.ancestors().find_map(|above| Some((above, Lookup::of(above).ok()?)));
-        let Some((above, mut found)) = existing else { return false };
-        if above != path {
-            found.folders.push(found.target.clone());
-        }
-        found.depends_on(&self.0)
+        let Some((above, found)) = existing else { return false };
+        let ids: Vec<_> = self.0.iter().map(|(_, id)| *id).collect();
+        found.depends_on(&ids) || (above != path && ids.contains(&found.id))
     }
 
     fn passed_by(&self, found: &Lookup) -> impl Iterator<Item = &PathBuf> {
-        self.0.iter().filter(|shared| found.depends_on(std::slice::from_ref(shared)))
+        self.0.iter().filter(|(_, id)| found.depends_on(&[*id])).map(|(path, _)| path)
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Policy {
     /// Files and folders that processes of any policy of the host can change. Rules of paths that pass
     /// through such a folder lead to nothing outside of it.
     pub shared: Vec<PathBuf>,
+    /// Files and folders that must not be changed, such as the private copies of other programs: a path
+    /// in `write` that contains one grants nothing.
+    pub protected: Vec<PathBuf>,
     /// Ports that can be connected to.
     pub connect: Vec<NetRule>,
     /// TCP ports that can be listened on.

@@ -1,8 +1,8 @@
 //! The Landlock ruleset of a policy, made in the parent.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use hotbay_manifest::NetRule;
 use landlock::{
@@ -14,7 +14,7 @@ use landlock::{
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
-use crate::lookup::Lookup;
+use crate::lookup::{Id, Lookup};
 use crate::policy::resolve;
 use crate::{GrantedPath, OmittedPath, PathError, Policy, SharedFolders};
 
@@ -49,16 +49,13 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Rules
     // Devices could be made by root only, and lead past all paths.
     let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock});
     let write = read | (AccessFs::from_write(ABI) & !devices);
-    let shared = SharedFolders::new(&policy.shared);
-    let writable = policy.write.iter().filter_map(|granted| resolve(granted, folder));
-    let writable: Vec<_> = writable.filter_map(|it| it.target(&shared).ok()).collect();
-    let mut omitted = Vec::new();
     let system: Vec<_> = policy.system.iter().map(GrantedPath::from).collect();
+    let disk = Disk::new(policy, folder);
     let rules = [(&system, read), (&policy.read, read), (&policy.run, run), (&policy.write, write)];
-    let mut ruleset = ruleset;
+    let (mut ruleset, mut omitted) = (ruleset, Vec::new());
     for (paths, access) in rules {
         for granted in paths.iter().filter_map(|granted| resolve(granted, folder)) {
-            match open(&granted, &shared, &writable)? {
+            match disk.open(&granted, access == write)? {
                 Opened::Found(opened) => {
                     ruleset = add_path(ruleset, opened, access).map_err(|error| failed(&error))?;
                 }
@@ -68,7 +65,7 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Rules
         }
     }
     if let Some(folder) = folder {
-        let opened = open_target(&Lookup::of(folder)?.target)?;
+        let opened = open_target(&Lookup::of(folder)?)?;
         ruleset = add_path(ruleset, opened, write).map_err(|error| failed(&error))?;
     }
     let ruleset = add_ports(ruleset, policy).map_err(|error| failed(&error))?;
@@ -92,28 +89,49 @@ enum Opened {
     Denied(String),
 }
 
-/// Opens what a path leads to, unless the process can change that, or it leads out of its folders.
-///
-/// # Errors
-///
-/// Fails if this process cannot open more files.
-fn open(granted: &GrantedPath, shared: &SharedFolders, writable: &[PathBuf]) -> io::Result<Opened> {
-    let found = match granted.lookup(shared) {
-        Ok(found) if found.depends_on(writable) => {
-            let reason = "it passes through a folder that the program can change";
-            return Ok(Opened::Denied(reason.to_owned()));
+/// What the paths of a policy lead to at the moment of a start.
+struct Disk {
+    shared: SharedFolders,
+    /// What the process can change.
+    writable: Vec<Id>,
+    protected: Vec<Lookup>,
+}
+
+impl Disk {
+    fn new(policy: &Policy, folder: Option<&Path>) -> Self {
+        let shared = SharedFolders::new(&policy.shared);
+        let writable = policy.write.iter().filter_map(|granted| resolve(granted, folder));
+        let writable = writable.filter_map(|it| Some(it.lookup(&shared).ok()?.id)).collect();
+        let protected = policy.protected.iter().filter_map(|path| Lookup::of_existing(path));
+        Self { shared, writable, protected: protected.collect() }
+    }
+
+    /// Opens what a path leads to, unless a program may have replaced that, or it is protected.
+    ///
+    /// # Errors
+    ///
+    /// Fails if this process cannot open more files.
+    fn open(&self, granted: &GrantedPath, is_write: bool) -> io::Result<Opened> {
+        let denied = |reason: &str| Ok(Opened::Denied(reason.to_owned()));
+        let opened = match granted.lookup(&self.shared) {
+            Ok(found) if found.depends_on(&self.writable) => {
+                return denied("it passes through a folder that the program can change");
+            }
+            Ok(found) if is_write && self.protected.iter().any(|it| found.contains(it)) => {
+                return denied("it contains what decides about plugins");
+            }
+            Ok(found) => open_target(&found),
+            Err(PathError::Io(error)) => Err(error),
+            Err(error) => return denied(&format!("it {error}")),
+        };
+        match opened {
+            Ok(opened) => Ok(Opened::Found(opened)),
+            Err(error) if is_exhausted(&error) => Err(error),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Opened::Missing),
+                _ => denied(&error.to_string()),
+            },
         }
-        Ok(found) => open_target(&found.target),
-        Err(PathError::Io(error)) => Err(error),
-        Err(error) => return Ok(Opened::Denied(format!("it {error}"))),
-    };
-    match found {
-        Ok(opened) => Ok(Opened::Found(opened)),
-        Err(error) if is_exhausted(&error) => Err(error),
-        Err(error) => match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Opened::Missing),
-            _ => Ok(Opened::Denied(error.to_string())),
-        },
     }
 }
 
@@ -121,20 +139,21 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
-/// Opens a path without links. A component that has become a link is not followed.
-fn open_target(target: &Path) -> io::Result<OwnedFd> {
+/// Opens what was found, unless something else is at its path now.
+fn open_target(found: &Lookup) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    match openat2(CWD, target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+    let target = &found.target;
+    let opened = match openat2(CWD, target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
         // Filters of older containers do not know the call.
         Err(Errno::NOSYS | Errno::PERM) => {
-            let opened = rustix::fs::open(target, flags | OFlags::NOFOLLOW, Mode::empty())?;
-            let link = format!("/proc/self/fd/{}", opened.as_raw_fd());
-            match std::fs::read_link(link)? == target {
-                true => Ok(opened),
-                false => Err(io::ErrorKind::PermissionDenied.into()),
-            }
+            rustix::fs::open(target, flags | OFlags::NOFOLLOW, Mode::empty())?
         }
-        opened => Ok(opened?),
+        opened => opened?,
+    };
+    let stat = fstat(&opened)?;
+    match found.id == (Id { device: stat.st_dev, inode: stat.st_ino }) {
+        true => Ok(opened),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it was replaced meanwhile")),
     }
 }
 
@@ -173,8 +192,9 @@ mod tests {
             run: vec![root.join("shared/tool").into(), root.join("missing").into()],
             system: vec![root.join("shared/lib"), root.join("secret")],
             read: vec![root.join("own/sub").into()],
-            write: vec![root.join("own").into()],
+            write: vec![root.join("own").into(), root.join("secret").into()],
             shared: vec![root.join("shared")],
+            protected: vec![root.join("secret/missing/file")],
             ..Policy::default()
         };
         let omitted = create(&policy, None).expect("a ruleset").omitted;
@@ -185,11 +205,13 @@ mod tests {
             format!("it leads to `{}`, outside of `{}`", target.display(), shared.display())
         };
         let own = "it passes through a folder that the program can change";
-        let paths = ["shared/lib", "own/sub", "shared/tool"].map(|name| root.join(name));
+        let contains = "it contains what decides about plugins";
+        let paths = ["shared/lib", "own/sub", "shared/tool", "secret"].map(|name| root.join(name));
         let expected = [
             (paths[0].as_path(), &*leads_out("secret")),
             (paths[1].as_path(), own),
             (paths[2].as_path(), &*leads_out("secret/tool")),
+            (paths[3].as_path(), contains),
         ];
         assert_eq!(reasons, expected);
     }

@@ -267,8 +267,10 @@ fn narrower<'b>(
     bounds: &'b [String],
 ) -> impl Iterator<Item = String> + use<'b> {
     let is_path = field != "env" && text.contains(['/', '{']);
-    // Its own folder can be read in any case.
+    // Its own folder can be read in any case, and its other folders changed. What it writes there is
+    // executed only if the host permits it.
     let is_private = is_path
+        && field != "run"
         && (text.starts_with("{state}")
             || text.starts_with("{tmp}")
             || (field == "read" && text.starts_with("{plugin}")));
@@ -325,6 +327,12 @@ mod tests {
             r#"{ "read": [], "run": [], "write": [] }"#,
             r#"{ "read": ["{plugin}/a"], "run": [], "write": ["{tmp}"] }"#,
             &["`sandbox.write` lists `{plugin}/c`", "`sandbox.run` lists `{plugin}/b`"],
+        );
+        check(
+            r#"{ "run": ["{tmp}", "{state}/tool"] }"#,
+            r#"{ "run": ["{state}"] }"#,
+            r#"{ "run": ["{state}/tool"] }"#,
+            &["`sandbox.run` lists `{tmp}`"],
         );
         check(
             r#"{ "write": ["{plugin}/data"] }"#,

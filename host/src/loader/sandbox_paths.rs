@@ -25,6 +25,8 @@ pub(super) struct SandboxPaths {
     pub(super) run: Vec<GrantedPath>,
     /// The folders that programs can change.
     pub(super) shared: Vec<PathBuf>,
+    /// What no program can change.
+    pub(super) protected: Vec<PathBuf>,
     /// The folder `{state}`, if a path has it.
     pub(super) state: Option<PathBuf>,
 }
@@ -104,10 +106,12 @@ impl<'p> Paths<'p> {
         let read = self.list("read", &sandbox.read, read)?;
         let write = self.list("write", &sandbox.write, write)?;
         let run = self.list("run", &sandbox.run, run)?;
-        write.iter().try_for_each(|granted| self.check_writable(granted))?;
+        let protected = self.protected();
+        write.iter().try_for_each(|granted| self.check_writable(granted, &protected))?;
+        let protected = protected.into_iter().map(|(path, _)| path).collect();
         let mut shared = self.shared;
         shared.extend(state_dir(self.host.policy));
-        Ok(SandboxPaths { read, write, run, shared, state: self.state })
+        Ok(SandboxPaths { read, write, run, shared, protected, state: self.state })
     }
 
     /// Resolves the paths in the list of one field. `bounds` is the host's list.
@@ -125,8 +129,12 @@ impl<'p> Paths<'p> {
             }
             let granted = self.path(text, bounds)?;
             match granted.target(&self.shared_now) {
+                Err(PathError::Io(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                    let reason = format!("cannot be granted: {error}");
+                    return Err(self.refused(field, text, &reason));
+                }
                 Err(PathError::Io(_)) | Ok(_) => paths.push(granted),
-                Err(error) => return Err(self.leads_out(field, text, &error)),
+                Err(error) => return Err(self.refused(field, text, &error.to_string())),
             }
         }
         Ok(paths)
@@ -161,9 +169,9 @@ impl<'p> Paths<'p> {
     }
 
     #[cold]
-    fn leads_out(&self, field: &str, text: &str, error: &PathError) -> Error {
+    fn refused(&self, field: &str, text: &str, reason: &str) -> Error {
         let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
-        let message = format!("`sandbox.{field}` lists `{text}`, which {error}");
+        let message = format!("`sandbox.{field}` lists `{text}`, which {reason}");
         failed.caused_by(message).with_hint("list the target itself, and let the host grant it")
     }
 
@@ -182,31 +190,35 @@ impl<'p> Paths<'p> {
         }
     }
 
-    /// Fails if the program could change what decides about plugins: what they are granted, and the
-    /// copies that run.
-    fn check_writable(&self, granted: &GrantedPath) -> Result<(), Error> {
-        let Ok(writable) = granted.target(&self.shared_now) else { return Ok(()) };
-        let manifest = self.folder.join(MANIFEST);
+    /// Returns what no program may change, and what it is: what decides about plugins, and the copies
+    /// that run.
+    fn protected(&self) -> Vec<(PathBuf, &'static str)> {
         let private = launch_parents().into_iter().chain(self.host.staging_dir.map(Path::to_owned));
-        let protected =
-            [(manifest.clone(), "its plugin.json"), (self.folder.clone(), "its folder")]
-                .into_iter()
-                .chain(private.map(|folder| (folder, "private folders of the host")))
-                .chain(state_dir(self.host.policy).map(|folder| (folder, "folders `{state}`")))
-                .chain(
-                    self.candidate.settings.files.iter().map(|file| (file.clone(), "hotbay.toml")),
-                );
-        let reason = protected
-            .filter(|(path, _)| final_path(path).starts_with(&writable))
-            .map(|(_, what)| format!("contains {what}"))
-            .next();
-        let has_other_names = || std::fs::metadata(&manifest).is_ok_and(|file| file.nlink() > 1);
-        let reason = reason.or_else(|| {
-            // One of them may be below it.
-            let is_beside = writable.starts_with(final_path(&self.folder)) && has_other_names();
-            is_beside.then(|| "is beside its plugin.json, which has hard links".to_owned())
-        });
-        let Some(reason) = reason else { return Ok(()) };
+        let files = self.candidate.settings.files.iter().cloned();
+        [(self.folder.join(MANIFEST), "its plugin.json"), (self.folder.clone(), "its folder")]
+            .into_iter()
+            .chain(private.map(|folder| (folder, "private folders of the host")))
+            .chain(state_dir(self.host.policy).map(|folder| (folder, "folders `{state}`")))
+            .chain(files.map(|file| (file, "hotbay.toml")))
+            .collect()
+    }
+
+    /// Fails if the program could change what is protected.
+    fn check_writable(
+        &self,
+        granted: &GrantedPath,
+        protected: &[(PathBuf, &'static str)],
+    ) -> Result<(), Error> {
+        let mut contained =
+            protected.iter().filter(|(path, _)| granted.contains(path, &self.shared_now));
+        let reason = match contained.next() {
+            Some((_, what)) => format!("contains {what}"),
+            // One of its other names may be below it.
+            None if self.is_beside_linked_manifest(granted) => {
+                "is beside its plugin.json, which has hard links".to_owned()
+            }
+            None => return Ok(()),
+        };
         let message = format!(
             "`sandbox.write` lists `{}`, which {reason}: the program could change what is granted",
             granted.path.display()
@@ -214,6 +226,15 @@ impl<'p> Paths<'p> {
         let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
         let hint = "list `{state}`, `{tmp}`, or a folder such as `{plugin}/data`, instead";
         Err(failed.caused_by(message).with_hint(hint))
+    }
+
+    fn is_beside_linked_manifest(&self, granted: &GrantedPath) -> bool {
+        let manifest = self.folder.join(MANIFEST);
+        let has_other_names = std::fs::metadata(manifest).is_ok_and(|file| file.nlink() > 1);
+        has_other_names
+            && granted.target(&self.shared_now).is_ok_and(|writable| {
+                self.folder.canonicalize().is_ok_and(|folder| writable.starts_with(folder))
+            })
     }
 
     /// Returns the folder `{state}`, which a start creates. Fails if others can replace it, or if it
@@ -227,6 +248,10 @@ impl<'p> Paths<'p> {
             let hint = "set `state_dir` in `[sandbox]` of hotbay.toml";
             failed(ErrorKind::Config).caused_by(message).with_hint(hint)
         })?;
+        if GrantedPath::from(&state).contains(&self.folder, &self.shared_now) {
+            let message = format!("`{}`, for `{{state}}`, contains its folder", state.display());
+            return Err(failed(ErrorKind::Config).caused_by(message).with_hint(hint));
+        }
         let state = state.join(self.candidate.manifest.name().as_str());
         if self.shared_now.can_replace(&state) {
             let message = format!(
@@ -277,14 +302,6 @@ fn physical(folder: &Path) -> PathBuf {
     let above = folder.parent().and_then(|above| above.canonicalize().ok());
     let name = folder.file_name().unwrap_or_default();
     above.map_or_else(|| folder.to_owned(), |above| above.join(name))
-}
-
-/// Returns the path without links that something has, or will have if it does not exist.
-fn final_path(path: &Path) -> PathBuf {
-    let mut existing = path.ancestors();
-    let found = existing.find_map(|above| Some((above, above.canonicalize().ok()?)));
-    let Some((above, real)) = found else { return path.to_owned() };
-    real.join(path.strip_prefix(above).unwrap_or(Path::new("")))
 }
 
 /// Returns the folder with the folders `{state}` of all plugins, if there can be one.

@@ -393,3 +393,48 @@ fn what_decides_about_plugins_cannot_be_granted() {
         assert!(message.contains(&format!("contains {expected}")), "{message}");
     }
 }
+
+#[test]
+fn path_that_leads_to_the_own_manifest_later_grants_nothing() {
+    if !can_confine(1) {
+        return;
+    }
+    for has_bounds in [false, true] {
+        let plugins = Plugins::new();
+        let out = plugins.dir().join("shared/out");
+        fs::create_dir_all(&out).expect("a folder");
+        let listed = Some(vec![out.display().to_string()]);
+        let bounds = if has_bounds { no_paths().with_write(listed) } else { Sandbox::default() };
+        let confinement = policy(bounds, &plugins.dir().join("state"));
+        let sandbox = json!({ "write": [out] });
+        let running = start_with(sandbox, |it| it, |host| host.confinement(confinement));
+        assert_permitted(&running, json!({ "do": "write", "path": out.join("file") }));
+        let folder = running.host.list().remove(0).folder.expect("it has one");
+        restart_after(&running, || {
+            fs::rename(&out, plugins.dir().join("moved")).expect("it is ours");
+            symlink(&folder, &out).expect("a link");
+        });
+        assert_denied(&running, json!({ "do": "write", "path": folder.join("plugin.json") }));
+        running.end();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn files_of_processes_cannot_be_granted() {
+    for (field, path) in [("read", "/proc/self"), ("write", "/dev/stdout"), ("read", "/proc/1")] {
+        let fixture = ProcessFixture::new();
+        let confinement = policy(Sandbox::default(), &fixture.file("state"));
+        let error = load_error(json!({ field: [path] }), confinement, &fixture);
+        let message = error.full_message();
+        assert!(message.contains("files of a process"), "{message}");
+    }
+}
+
+#[test]
+fn state_folders_beside_plugins_are_refused() {
+    let fixture = ProcessFixture::new();
+    let folder = fixture.file("");
+    let error = load_error(json!({ "read": ["{state}"] }), policy(no_paths(), &folder), &fixture);
+    assert!(error.full_message().contains("contains its folder"), "{}", error.full_message());
+}
