@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hotbay_protocol::{Hex, variable};
-use hotbay_sandbox::Enforcement;
+use hotbay_sandbox::{Enforcement, remove_folder};
 
 /// The program to start, and its settings.
 #[derive(Clone)]
@@ -96,7 +96,7 @@ impl LaunchFolder {
 impl Drop for LaunchFolder {
     fn drop(&mut self) {
         // If this fails, a later host sweeps it.
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = remove_folder(&self.path);
     }
 }
 

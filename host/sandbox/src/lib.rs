@@ -5,6 +5,8 @@
 //! [`Confinement::new`] compares both. [`Enforcement`] prepares the policy in the parent; the child
 //! enters it by system calls that neither allocate nor lock.
 //!
+//! [`remove_folder`] removes what a process left.
+//!
 //! On systems other than Linux, every rule is reported as unavailable.
 
 #![deny(unsafe_code)]
@@ -28,6 +30,7 @@ mod namespaces;
 mod other;
 mod policy;
 mod preset;
+mod removal;
 mod report;
 #[cfg(target_os = "linux")]
 mod ruleset;
@@ -42,4 +45,5 @@ pub use namespaces::NoNamespaces;
 #[cfg(not(target_os = "linux"))]
 pub use other::Enforcement;
 pub use policy::{Policy, TMP};
+pub use removal::remove_folder;
 pub use report::{Confinement, RuleReport, RuleStatus};

@@ -189,7 +189,7 @@ pub(crate) fn sweep(parent: &Path, prefix: &str) {
         }
         if let Ok(Some(_lock)) = FolderLock::take(&entry.path()) {
             // Another host may sweep the same folder; what cannot be removed stays.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = hotbay_sandbox::remove_folder(&entry.path());
         }
     }
 }

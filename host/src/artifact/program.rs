@@ -179,7 +179,7 @@ impl ProgramCopy {
 impl Drop for ProgramCopy {
     fn drop(&mut self) {
         // The staging area may have removed it, and no one could handle the error.
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = hotbay_sandbox::remove_folder(&self.folder);
     }
 }
 

@@ -228,10 +228,26 @@ fn system_calls_that_leave_sandboxes_are_denied() {
         (452, json!([-1]), libc::EPERM),
         (463, json!([-1]), libc::EPERM),
         (libc::SYS_ioctl, json!([0, libc::TIOCSTI]), libc::EPERM),
+        // `FS_IOC_SETFLAGS`.
+        (libc::SYS_ioctl, json!([0, 0x4008_6602]), libc::EPERM),
+        // Connects past the rules of Landlock.
+        (libc::SYS_sendto, json!([-1, 0, 0, libc::MSG_FASTOPEN]), libc::EPERM),
+        (libc::SYS_sendmsg, json!([-1, 0, libc::MSG_FASTOPEN]), libc::EPERM),
+        (libc::SYS_sendmmsg, json!([-1, 0, 0, libc::MSG_FASTOPEN]), libc::EPERM),
+        // The priority of all processes of a user.
+        (libc::SYS_setpriority, json!([libc::PRIO_USER, 0, 1]), libc::EPERM),
+        (libc::SYS_ioprio_set, json!([3, 0]), libc::EPERM),
+        (libc::SYS_kexec_file_load, json!([]), libc::EPERM),
+        // A host that runs as root gives no capabilities.
+        (libc::SYS_setuid, json!([12345]), libc::EPERM),
+        (libc::SYS_setgroups, json!([0, 0]), libc::EPERM),
     ] {
         let call = json!({ "do": "syscall", "number": number, "arguments": arguments });
         assert_eq!(attempt(&confined, call.clone()), format!("denied {code}"), "{call}");
     }
+    let own = json!([libc::PRIO_PROCESS, 0, 1]);
+    let call = json!({ "do": "syscall", "number": libc::SYS_setpriority, "arguments": own });
+    assert_permitted(&confined, call);
     confined.end();
 }
 
