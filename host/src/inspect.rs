@@ -119,6 +119,7 @@ fn survey_rules(builder: &HostBuilder) -> SurveyRules<'_> {
         settings: &builder.settings,
         confinement: &builder.confinement,
         runner: builder.runner.as_deref(),
+        environment: &builder.environment,
         staging_dir: builder.staging_dir.as_deref(),
     }
 }
@@ -190,11 +191,7 @@ pub fn check_program(
     return crate::loader::check_program(
         folder.as_ref(),
         sample,
-        &crate::loader::ConformanceRun {
-            host: survey_rules(builder),
-            limits: &builder.limits,
-            environment: &builder.environment,
-        },
+        &crate::loader::ConformanceRun { host: survey_rules(builder), limits: &builder.limits },
     );
     #[cfg(not(unix))]
     {

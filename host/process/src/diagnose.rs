@@ -213,8 +213,14 @@ fn of_signal(signal: i32, program: &ProgramFile) -> Option<Diagnosis> {
             "another process killed it, or it exceeded the available or permitted memory",
             "check the kernel log",
         ),
-        libc::SIGXCPU => Diagnosis::new("it exceeded its CPU time limit", "raise the limit"),
-        libc::SIGXFSZ => Diagnosis::new("it exceeded its file size limit", "raise the limit"),
+        libc::SIGXCPU => Diagnosis::new(
+            "it exceeded its CPU time limit",
+            "raise `max_process_cpu_time` in `[limits]` of hotbay.toml",
+        ),
+        libc::SIGXFSZ => Diagnosis::new(
+            "it exceeded its file size limit",
+            "raise the limit of the host's user (`ulimit -f`)",
+        ),
         libc::SIGSYS => "it made a system call that is forbidden, or missing in this kernel".into(),
         libc::SIGSEGV | libc::SIGBUS => {
             Diagnosis::new("it accessed invalid memory", "fix the program")

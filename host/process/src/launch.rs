@@ -135,7 +135,8 @@ pub fn allowed(
     all.filter(|(name, _)| is_allowed(name, extra_names)).collect()
 }
 
-fn is_allowed(name: &OsStr, extra_names: &[String]) -> bool {
+/// Returns whether a child gets a variable of the host.
+pub fn is_allowed(name: &OsStr, extra_names: &[String]) -> bool {
     let bytes = name.as_encoded_bytes();
     if bytes.starts_with(variable::PREFIX.as_bytes()) {
         return false;

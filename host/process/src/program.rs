@@ -22,6 +22,7 @@ use crate::diagnose;
 use crate::error::{Diagnosis, Error, Step};
 use crate::last_output::output_suffix;
 use crate::launch::{ChildLimits, Launch, OwnFolder, create_private, token};
+use crate::limit_cause;
 use crate::output::Tail;
 
 /// The private copy of a program, which the host makes.
@@ -169,25 +170,36 @@ impl Program {
     /// Explains how it exited before it could be called, and why.
     pub(crate) fn explain_failed_start(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
         let exit = diagnose::of_exit(status, &self.copy.path(), &self.name_at_start(), tail);
-        let Diagnosis { message, hint } = self.with_original_path(exit);
-        let limits = self.sandbox.iter().flat_map(|policy| policy.limits.entries());
-        let limits = limits.filter_map(|(rule, limit)| limit.map(|_| format!("`{rule}`")));
-        let limits: Vec<_> = limits.collect();
-        if limits.is_empty() {
-            return Diagnosis { message, hint };
-        }
-        let limits = limits.join(", ");
-        let raise = format!("raise {limits} in its sandbox, if it needs more to start");
-        Diagnosis {
-            message: format!("{message}\nits sandbox limits {limits}"),
-            hint: Some(hint.map_or_else(|| raise.clone(), |hint| format!("{hint}, or {raise}"))),
-        }
+        self.with_limits(self.with_original_path(exit), status, tail, true)
     }
 
     /// Explains how it exited after it could be called, and why.
     pub(crate) fn explain_exit(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
         let name = quoted(&self.original);
-        self.with_original_path(diagnose::of_exit(status, &self.copy.path(), &name, tail))
+        let exit = diagnose::of_exit(status, &self.copy.path(), &name, tail);
+        self.with_limits(self.with_original_path(exit), status, tail, false)
+    }
+
+    /// Adds the limits of the sandbox that may be the reason of an exit.
+    fn with_limits(
+        &self,
+        Diagnosis { message, hint }: Diagnosis,
+        status: ExitStatus,
+        tail: &Tail,
+        was_starting: bool,
+    ) -> Diagnosis {
+        let limits = self.sandbox.as_ref().map(|policy| policy.limits).unwrap_or_default();
+        let causes = limit_cause::causes(&limits, status, tail, was_starting);
+        if causes.is_empty() {
+            return Diagnosis { message, hint };
+        }
+        let causes: Vec<_> = causes.iter().map(|rule| format!("`{rule}`")).collect();
+        let causes = causes.join(", ");
+        let raise = format!("raise {causes} in its sandbox and in hotbay.toml, if it needs more");
+        Diagnosis {
+            message: format!("{message}\nits sandbox limits {causes}"),
+            hint: Some(hint.map_or_else(|| raise.clone(), |hint| format!("{hint}, or {raise}"))),
+        }
     }
 
     /// Explains what is wrong with the file itself, if that is the cause.
@@ -251,6 +263,9 @@ pub struct ProcessLimits {
     pub max_snapshot_bytes: u64,
 }
 
+const RUNNER_HINT: &str = "check that it is the program `hotbay-runner` of the host's version, which it \
+                           prints with `--version`, or correct `runner` in hotbay.toml";
+
 impl Program {
     /// Queries the capabilities, on a thread of the host's runtime.
     ///
@@ -270,9 +285,15 @@ impl Program {
                         Some(Diagnosis { message, hint }) => (format!("; {message}"), hint),
                         None => (String::new(), error.hint.map(str::to_owned)),
                     };
-                    let message = format!(
-                        "`capabilities` printed invalid capabilities: {error}{file}{output}"
-                    );
+                    let (subject, hint) = match self.has_interpreter() {
+                        true => (
+                            format!("the runner {}", quoted(&self.copy.path())),
+                            Some(RUNNER_HINT.to_owned()),
+                        ),
+                        false => ("`capabilities`".to_owned(), hint),
+                    };
+                    let message =
+                        format!("{subject} printed invalid capabilities: {error}{file}{output}");
                     failed(Diagnosis { message, hint })
                 })
             }

@@ -49,9 +49,47 @@ pub(super) fn bounds_of<'s>(
     own.or(settings.sandbox.as_ref()).or(host.bounds.as_ref())
 }
 
-/// Returns what the host does not grant of a plugin's sandbox, one sentence each.
-pub(super) fn not_granted(candidate: &Candidate, host: &ConfinementPolicy) -> Vec<String> {
-    effective(&candidate.manifest, &candidate.settings, host).1
+/// Returns what the host does not grant of a plugin's sandbox, one sentence each. `inherited` are the
+/// variables that all programs inherit.
+pub(super) fn not_granted(
+    candidate: &Candidate,
+    host: &ConfinementPolicy,
+    inherited: &[String],
+) -> Vec<String> {
+    let (sandbox, mut notes) = effective(&candidate.manifest, &candidate.settings, host);
+    let listed = granted_variables(candidate, host);
+    let names = sandbox.and_then(|sandbox| sandbox.env).unwrap_or_default();
+    notes.extend(names.iter().filter(|name| !is_passed(name, inherited, &listed)).map(|name| {
+        format!(
+            "`sandbox.env` lists `{name}`, which the host does not pass on; it does if `environment` \
+             or `[sandbox] env` of hotbay.toml lists it"
+        )
+    }));
+    notes
+}
+
+/// Returns the variables that the bounds of the host grant to a program.
+pub(super) fn granted_variables(candidate: &Candidate, host: &ConfinementPolicy) -> Vec<String> {
+    let bounds = bounds_of(&candidate.manifest, &candidate.settings, host);
+    let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host);
+    match (bounds.and_then(|bounds| bounds.env.as_ref()), sandbox) {
+        (Some(listed), Some(sandbox)) => {
+            let names = sandbox.env.unwrap_or_default();
+            names.into_iter().filter(|name| listed.contains(name)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(all(unix, feature = "process"))]
+fn is_passed(name: &str, inherited: &[String], listed: &[String]) -> bool {
+    let name = std::ffi::OsStr::new(name);
+    hotbay_process::is_allowed(name, inherited) || hotbay_process::is_allowed(name, listed)
+}
+
+#[cfg(not(all(unix, feature = "process")))]
+fn is_passed(_: &str, _: &[String], _: &[String]) -> bool {
+    true
 }
 
 /// Returns what this machine enforces of a sandbox, with this folder of control groups.

@@ -3,20 +3,23 @@
 
 use std::ffi::{OsStr, OsString};
 
-use hotbay_process::{Program, STATE_DIR};
+use hotbay_process::{Program, STATE_DIR, allowed};
 use hotbay_sandbox::{Delegated, GrantedPath, Policy};
 
-use super::bounds::{check, policy_of};
+use super::bounds::{check, granted_variables, policy_of};
 use super::candidate::Candidate;
 use super::sandbox_paths::{Paths, Purpose, SandboxHost, SandboxPaths};
 use crate::error::Error;
 
-/// Confines a program as its manifest and the host require.
+/// Confines a program as its manifest and the host require, and sets its environment.
 pub(super) fn confine(
     candidate: &Candidate,
     host: SandboxHost<'_>,
     program: &mut Program,
 ) -> Result<(), Error> {
+    let granted = granted_variables(candidate, host.policy);
+    let names = [host.environment, &granted].concat();
+    program.environment = allowed(std::env::vars_os(), &names);
     let cgroup = host.policy.cgroup.clone().map(Delegated::enable);
     let Some(sandbox) = check(candidate, host.policy, cgroup.clone())? else {
         return Ok(());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hotbay_conformance::{Conformance, Report, Sample};
 use hotbay_manifest::Kind;
-use hotbay_process::{Capabilities, Diagnosis, Processes, Program, allowed};
+use hotbay_process::{Capabilities, Diagnosis, Processes, Program};
 
 use super::candidate::Candidate;
 use super::confinement::confine;
@@ -28,7 +28,6 @@ use crate::error::{Error, ErrorKind, LoadStep};
 pub(crate) struct ConformanceRun<'a> {
     pub(crate) host: SurveyRules<'a>,
     pub(crate) limits: &'a HostLimits,
-    pub(crate) environment: &'a [String],
 }
 
 /// Checks the program in `folder` against the protocol.
@@ -37,7 +36,7 @@ pub(crate) fn check_program(
     sample: Option<&Request<'_>>,
     options: &ConformanceRun<'_>,
 ) -> Result<Conformance, Error> {
-    let SurveyRules { rules, settings, confinement, staging_dir, .. } = options.host;
+    let SurveyRules { rules, settings, confinement, staging_dir, environment, .. } = options.host;
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let candidate = Candidate::read(&folder, rules)?.with_settings(settings, confinement)?;
     let candidate = candidate.verify_signature(rules, Extent::Contents)?;
@@ -62,17 +61,15 @@ pub(crate) fn check_program(
     let (limits, _) = effective_limits(candidate.manifest.limits(), Kind::Process, options.limits);
     let trust = rules.trust();
     let area = Arc::new(StagingArea::new(staging_dir, false));
-    let program = match stage_program(&candidate, &artifact, &limits, &area, options.limits, trust)
-    {
-        Ok(program) => program,
-        Err(error) => {
-            report.failed("launch", cause(&error));
-            return Ok(report.finish("the program could not be started"));
-        }
-    };
-    let environment = allowed(std::env::vars_os(), options.environment);
-    let mut program = Program { environment, ..program };
-    let host = SandboxHost { policy: confinement, trust, staging_dir };
+    let mut program =
+        match stage_program(&candidate, &artifact, &limits, &area, options.limits, trust) {
+            Ok(program) => program,
+            Err(error) => {
+                report.failed("launch", cause(&error));
+                return Ok(report.finish("the program could not be started"));
+            }
+        };
+    let host = SandboxHost { policy: confinement, trust, staging_dir, environment };
     if let Err(error) = confine(&candidate, host, &mut program) {
         report.failed("confine", cause(&error));
         return Ok(report.finish("the program could not be confined, so it was not run"));

@@ -132,7 +132,7 @@ impl NewGeneration {
             }
         };
         let candidate = &candidate;
-        notes.extend(not_granted(candidate, &context.confinement));
+        notes.extend(not_granted(candidate, &context.confinement, &context.inherit_env));
         let mut parts = parts(context, candidate, slot, &limits);
         let schema_digests = schemas.digests();
         let mut sha256 = None;

@@ -14,7 +14,7 @@ use hotbay_plugin::ServiceError;
 use hotbay_plugin::abi::Record;
 use hotbay_process::{
     Capabilities, ContractCall, ContractFuture, Diagnosis, ObserverRef, Prepared, Process,
-    ProcessLimits, ProcessObserver, Program, ProgramCopy, Step, allowed,
+    ProcessLimits, ProcessObserver, Program, ProgramCopy, Step,
 };
 use tokio::runtime::Handle;
 
@@ -60,21 +60,20 @@ pub(super) fn start(
     start_program(context, candidate, program, until, parts, slot)
 }
 
-/// Starts a program with the environment that the host gives to all.
+/// Starts a program, confined as it and the host require.
 pub(super) fn start_program(
     context: &LoaderContext,
     candidate: &Candidate,
-    program: Program,
+    mut program: Program,
     until: Until,
     parts: &mut Parts,
     slot: &Arc<Slot>,
 ) -> Result<Backend, Error> {
-    let environment = allowed(std::env::vars_os(), &context.inherit_env);
-    let mut program = Program { environment, ..program };
     let host = SandboxHost {
         policy: &context.confinement,
         trust: context.rules.trust(),
         staging_dir: context.staging.parent(),
+        environment: &context.inherit_env,
     };
     confine(candidate, host, &mut program)?;
     start_staged(context, candidate, Arc::new(program), until, parts, slot)

@@ -31,13 +31,15 @@ pub(super) struct SandboxPaths {
     pub(super) state: Option<PathBuf>,
 }
 
-/// What the host says about the paths of all sandboxes.
+/// What the host says about all sandboxes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SandboxHost<'h> {
     pub(super) policy: &'h ConfinementPolicy,
     pub(super) trust: Trust,
     /// Where the host makes private copies, unless that is the system's temporary folder.
     pub(super) staging_dir: Option<&'h Path>,
+    /// The variables that programs inherit besides the usual ones.
+    pub(super) environment: &'h [String],
 }
 
 /// Why paths are resolved.

@@ -12,7 +12,9 @@ use hotbay_plugin::text::{Lines, escaped};
 use hotbay_sandbox::{Confinement, Delegated};
 use semver::Version;
 
-use super::bounds::{check, check_processes, confinement_of, effective, refuse_sandbox};
+use super::bounds::{
+    check, check_processes, confinement_of, effective, not_granted, refuse_sandbox,
+};
 use super::candidate::{Candidate, LoadOptions};
 use super::context::{PermissionPolicy, host_api};
 use super::contract_check::check_contracts;
@@ -120,6 +122,8 @@ pub(crate) struct SurveyRules<'h> {
         allow(dead_code, reason = "without processes, no library is isolated")
     )]
     pub(crate) runner: Option<&'h Path>,
+    /// The variables that programs inherit besides the usual ones.
+    pub(crate) environment: &'h [String],
     /// The folder of private copies.
     #[cfg_attr(
         not(all(unix, feature = "process")),
@@ -236,6 +240,7 @@ fn check_paths(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error
         policy: host.confinement,
         trust: host.rules.trust(),
         staging_dir: host.staging_dir,
+        environment: host.environment,
     };
     super::sandbox_paths::check_paths(candidate, host)
 }
@@ -313,14 +318,13 @@ fn inspect_files(
         Err(error) => _ = inspection.surveyed.problem.get_or_insert(error),
     }
     if candidate.runs_as() == Kind::Process {
-        let (sandbox, not_granted) =
-            effective(&candidate.manifest, &candidate.settings, confinement);
+        let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, confinement);
         let cgroup = confinement.cgroup.clone().map(Delegated::inspect);
         inspection.confinement = sandbox
             .as_ref()
             .map(|sandbox| confinement_of(&candidate.manifest, sandbox, cgroup.clone()));
         inspection.sandbox = sandbox;
-        inspection.not_granted = not_granted;
+        inspection.not_granted = not_granted(&candidate, confinement, host.environment);
     }
     let surveyed = &mut inspection.surveyed;
     let candidate = match candidate.clone().verify_signature(rules, Extent::Contents) {

@@ -48,6 +48,18 @@ fn plugin_shows_its_isolation() {
 }
 
 #[test]
+fn other_program_as_runner_is_named() {
+    let plugins = Plugins::new();
+    let folder = isolated(&plugins).write();
+    let host = Host::builder().runner("/bin/true").build().unwrap();
+    let error = refused(&host, &folder);
+    let message = error.full_message();
+    assert!(message.contains("the runner `/bin/true` printed invalid"), "{message}");
+    let hint = error.hint().expect("a hint");
+    assert!(hint.contains("correct `runner` in hotbay.toml"), "{hint}");
+}
+
+#[test]
 fn missing_runner_is_named_with_the_searched_places() {
     let plugins = Plugins::new();
     let folder = isolated(&plugins).write();

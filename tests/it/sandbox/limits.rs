@@ -148,9 +148,9 @@ fn limit_that_prevents_the_start_is_named() {
     let folder = program(&fixture, sandbox).install();
     let error = hotbay_tests::refused(&Host::builder().build().expect("a host"), folder);
     let message = error.full_message();
-    assert!(message.contains("its sandbox limits `memory_bytes`, `processes`"), "{message}");
+    assert!(message.contains("its sandbox limits `memory_bytes`"), "{message}");
     let hint = error.hint().expect("a hint");
-    assert!(hint.contains("raise `memory_bytes`, `processes` in its sandbox"), "{hint}");
+    assert!(hint.contains("raise `memory_bytes` in its sandbox and in hotbay.toml"), "{hint}");
 }
 
 #[test]

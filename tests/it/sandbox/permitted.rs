@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use hotbay::confinement::ConfinementPolicy;
 use hotbay::manifest::Sandbox;
+use hotbay::{Host, inspect};
 use hotbay_tests::{Plugins, block_on, has_interpreter};
 use serde_json::json;
 
@@ -83,6 +84,29 @@ fn host_narrows_what_the_manifest_requests() {
     assert_permitted(&running, read("a"));
     assert_denied(&running, read("b"));
     running.end();
+}
+
+#[test]
+fn variables_that_bounds_list_are_passed() {
+    // Set by cargo, and not passed to all programs.
+    const NAME: &str = "CARGO_MANIFEST_DIR";
+    if std::env::var_os(NAME).is_none() {
+        return;
+    }
+    for is_listed in [false, true] {
+        let bounds = is_listed.then(|| Sandbox::default().with_env(Some(vec![NAME.to_owned()])));
+        let policy = ConfinementPolicy::default().with_bounds(bounds);
+        let sandbox = json!({ "env": [NAME] });
+        let running =
+            start_with(sandbox, |program| program, |host| host.confinement(policy.clone()));
+        let names = attempt(&running, json!({ "do": "environment" }));
+        assert_eq!(names.split(' ').any(|name| name == NAME), is_listed, "{names}");
+        let folder = running.host.list().remove(0).folder.expect("it has one");
+        let inspection = inspect::plugin(&Host::builder().confinement(policy), folder);
+        let not_granted = inspection.not_granted.join(" ");
+        assert_eq!(not_granted.contains("the host does not pass on"), !is_listed, "{not_granted}");
+        running.end();
+    }
 }
 
 #[test]
