@@ -228,7 +228,8 @@ impl Default for Quarantine {
 
 /// What a host requires of the confinement of programs and isolated libraries.
 ///
-/// Values of a `hotbay.toml` replace these, if the file is set later than this policy.
+/// Values of a `hotbay.toml` replace these, if the file is set later than this policy. Its bounds come
+/// first in any case.
 ///
 /// ```
 /// use hotbay::Host;

@@ -356,7 +356,8 @@ pub(crate) const LIMITS: &[Field] = &[
         number(1, u64::MAX),
         Presence::Optional,
         "a whole number of bytes",
-        "Maximum memory that one call of a library holds at once on its thread, in bytes.",
+        "Maximum memory that one call of a library holds at once on its thread, in bytes. Not \
+         checked if the library runs in its own process: use `sandbox.limits.memory_bytes` there.",
     ),
     field(
         "input_bytes",
@@ -438,7 +439,8 @@ pub(crate) const ENV: Field = list(
     Entries::Variables,
     "a list of names",
     "Variables of the host's environment that the program gets, besides `PATH` and those of the \
-     locale. The host must pass them on.",
+     locale. A name must also be in `environment` of hotbay.toml, which all programs inherit, or in \
+     the bounds `env` of the host.",
 );
 pub(crate) const NAMESPACES: Field = field(
     "namespaces",
@@ -485,7 +487,12 @@ pub(crate) const NET: &[Field] = &[
 
 /// The fields of `sandbox.limits`.
 pub(crate) const SANDBOX_LIMITS: &[Field] = &[
-    limit("memory_bytes", "a whole number of bytes", "Maximum memory, in bytes."),
+    limit(
+        "memory_bytes",
+        "a whole number of bytes",
+        "Maximum memory, in bytes: of the address space of each process, in which the stacks of \
+         threads count as a whole, and of the memory that all processes use together.",
+    ),
     limit(
         "processes",
         "a whole number of processes",

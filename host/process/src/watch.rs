@@ -452,7 +452,6 @@ async fn checked(check: &mut Option<Check>) -> bool {
     }
 }
 
-/// Waits until the given instant; `None` waits forever.
 /// Waits for the addresses on which a process listens, once. Cancel safe.
 async fn listed(
     addresses: &mut Option<JoinHandle<Option<Vec<SocketAddr>>>>,
@@ -464,6 +463,7 @@ async fn listed(
     found.unwrap_or_default()
 }
 
+/// Waits until the given instant; `None` waits forever.
 async fn at(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until.into()).await,

@@ -26,9 +26,23 @@ impl Delegated {
 
     /// Returns what [`enable`](Self::enable) would try to enable, without a change.
     pub fn inspect(folder: PathBuf) -> Self {
-        let controllers = Controllers::of(&folder, |_| true);
+        let can_enable = is_writable(&folder);
+        let controllers = Controllers::of(&folder, |_| can_enable);
         Self { folder, controllers }
     }
+}
+
+/// Returns whether this user may enable controllers for groups below a folder.
+#[cfg(target_os = "linux")]
+fn is_writable(folder: &Path) -> bool {
+    let file = folder.join("cgroup.subtree_control");
+    let path = if file.exists() { &file } else { folder };
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_writable(_: &Path) -> bool {
+    false
 }
 
 /// The controllers that a delegated folder has.
@@ -67,6 +81,7 @@ impl Controllers {
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn controllers_are_enabled_only_if_that_is_asked_and_needed() {
         let folder = tempfile::tempdir().expect("a folder");

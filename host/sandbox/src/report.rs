@@ -245,9 +245,13 @@ fn limit_status(
     }
     match rule {
         SandboxRule::Processes if limit == Some(1) && kernel.seccomp => RuleStatus::Enforced,
-        SandboxRule::Processes | SandboxRule::MemoryBytes => {
+        SandboxRule::Processes => {
             partial("checked each 100 ms: a program that exceeds it meanwhile is stopped")
         }
+        SandboxRule::MemoryBytes => partial(
+            "allocations of one process above it fail; the memory of all processes is checked each \
+             100 ms, without files in memory that are not mapped",
+        ),
         SandboxRule::CallCpuSeconds => partial(
             "checked each 100 ms: calls that run at once share the time of all processes evenly",
         ),

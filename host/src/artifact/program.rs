@@ -50,12 +50,12 @@ impl StagedProgram {
         self.lock().path.clone()
     }
 
-    /// Returns the digest of the program.
     /// Returns the folder of the copy.
     pub(crate) fn folder(&self) -> PathBuf {
         self.lock().folder.clone()
     }
 
+    /// Returns the digest of the program.
     pub(crate) fn sha256(&self) -> [u8; 32] {
         self.sha256
     }

@@ -234,7 +234,7 @@ impl HostBuilder {
     }
 
     /// Sets what the host requires of the confinement of programs and isolated libraries. Replaces
-    /// what a `hotbay.toml` has set before.
+    /// what a `hotbay.toml` has set before, except for its bounds, which come first.
     pub fn confinement(mut self, policy: ConfinementPolicy) -> Self {
         self.confinement = policy;
         self
