@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hotbay::{GenerationId, Host, HostEvent, PluginName};
 use serde_json::{Value, json};
@@ -95,6 +95,8 @@ pub(crate) struct EventHistory {
     /// Whether reloads are caused by changed files.
     is_watch: bool,
     folders: BTreeMap<PluginName, PathBuf>,
+    /// When the newest file of each plugin was written before its last load or reload.
+    written: BTreeMap<PluginName, SystemTime>,
     /// The generation that replaced another one, by plugin and replaced generation.
     replaced_by: BTreeMap<(PluginName, GenerationId), GenerationId>,
     /// The plugins whose last load or reload failed.
@@ -128,13 +130,16 @@ impl EventHistory {
                 recovered.then(|| "recovered from a failed load".to_owned())
             }
             HostEvent::Promoted { plugin, generation, from, .. } => {
+                let before = self.written.get(plugin).copied();
                 self.record_folder(plugin, host);
                 if let Some(from) = from {
                     self.replaced_by.insert((plugin.clone(), *from), *generation);
                 }
                 let recovered = self.failed.remove(plugin.as_str());
                 let recovered = recovered.then(|| "recovered from a failed reload".to_owned());
-                let age = self.folders.get(plugin).filter(|_| self.is_watch).and_then(|it| age(it));
+                // A changed configuration reloads a plugin with the files that it had before.
+                let written = self.written.get(plugin).filter(|it| Some(**it) != before);
+                let age = written.filter(|_| self.is_watch).and_then(|it| age(*it));
                 let swapped =
                     age.map(|age| format!("{} ms after its files were written", age.as_millis()));
                 let details: Vec<_> = recovered.into_iter().chain(swapped).collect();
@@ -158,18 +163,25 @@ impl EventHistory {
     fn record_folder(&mut self, plugin: &PluginName, host: &Host) {
         let found = host.list().into_iter().find(|one| one.name == *plugin);
         if let Some(folder) = found.and_then(|one| one.folder) {
+            if let Some(written) = written(&folder) {
+                self.written.insert(plugin.clone(), written);
+            }
             self.folders.insert(plugin.clone(), folder);
         }
     }
 }
 
-/// Returns the time since the newest file in `folder` was written, unless it is so long that the
-/// file did not cause the reload that ended now.
-fn age(folder: &Path) -> Option<Duration> {
+/// Returns when the newest file in `folder` was written.
+fn written(folder: &Path) -> Option<SystemTime> {
     let entries = fs::read_dir(folder).ok()?.flatten().filter_map(|entry| entry.metadata().ok());
     let files = entries.filter(|metadata| metadata.is_file());
-    let newest = files.filter_map(|metadata| metadata.modified().ok()).max()?;
-    newest.elapsed().ok().filter(|age| *age <= MAX_AGE)
+    files.filter_map(|metadata| metadata.modified().ok()).max()
+}
+
+/// Returns the time since files were written, unless it is so long that they did not cause the reload
+/// that ended now.
+fn age(written: SystemTime) -> Option<Duration> {
+    written.elapsed().ok().filter(|age| *age <= MAX_AGE)
 }
 
 #[cfg(test)]

@@ -217,11 +217,16 @@ pub(crate) fn beyond_loopback(pid: u32) -> Option<Vec<SocketAddr>> {
     (!addresses.is_empty()).then(|| beyond.collect())
 }
 
-/// Returns whether one of these processes listens on `port`; `None` if nothing is known. Linux only.
-pub(crate) fn is_own_port(processes: &[u32], port: u16) -> Option<bool> {
+/// Returns whether these processes, and no others, listen at an address; `None` if nothing is known.
+/// Linux only.
+pub(crate) fn is_own_port(processes: &[u32], address: SocketAddr) -> Option<bool> {
     let own: BTreeSet<_> = processes.iter().flat_map(|process| inodes(*process)).collect();
     let all = all_listed(*processes.first()?);
-    let mut listening = all.iter().filter(|listed| listed.address.port() == port).peekable();
+    let accepts = |listed: &&Listed| {
+        let ip = listed.address.ip();
+        listed.address.port() == address.port() && (ip == address.ip() || ip.is_unspecified())
+    };
+    let mut listening = all.iter().filter(accepts).peekable();
     listening.peek()?;
     Some(listening.all(|listed| own.contains(&listed.inode)))
 }
@@ -459,6 +464,14 @@ mod tests {
         let beyond = beyond_loopback(std::process::id()).unwrap();
         assert!(beyond.contains(&open.local_addr().unwrap()), "{beyond:?}");
         assert!(!beyond.contains(&listener.local_addr().unwrap()), "{beyond:?}");
+        let is_own = |address| is_own_port(&[std::process::id()], address);
+        assert_eq!(is_own(listener.local_addr().unwrap()), Some(true));
+        assert_eq!(
+            is_own((Ipv4Addr::LOCALHOST, open.local_addr().unwrap().port()).into()),
+            Some(true)
+        );
+        let other = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port));
+        assert_eq!(is_own(other), None, "nothing listens there");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! not connect to a socket of another program for it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use rustix::process::Pid;
@@ -19,8 +20,8 @@ pub(crate) enum Peer {
 }
 
 /// Why a connection or a location is refused.
-pub(crate) const FOREIGN: &str = "the socket belongs to a process of another program, which its sandbox does not \
-                       grant";
+pub(crate) const FOREIGN: &str =
+    "the socket belongs to a process of another program, which its sandbox does not grant";
 
 impl Peer {
     /// Returns whose socket the location of a child must be.
@@ -44,10 +45,10 @@ impl Peer {
     }
 }
 
-/// Returns whether processes of the child listen on a TCP port, and no others; `None` if nothing
+/// Returns whether processes of the child listen at a TCP address, and no others; `None` if nothing
 /// listens there yet. Blocks for a moment.
-pub(crate) fn is_own_port(meter: &Meter, port: u16) -> Option<bool> {
-    location::is_own_port(&meter.processes(&ProcessTable::default()), port)
+pub(crate) fn is_own_port(meter: &Meter, address: SocketAddr) -> Option<bool> {
+    location::is_own_port(&meter.processes(&ProcessTable::default()), address)
 }
 
 /// Returns the process that listens; `None` if the system does not say.

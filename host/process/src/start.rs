@@ -386,9 +386,9 @@ impl Starting<'_> {
             (Location::Tcp(address), _) => {
                 let meter = Arc::new(Meter::new(&self.child));
                 loop {
-                    let (meter, port) = (Arc::clone(&meter), address.port());
+                    let (meter, address) = (Arc::clone(&meter), *address);
                     let check =
-                        tokio::task::spawn_blocking(move || peer::is_own_port(&meter, port));
+                        tokio::task::spawn_blocking(move || peer::is_own_port(&meter, address));
                     match check.await.unwrap_or_default() {
                         Some(true) => return Ok(()),
                         Some(false) => return Err(refused(&peer::FOREIGN)),

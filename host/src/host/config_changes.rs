@@ -38,14 +38,18 @@ pub struct ConfigChanges {
 /// Applies a configuration to the plugins of a host.
 pub(super) fn apply_config(host: &Arc<Inner>, config: ConfigFile) -> ConfigChanges {
     let settings = Arc::new(config.plugin_settings());
-    let (before, changed) = {
+    let (before, changed, pending) = {
         let mut state = lock(&host.config);
         let before = host.context.settings.replace(Arc::clone(&settings));
         let changed = match state.current.replace(config.clone()) {
             Some(earlier) => config.changed(&earlier),
             None => config.keys(),
         };
-        (before, changed)
+        let pending = match &state.built_with {
+            Some(built_with) => config.changed(built_with),
+            None => config.keys(),
+        };
+        (before, changed, pending)
     };
     let mut outcome = Outcome::default();
     follow_settings(host, &settings, &mut outcome);
@@ -71,20 +75,20 @@ pub(super) fn apply_config(host: &Arc<Inner>, config: ConfigFile) -> ConfigChang
         let plugin = |names: &BTreeSet<PluginName>| {
             path.get(1).is_some_and(|name| names.iter().any(|it| it.as_str() == name))
         };
-        match path.first().map(String::as_str) {
-            Some("plugins") if plugin(&failed_names) => {}
-            Some("sandbox") if is_fixed(&path) => {
-                changes.needs_restart.push(ConfigValue::path_of(&path));
-            }
-            Some("permissions" | "sandbox") if !failed_names.is_empty() => {}
-            Some("permissions" | "sandbox") if compiled_in.is_empty() => {
-                changes.applied.push(ConfigValue::path_of(&path))
-            }
-            Some("plugins") if !plugin(&compiled_in) => {
-                changes.applied.push(ConfigValue::path_of(&path))
-            }
-            _ => changes.needs_restart.push(ConfigValue::path_of(&path)),
-        }
+        let applies = match path.first().map(String::as_str) {
+            Some("plugins") if plugin(&failed_names) => continue,
+            Some("sandbox") if is_fixed(&path) => false,
+            Some("permissions" | "sandbox") if !failed_names.is_empty() => continue,
+            Some("permissions" | "sandbox") => compiled_in.is_empty(),
+            Some("plugins") => !plugin(&compiled_in),
+            _ => false,
+        };
+        // A value with which the host was built needs no restart.
+        let list = match applies || !pending.contains(&path) {
+            true => &mut changes.applied,
+            false => &mut changes.needs_restart,
+        };
+        list.push(ConfigValue::path_of(&path));
     }
     changes
 }

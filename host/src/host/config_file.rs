@@ -319,6 +319,8 @@ impl std::fmt::Debug for ConfigFile {
 #[derive(Debug, Default)]
 pub(super) struct ConfigState {
     pub(super) current: Option<ConfigFile>,
+    /// The one with which the host was built, whose values need a restart to change.
+    pub(super) built_with: Option<ConfigFile>,
     /// The plugins that do not follow the current configuration.
     pub(super) failed: BTreeSet<PluginName>,
     /// Dropped to stop the watch.
@@ -327,7 +329,7 @@ pub(super) struct ConfigState {
 
 impl ConfigState {
     pub(super) fn new(current: Option<ConfigFile>) -> Self {
-        Self { current, ..Self::default() }
+        Self { built_with: current.clone(), current, ..Self::default() }
     }
 
     pub(super) fn stop_watching(&mut self) {

@@ -18,7 +18,6 @@ use crate::config::ConfinementPolicy;
 use crate::error::{Error, ErrorKind, LoadStep};
 
 /// What the paths of a sandbox lead to.
-#[derive(Default)]
 pub(super) struct SandboxPaths {
     pub(super) read: Vec<GrantedPath>,
     pub(super) write: Vec<GrantedPath>,
@@ -66,10 +65,10 @@ pub(super) struct Paths<'p> {
     host: SandboxHost<'p>,
     purpose: Purpose<'p>,
     bounds: Option<&'p Sandbox>,
-    /// The folders that the host lets programs change, except for those of states.
-    shared: Vec<PathBuf>,
-    /// The same, resolved.
-    shared_now: SharedFolders,
+    /// The folders in the bounds `write` of all plugins.
+    writable: Vec<PathBuf>,
+    /// All folders that programs can change.
+    shared: SharedFolders,
     /// The folder `{state}`, once a path has it.
     state: Option<PathBuf>,
 }
@@ -86,14 +85,15 @@ impl<'p> Paths<'p> {
         let bounds = bounds_of(&candidate.manifest, settings, host.policy);
         let all = settings.sandboxes().chain(&host.policy.bounds);
         let writable = all.flat_map(|bounds| bounds.write.iter().flatten()).map(PathBuf::from);
-        let shared: Vec<_> = writable.filter(|path| path.is_absolute()).collect();
+        let writable: Vec<_> = writable.filter(|path| path.is_absolute()).collect();
+        let shared = SharedFolders::new(writable.iter().chain(&state_dir(host.policy)));
         Self {
             candidate,
             folder: std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()),
             host,
             purpose,
             bounds,
-            shared_now: SharedFolders::new(&shared),
+            writable,
             shared,
             state: None,
         }
@@ -111,7 +111,7 @@ impl<'p> Paths<'p> {
         let protected = self.protected();
         write.iter().try_for_each(|granted| self.check_writable(granted, &protected))?;
         let protected = protected.into_iter().map(|(path, _)| path).collect();
-        let mut shared = self.shared;
+        let mut shared = self.writable;
         shared.extend(state_dir(self.host.policy));
         Ok(SandboxPaths { read, write, run, shared, protected, state: self.state })
     }
@@ -130,7 +130,7 @@ impl<'p> Paths<'p> {
                 continue;
             }
             let granted = self.path(text, bounds)?;
-            match granted.target(&self.shared_now) {
+            match granted.target(&self.shared) {
                 Err(PathError::Io(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                     let reason = format!("cannot be granted: {error}");
                     return Err(self.refused(field, text, &reason));
@@ -212,7 +212,7 @@ impl<'p> Paths<'p> {
         protected: &[(PathBuf, &'static str)],
     ) -> Result<(), Error> {
         let mut contained =
-            protected.iter().filter(|(path, _)| granted.contains(path, &self.shared_now));
+            protected.iter().filter(|(path, _)| granted.contains(path, &self.shared));
         let reason = match contained.next() {
             Some((_, what)) => format!("contains {what}"),
             // One of its other names may be below it.
@@ -234,7 +234,7 @@ impl<'p> Paths<'p> {
         let manifest = self.folder.join(MANIFEST);
         let has_other_names = std::fs::metadata(manifest).is_ok_and(|file| file.nlink() > 1);
         has_other_names
-            && granted.target(&self.shared_now).is_ok_and(|writable| {
+            && granted.target(&self.shared).is_ok_and(|writable| {
                 self.folder.canonicalize().is_ok_and(|folder| writable.starts_with(folder))
             })
     }
@@ -250,12 +250,12 @@ impl<'p> Paths<'p> {
             let hint = "set `state_dir` in `[sandbox]` of hotbay.toml";
             failed(ErrorKind::Config).caused_by(message).with_hint(hint)
         })?;
-        if GrantedPath::from(&state).contains(&self.folder, &self.shared_now) {
+        if GrantedPath::from(&state).contains(&self.folder, &self.shared) {
             let message = format!("`{}`, for `{{state}}`, contains its folder", state.display());
             return Err(failed(ErrorKind::Config).caused_by(message).with_hint(hint));
         }
         let state = state.join(self.candidate.manifest.name().as_str());
-        if self.shared_now.can_replace(&state) {
+        if SharedFolders::new(&self.writable).can_replace(&state) {
             let message = format!(
                 "`{}`, its `{{state}}`, is in a folder that the host lets programs change",
                 state.display()
