@@ -123,7 +123,7 @@ $ hotbay config check
 --- stderr
 error: hotbay.toml:1:15: `plugin_dirs` has `none`, which is not a folder
 error: hotbay.toml:3:13: `providers.key-value` names the plugin `eko`, which was not found
-error: hotbay.toml:7:10: manifest: cannot read `[ROOT]/nowhere`: No such file or directory (os error [ERRNO])
+error: hotbay.toml:7:10: plugin `copy`: manifest: cannot read `[ROOT]/nowhere`: No such file or directory (os error [ERRNO])
 error: hotbay.toml:5:12: `plugins.ecko` names a plugin that was not found
   hint: did you mean `echo`?
 --- exit code 1
@@ -171,6 +171,28 @@ fn check_reports_what_this_machine_lacks() {
     fs::write(&file, "signatures = 'required'\n").unwrap();
     let run = check().exits(0);
     assert!(run.stderr.contains("this file has no `[keys.NAME]`"), "{}", run.stderr);
+}
+
+#[test]
+fn check_ignores_problems_of_disabled_plugins() {
+    let section = "[plugins.echo]\nsandbox.preset = 'native'\n[plugins.copy]\nfolder = 'nowhere'\n";
+    let plugins = configured(section);
+    let check = || hotbay(plugins.dir(), &["config", "check"]);
+    let run = check().exits(1);
+    for problem in [
+        "2:18: plugin `echo`: confine: it has a sandbox, but runs in the host's own process",
+        "4:10: plugin `copy`: manifest: cannot read",
+    ] {
+        assert!(run.stderr.contains(problem), "{}", run.stderr);
+    }
+    let disabled = section.replace("]\n", "]\nenabled = false\n");
+    fs::write(plugins.dir().join("hotbay.toml"), disabled).unwrap();
+    let run = check().exits(0);
+    assert_eq!(run.stderr, "");
+    // Nothing is disabled by this name.
+    fs::write(plugins.dir().join("hotbay.toml"), "[plugins.ecko]\nenabled = false\n").unwrap();
+    let run = check().exits(1);
+    assert!(run.stderr.contains("did you mean `echo`?"), "{}", run.stderr);
 }
 
 #[cfg(unix)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use hotbay::confinement::{Confinement, RuleStatus};
 use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use hotbay::manifest::SandboxRule;
-use hotbay::{ConfigFile, ConfigValue, Host, LoadStep};
+use hotbay::{ConfigFile, ConfigValue, Error, Host, LoadStep};
 use hotbay_manifest::nearest;
 use serde_json::{Value, json};
 
@@ -185,9 +185,10 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
     for name in named {
         let path = format!("plugins.{name}");
         let problem = match names.get(&name) {
-            Some(plugin) => {
-                plugin.problem.as_ref().map(|error| (short(error), error.hint().map(str::to_owned)))
-            }
+            Some(plugin) => enabled_problem(plugin).map(|error| {
+                (format!("plugin `{name}`: {}", short(error)), error.hint().map(str::to_owned))
+            }),
+            None if is_disabled_instance(file, &path) => None,
             None => {
                 let nearest = nearest(&name, names.keys().map(String::as_str));
                 let hint = nearest.map(|nearest| format!("did you mean `{nearest}`?"));
@@ -235,9 +236,22 @@ fn has(file: &ConfigFile, path: &str) -> bool {
     file.values().any(|value| value.path == path && value.value != Some(false.into()))
 }
 
+/// Returns whether an entry in `plugins` is an additional instance that is disabled, which a survey
+/// does not contain.
+fn is_disabled_instance(file: &ConfigFile, path: &str) -> bool {
+    let enabled = format!("{path}.enabled");
+    has(file, &format!("{path}.folder"))
+        && file.values().any(|value| value.path == enabled && value.value == Some(false.into()))
+}
+
+/// Returns the problem of a plugin, unless it is disabled.
+fn enabled_problem(plugin: &SurveyedPlugin) -> Option<&Error> {
+    plugin.problem.as_ref().filter(|_| !plugin.is_disabled)
+}
+
 /// Returns the problem of a plugin that cannot be confined as the host requires.
 fn problem_of_confinement(file: &ConfigFile, plugin: &SurveyedPlugin) -> Option<Problem> {
-    let error = plugin.problem.as_ref().filter(|_| !plugin.is_disabled)?;
+    let error = enabled_problem(plugin)?;
     (error.step() == Some(LoadStep::Confine)).then(|| Problem {
         place: place_of(file, "sandbox"),
         message: format!("plugin `{}`: {}", survey_report::name(plugin), short(error)),
