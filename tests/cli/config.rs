@@ -214,8 +214,13 @@ fn checks_of_instances_of_one_folder_are_separate() {
     assert_eq!(result("third"), None);
     let disabled = "[plugins.echo]\nenabled = false\n";
     fs::write(plugins.dir().join("hotbay.toml"), disabled).unwrap();
-    let run = hotbay(plugins.dir(), &["check"]).exits(1);
-    assert!(run.stderr.contains("plugin `echo` is disabled"), "{}", run.stderr);
+    hotbay(plugins.dir(), &["check"]).exits(1).shows(str![[r#"
+$ hotbay check
+--- stderr
+note: plugin `echo` is disabled, so it is not checked
+error: nothing to check: all plugins are disabled
+--- exit code 1
+"#]]);
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<St
         let name = survey_report::name(one);
         print_message(&format!("note: plugin `{name}` is disabled, so it is not checked"));
     }
+    let found = surveyed.len();
     surveyed.retain(|one| !one.is_disabled);
     surveyed.sort_by_cached_key(|one| (survey_report::name(one), one.folder.clone()));
     let sample = Input::of_sample(args.text.as_deref(), args.input.as_deref())?;
@@ -79,6 +80,7 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<St
     survey_report::print_errors(&errors, options);
     match checked.len() {
         0 if dirs.is_empty() => print_message("error: nothing to check: no plugin directory"),
+        0 if found > 0 => print_message("error: nothing to check: all plugins are disabled"),
         0 => {
             let dirs = quoted(&dirs);
             print_message(&format!("error: nothing to check: no plugins found in {dirs}"));
