@@ -6,7 +6,7 @@ use hotbay_tests::Plugins;
 use serde_json::json;
 use snapbox::str;
 
-use crate::command::hotbay;
+use crate::command::{hotbay, unverified};
 
 /// A folder with the plugin `echo` and a `hotbay.toml`.
 fn configured(text: &str) -> Plugins {
@@ -221,6 +221,47 @@ note: plugin `echo` is disabled, so it is not checked
 error: nothing to check: all plugins are disabled
 --- exit code 1
 "#]]);
+}
+
+#[test]
+fn checks_of_unverified_instances_are_separate() {
+    let text = "[plugins.second]\nfolder = 'plugins/one'\nconfig = { abort_in = 'none' }\n";
+    let plugins = configured(text);
+    unverified(&plugins, "one", json!({ "abort_in": "init" }));
+    let requires = |name: &str, required: &str| {
+        let folder = format!("plugins/{name}");
+        let needs = plugins.add_in(&folder, name, "faulty").unverified();
+        needs.set("requires", json!({ required: "*" })).write();
+    };
+    requires("needs-one", "one");
+    requires("needs-second", "second");
+    let json = hotbay(plugins.dir(), &["check", "--json"]).exits(1).json();
+    let results = json["plugins"].as_array().unwrap().iter();
+    let results: Vec<_> = results
+        .map(|one| (one["name"].as_str().unwrap(), one["result"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ("echo", "passed"),
+        ("needs-one", "refused"),
+        ("needs-second", "passed"),
+        ("one", "refused"),
+        ("second", "passed"),
+    ];
+    assert_eq!(results, expected, "{json}");
+}
+
+#[cfg(unix)]
+#[test]
+fn check_runs_no_program_that_the_host_refuses_to_run() {
+    let text = "[sandbox]\nrequired = true\n[plugins.program]\nenabled = false\nsandbox = { preset = 'native' }\n\
+                [plugins.second]\nfolder = 'plugins/program'\n";
+    let plugins = configured(text);
+    hotbay_tests::ProgramFolder::new(plugins.dir().join("plugins"), "program").install();
+    let json = hotbay(plugins.dir(), &["check", "--json"]).exits(1).json();
+    let second = json["plugins"].as_array().unwrap().iter().find(|one| one["name"] == "second");
+    let second = second.unwrap();
+    assert_eq!(second["problem"]["step"], "confine", "{json}");
+    assert_eq!(second["steps"], json!(null), "{json}");
 }
 
 #[test]

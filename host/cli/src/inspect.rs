@@ -1,5 +1,7 @@
 //! `hotbay inspect`: prints details of a plugin, without running it.
 
+use std::collections::BTreeSet;
+
 use hotbay::inspect::{self, Built, Inspection};
 use hotbay::manifest::{Isolation, Provided, Sandbox};
 use hotbay::{Manifest, SignatureStatus, SignedBy};
@@ -12,7 +14,7 @@ use crate::contract::contract_json;
 use crate::doctor::{print_rules, rules_json};
 use crate::failure::{Failure, error_json, short};
 use crate::output::Out;
-use crate::plugin_dirs::{FoundPlugin, builder, find};
+use crate::plugin_dirs::{FoundPlugin, builder, find, place};
 use crate::{Status, survey_report};
 
 /// The digest of a plugin whose manifest does not state it.
@@ -64,7 +66,8 @@ enum Abi {
 }
 
 fn abi(inspection: &Inspection, options: &Options) -> Result<Abi, Failure> {
-    let outcome = child_process::run("trial-abi", &inspection.surveyed.folder, &[], options)
+    let plugin = place(&inspection.surveyed);
+    let outcome = child_process::run("trial-abi", plugin, &BTreeSet::new(), options)
         .map_err(|error| Failure::io("cannot start a separate process", &error))?;
     Ok(match outcome {
         ChildOutcome::Failed(reason) => Abi::NotOpened(format!("the plugin {reason}")),
