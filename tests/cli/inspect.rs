@@ -153,6 +153,11 @@ fn doctor_names_the_runner_and_follows_the_configuration() {
         "{}",
         run.stderr
     );
+    let list = hotbay(plugins.dir(), &["list", "--config", "nope.toml"]).exits(1);
+    let run = hotbay(plugins.dir(), &["doctor", "--config", "nope.toml"]).exits(1);
+    assert!(run.stderr.starts_with("error: ") && run.text().is_empty(), "{}", run.stderr);
+    assert_eq!(run.stderr, list.stderr);
+    hotbay(plugins.dir(), &["doctor", "--config", "hotbay.toml"]).exits(1);
 }
 
 #[test]

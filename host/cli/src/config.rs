@@ -56,8 +56,8 @@ pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
             false => ConfigFile::read(file),
         };
         options.config_file = match read {
-            // What the machine can do is known without the file.
-            Err(error) if matches!(args.verb, Verb::Doctor) => {
+            // What the machine can do is known without the file. One that is named must be valid.
+            Err(error) if matches!(args.verb, Verb::Doctor) && options.config.is_none() => {
                 survey_report::print_warning(&Failure::from(error));
                 None
             }
