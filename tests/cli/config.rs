@@ -173,6 +173,92 @@ fn check_reports_what_this_machine_lacks() {
     assert!(run.stderr.contains("this file has no `[keys.NAME]`"), "{}", run.stderr);
 }
 
+#[cfg(unix)]
+#[test]
+fn check_notes_plugins_that_bounds_do_not_confine() {
+    let plugins = configured("[sandbox]\nread = ['/usr/share']\nlimits = { open_files = 64 }\n");
+    let dir = plugins.dir().join("plugins");
+    let program = |name: &str| hotbay_tests::ProgramFolder::new(&dir, name);
+    program("plain").install();
+    program("requests").set("sandbox", json!({ "preset": "native" })).install();
+    let check = |text: &str| {
+        fs::write(plugins.dir().join("hotbay.toml"), text).unwrap();
+        hotbay(plugins.dir(), &["config", "check"]).exits(0)
+    };
+    check("[sandbox]\nread = ['/usr/share']\nlimits = { open_files = 64 }\n").shows(str![[r#"
+$ hotbay config check
+hotbay.toml: valid (2 values in 1 file)
+--- stderr
+note: hotbay.toml:3:25: `[sandbox]` does not confine plugins without a sandbox: `plain`
+  hint: add `[plugins.NAME.sandbox]`, or refuse such plugins with `required = true` in `[sandbox]`
+"#]]);
+    // A list that the section of a plugin without another sandbox does not set grants nothing.
+    check(
+        "[sandbox]\nread = ['/usr/share']\nlimits = { open_files = 64 }\n\
+         [plugins.plain.sandbox]\npreset = 'native'\n[plugins.requests.sandbox]\nwrite = []\n",
+    )
+    .shows(str![[r#"
+$ hotbay config check
+hotbay.toml: valid (4 values in 1 file)
+--- stderr
+note: hotbay.toml:5:10: `[plugins.plain.sandbox]` replaces the bounds in `[sandbox]`, but does not set `limits.open_files`
+  hint: repeat there what must still apply
+note: hotbay.toml:7:9: `[plugins.requests.sandbox]` replaces the bounds in `[sandbox]`, but does not set `limits.open_files`, `read`
+  hint: repeat there what must still apply
+"#]]);
+    let text = "[sandbox]\nread = []\n[plugins.plain]\nenabled = false\n";
+    assert_eq!(check(text).stderr, "");
+    assert_eq!(check("[sandbox]\nnamespaces = true\n").stderr, "");
+}
+
+#[cfg(unix)]
+#[test]
+fn check_notes_libraries_that_required_does_not_confine() {
+    let text = "[sandbox]\nrequired = true\n";
+    let plugins = configured(text);
+    let run = hotbay(plugins.dir(), &["config", "check"]).exits(0);
+    run.shows(str![[r#"
+$ hotbay config check
+hotbay.toml: valid (1 value in 1 file)
+--- stderr
+note: hotbay.toml:2:12: `required` does not apply to libraries in the host's own process, which cannot be confined: `echo`
+  hint: set `isolate_libraries = true` in `[sandbox]`
+"#]]);
+    let json = hotbay(plugins.dir(), &["config", "check", "--json"]).exits(0).json();
+    assert_eq!(json["notes"].as_array().map(Vec::len), Some(1), "{json}");
+    for exception in ["[plugins.echo]\nisolation = 'none'\n", "[plugins.echo]\nenabled = false\n"] {
+        fs::write(plugins.dir().join("hotbay.toml"), format!("{text}{exception}")).unwrap();
+        assert_eq!(hotbay(plugins.dir(), &["config", "check"]).exits(0).stderr, "");
+    }
+}
+
+#[test]
+fn check_notes_keys_that_are_expired_or_name_no_plugin() {
+    let plugins = configured("");
+    let made = hotbay(plugins.dir(), &["sign", "--new-key", "a.key", "--no-password", "--json"]);
+    let key = made.exits(0).json()["public_key"].as_str().unwrap().to_owned();
+    let text = format!(
+        "[keys.old]\npublic_key = '{key}'\nexpires = '2020-02-29'\n\
+         plugins = ['ecko', 'echo', 'more-*', 'second']\n\
+         [plugins.second]\nfolder = 'plugins/echo'\n"
+    );
+    fs::write(plugins.dir().join("hotbay.toml"), &text).unwrap();
+    hotbay(plugins.dir(), &["config", "check"]).exits(0).shows(str![[r#"
+$ hotbay config check
+hotbay.toml: valid (4 values in 1 file)
+--- stderr
+note: hotbay.toml:3:11: key `old` has expired: its last day of trust was 2020-02-29
+  hint: sign its plugins with another key, or change `expires`
+note: hotbay.toml:4:11: `keys.old.plugins` names the plugin `ecko`, which was not found
+  hint: did you mean `echo`?
+note: hotbay.toml:4:11: `keys.old.plugins` names the plugin `second`, which was not found
+  hint: a key signs the name in plugin.json, which all instances have
+"#]]);
+    let valid = text.replace("2020-02-29", "9999-12-31").replace("'ecko', ", "");
+    fs::write(plugins.dir().join("hotbay.toml"), valid.replace(", 'second'", "")).unwrap();
+    assert_eq!(hotbay(plugins.dir(), &["config", "check"]).exits(0).stderr, "");
+}
+
 #[test]
 fn check_ignores_problems_of_disabled_plugins() {
     let section = "[plugins.echo]\nsandbox.preset = 'native'\n[plugins.copy]\nfolder = 'nowhere'\n";

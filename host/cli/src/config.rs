@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::Status;
 use crate::args::{Args, Config, ConfigVerb, Options, Verb};
+use crate::config_notes::notes;
 use crate::failure::{Failure, short};
 use crate::output::{Out, print_hint, print_message};
 use crate::plugin_dirs::{builder, dirs};
@@ -116,31 +117,39 @@ pub(crate) fn config(args: &Config, options: &Options, out: &mut Out) -> Result<
     }
 }
 
-/// A mistake that the file alone does not show.
-struct Problem {
-    place: String,
-    message: String,
-    hint: Option<String>,
+/// A mistake that the file alone does not show, or a note.
+pub(crate) struct Finding {
+    pub(crate) place: String,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Finding {
+    fn print(&self, word: &str) {
+        print_message(&format!("{word}: {}: {}", self.place, self.message));
+        self.hint.iter().for_each(|hint| print_hint(hint));
+    }
+
+    fn json(&self) -> Value {
+        json!({ "place": self.place, "message": self.message, "hint": self.hint })
+    }
 }
 
 fn check(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, Failure> {
-    let problems = problems(file, options);
+    let dirs = dirs(options);
+    let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
+    let problems = problems(file, options, &plugins);
+    let notes = notes(file, options, &plugins);
     let (files, values) = (file.files().len(), file.values().count());
     if options.json {
-        let problem =
-            |one: &Problem| json!({ "place": one.place, "message": one.message, "hint": one.hint });
-        let problems: Vec<_> = problems.iter().map(problem).collect();
-        out.json(&json!({ "files": file.files(), "values": values, "problems": problems }))?;
+        let json = |all: &[Finding]| all.iter().map(Finding::json).collect::<Vec<_>>();
+        out.json(&json!({
+            "files": file.files(), "values": values, "problems": json(&problems),
+            "notes": json(&notes),
+        }))?;
     } else {
-        for Problem { place, message, hint } in &problems {
-            print_message(&format!("error: {place}: {message}"));
-            hint.iter().for_each(|hint| print_hint(hint));
-        }
-        if trusts_no_key(file) {
-            let note = "note: `signatures` is `required`, but this file has no `[keys.NAME]`: a host \
-                        refuses every plugin, unless the application adds a key";
-            print_message(note);
-        }
+        problems.iter().for_each(|problem| problem.print("error"));
+        notes.iter().for_each(|note| note.print("note"));
         if problems.is_empty() {
             let plural =
                 |count, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
@@ -151,18 +160,16 @@ fn check(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, 
     Ok(if problems.is_empty() { Status::Success } else { Status::Failed })
 }
 
-fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
+fn problems(file: &ConfigFile, options: &Options, plugins: &[SurveyedPlugin]) -> Vec<Finding> {
     let mut problems = Vec::new();
     for dir in file.plugin_dirs().unwrap_or_default().iter().filter(|dir| !dir.is_dir()) {
-        problems.push(Problem {
+        problems.push(Finding {
             place: place_of(file, "plugin_dirs"),
             message: format!("`plugin_dirs` has `{}`, which is not a folder", dir.display()),
             hint: None,
         });
     }
     problems.extend(problems_of_host(file, options));
-    let dirs = dirs(options);
-    let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
     for value in
         file.values().filter(|value| value.keys.first().is_some_and(|it| it == "providers"))
     {
@@ -170,7 +177,7 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
         for name in listed.filter_map(Value::as_str) {
             if !plugins.iter().any(|one| survey_report::name(one) == name) {
                 let path = &value.path;
-                problems.push(Problem {
+                problems.push(Finding {
                     place: place_of(file, path),
                     message: format!("`{path}` names the plugin `{name}`, which was not found"),
                     hint: None,
@@ -196,17 +203,17 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
             }
         };
         if let Some((message, hint)) = problem {
-            problems.push(Problem { place: place_of(file, &path), message, hint });
+            problems.push(Finding { place: place_of(file, &path), message, hint });
         }
     }
     problems
 }
 
 /// Returns the problems of settings that apply to all plugins.
-fn problems_of_host(file: &ConfigFile, options: &Options) -> Vec<Problem> {
+fn problems_of_host(file: &ConfigFile, options: &Options) -> Vec<Finding> {
     let machine = inspect::machine(&builder(options, &[]));
     let runner = ["runner", "sandbox.isolate_libraries"].into_iter().find(|path| has(file, path));
-    let runner = runner.zip(machine.runner.err()).map(|(path, error)| Problem {
+    let runner = runner.zip(machine.runner.err()).map(|(path, error)| Finding {
         place: place_of(file, path),
         message: short(&error),
         hint: error.hint().map(str::to_owned),
@@ -214,7 +221,7 @@ fn problems_of_host(file: &ConfigFile, options: &Options) -> Vec<Problem> {
     [runner, problem_of_cgroup(file, &machine.confinement)].into_iter().flatten().collect()
 }
 
-fn problem_of_cgroup(file: &ConfigFile, confinement: &Confinement) -> Option<Problem> {
+fn problem_of_cgroup(file: &ConfigFile, confinement: &Confinement) -> Option<Finding> {
     let cgroup = file.values().find(|value| value.path == "sandbox.cgroup")?;
     let folder = cgroup.value?.as_str().map(PathBuf::from)?;
     let shown = folder.display();
@@ -228,11 +235,11 @@ fn problem_of_cgroup(file: &ConfigFile, confinement: &Confinement) -> Option<Pro
     let hint =
         "name a folder of control groups (version 2) that is delegated to the user of the host";
     let place = place_of(file, "sandbox.cgroup");
-    Some(Problem { place, message, hint: Some(hint.to_owned()) })
+    Some(Finding { place, message, hint: Some(hint.to_owned()) })
 }
 
 /// Returns whether the file sets a value, other than `false`.
-fn has(file: &ConfigFile, path: &str) -> bool {
+pub(crate) fn has(file: &ConfigFile, path: &str) -> bool {
     file.values().any(|value| value.path == path && value.value != Some(false.into()))
 }
 
@@ -250,21 +257,13 @@ fn enabled_problem(plugin: &SurveyedPlugin) -> Option<&Error> {
 }
 
 /// Returns the problem of a plugin that cannot be confined as the host requires.
-fn problem_of_confinement(file: &ConfigFile, plugin: &SurveyedPlugin) -> Option<Problem> {
+fn problem_of_confinement(file: &ConfigFile, plugin: &SurveyedPlugin) -> Option<Finding> {
     let error = enabled_problem(plugin)?;
-    (error.step() == Some(LoadStep::Confine)).then(|| Problem {
+    (error.step() == Some(LoadStep::Confine)).then(|| Finding {
         place: place_of(file, "sandbox"),
         message: format!("plugin `{}`: {}", survey_report::name(plugin), short(error)),
         hint: error.hint().map(str::to_owned),
     })
-}
-
-/// Returns whether the file requires signatures without a key. The application may have keys.
-fn trusts_no_key(file: &ConfigFile) -> bool {
-    let is_required =
-        |value: &ConfigValue| value.path == "signatures" && value.value == Some("required".into());
-    let is_key = |value: &ConfigValue| value.keys.first().is_some_and(|first| first == "keys");
-    file.values().any(|value| is_required(&value)) && !file.values().any(|value| is_key(&value))
 }
 
 /// Returns the plugins that the file has settings for.
@@ -277,7 +276,7 @@ fn named(file: &ConfigFile) -> BTreeSet<String> {
 }
 
 /// Returns the place of the first value at or below a path.
-fn place_of(file: &ConfigFile, path: &str) -> String {
+pub(crate) fn place_of(file: &ConfigFile, path: &str) -> String {
     let is_below = |value: &ConfigValue| {
         value.path == path
             || value.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))

@@ -7,6 +7,7 @@ mod call;
 mod check;
 mod child_process;
 mod config;
+mod config_notes;
 mod contract;
 mod dev;
 mod doctor;
