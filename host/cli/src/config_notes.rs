@@ -34,6 +34,7 @@ pub(crate) fn notes(
         true => {}
     }
     notes.extend(enabled.iter().flat_map(|one| replaced_bounds(file, one)));
+    notes.extend(enabled.iter().flat_map(|one| notes_of_plugin(file, one)));
     notes
 }
 
@@ -169,6 +170,15 @@ fn replaced_bounds(file: &ConfigFile, one: &SurveyedPlugin) -> Option<Finding> {
             "`[{section}]` replaces the bounds in `[sandbox]`, but does not set {fields}"
         ),
         hint: Some("repeat there what must still apply".to_owned()),
+    })
+}
+
+fn notes_of_plugin(file: &ConfigFile, one: &SurveyedPlugin) -> impl Iterator<Item = Finding> {
+    let name = survey_report::name(one);
+    one.notes.iter().map(move |note| Finding {
+        place: place_of(file, &format!("plugins.{name}.limits.call_memory_bytes")),
+        message: format!("plugin `{name}`: {note}"),
+        hint: None,
     })
 }
 

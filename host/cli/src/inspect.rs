@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
 use crate::child_process::{self, ChildOutcome};
-use crate::config::without_secrets;
+use crate::config::{self, is_set, without_secrets};
 use crate::contract::contract_json;
 use crate::doctor::{print_rules, rules_json};
 use crate::failure::{Failure, error_json, short};
@@ -118,6 +118,7 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
     }
     facts.extend(file_facts(inspection));
     facts.extend(signature_facts(&surveyed.signature));
+    facts.extend(surveyed.notes.iter().map(|note| ("note", note.clone())));
     for (name, fact) in facts.iter().filter(|(_, fact)| !matches!(fact.as_str(), "" | "{}")) {
         out.line(&format!("  {name:<15}{fact}"))?;
         if fact == NO_DIGEST {
@@ -127,7 +128,7 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
     print_permissions(inspection, out)?;
     match &inspection.confinement {
         Some(confinement) => print_rules(confinement, &format!("  {:<15}", "sandbox"), out)?,
-        None if is_process(inspection) => {
+        None if survey_report::runs_in_own_process(surveyed) => {
             out.line(&format!("  {:<15}none: it can do what the host can do", "sandbox"))?;
         }
         None => {}
@@ -215,17 +216,52 @@ fn manifest_facts(manifest: &Manifest, options: &Options) -> Facts {
         ("provides", provides.join(", ")),
         ("limits", limits(manifest).to_string()),
         ("config", shown_config(manifest, options).to_string()),
-        ("isolation", isolation(manifest).to_owned()),
+        ("isolation", isolation(manifest, options).map(|it| it.text()).unwrap_or_default()),
         ("command", manifest.command().join(" ")),
     ]
 }
 
-/// Returns where a library runs, if not in the host's process.
-fn isolation(manifest: &Manifest) -> &'static str {
-    match manifest.isolation() {
-        Isolation::Process => "runs in its own process",
-        _ => "",
+/// What decides that a library runs in its own process.
+enum IsolatedBy {
+    Manifest,
+    /// The entry of this plugin in the configuration.
+    Plugin(String),
+    /// The configuration, for all libraries.
+    Host,
+}
+
+impl IsolatedBy {
+    fn text(&self) -> String {
+        let by = match self {
+            Self::Manifest => "`isolation` in its plugin.json".to_owned(),
+            Self::Plugin(name) => format!("`isolation` in `[plugins.{name}]` of hotbay.toml"),
+            Self::Host => "`isolate_libraries` in `[sandbox]` of hotbay.toml".to_owned(),
+        };
+        format!("runs in its own process: {by}")
     }
+
+    fn json(&self) -> Value {
+        let by = match self {
+            Self::Manifest => "plugin.json".to_owned(),
+            Self::Plugin(name) => format!("plugins.{name}.isolation"),
+            Self::Host => "sandbox.isolate_libraries".to_owned(),
+        };
+        json!({ "mode": "process", "set_by": by })
+    }
+}
+
+/// Returns what isolates a library; `None` if it runs in the host's process.
+fn isolation(manifest: &Manifest, options: &Options) -> Option<IsolatedBy> {
+    if manifest.isolation() != Isolation::Process {
+        return None;
+    }
+    let name = manifest.name();
+    let has = |path: &str| options.config_file.as_ref().is_some_and(|file| config::has(file, path));
+    Some(match () {
+        () if has(&format!("plugins.{name}.isolation")) => IsolatedBy::Plugin(name.to_string()),
+        () if is_set(options, "sandbox.isolate_libraries") => IsolatedBy::Host,
+        () => IsolatedBy::Manifest,
+    })
 }
 
 /// Returns the config without secrets.
@@ -332,6 +368,10 @@ fn as_json(inspection: &Inspection, options: &Options) -> Value {
             "permission": one.permission, "is_requested": one.is_requested,
             "is_granted": one.is_granted, "is_allowed": one.is_requested && one.is_granted,
         })).collect::<Vec<_>>(),
+        "isolation": manifest
+            .and_then(|manifest| isolation(manifest, options))
+            .map(|isolation| isolation.json()),
+        "notes": surveyed.notes,
         "sandbox": inspection.confinement.as_ref().map(rules_json),
         "grants": inspection.sandbox.as_ref().map(Sandbox::to_json),
         "not_granted": inspection.not_granted,
