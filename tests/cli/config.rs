@@ -139,6 +139,9 @@ error: invalid configuration of the host
   hint: did you mean `max_workers`?
 --- exit code 1
 "#]]);
+    fs::write(&file, "[sandbox]\nrequird = true\n").unwrap();
+    let run = hotbay(plugins.dir(), &["config", "check"]).exits(1);
+    assert!(run.stderr.ends_with("hint: did you mean `required`?\n"), "{}", run.stderr);
     fs::remove_file(&file).unwrap();
     hotbay(plugins.dir(), &["config", "check"]).exits(1).shows(str![[r#"
 $ hotbay config check
