@@ -235,6 +235,34 @@ note: hotbay.toml:2:12: `required` does not apply to libraries in the host's own
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn check_notes_controllers_that_are_missing() {
+    let plugins = configured("[sandbox]\ncgroup = 'group'\n");
+    let group = plugins.dir().join("group");
+    fs::create_dir(&group).unwrap();
+    let enable = |controllers: &str| {
+        fs::write(group.join("cgroup.controllers"), controllers).unwrap();
+        fs::write(group.join("cgroup.subtree_control"), "").unwrap();
+        hotbay(plugins.dir(), &["config", "check"])
+    };
+    enable("cpu\n").exits(0).shows(str![[r#"
+$ hotbay config check
+hotbay.toml: valid (1 value in 1 file)
+--- stderr
+note: hotbay.toml:2:10: `group` has no controller `memory`, so the limit memory_bytes is partial (checked each [DURATION]: a program that exceeds it meanwhile is stopped)
+  hint: delegate `memory` to the user of the host, too
+note: hotbay.toml:2:10: `group` has no controller `pids`, so the limit processes is partial (checked each [DURATION]: a program that exceeds it meanwhile is stopped)
+  hint: delegate `pids` to the user of the host, too
+"#]]);
+    assert_eq!(enable("cpu memory pids\n").exits(0).stderr, "");
+    let run = enable("memory\n").exits(1);
+    for text in ["error: hotbay.toml:2:10: `", "` has no controller `cpu`", "no controller `pids`"]
+    {
+        assert!(run.stderr.contains(text), "{}", run.stderr);
+    }
+}
+
 #[test]
 fn check_notes_keys_that_are_expired_or_name_no_plugin() {
     let plugins = configured("");

@@ -1,14 +1,17 @@
 //! The notes of `hotbay config check`: settings that are valid, but have less effect than it seems.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hotbay::inspect::{self, SurveyedPlugin};
+use hotbay::manifest::SandboxRule;
 use hotbay::{ConfigFile, ConfigValue, Host};
 use hotbay_manifest::{KeyTrust, nearest};
 use serde_json::Value;
 
 use crate::args::Options;
 use crate::config::{Finding, has, is_set, place_of};
+use crate::plugin_dirs::builder;
 use crate::survey_report::{self, runs_in_own_process};
 
 /// The fields of `sandbox` in the configuration that are not bounds.
@@ -25,6 +28,7 @@ pub(crate) fn notes(
     notes.extend(unused_signatures(file));
     notes.extend(expired_keys(file));
     notes.extend(unknown_signed_plugins(file, surveyed));
+    notes.extend(missing_controllers(file, options));
     // Without a sandbox, a program is refused if one is required.
     match is_required {
         false => notes.extend(unconfined(file, &enabled)),
@@ -97,6 +101,27 @@ fn unknown_signed_plugins(file: &ConfigFile, surveyed: &[SurveyedPlugin]) -> Vec
         }
     }
     notes
+}
+
+/// Returns notes for controllers of the folder of control groups that are missing, without which the
+/// host itself checks a limit from time to time.
+fn missing_controllers(file: &ConfigFile, options: &Options) -> Vec<Finding> {
+    let cgroup = file.values().find(|value| value.path == "sandbox.cgroup");
+    let folder = cgroup.and_then(|value| value.value?.as_str().map(PathBuf::from));
+    // One that is not a folder is a mistake.
+    let Some(folder) = folder.filter(|folder| folder.is_dir()) else { return Vec::new() };
+    let confinement = inspect::machine(&builder(options, &[])).confinement;
+    let controllers = [("memory", SandboxRule::MemoryBytes), ("pids", SandboxRule::Processes)];
+    let notes = controllers.into_iter().filter_map(|(controller, rule)| {
+        let report = confinement.incomplete().find(|report| report.rule == rule)?;
+        let folder = folder.display();
+        Some(Finding {
+            place: place_of(file, "sandbox.cgroup"),
+            message: format!("`{folder}` has no controller `{controller}`, so the limit {report}"),
+            hint: Some(format!("delegate `{controller}` to the user of the host, too")),
+        })
+    });
+    notes.collect()
 }
 
 /// Returns a field of all keys, each with the name of its key.
