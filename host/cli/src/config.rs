@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use crate::Status;
 use crate::args::{Args, Config, ConfigVerb, Options, Verb};
 use crate::config_notes::notes;
+use crate::config_values::{Finding, has, is_set, place_of};
 use crate::failure::{Failure, short};
-use crate::output::{Out, print_hint, print_message};
+use crate::output::Out;
 use crate::plugin_dirs::{builder, dirs};
 use crate::survey_report;
 
@@ -73,12 +74,6 @@ pub(crate) fn accepts_unverified(options: &Options) -> bool {
     options.allow_unverified || is_set(options, "trust.allow_unverified")
 }
 
-/// Returns whether the configuration sets a flag to `true`.
-pub(crate) fn is_set(options: &Options, path: &str) -> bool {
-    let mut values = options.config_file.iter().flat_map(ConfigFile::values);
-    values.any(|value| value.path == path && value.value == Some(Value::Bool(true)))
-}
-
 /// Replaces the values of a plugin's config that are secrets.
 pub(crate) fn without_secrets(plugin: &str, config: &Value, options: &Options) -> Value {
     let mut config = config.clone();
@@ -114,24 +109,6 @@ pub(crate) fn config(args: &Config, options: &Options, out: &mut Out) -> Result<
     match args.verb {
         ConfigVerb::Check => check(file, options, out),
         _ => show(file, options, out),
-    }
-}
-
-/// A mistake that the file alone does not show, or a note.
-pub(crate) struct Finding {
-    pub(crate) place: String,
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
-}
-
-impl Finding {
-    fn print(&self, word: &str) {
-        print_message(&format!("{word}: {}: {}", self.place, self.message));
-        self.hint.iter().for_each(|hint| print_hint(hint));
-    }
-
-    fn json(&self) -> Value {
-        json!({ "place": self.place, "message": self.message, "hint": self.hint })
     }
 }
 
@@ -238,11 +215,6 @@ fn problem_of_cgroup(file: &ConfigFile, confinement: &Confinement) -> Option<Fin
     Some(Finding { place, message, hint: Some(hint.to_owned()) })
 }
 
-/// Returns whether the file sets a value, other than `false`.
-pub(crate) fn has(file: &ConfigFile, path: &str) -> bool {
-    file.values().any(|value| value.path == path && value.value != Some(false.into()))
-}
-
 /// Returns whether an entry in `plugins` is an additional instance that is disabled, which a survey
 /// does not contain.
 fn is_disabled_instance(file: &ConfigFile, path: &str) -> bool {
@@ -273,19 +245,6 @@ fn named(file: &ConfigFile) -> BTreeSet<String> {
         _ => None,
     });
     names.collect()
-}
-
-/// Returns the place of the first value at or below a path.
-pub(crate) fn place_of(file: &ConfigFile, path: &str) -> String {
-    let is_below = |value: &ConfigValue| {
-        value.path == path
-            || value.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
-    };
-    let origin = file.values().find(is_below).and_then(|value| value.origin);
-    match origin {
-        Some(origin) => format!("{}:{}:{}", origin.file.display(), origin.line, origin.column),
-        None => file.path().display().to_string(),
-    }
 }
 
 fn show(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, Failure> {

@@ -10,7 +10,7 @@ use hotbay_manifest::{KeyTrust, nearest};
 use serde_json::Value;
 
 use crate::args::Options;
-use crate::config::{Finding, has, is_set, place_of};
+use crate::config_values::{Finding, has, is_set, place_of};
 use crate::plugin_dirs::builder;
 use crate::survey_report::{self, runs_in_own_process};
 

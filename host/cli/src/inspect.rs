@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::args::{Inspect, Options};
 use crate::child_process::{self, ChildOutcome};
-use crate::config::{self, is_set, without_secrets};
+use crate::config::without_secrets;
+use crate::config_values::{has, is_set};
 use crate::contract::contract_json;
 use crate::doctor::{print_rules, rules_json};
 use crate::failure::{Failure, error_json, short};
@@ -256,9 +257,11 @@ fn isolation(manifest: &Manifest, options: &Options) -> Option<IsolatedBy> {
         return None;
     }
     let name = manifest.name();
-    let has = |path: &str| options.config_file.as_ref().is_some_and(|file| config::has(file, path));
+    let is_set_here = |path: &str| options.config_file.as_ref().is_some_and(|file| has(file, path));
     Some(match () {
-        () if has(&format!("plugins.{name}.isolation")) => IsolatedBy::Plugin(name.to_string()),
+        () if is_set_here(&format!("plugins.{name}.isolation")) => {
+            IsolatedBy::Plugin(name.to_string())
+        }
         () if is_set(options, "sandbox.isolate_libraries") => IsolatedBy::Host,
         () => IsolatedBy::Manifest,
     })

@@ -8,6 +8,7 @@ mod check;
 mod child_process;
 mod config;
 mod config_notes;
+mod config_values;
 mod contract;
 mod dev;
 mod doctor;
