@@ -52,6 +52,7 @@ $ hotbay inspect plugins/transform --json
   "contracts": [],
   "folder": "plugins/transform",
   "grants": null,
+  "isolation": null,
   "kind": "library",
   "library": {
     "exports": [
@@ -88,6 +89,7 @@ $ hotbay inspect plugins/transform --json
   },
   "name": "transform",
   "not_granted": [],
+  "notes": [],
   "permissions": [],
   "problem": null,
   "program": null,
@@ -136,6 +138,53 @@ fn inspect_prints_what_the_host_grants_of_a_sandbox() {
 
 #[cfg(unix)]
 #[test]
+fn inspect_prints_what_isolates_a_library() {
+    let plugins = Plugins::new();
+    let isolated = plugins.add_in("plugins/isolated", "isolated", "faulty");
+    isolated.set("isolation", "process").write();
+    plugins.add_in("plugins/plain", "plain", "faulty").write();
+    let limited = plugins.add_in("plugins/limited", "limited", "faulty");
+    limited.set("limits", json!({ "call_memory_bytes": 1000 })).write();
+    let runner = hotbay_tests::runner();
+    let file = |text: &str| {
+        let text = format!("runner = '{}'\n{text}", runner.display());
+        fs::write(plugins.dir().join("hotbay.toml"), text).unwrap();
+    };
+    let check = |name: &str, text: &str, json: serde_json::Value| {
+        let printed = hotbay(plugins.dir(), &["inspect", name]).exits(0).text();
+        let lines: Vec<_> =
+            printed.lines().filter(|line| line.starts_with("  isolation")).collect();
+        assert_eq!(lines.concat().trim_start_matches("  isolation      "), text, "{printed}");
+        let row = "  sandbox        none: it can do what the host can do\n";
+        assert_eq!(printed.contains(row), !text.is_empty(), "{printed}");
+        let printed = hotbay(plugins.dir(), &["inspect", name, "--json"]).exits(0).json();
+        assert_eq!(printed["isolation"], json, "{printed}");
+    };
+    let set_by = |by: &str| json!({ "mode": "process", "set_by": by });
+    file("[plugins.limited]\nisolation = 'process'\n");
+    check("plain", "", json!(null));
+    let text = "runs in its own process: `isolation` in its plugin.json";
+    check("isolated", text, set_by("plugin.json"));
+    let text = "runs in its own process: `isolation` in `[plugins.limited]` of hotbay.toml";
+    check("limited", text, set_by("plugins.limited.isolation"));
+    let note = "`limits.call_memory_bytes` is not checked: the plugin runs in its own process";
+    for arguments in [&["inspect", "limited"][..], &["config", "check"]] {
+        let run = hotbay(plugins.dir(), arguments).exits(0);
+        assert_eq!((run.text() + &run.stderr).matches(note).count(), 1, "{}", run.stderr);
+    }
+    file("[sandbox]\nisolate_libraries = true\n");
+    let text = "runs in its own process: `isolate_libraries` in `[sandbox]` of hotbay.toml";
+    check("plain", text, set_by("sandbox.isolate_libraries"));
+    // In the process of the host, the limit applies.
+    file("[plugins.isolated.limits]\ncall_memory_bytes = 1000\n");
+    let json = hotbay(plugins.dir(), &["inspect", "limited", "--json"]).exits(0).json();
+    assert_eq!(json["notes"], json!([]));
+    let json = hotbay(plugins.dir(), &["inspect", "isolated", "--json"]).exits(0).json();
+    assert!(json["notes"][0].as_str().unwrap().starts_with(note), "{json}");
+}
+
+#[cfg(unix)]
+#[test]
 fn doctor_names_the_runner_and_follows_the_configuration() {
     let plugins = examples();
     let doctor = |arguments: &[&str]| hotbay(plugins.dir(), arguments).exits(0);
@@ -153,6 +202,11 @@ fn doctor_names_the_runner_and_follows_the_configuration() {
         "{}",
         run.stderr
     );
+    let list = hotbay(plugins.dir(), &["list", "--config", "nope.toml"]).exits(1);
+    let run = hotbay(plugins.dir(), &["doctor", "--config", "nope.toml"]).exits(1);
+    assert!(run.stderr.starts_with("error: ") && run.text().is_empty(), "{}", run.stderr);
+    assert_eq!(run.stderr, list.stderr);
+    hotbay(plugins.dir(), &["doctor", "--config", "hotbay.toml"]).exits(1);
 }
 
 #[test]

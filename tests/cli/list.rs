@@ -350,6 +350,7 @@ $ hotbay inspect process --json
   "contracts": [],
   "folder": "plugins/process",
   "grants": null,
+  "isolation": null,
   "kind": "process",
   "library": null,
   "manifest": {
@@ -377,6 +378,7 @@ $ hotbay inspect process --json
   },
   "name": "process",
   "not_granted": [],
+  "notes": [],
   "permissions": [
     {
       "is_allowed": true,

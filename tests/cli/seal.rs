@@ -75,6 +75,27 @@ error: `gone` was not sealed
 
 #[cfg(unix)]
 #[test]
+fn seal_reports_no_problem_that_another_machine_lacks() {
+    let plugins = Plugins::new();
+    let isolated = plugins.add("isolated", "faulty").set("isolation", "process");
+    isolated.unverified().write();
+    let sandbox = json!({ "limits": { "cpu": 0.5 }, "require": ["cpu"] });
+    let confined = plugins.add("confined", "faulty").set("isolation", "process");
+    confined.set("sandbox", sandbox).unverified().write();
+    let sealed = hotbay(plugins.dir(), &["seal", "isolated", "confined"]).exits(0);
+    assert_eq!(sealed.stderr, "");
+    assert_eq!(sealed.text().lines().count(), 2);
+    // What prevents a load on every machine is reported.
+    let config = plugins.add("invalid", "faulty").config(json!({ "answers": 1 })).unverified();
+    config
+        .set("config_schema", json!({ "properties": { "answers": { "type": "string" } } }))
+        .write();
+    let sealed = hotbay(plugins.dir(), &["seal", "invalid"]).exits(0);
+    assert!(sealed.stderr.contains("warning: plugin `invalid`"), "{}", sealed.stderr);
+}
+
+#[cfg(unix)]
+#[test]
 fn seal_of_process_plugin_covers_its_program() {
     let plugins = Plugins::new();
     let folder = ProgramFolder::new(plugins.dir(), "script").bytes("#!/bin/sh\n").unverified();

@@ -134,8 +134,14 @@ error: the key needs a password
         let output = command(dir, &SIGN).env("HOTBAY_KEY_PASSWORD", password).output();
         run(dir, &SIGN, output)
     };
-    let wrong = with_variable("wrong").exits(1).stderr;
-    assert!(wrong.contains("Wrong password"), "{wrong}");
+    with_variable("wrong").exits(1).shows(str![[r#"
+$ hotbay sign plugins/one --key acme.key
+--- stderr
+error: cannot use the key `acme.key`
+  because: wrong password
+  hint: check the password, the file of `--password-file`, or `HOTBAY_KEY_PASSWORD`
+--- exit code 1
+"#]]);
     with_variable("hunter2").exits(0);
     let signature = SignatureBox::from_file(folder.join(SIGNATURE)).unwrap();
     assert!(signature.is_prehashed());

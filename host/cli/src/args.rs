@@ -1,5 +1,6 @@
 //! The command line, with the text of `--help`, durations, completion scripts and man pages.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -416,6 +417,12 @@ pub(crate) struct Run {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Trial {
     pub(crate) folder: PathBuf,
+    /// The name of the plugin if it is an additional instance, or an empty text.
+    #[arg(default_value = "")]
+    pub(crate) instance: String,
+    /// The folder and instance of each plugin that it requires, in the same form.
+    #[arg(long, num_args = 2, allow_hyphen_values = true)]
+    pub(crate) required: Vec<OsString>,
 }
 
 /// Parses a duration longer than zero.

@@ -9,15 +9,15 @@ use std::thread;
 
 use hotbay::inspect::{Conformance, ConformanceOutcome, Survey, SurveyedPlugin};
 use hotbay::manifest::Kind;
-use hotbay::{Error, ErrorKind, Events, HostEvent, inspect};
+use hotbay::{Error, ErrorKind, Events, HostEvent, LoadStep, inspect};
 use serde_json::{Value, json};
 
 use crate::args::{Check, Options};
 use crate::failure::{Failure, error_json};
 use crate::input::Input;
 use crate::output::{Out, Row, Style, print_hint, print_message};
-use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, quoted};
-use crate::start::{GRACE, block_on};
+use crate::plugin_dirs::{NO_PLUGINS_HINT, builder, dirs, discovered, quoted};
+use crate::start::{GRACE, Needed, block_on};
 use crate::trial_loads::Refusal;
 use crate::{Status, survey_report, trial_loads};
 
@@ -49,11 +49,12 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<St
         let name = survey_report::name(one);
         print_message(&format!("note: plugin `{name}` is disabled, so it is not checked"));
     }
+    let found = surveyed.len();
     surveyed.retain(|one| !one.is_disabled);
     surveyed.sort_by_cached_key(|one| (survey_report::name(one), one.folder.clone()));
     let sample = Input::of_sample(args.text.as_deref(), args.input.as_deref())?;
     let mut checked = load(&surveyed, options, sample.as_ref())?;
-    for one in &mut checked {
+    for one in checked.iter_mut().filter(|one| one.may_run()) {
         one.check_protocol(options, sample.as_ref());
     }
     let passed = checked.iter().filter(|one| one.has_passed()).count();
@@ -79,6 +80,7 @@ pub(crate) fn check(args: &Check, options: &Options, out: &mut Out) -> Result<St
     survey_report::print_errors(&errors, options);
     match checked.len() {
         0 if dirs.is_empty() => print_message("error: nothing to check: no plugin directory"),
+        0 if found > 0 => print_message("error: nothing to check: all plugins are disabled"),
         0 => {
             let dirs = quoted(&dirs);
             print_message(&format!("error: nothing to check: no plugins found in {dirs}"));
@@ -100,14 +102,12 @@ fn load<'a>(
     sample: Option<&Input>,
 ) -> Result<Vec<Checked<'a>>, Failure> {
     let refusals = trial_loads::run(surveyed, options)?;
-    let mut checked: Vec<_> = surveyed
-        .iter()
-        .map(|plugin| Checked::new(plugin, refusals.of(&plugin.folder).cloned()))
-        .collect();
-    // Each folder is a plugin directory, so that exactly these are loaded.
-    let folders = checked.iter().filter(|one| one.refusal.is_none());
-    let folders: Vec<_> = folders.map(|one| one.plugin.folder.clone()).collect();
-    let host = builder(options, &folders).allow_unverified(true).build()?;
+    let mut checked: Vec<_> =
+        surveyed.iter().map(|plugin| Checked::new(plugin, refusals.of(plugin).cloned())).collect();
+    let accepted = checked.iter().filter(|one| one.refusal.is_none());
+    let accepted =
+        accepted.map(|one| discovered(&one.plugin.folder, one.plugin.instance.as_ref())).collect();
+    let host = builder(options, &[]).discovery(Needed(accepted)).allow_unverified(true).build()?;
     let events = host.events();
     let listener = thread::spawn(move || collect(events));
     let report = block_on(host.load_all());
@@ -233,6 +233,28 @@ impl<'a> Checked<'a> {
             }
             _ => {}
         }
+    }
+
+    /// Returns whether a host runs the program: it loads it, or refuses it for what it did.
+    fn may_run(&self) -> bool {
+        let step = match &self.refusal {
+            _ if self.plugin.problem.is_some() => return false,
+            Some(refusal) => refusal.step,
+            None => return true,
+        };
+        matches!(
+            step,
+            Some(
+                LoadStep::Capabilities
+                    | LoadStep::Version
+                    | LoadStep::Config
+                    | LoadStep::Launch
+                    | LoadStep::Location
+                    | LoadStep::Ready
+                    | LoadStep::Init
+                    | LoadStep::Health
+            )
+        )
     }
 
     fn check_protocol(&mut self, options: &Options, sample: Option<&Input>) {

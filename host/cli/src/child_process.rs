@@ -1,16 +1,18 @@
 //! Runs this command in a separate process, for work that may crash it. Limits its time and its
 //! output.
 
+use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
+use hotbay::PluginName;
 use serde_json::Value;
 
 use crate::args::Options;
+use crate::plugin_dirs::Place;
 
 /// A child is killed after this time.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,11 +31,11 @@ pub(crate) enum ChildOutcome {
     Failed(String),
 }
 
-/// Runs the hidden verb `verb` on the plugin in `folder`. `others` are further plugin directories.
+/// Runs the hidden verb `verb` on a plugin, which requires the others.
 pub(crate) fn run(
     verb: &str,
-    folder: &Path,
-    others: &[PathBuf],
+    (folder, instance): Place<'_>,
+    required: &BTreeSet<Place<'_>>,
     options: &Options,
 ) -> io::Result<ChildOutcome> {
     #[allow(
@@ -42,8 +44,10 @@ pub(crate) fn run(
     )]
     let mut command = Command::new(env::current_exe()?);
     command.arg(verb);
-    for other in others {
-        command.arg("--dir").arg(other);
+    let text =
+        |instance: Option<&PluginName>| instance.map_or_else(String::new, |it| it.to_string());
+    for (folder, instance) in required {
+        command.arg("--required").arg(folder).arg(text(*instance));
     }
     if options.allow_writable {
         command.arg("--allow-writable");
@@ -51,7 +55,7 @@ pub(crate) fn run(
     if let Some(file) = &options.config {
         command.arg("--config").arg(file);
     }
-    command.arg("--").arg(folder);
+    command.arg("--").arg(folder).arg(text(instance));
     // Removed afterward, with everything that a crashed child leaves in it.
     let scratch = tempfile::Builder::new().prefix("hotbay-trial-").tempdir()?;
     for variable in ["TMPDIR", "TMP", "TEMP"] {

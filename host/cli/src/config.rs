@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use hotbay::confinement::{Confinement, RuleStatus};
 use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use hotbay::manifest::SandboxRule;
-use hotbay::{ConfigFile, ConfigValue, Host, LoadStep};
+use hotbay::{ConfigFile, ConfigValue, Error, Host, LoadStep};
 use hotbay_manifest::nearest;
 use serde_json::{Value, json};
 
 use crate::Status;
 use crate::args::{Args, Config, ConfigVerb, Options, Verb};
+use crate::config_notes::notes;
+use crate::config_values::{Finding, has, is_set, place_of};
 use crate::failure::{Failure, short};
-use crate::output::{Out, print_hint, print_message};
+use crate::output::Out;
 use crate::plugin_dirs::{builder, dirs};
 use crate::survey_report;
 
@@ -56,8 +58,8 @@ pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
             false => ConfigFile::read(file),
         };
         options.config_file = match read {
-            // What the machine can do is known without the file.
-            Err(error) if matches!(args.verb, Verb::Doctor) => {
+            // What the machine can do is known without the file. One that is named must be valid.
+            Err(error) if matches!(args.verb, Verb::Doctor) && options.config.is_none() => {
                 survey_report::print_warning(&Failure::from(error));
                 None
             }
@@ -70,12 +72,6 @@ pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
 /// Returns whether libraries without a digest are accepted.
 pub(crate) fn accepts_unverified(options: &Options) -> bool {
     options.allow_unverified || is_set(options, "trust.allow_unverified")
-}
-
-/// Returns whether the configuration sets a flag to `true`.
-pub(crate) fn is_set(options: &Options, path: &str) -> bool {
-    let mut values = options.config_file.iter().flat_map(ConfigFile::values);
-    values.any(|value| value.path == path && value.value == Some(Value::Bool(true)))
 }
 
 /// Replaces the values of a plugin's config that are secrets.
@@ -116,31 +112,21 @@ pub(crate) fn config(args: &Config, options: &Options, out: &mut Out) -> Result<
     }
 }
 
-/// A mistake that the file alone does not show.
-struct Problem {
-    place: String,
-    message: String,
-    hint: Option<String>,
-}
-
 fn check(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, Failure> {
-    let problems = problems(file, options);
+    let dirs = dirs(options);
+    let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
+    let problems = problems(file, options, &plugins);
+    let notes = notes(file, options, &plugins);
     let (files, values) = (file.files().len(), file.values().count());
     if options.json {
-        let problem =
-            |one: &Problem| json!({ "place": one.place, "message": one.message, "hint": one.hint });
-        let problems: Vec<_> = problems.iter().map(problem).collect();
-        out.json(&json!({ "files": file.files(), "values": values, "problems": problems }))?;
+        let json = |all: &[Finding]| all.iter().map(Finding::json).collect::<Vec<_>>();
+        out.json(&json!({
+            "files": file.files(), "values": values, "problems": json(&problems),
+            "notes": json(&notes),
+        }))?;
     } else {
-        for Problem { place, message, hint } in &problems {
-            print_message(&format!("error: {place}: {message}"));
-            hint.iter().for_each(|hint| print_hint(hint));
-        }
-        if trusts_no_key(file) {
-            let note = "note: `signatures` is `required`, but this file has no `[keys.NAME]`: a host \
-                        refuses every plugin, unless the application adds a key";
-            print_message(note);
-        }
+        problems.iter().for_each(|problem| problem.print("error"));
+        notes.iter().for_each(|note| note.print("note"));
         if problems.is_empty() {
             let plural =
                 |count, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
@@ -151,18 +137,16 @@ fn check(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, 
     Ok(if problems.is_empty() { Status::Success } else { Status::Failed })
 }
 
-fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
+fn problems(file: &ConfigFile, options: &Options, plugins: &[SurveyedPlugin]) -> Vec<Finding> {
     let mut problems = Vec::new();
     for dir in file.plugin_dirs().unwrap_or_default().iter().filter(|dir| !dir.is_dir()) {
-        problems.push(Problem {
+        problems.push(Finding {
             place: place_of(file, "plugin_dirs"),
             message: format!("`plugin_dirs` has `{}`, which is not a folder", dir.display()),
             hint: None,
         });
     }
     problems.extend(problems_of_host(file, options));
-    let dirs = dirs(options);
-    let Survey { plugins, .. } = inspect::survey(&builder(options, &dirs));
     for value in
         file.values().filter(|value| value.keys.first().is_some_and(|it| it == "providers"))
     {
@@ -170,7 +154,7 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
         for name in listed.filter_map(Value::as_str) {
             if !plugins.iter().any(|one| survey_report::name(one) == name) {
                 let path = &value.path;
-                problems.push(Problem {
+                problems.push(Finding {
                     place: place_of(file, path),
                     message: format!("`{path}` names the plugin `{name}`, which was not found"),
                     hint: None,
@@ -185,9 +169,10 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
     for name in named {
         let path = format!("plugins.{name}");
         let problem = match names.get(&name) {
-            Some(plugin) => {
-                plugin.problem.as_ref().map(|error| (short(error), error.hint().map(str::to_owned)))
-            }
+            Some(plugin) => enabled_problem(plugin).map(|error| {
+                (format!("plugin `{name}`: {}", short(error)), error.hint().map(str::to_owned))
+            }),
+            None if is_disabled_instance(file, &path) => None,
             None => {
                 let nearest = nearest(&name, names.keys().map(String::as_str));
                 let hint = nearest.map(|nearest| format!("did you mean `{nearest}`?"));
@@ -195,17 +180,17 @@ fn problems(file: &ConfigFile, options: &Options) -> Vec<Problem> {
             }
         };
         if let Some((message, hint)) = problem {
-            problems.push(Problem { place: place_of(file, &path), message, hint });
+            problems.push(Finding { place: place_of(file, &path), message, hint });
         }
     }
     problems
 }
 
 /// Returns the problems of settings that apply to all plugins.
-fn problems_of_host(file: &ConfigFile, options: &Options) -> Vec<Problem> {
+fn problems_of_host(file: &ConfigFile, options: &Options) -> Vec<Finding> {
     let machine = inspect::machine(&builder(options, &[]));
     let runner = ["runner", "sandbox.isolate_libraries"].into_iter().find(|path| has(file, path));
-    let runner = runner.zip(machine.runner.err()).map(|(path, error)| Problem {
+    let runner = runner.zip(machine.runner.err()).map(|(path, error)| Finding {
         place: place_of(file, path),
         message: short(&error),
         hint: error.hint().map(str::to_owned),
@@ -213,7 +198,7 @@ fn problems_of_host(file: &ConfigFile, options: &Options) -> Vec<Problem> {
     [runner, problem_of_cgroup(file, &machine.confinement)].into_iter().flatten().collect()
 }
 
-fn problem_of_cgroup(file: &ConfigFile, confinement: &Confinement) -> Option<Problem> {
+fn problem_of_cgroup(file: &ConfigFile, confinement: &Confinement) -> Option<Finding> {
     let cgroup = file.values().find(|value| value.path == "sandbox.cgroup")?;
     let folder = cgroup.value?.as_str().map(PathBuf::from)?;
     let shown = folder.display();
@@ -227,30 +212,30 @@ fn problem_of_cgroup(file: &ConfigFile, confinement: &Confinement) -> Option<Pro
     let hint =
         "name a folder of control groups (version 2) that is delegated to the user of the host";
     let place = place_of(file, "sandbox.cgroup");
-    Some(Problem { place, message, hint: Some(hint.to_owned()) })
+    Some(Finding { place, message, hint: Some(hint.to_owned()) })
 }
 
-/// Returns whether the file sets a value, other than `false`.
-fn has(file: &ConfigFile, path: &str) -> bool {
-    file.values().any(|value| value.path == path && value.value != Some(false.into()))
+/// Returns whether an entry in `plugins` is an additional instance that is disabled, which a survey
+/// does not contain.
+fn is_disabled_instance(file: &ConfigFile, path: &str) -> bool {
+    let enabled = format!("{path}.enabled");
+    has(file, &format!("{path}.folder"))
+        && file.values().any(|value| value.path == enabled && value.value == Some(false.into()))
+}
+
+/// Returns the problem of a plugin, unless it is disabled.
+fn enabled_problem(plugin: &SurveyedPlugin) -> Option<&Error> {
+    plugin.problem.as_ref().filter(|_| !plugin.is_disabled)
 }
 
 /// Returns the problem of a plugin that cannot be confined as the host requires.
-fn problem_of_confinement(file: &ConfigFile, plugin: &SurveyedPlugin) -> Option<Problem> {
-    let error = plugin.problem.as_ref().filter(|_| !plugin.is_disabled)?;
-    (error.step() == Some(LoadStep::Confine)).then(|| Problem {
+fn problem_of_confinement(file: &ConfigFile, plugin: &SurveyedPlugin) -> Option<Finding> {
+    let error = enabled_problem(plugin)?;
+    (error.step() == Some(LoadStep::Confine)).then(|| Finding {
         place: place_of(file, "sandbox"),
         message: format!("plugin `{}`: {}", survey_report::name(plugin), short(error)),
         hint: error.hint().map(str::to_owned),
     })
-}
-
-/// Returns whether the file requires signatures without a key. The application may have keys.
-fn trusts_no_key(file: &ConfigFile) -> bool {
-    let is_required =
-        |value: &ConfigValue| value.path == "signatures" && value.value == Some("required".into());
-    let is_key = |value: &ConfigValue| value.keys.first().is_some_and(|first| first == "keys");
-    file.values().any(|value| is_required(&value)) && !file.values().any(|value| is_key(&value))
 }
 
 /// Returns the plugins that the file has settings for.
@@ -260,19 +245,6 @@ fn named(file: &ConfigFile) -> BTreeSet<String> {
         _ => None,
     });
     names.collect()
-}
-
-/// Returns the place of the first value at or below a path.
-fn place_of(file: &ConfigFile, path: &str) -> String {
-    let is_below = |value: &ConfigValue| {
-        value.path == path
-            || value.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
-    };
-    let origin = file.values().find(is_below).and_then(|value| value.origin);
-    match origin {
-        Some(origin) => format!("{}:{}:{}", origin.file.display(), origin.line, origin.column),
-        None => file.path().display().to_string(),
-    }
 }
 
 fn show(file: &ConfigFile, options: &Options, out: &mut Out) -> Result<Status, Failure> {

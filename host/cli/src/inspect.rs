@@ -1,5 +1,7 @@
 //! `hotbay inspect`: prints details of a plugin, without running it.
 
+use std::collections::BTreeSet;
+
 use hotbay::inspect::{self, Built, Inspection};
 use hotbay::manifest::{Isolation, Provided, Sandbox};
 use hotbay::{Manifest, SignatureStatus, SignedBy};
@@ -8,11 +10,12 @@ use serde_json::{Value, json};
 use crate::args::{Inspect, Options};
 use crate::child_process::{self, ChildOutcome};
 use crate::config::without_secrets;
+use crate::config_values::{has, is_set};
 use crate::contract::contract_json;
 use crate::doctor::{print_rules, rules_json};
 use crate::failure::{Failure, error_json, short};
 use crate::output::Out;
-use crate::plugin_dirs::{FoundPlugin, builder, find};
+use crate::plugin_dirs::{FoundPlugin, builder, find, place};
 use crate::{Status, survey_report};
 
 /// The digest of a plugin whose manifest does not state it.
@@ -64,7 +67,8 @@ enum Abi {
 }
 
 fn abi(inspection: &Inspection, options: &Options) -> Result<Abi, Failure> {
-    let outcome = child_process::run("trial-abi", &inspection.surveyed.folder, &[], options)
+    let plugin = place(&inspection.surveyed);
+    let outcome = child_process::run("trial-abi", plugin, &BTreeSet::new(), options)
         .map_err(|error| Failure::io("cannot start a separate process", &error))?;
     Ok(match outcome {
         ChildOutcome::Failed(reason) => Abi::NotOpened(format!("the plugin {reason}")),
@@ -115,6 +119,7 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
     }
     facts.extend(file_facts(inspection));
     facts.extend(signature_facts(&surveyed.signature));
+    facts.extend(surveyed.notes.iter().map(|note| ("note", note.clone())));
     for (name, fact) in facts.iter().filter(|(_, fact)| !matches!(fact.as_str(), "" | "{}")) {
         out.line(&format!("  {name:<15}{fact}"))?;
         if fact == NO_DIGEST {
@@ -124,7 +129,7 @@ fn print(inspection: &Inspection, options: &Options, out: &mut Out) -> Result<()
     print_permissions(inspection, out)?;
     match &inspection.confinement {
         Some(confinement) => print_rules(confinement, &format!("  {:<15}", "sandbox"), out)?,
-        None if is_process(inspection) => {
+        None if survey_report::runs_in_own_process(surveyed) => {
             out.line(&format!("  {:<15}none: it can do what the host can do", "sandbox"))?;
         }
         None => {}
@@ -212,17 +217,54 @@ fn manifest_facts(manifest: &Manifest, options: &Options) -> Facts {
         ("provides", provides.join(", ")),
         ("limits", limits(manifest).to_string()),
         ("config", shown_config(manifest, options).to_string()),
-        ("isolation", isolation(manifest).to_owned()),
+        ("isolation", isolation(manifest, options).map(|it| it.text()).unwrap_or_default()),
         ("command", manifest.command().join(" ")),
     ]
 }
 
-/// Returns where a library runs, if not in the host's process.
-fn isolation(manifest: &Manifest) -> &'static str {
-    match manifest.isolation() {
-        Isolation::Process => "runs in its own process",
-        _ => "",
+/// What decides that a library runs in its own process.
+enum IsolatedBy {
+    Manifest,
+    /// The entry of this plugin in the configuration.
+    Plugin(String),
+    /// The configuration, for all libraries.
+    Host,
+}
+
+impl IsolatedBy {
+    fn text(&self) -> String {
+        let by = match self {
+            Self::Manifest => "`isolation` in its plugin.json".to_owned(),
+            Self::Plugin(name) => format!("`isolation` in `[plugins.{name}]` of hotbay.toml"),
+            Self::Host => "`isolate_libraries` in `[sandbox]` of hotbay.toml".to_owned(),
+        };
+        format!("runs in its own process: {by}")
     }
+
+    fn json(&self) -> Value {
+        let by = match self {
+            Self::Manifest => "plugin.json".to_owned(),
+            Self::Plugin(name) => format!("plugins.{name}.isolation"),
+            Self::Host => "sandbox.isolate_libraries".to_owned(),
+        };
+        json!({ "mode": "process", "set_by": by })
+    }
+}
+
+/// Returns what isolates a library; `None` if it runs in the host's process.
+fn isolation(manifest: &Manifest, options: &Options) -> Option<IsolatedBy> {
+    if manifest.isolation() != Isolation::Process {
+        return None;
+    }
+    let name = manifest.name();
+    let is_set_here = |path: &str| options.config_file.as_ref().is_some_and(|file| has(file, path));
+    Some(match () {
+        () if is_set_here(&format!("plugins.{name}.isolation")) => {
+            IsolatedBy::Plugin(name.to_string())
+        }
+        () if is_set(options, "sandbox.isolate_libraries") => IsolatedBy::Host,
+        () => IsolatedBy::Manifest,
+    })
 }
 
 /// Returns the config without secrets.
@@ -329,6 +371,10 @@ fn as_json(inspection: &Inspection, options: &Options) -> Value {
             "permission": one.permission, "is_requested": one.is_requested,
             "is_granted": one.is_granted, "is_allowed": one.is_requested && one.is_granted,
         })).collect::<Vec<_>>(),
+        "isolation": manifest
+            .and_then(|manifest| isolation(manifest, options))
+            .map(|isolation| isolation.json()),
+        "notes": surveyed.notes,
         "sandbox": inspection.confinement.as_ref().map(rules_json),
         "grants": inspection.sandbox.as_ref().map(Sandbox::to_json),
         "not_granted": inspection.not_granted,

@@ -7,6 +7,8 @@ mod call;
 mod check;
 mod child_process;
 mod config;
+mod config_notes;
+mod config_values;
 mod contract;
 mod dev;
 mod doctor;

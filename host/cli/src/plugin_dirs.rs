@@ -137,19 +137,24 @@ pub(crate) fn with_required(
             places.extend(required(one, surveyed));
         }
     }
-    let discovered = places.into_iter().map(|(folder, instance)| match instance {
-        Some(name) => {
-            Discovered::new(folder).with_options(LoadOptions::new().with_name(name.as_str()))
-        }
-        None => Discovered::new(folder),
-    });
+    let discovered = places.into_iter().map(|(folder, instance)| discovered(folder, instance));
     Ok(discovered.collect())
+}
+
+/// Returns a plugin as a host finds it, by its folder and its name if it is an instance that the
+/// configuration names.
+pub(crate) fn discovered(folder: &Path, instance: Option<impl AsRef<str>>) -> Discovered {
+    let discovered = Discovered::new(folder);
+    match instance {
+        Some(name) => discovered.with_options(LoadOptions::new().with_name(name.as_ref())),
+        None => discovered,
+    }
 }
 
 /// The folder of a plugin, and its name if it is an instance that the configuration names.
 pub(crate) type Place<'a> = (&'a Path, Option<&'a PluginName>);
 
-fn place(plugin: &SurveyedPlugin) -> Place<'_> {
+pub(crate) fn place(plugin: &SurveyedPlugin) -> Place<'_> {
     (&plugin.folder, plugin.instance.as_ref())
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{self, Receiver};
 
 use crate::Status;
 use crate::args::{Options, Run};
-use crate::config::is_set;
+use crate::config_values::is_set;
 use crate::dev::seal_on_change;
 use crate::events::{EventHistory, EventPrinter};
 use crate::failure::Failure;

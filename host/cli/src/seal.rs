@@ -69,7 +69,8 @@ pub(crate) fn seal_folder(folder: &Path, options: &Options) -> Result<Value, Fai
     };
     let surveyed = inspection.surveyed;
     let manifest = surveyed.manifest.as_ref();
-    let program = match manifest.filter(|manifest| manifest.kind() == Kind::Process) {
+    let is_process = manifest.is_some_and(|manifest| manifest.kind() == Kind::Process);
+    let program = match manifest.filter(|_| is_process) {
         Some(manifest) => Some(read_program(folder, manifest).map_err(|invalid| {
             let failure = not_sealed(&invalid.reason);
             match invalid.hint {
@@ -96,8 +97,10 @@ pub(crate) fn seal_folder(folder: &Path, options: &Options) -> Result<Value, Fai
             _ if problem.kind() == ErrorKind::Unsupported => {}
             // The digest is replaced.
             Some(LoadStep::Digest) => {}
-            // Another machine may run it.
-            Some(LoadStep::Confine | LoadStep::Launch) => {}
+            // Another machine may confine it.
+            Some(LoadStep::Confine) => {}
+            // Another machine may have the runner.
+            Some(LoadStep::Launch) if !is_process => {}
             Some(LoadStep::Manifest | LoadStep::Stage | LoadStep::Probe) => {
                 return Err(problem_of(folder)(problem));
             }

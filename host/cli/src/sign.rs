@@ -205,7 +205,17 @@ fn read_secret_key(file: &Path, args: &Sign) -> Result<SecretKey, Failure> {
         Some([b'E', b'd', 0, 0, ..]) => key.and_then(SecretKeyBox::into_unencrypted_secret_key),
         Some([b'E', b'd', b'S', b'c', ..]) => {
             let password = existing_password(args)?;
-            key.and_then(|key| key.into_secret_key(Some(password)))
+            match key.and_then(|key| key.into_secret_key(Some(password))) {
+                // The checksum of the decrypted key differs.
+                Err(error) if matches!(error.kind(), minisign::ErrorKind::Verify) => {
+                    let failure = Failure::new("key", title()).because("wrong password");
+                    return Err(failure.with_hint(format!(
+                        "check the password, the file of `--password-file`, or \
+                         `{PASSWORD_VARIABLE}`"
+                    )));
+                }
+                key => key,
+            }
         }
         _ => return Err(invalid("it is not a secret key of minisign")),
     };

@@ -71,8 +71,8 @@ pub(crate) fn start_with(
     Ok(LoadedPlugins { plugins, host, events, grace: GRACE })
 }
 
-/// The plugins that a call needs.
-struct Needed(Vec<Discovered>);
+/// The plugins to load, and no others.
+pub(crate) struct Needed(pub(crate) Vec<Discovered>);
 
 impl Discovery for Needed {
     fn discover(&self) -> Vec<Result<Discovered, Error>> {

@@ -2,7 +2,7 @@
 
 use hotbay::Error;
 use hotbay::inspect::SurveyedPlugin;
-use hotbay::manifest::Kind;
+use hotbay::manifest::{Isolation, Kind};
 
 use crate::args::Options;
 use crate::failure::Failure;
@@ -36,6 +36,13 @@ pub(crate) fn has_no_digest(one: &SurveyedPlugin) -> bool {
 
 pub(crate) fn is_library(one: &SurveyedPlugin) -> bool {
     one.manifest.as_ref().is_some_and(|manifest| manifest.kind() == Kind::Library)
+}
+
+/// Returns whether the plugin is a program or an isolated library.
+pub(crate) fn runs_in_own_process(one: &SurveyedPlugin) -> bool {
+    one.manifest.as_ref().is_some_and(|manifest| {
+        manifest.kind() == Kind::Process || manifest.isolation() == Isolation::Process
+    })
 }
 
 /// Returns the hint for a plugin without a digest.

@@ -2,6 +2,7 @@
 //! hidden verbs that the child runs. Each verb prints a JSON document on the last line of its stdout.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use hotbay::inspect::SurveyedPlugin;
 use hotbay::manifest::Kind;
-use hotbay::{ErrorKind, PluginHandle, Reply};
+use hotbay::{ErrorKind, LoadStep, PluginHandle, PluginName, RefusedPlugin, Reply};
 use serde_json::{Value, json};
 
 use crate::args::{Options, Trial};
@@ -17,8 +18,8 @@ use crate::child_process::ChildOutcome;
 use crate::failure::{Failure, error_json, own_json, short};
 use crate::input::Input;
 use crate::output::{Out, print_hint, print_message};
-use crate::plugin_dirs::{builder, required};
-use crate::start::{GRACE, block_on};
+use crate::plugin_dirs::{builder, discovered, place, required};
+use crate::start::{GRACE, Needed, block_on};
 use crate::{Status, child_process, survey_report};
 
 /// The reason a plugin must not be loaded, as text and as JSON.
@@ -26,19 +27,21 @@ use crate::{Status, child_process, survey_report};
 pub(crate) struct Refusal {
     pub(crate) short: String,
     pub(crate) json: Value,
+    /// The step of the load that failed.
+    pub(crate) step: Option<LoadStep>,
 }
 
-/// The plugins that must not be loaded, by folder.
+/// The plugins that must not be loaded, by folder and instance.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals(BTreeMap<PathBuf, Refusal>);
+pub(crate) struct Refusals(BTreeMap<(PathBuf, Option<PluginName>), Refusal>);
 
 impl Refusals {
-    pub(crate) fn of(&self, folder: &Path) -> Option<&Refusal> {
-        self.0.get(folder)
+    pub(crate) fn of(&self, one: &SurveyedPlugin) -> Option<&Refusal> {
+        self.0.get(&(one.folder.clone(), one.instance.clone()))
     }
 
     fn refuse(&mut self, one: &SurveyedPlugin, refusal: Refusal) {
-        self.0.insert(one.folder.clone(), refusal);
+        self.0.insert((one.folder.clone(), one.instance.clone()), refusal);
     }
 }
 
@@ -54,10 +57,10 @@ pub(crate) fn run(surveyed: &[SurveyedPlugin], options: &Options) -> Result<Refu
         refusals.refuse(one, problem_of(one));
     }
     while !pending.is_empty() {
-        let folders: Vec<_> = pending.iter().map(|one| one.folder.as_path()).collect();
+        let places: Vec<_> = pending.iter().map(|one| place(one)).collect();
         let is_next = |one: &SurveyedPlugin| {
             let required = required(one, surveyed);
-            required.iter().all(|(folder, _)| !folders.contains(folder))
+            required.iter().all(|required| !places.contains(required))
         };
         let (next, later): (Vec<_>, Vec<_>) = pending.iter().partition(|one| is_next(one));
         for &one in &next {
@@ -81,10 +84,9 @@ fn trial_load(
     options: &Options,
 ) -> Result<Option<Refusal>, Failure> {
     let required = required(one, surveyed);
-    let required: Vec<_> = required.into_iter().map(|(folder, _)| folder.to_owned()).collect();
-    if let Some(folder) = required.iter().find(|folder| refusals.of(folder).is_some()) {
-        let required = surveyed.iter().find(|other| other.folder == **folder);
-        let name = required.map(survey_report::name).unwrap_or_default();
+    let mut others = surveyed.iter().filter(|other| required.contains(&place(other)));
+    if let Some(refused) = others.find(|other| refusals.of(other).is_some()) {
+        let name = survey_report::name(refused);
         let reason = format!("requires plugin `{name}`, which cannot be started");
         return Ok(Some(refusal(one, "requires", &reason)));
     }
@@ -95,7 +97,7 @@ fn trial_load(
         ));
         print_hint(&survey_report::seal_hint(one));
     }
-    let outcome = child_process::run("trial-load", &one.folder, &required, options)
+    let outcome = child_process::run("trial-load", place(one), &required, options)
         .map_err(|error| Failure::io("cannot start a separate process", &error))?;
     Ok(match outcome {
         ChildOutcome::Failed(reason) => Some(refusal(one, "start", &reason)),
@@ -104,6 +106,7 @@ fn trial_load(
             short.map(|short| Refusal {
                 short: short.to_owned(),
                 json: document["problem"]["json"].clone(),
+                step: None,
             })
         }
     })
@@ -116,7 +119,7 @@ fn problem_of(one: &SurveyedPlugin) -> Refusal {
 
 impl From<&hotbay::Error> for Refusal {
     fn from(error: &hotbay::Error) -> Self {
-        Self { short: short(error), json: error_json(error) }
+        Self { short: short(error), json: error_json(error), step: error.step() }
     }
 }
 
@@ -125,17 +128,27 @@ fn refusal(one: &SurveyedPlugin, kind: &str, reason: &str) -> Refusal {
     let name = survey_report::name(one);
     let mut json = own_json(kind, &format!("plugin `{name}` {reason}"));
     json["plugin"] = name.into();
-    Refusal { short: format!("it {reason}"), json }
+    Refusal { short: format!("it {reason}"), json, step: None }
 }
 
 /// Loads a plugin after its requirements, calls it, and shuts everything down.
 pub(crate) fn load(args: &Trial, options: &Options, out: &mut Out) -> Result<Status, Failure> {
-    let host =
-        builder(options, &options.dirs).plugin_dir(&args.folder).allow_unverified(true).build()?;
+    let instance_of = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+    let instance = instance_of(&args.instance);
+    let required = args.required.chunks_exact(2).map(|required| {
+        discovered(Path::new(&required[0]), instance_of(&required[1].to_string_lossy()))
+    });
+    let needed =
+        Needed(iter::once(discovered(&args.folder, instance.clone())).chain(required).collect());
+    let host = builder(options, &[]).discovery(needed).allow_unverified(true).build()?;
     let mut report = block_on(host.load_all());
     // The host makes folders absolute.
     let folder = std::path::absolute(&args.folder).unwrap_or_else(|_| args.folder.clone());
-    let refused = report.refused.iter().position(|one| one.folder == folder);
+    let is_named = |one: &RefusedPlugin| {
+        let name = one.name.as_ref().map(|name| name.as_str());
+        instance.is_none() || name == instance.as_deref()
+    };
+    let refused = report.refused.iter().position(|one| one.folder == folder && is_named(one));
     // If the plugin has no error itself, a requirement failed.
     let refused = refused.or_else(|| (!report.refused.is_empty()).then_some(0));
     let refused = refused.map(|index| report.refused.swap_remove(index).error);

@@ -108,8 +108,15 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     }
     let normalized = |text: &str| text.to_lowercase().replace('_', "-");
     let word = normalized(word);
-    let distance = |name| (strsim::osa_distance(&word, &normalized(name)), name);
-    let (distance, name) = known.into_iter().map(distance).min()?;
+    let compared = |name| {
+        let known = normalized(name);
+        (strsim::osa_distance(&word, &known), strsim::jaro_winkler(&word, &known), name)
+    };
+    // Among names at the same distance, the most similar one.
+    let (distance, _, name) = known.into_iter().map(compared).min_by(|one, other| {
+        let by_distance = one.0.cmp(&other.0).then_with(|| other.1.total_cmp(&one.1));
+        by_distance.then_with(|| one.2.cmp(other.2))
+    })?;
     (distance <= name.len().div_ceil(4)).then_some(name)
 }
 
@@ -128,6 +135,8 @@ mod tests {
         check("Version", Some("version"));
         check("config-schema", Some("config_schema"));
         check("permission", Some("permissions"));
+        assert_eq!(nearest("requird", ["require", "required"]), Some("required"));
+        assert_eq!(nearest("requir", ["required", "require"]), Some("require"));
         check("api_version", None);
         check("color", None);
         check("", None);

@@ -150,7 +150,7 @@ impl fmt::Display for SignatureError {
                 "the signature belongs to version {signed}, but the manifest states {found}"
             ),
             Self::Changed { path } => write!(f, "`{path}` is not the file that was signed"),
-            Self::Removed { path } => write!(f, "the signed file `{path}` not found"),
+            Self::Removed { path } => write!(f, "the signed file `{path}` was not found"),
             Self::Added { path } => {
                 write!(f, "`{}` is not one of the signed files", path.escape_debug())
             }

@@ -246,6 +246,14 @@ pub(crate) fn effective_limits(
     (limits, notes)
 }
 
+/// Returns a note if the memory of calls of a plugin in its own process should be limited, which is
+/// not.
+pub(super) fn call_memory_note_of_process(requested: &Limits) -> Option<String> {
+    let note = "`limits.call_memory_bytes` is not checked: the plugin runs in its own process, whose \
+                memory `limits.memory_bytes` limits";
+    requested.call_memory_bytes.map(|_| note.to_owned())
+}
+
 /// Returns a note if the memory of calls should be limited, but that of this backend is not, or only
 /// in part.
 pub(super) fn call_memory_note(
@@ -262,9 +270,7 @@ pub(super) fn call_memory_note(
         // A limit of the host is for libraries.
         #[cfg(all(unix, feature = "process"))]
         Backend::OutOfProcess(_) => {
-            requested.call_memory_bytes?;
-            "is not checked: the plugin runs in its own process, whose memory `limits.memory_bytes` \
-             limits"
+            return call_memory_note_of_process(requested);
         }
         Backend::InProcess(_) if backend.call_meter().is_none() => {
             "is not checked: the plugin does not count the memory of calls"

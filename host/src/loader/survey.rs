@@ -19,7 +19,7 @@ use super::candidate::{Candidate, LoadOptions};
 use super::context::{PermissionPolicy, host_api};
 use super::contract_check::check_contracts;
 use super::dependencies::stage;
-use super::policy::InspectedPermission;
+use super::policy::{InspectedPermission, call_memory_note_of_process};
 use super::schemas::Schemas;
 use super::settings::PluginSettings;
 use crate::artifact::digest::Artifact;
@@ -56,6 +56,9 @@ pub struct SurveyedPlugin {
     pub instance: Option<PluginName>,
     /// Whether the configuration disables it.
     pub is_disabled: bool,
+    /// Requests of its manifest that no host fulfills, as far as they are known without a load. One
+    /// sentence each.
+    pub notes: Vec<String>,
     /// The reason it cannot be loaded. What this machine cannot confine, and a missing runner of an
     /// isolated library, come last.
     pub problem: Option<Error>,
@@ -160,6 +163,7 @@ fn survey_files(
         signature: SignatureStatus::default(),
         instance: instance.cloned(),
         is_disabled: instance.is_some_and(|name| settings.is_disabled(name)),
+        notes: Vec::new(),
         problem: None,
     };
     let candidate = match read(folder, host, instance) {
@@ -170,6 +174,9 @@ fn survey_files(
         }
     };
     surveyed.is_disabled = settings.is_disabled(candidate.manifest.name());
+    if candidate.runs_as() == Kind::Process {
+        surveyed.notes.extend(call_memory_note_of_process(candidate.manifest.limits()));
+    }
     let candidate = match candidate.clone().verify_signature(rules, Extent::Names) {
         Ok(candidate) => candidate,
         Err(error) => {

@@ -146,7 +146,7 @@ fn changed_missing_and_added_files_are_refused() {
     signed.write("words.txt", "one two three");
     signed.refused("`words.txt` is not the file that was signed", "sign it again");
     signed.remove("words.txt");
-    signed.refused("the signed file `words.txt` not found", "install the plugin again");
+    signed.refused("the signed file `words.txt` was not found", "install the plugin again");
     signed.write("words.txt", "one two");
     fs::create_dir(signed.folder.join("lib")).unwrap();
     signed.write("lib/sitecustomize.py", "import os");
