@@ -259,6 +259,9 @@ pub struct ConfinementPolicy {
     /// Folder for the folders `{state}` of plugins. By default `hotbay` in `$XDG_STATE_HOME`, or in
     /// `~/.local/state`.
     pub state_dir: Option<PathBuf>,
+    /// Files and folders that no program may change, besides those that the host protects in any case:
+    /// a `write` that contains one is refused. They do not have to exist.
+    pub protected: Vec<PathBuf>,
     /// A folder of control groups (version 2) that is delegated to the host, by which all processes
     /// of a program together are limited. Without it, shares of processor time are not limited.
     pub cgroup: Option<PathBuf>,
@@ -270,5 +273,6 @@ setters!(ConfinementPolicy {
     with_bounds => bounds: Option<Sandbox>,
     with_namespaces => namespaces: bool,
     with_state_dir => state_dir: Option<PathBuf>,
+    with_protected => protected: Vec<PathBuf>,
     with_cgroup => cgroup: Option<PathBuf>,
 });

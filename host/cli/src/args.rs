@@ -16,6 +16,9 @@ use crate::Status;
 use crate::failure::Failure;
 use crate::output::Out;
 
+/// The file that is read if `--config` is not given.
+pub(crate) const DEFAULT_CONFIG: &str = "hotbay.toml";
+
 /// The heading of the options that select which plugins are found and accepted.
 const PLUGIN_OPTIONS: &str = "Plugin options";
 

@@ -12,16 +12,13 @@ use hotbay_manifest::nearest;
 use serde_json::{Value, json};
 
 use crate::Status;
-use crate::args::{Args, Config, ConfigVerb, Options, Verb};
+use crate::args::{Args, Config, ConfigVerb, DEFAULT_CONFIG, Options, Verb};
 use crate::config_notes::notes;
 use crate::config_values::{Finding, has, is_set, place_of};
 use crate::failure::{Failure, short};
 use crate::output::Out;
 use crate::plugin_dirs::{builder, dirs};
 use crate::survey_report;
-
-/// The file that is read if `--config` is not given.
-const DEFAULT_FILE: &str = "hotbay.toml";
 
 /// Printed instead of a value that may be a secret.
 const HIDDEN: &str = "(hidden)";
@@ -48,7 +45,7 @@ pub(crate) fn read(args: &mut Args) -> Result<(), Failure> {
         | Verb::TrialAbi(_) => true,
     };
     let options = &mut args.options;
-    let default = Path::new(DEFAULT_FILE);
+    let default = Path::new(DEFAULT_CONFIG);
     // A link that leads nowhere is a mistake.
     let has_default = !is_missing(default);
     let file = options.config.as_deref().or(has_default.then_some(default));
@@ -101,7 +98,7 @@ pub(crate) fn config(args: &Config, options: &Options, out: &mut Out) -> Result<
         return Ok(Status::Success);
     }
     let Some(file) = &options.config_file else {
-        let message = format!("`{DEFAULT_FILE}` does not exist in the current folder");
+        let message = format!("`{DEFAULT_CONFIG}` does not exist in the current folder");
         let hint = "name the file with `--config`, or create one; host/manifest/HOTBAY_TOML.md lists \
                     its fields";
         return Err(Failure::new("not_found", message).with_hint(hint));

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use hotbay::confinement::ConfinementPolicy;
 use hotbay::inspect::{self, Survey, SurveyedPlugin};
 use hotbay::{ConfigFile, Discovered, Error, Host, HostBuilder, LoadOptions, PluginName};
 use hotbay_manifest::nearest;
 
-use crate::args::Options;
+use crate::args::{DEFAULT_CONFIG, Options};
 use crate::failure::Failure;
 use crate::output::{print_hint, print_message};
 
@@ -46,7 +47,12 @@ fn selected_dirs(options: &Options) -> Option<Vec<PathBuf>> {
 
 /// Creates a builder for hosts that follow `options` and search `dirs`.
 pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
-    let builder = Host::builder().keep_staged(options.keep_staged);
+    // What the next run reads: a plugin must not write it, even if it does not exist yet.
+    let files = [Path::new(DEFAULT_CONFIG)].into_iter().chain(options.config.as_deref());
+    let paths = files.chain(dirs.iter().map(PathBuf::as_path));
+    let protected = paths.filter_map(|path| std::path::absolute(path).ok()).collect();
+    let confinement = ConfinementPolicy::default().with_protected(protected);
+    let builder = Host::builder().keep_staged(options.keep_staged).confinement(confinement);
     let mut builder = match &options.config_file {
         Some(file) => builder.config(file.clone().with_plugin_dirs(dirs.to_vec())),
         None => dirs.iter().fold(builder, |builder, dir| builder.plugin_dir(dir)),

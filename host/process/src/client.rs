@@ -172,7 +172,7 @@ impl Client {
     }
 
     async fn connect<W: Transport>(&self) -> Result<Connection<W::Io>, RequestError> {
-        W::connect(&self.location, self.peer, &self.sharing, &self.timers).await
+        W::connect(&self.location, &self.peer, &self.sharing, &self.timers).await
     }
 
     /// Sends a request on a new connection.

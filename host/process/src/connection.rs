@@ -48,7 +48,7 @@ pub(crate) trait Transport: Sized + 'static {
     /// Opens a socket to a location, which must belong to `peer`.
     fn open(
         location: &Location,
-        peer: Peer,
+        peer: &Peer,
         counts: &Counts,
         timers: &Handle,
     ) -> impl Future<Output = io::Result<Self::Io>> + Send;
@@ -83,7 +83,7 @@ pub(crate) trait Transport: Sized + 'static {
     /// Opens a connection.
     fn connect(
         location: &Location,
-        peer: Peer,
+        peer: &Peer,
         sharing: &Sharing,
         timers: &Handle,
     ) -> impl Future<Output = Result<Connection<Self::Io>, RequestError>> + Send {
@@ -109,7 +109,7 @@ impl Transport for Blocking {
 
     async fn open(
         location: &Location,
-        peer: Peer,
+        peer: &Peer,
         counts: &Counts,
         _: &Handle,
     ) -> io::Result<wire::Stream> {
@@ -119,7 +119,11 @@ impl Transport for Blocking {
                 peer.check(&stream)?;
                 stream
             }
-            Location::Tcp(address) => wire::Stream::connect_tcp(*address)?,
+            Location::Tcp(address) => {
+                let stream = wire::Stream::connect_tcp(*address)?;
+                peer.check_port(*address)?;
+                stream
+            }
         };
         Ok(stream.count_reads(counts.reads()))
     }
@@ -166,7 +170,7 @@ impl Transport for Async {
 
     async fn open(
         location: &Location,
-        peer: Peer,
+        peer: &Peer,
         counts: &Counts,
         timers: &Handle,
     ) -> io::Result<Self::Io> {
@@ -179,6 +183,11 @@ impl Transport for Async {
             Location::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
+                if matches!(peer, Peer::Program { .. }) {
+                    let (peer, address) = (peer.clone(), *address);
+                    let check = timers.spawn_blocking(move || peer.check_port(address));
+                    check.await.map_err(io::Error::other)??;
+                }
                 Stream::Tcp(stream)
             }
         };
@@ -227,7 +236,7 @@ pub async fn open_socket(
     location: &Location,
 ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
     let (counts, timers) = (Counts::default(), Handle::current());
-    Async::open(location, Peer::Anyone, &counts, &timers).await.map(TokioIo::into_inner)
+    Async::open(location, &Peer::Anyone, &counts, &timers).await.map(TokioIo::into_inner)
 }
 
 /// Connects, even if the child's backlog is full: Linux then returns `WouldBlock`, and does not

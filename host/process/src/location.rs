@@ -226,9 +226,16 @@ pub(crate) fn is_own_port(processes: &[u32], address: SocketAddr) -> Option<bool
         let ip = listed.address.ip();
         listed.address.port() == address.port() && (ip == address.ip() || ip.is_unspecified())
     };
-    let mut listening = all.iter().filter(accepts).peekable();
-    listening.peek()?;
-    Some(listening.all(|listed| own.contains(&listed.inode)))
+    let (mut found, mut is_own) = (None, false);
+    for listed in all.iter().filter(accepts) {
+        match own.contains(&listed.inode) {
+            true => is_own = true,
+            false if listed.address.is_ipv4() == address.is_ipv4() => return Some(false),
+            // It accepts IPv4 only if it is not limited to IPv6, and no socket of IPv4 exists.
+            false => found = Some(false),
+        }
+    }
+    if is_own { Some(true) } else { found }
 }
 
 /// Returns the inodes of the sockets that a process has open.

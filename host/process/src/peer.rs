@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::process::Pid;
 
@@ -12,43 +13,64 @@ use crate::location;
 use crate::usage::{Meter, ProcessTable};
 
 /// Whose sockets a client may connect to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Peer {
     Anyone,
-    /// The processes of this group, which confined processes cannot leave.
-    Group(Pid),
+    Program {
+        /// The group of all its processes, which confined ones cannot leave.
+        group: Pid,
+        meter: Arc<Meter>,
+    },
 }
 
 /// Why a connection or a location is refused.
 pub(crate) const FOREIGN: &str =
     "the socket belongs to a process of another program, which its sandbox does not grant";
+pub(crate) const NOT_LISTENING: &str = "the program does not listen there";
 
 impl Peer {
     /// Returns whose socket the location of a child must be.
     pub(crate) fn of(child: &Child, is_confined: bool) -> Self {
         match child.group() {
-            (Some(group), _) if is_confined && cfg!(target_os = "linux") => Self::Group(group),
+            (Some(group), _) if is_confined && cfg!(target_os = "linux") => {
+                Self::Program { group, meter: Arc::new(Meter::new(child)) }
+            }
             _ => Self::Anyone,
         }
     }
 
     /// Checks which process listens on the other end of a new Unix socket. The path could lead to
     /// another socket since the last connection.
-    pub(crate) fn check(self, socket: impl AsFd) -> io::Result<()> {
-        let Self::Group(group) = self else { return Ok(()) };
+    pub(crate) fn check(&self, socket: impl AsFd) -> io::Result<()> {
+        let Self::Program { group, .. } = self else { return Ok(()) };
         match listener(socket)? {
-            Some(process) if rustix::process::getpgid(Some(process)) != Ok(group) => {
-                Err(io::Error::new(io::ErrorKind::PermissionDenied, FOREIGN))
+            Some(process) if rustix::process::getpgid(Some(process)) != Ok(*group) => {
+                Err(denied(FOREIGN))
             }
             _ => Ok(()),
         }
     }
+
+    /// Checks which processes listen at an address, to which a TCP socket was connected: the program
+    /// could have closed its port since the last connection. Blocks for a moment.
+    pub(crate) fn check_port(&self, address: SocketAddr) -> io::Result<()> {
+        match self.is_own_port(address) {
+            Some(true) => Ok(()),
+            Some(false) => Err(denied(FOREIGN)),
+            None => Err(denied(NOT_LISTENING)),
+        }
+    }
+
+    /// Returns whether processes of the program listen at a TCP address, and no others; `None` if
+    /// nothing listens there. Blocks for a moment.
+    pub(crate) fn is_own_port(&self, address: SocketAddr) -> Option<bool> {
+        let Self::Program { meter, .. } = self else { return Some(true) };
+        location::is_own_port(&meter.processes(&ProcessTable::default()), address)
+    }
 }
 
-/// Returns whether processes of the child listen at a TCP address, and no others; `None` if nothing
-/// listens there yet. Blocks for a moment.
-pub(crate) fn is_own_port(meter: &Meter, address: SocketAddr) -> Option<bool> {
-    location::is_own_port(&meter.processes(&ProcessTable::default()), address)
+fn denied(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, reason)
 }
 
 /// Returns the process that listens; `None` if the system does not say.
@@ -74,12 +96,26 @@ mod tests {
         let path = folder.path().join("a.socket");
         let _listener = UnixListener::bind(&path).expect("a socket");
         let socket = UnixStream::connect(&path).expect("a connection");
+        let of_group = |group| Peer::Program { group, meter: Arc::default() };
         let own = rustix::process::getpgrp();
-        Peer::Group(own).check(&socket).expect("this process listens");
+        of_group(own).check(&socket).expect("this process listens");
         Peer::Anyone.check(&socket).expect("nothing is checked");
         // No process is in the group of one that never existed.
         let other = Pid::from_raw(i32::MAX).expect("positive");
-        let error = Peer::Group(other).check(&socket).expect_err("this process listens");
+        let error = of_group(other).check(&socket).expect_err("this process listens");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn port_of_another_program_is_refused() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let check = |process: i32| {
+            let meter = Arc::new(Meter::of_process(process));
+            Peer::Program { group: Pid::INIT, meter }.check_port(address)
+        };
+        check(std::process::id().cast_signed()).expect("this process listens");
+        let error = check(i32::MAX).expect_err("this process listens");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 }

@@ -273,7 +273,7 @@ async fn start_prepared(
     let reached = match location {
         Ok(location) => {
             let peer = Peer::of(&starting.child, program.sandbox.is_some());
-            match starting.check_location(&location, peer).await {
+            match starting.check_location(&location, &peer).await {
                 Ok(()) => {
                     let client = Client::of_peer(location, peer, Some(header));
                     starting.ready(&client).await.map(|()| client)
@@ -372,7 +372,7 @@ impl Starting<'_> {
     }
 
     /// Fails if a confined program does not listen itself at its location.
-    async fn check_location(&mut self, location: &Location, peer: Peer) -> Result<(), Error> {
+    async fn check_location(&mut self, location: &Location, peer: &Peer) -> Result<(), Error> {
         let refused = |reason: &dyn fmt::Display| {
             Error::at(Step::Location, format!("it must not be called at `{location}`: {reason}"))
         };
@@ -384,22 +384,21 @@ impl Starting<'_> {
                 Err(_) => Ok(()),
             },
             (Location::Tcp(address), _) => {
-                let meter = Arc::new(Meter::new(&self.child));
+                let mut poll_delay = INITIAL_POLL_INTERVAL;
                 loop {
-                    let (meter, address) = (Arc::clone(&meter), *address);
-                    let check =
-                        tokio::task::spawn_blocking(move || peer::is_own_port(&meter, address));
+                    let (peer, address) = (peer.clone(), *address);
+                    let check = tokio::task::spawn_blocking(move || peer.is_own_port(address));
                     match check.await.unwrap_or_default() {
                         Some(true) => return Ok(()),
                         Some(false) => return Err(refused(&peer::FOREIGN)),
                         None if Instant::now() >= self.until => {
-                            return Err(refused(&"it does not listen there"));
+                            return Err(refused(&peer::NOT_LISTENING));
                         }
                         // The next step reports an exit.
-                        None if timeout(INITIAL_POLL_INTERVAL, self.child.wait()).await.is_ok() => {
+                        None if timeout(poll_delay, self.child.wait()).await.is_ok() => {
                             return Ok(());
                         }
-                        None => {}
+                        None => poll_delay = (poll_delay * 2).min(MAX_POLL_INTERVAL),
                     }
                 }
             }

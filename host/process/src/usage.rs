@@ -58,7 +58,7 @@ pub(crate) struct CpuTime {
 }
 
 /// Measures what the processes of a launch use.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Meter {
     main: i32,
     group: Option<i32>,
@@ -80,6 +80,11 @@ impl Meter {
             cgroup: child.cgroup(),
             peak_bytes: AtomicU64::new(0),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_process(main: i32) -> Self {
+        Self { main, ..Self::default() }
     }
 
     /// Returns what the processes use now; `None` if they have exited. Blocks.

@@ -414,7 +414,8 @@ impl Watch {
         for reader in readers {
             reader.finish().await;
         }
-        if !self.is_ours() {
+        // A confined program leaves files only in the host's folder, or where others could replace them.
+        if !self.is_ours() && self.shared.program.sandbox.is_none() {
             remove_left(live.client.location(), live.pid);
         }
         drop((services, folder));

@@ -87,9 +87,13 @@ impl<P: Into<PathBuf>> From<P> for GrantedPath {
 pub struct SharedFolders(Vec<(PathBuf, Id)>);
 
 impl SharedFolders {
-    /// Resolves the paths of such folders; omits those that do not exist. Accesses the disk.
-    pub fn new<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Self {
-        let found: Vec<_> = paths.into_iter().filter_map(|path| Lookup::of(path).ok()).collect();
+    /// Resolves the paths of such folders, and of all folders in `states`, of which each belongs to
+    /// another program; omits those that do not exist. Accesses the disk.
+    pub fn new<'p>(paths: impl IntoIterator<Item = &'p PathBuf>, states: Option<&Path>) -> Self {
+        let states = states.and_then(|states| std::fs::read_dir(states).ok());
+        let states = states.into_iter().flatten().flatten().map(|entry| entry.path());
+        let paths = paths.into_iter().filter_map(|path| Lookup::of(path).ok());
+        let found: Vec<_> = paths.chain(states.filter_map(|path| Lookup::of(&path).ok())).collect();
         let ids: Vec<_> = found.iter().map(|found| found.id).collect();
         // One that depends on another is inside of it, or it was replaced by a link.
         let fixed = found.into_iter().filter(|found| !found.depends_on(&ids));
@@ -162,7 +166,7 @@ mod tests {
     fn links_in_shared_folders_lead_to_nothing_outside() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().canonicalize().expect("it exists");
-        for name in ["shared/own", "other", "secret"] {
+        for name in ["shared/own", "other", "secret", "states/a/own", "states/b"] {
             fs::create_dir_all(root.join(name)).expect("a folder");
         }
         for (link, target) in [
@@ -171,11 +175,13 @@ mod tests {
             ("shared/in", "own"),
             ("through", "shared/in"),
             ("plain", "secret"),
+            ("states/a/out", "../b"),
+            ("states/a/in", "own"),
         ] {
             symlink(target, root.join(link)).expect("a link");
         }
         let paths = ["shared", "other", "none", "shared/out"].map(|name| root.join(name));
-        let shared = SharedFolders::new(&paths);
+        let shared = SharedFolders::new(&paths, Some(&root.join("states")));
         let check = |granted: GrantedPath, expected: Option<&str>| match (
             granted.target(&shared),
             expected,
@@ -190,6 +196,8 @@ mod tests {
         check(at("plain").into(), Some("secret"));
         check(at("shared/out").into(), None);
         check(at("shared/other").into(), None);
+        check(at("states/a/in").into(), Some("states/a/own"));
+        check(at("states/a/out").into(), None);
         check(GrantedPath::inside(at("plain"), at("shared")), None);
         check(GrantedPath::inside(at("plain"), at("secret")), Some("secret"));
         check(GrantedPath::below(at("shared/own"), vec![at("shared/in")]), Some("shared/own"));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::{NetRule, Preset, SandboxLimits};
 
-use crate::{Delegated, GrantedPath, preset};
+use crate::{Delegated, GrantedPath, SharedFolders, preset};
 
 /// The beginning of a path in the private folder of a launch, which is known when it starts.
 pub const TMP: &str = "{tmp}";
@@ -24,6 +24,8 @@ pub struct Policy {
     /// Files and folders that processes of any policy of the host can change. Rules of paths that pass
     /// through such a folder lead to nothing outside of it.
     pub shared: Vec<PathBuf>,
+    /// The folder with one such folder for each program.
+    pub states: Option<PathBuf>,
     /// Files and folders that must not be changed, such as the private copies of other programs: a path
     /// in `write` that contains one grants nothing.
     pub protected: Vec<PathBuf>,
@@ -42,15 +44,22 @@ pub struct Policy {
 impl Policy {
     /// Adds what a usual program of this kind needs to start. Searches interpreters in `path`, a
     /// value of `PATH`, and returns the value that the program must get: without folders whose
-    /// interpreters are scripts, such as those of version managers, which start other programs.
-    /// Accesses the disk.
+    /// interpreters are scripts, such as those of version managers, which start other programs, or
+    /// can be replaced by programs. Accesses the disk.
     pub fn add_preset(&mut self, preset: Preset, path: &str) -> String {
         preset::add(self, preset, path)
     }
 
-    /// Returns the first program of this name in `path`, a value of `PATH`. Accesses the disk.
-    pub fn find_program(name: &str, path: &str) -> Option<PathBuf> {
-        preset::find(name, path)
+    /// Returns the first program of this name in `path`, a value of `PATH`, except for those that
+    /// programs can replace. Accesses the disk.
+    pub fn find_program(name: &str, path: &str, shared: &SharedFolders) -> Option<PathBuf> {
+        preset::find(name, path, shared)
+    }
+
+    /// Returns the folders that programs can change, this one included.
+    pub(crate) fn changeable(&self) -> SharedFolders {
+        let own = self.write.iter().map(|granted| &granted.path);
+        SharedFolders::new(self.shared.iter().chain(own), self.states.as_deref())
     }
 
     /// Returns whether a port of the network is permitted.

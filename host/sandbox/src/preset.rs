@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::Preset;
 
-use crate::{GrantedPath, Policy};
+use crate::{GrantedPath, Policy, SharedFolders};
 
 /// Libraries and data that compiled programs read.
 const SYSTEM: [&str; 24] = [
@@ -94,13 +94,15 @@ pub(crate) fn add(policy: &mut Policy, preset: Preset, path: &str) -> String {
     if preset == Preset::Node {
         policy.system.extend(OPENSSL.map(PathBuf::from));
     }
+    let shared = policy.changeable();
+    let is_unusable = |program: PathBuf| is_script(&program) || shared.can_replace(&program);
     let has_launcher =
-        |folder: &&str| interpreters.iter().any(|name| is_script(&Path::new(folder).join(name)));
+        |folder: &&str| interpreters.iter().any(|name| is_unusable(Path::new(folder).join(name)));
     let folders: Vec<_> = path.split(':').filter(|folder| !has_launcher(folder)).collect();
     let path = folders.join(":");
     // Scripts usually start with `#!/usr/bin/env`.
     policy.run.push("/usr/bin/env".into());
-    for program in interpreters.iter().filter_map(|name| find(name, &path)) {
+    for program in interpreters.iter().filter_map(|name| find(name, &path, &shared)) {
         add_interpreter(policy, program);
     }
     path
@@ -114,10 +116,11 @@ fn is_script(program: &Path) -> bool {
         && start == *b"#!"
 }
 
-/// Returns the first program of this name in `path`, a value of `PATH`.
-pub(crate) fn find(name: &str, path: &str) -> Option<PathBuf> {
+/// Returns the first program of this name in `path`, a value of `PATH`, that no program can replace.
+pub(crate) fn find(name: &str, path: &str, shared: &SharedFolders) -> Option<PathBuf> {
     let folders = path.split(':').filter(|folder| folder.starts_with('/'));
-    folders.map(|folder| Path::new(folder).join(name)).find(|program| program.is_file())
+    let mut programs = folders.map(|folder| Path::new(folder).join(name));
+    programs.find(|program| program.is_file() && !shared.can_replace(program))
 }
 
 /// Adds a program, the programs that its links lead to, and the libraries of its installation.
@@ -144,7 +147,7 @@ mod tests {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut policy = Policy::default();
         let path = policy.add_preset(Preset::Python, &path);
-        let Some(python) = find("python3", &path) else { return };
+        let Some(python) = find("python3", &path, &SharedFolders::default()) else { return };
         let target = python.canonicalize().expect("it exists");
         assert!(policy.run.contains(&python.into()) && policy.run.contains(&target.clone().into()));
         let lib = target.parent().and_then(Path::parent).expect("a prefix").join("lib");
@@ -172,6 +175,35 @@ mod tests {
 
     #[test]
     fn relative_folders_of_path_are_ignored() {
-        assert_eq!(find("sh", "bin:."), None);
+        assert_eq!(find("sh", "bin:.", &SharedFolders::default()), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn interpreters_that_programs_can_replace_are_skipped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("it exists");
+        for name in ["shared", "fixed", "secret"] {
+            std::fs::create_dir(root.join(name)).expect("a folder");
+        }
+        std::fs::write(root.join("secret/file"), "secret").expect("a file");
+        let link = |name: &str, target: &str| {
+            std::os::unix::fs::symlink(root.join(target), root.join(name)).expect("a link");
+        };
+        link("shared/python", "secret/file");
+        link("fixed/python3", "shared/python");
+        let in_path = |name: &str| root.join(name).display().to_string();
+        let path = format!("{}:{}", in_path("shared"), in_path("fixed"));
+        for is_own in [false, true] {
+            let mut policy = Policy::default();
+            match is_own {
+                true => policy.write.push(root.join("shared").into()),
+                false => policy.shared.push(root.join("shared")),
+            }
+            assert_eq!(policy.add_preset(Preset::Python, &path), "");
+            let is_below = |granted: &GrantedPath| granted.path.starts_with(&root);
+            assert!(!policy.run.iter().any(is_below), "{:?}", policy.run);
+            assert!(!policy.system.iter().any(|path| path.starts_with(&root)));
+        }
     }
 }

@@ -110,7 +110,7 @@ mod tests {
         }
         fs::create_dir_all(folder.join("closed/inner")).expect("folders");
         for name in ["closed/inner", "closed"] {
-            let closed = fs::Permissions::from_mode(0);
+            let closed = fs::Permissions::from_mode(0o0);
             fs::set_permissions(folder.join(name), closed).expect("it is ours");
         }
         remove_folder(&folder).expect("it is removed");

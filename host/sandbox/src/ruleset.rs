@@ -99,7 +99,7 @@ struct Disk {
 
 impl Disk {
     fn new(policy: &Policy, folder: Option<&Path>) -> Self {
-        let shared = SharedFolders::new(&policy.shared);
+        let shared = SharedFolders::new(&policy.shared, policy.states.as_deref());
         let writable = policy.write.iter().filter_map(|granted| resolve(granted, folder));
         let writable = writable.filter_map(|it| Some(it.lookup(&shared).ok()?.id)).collect();
         let protected = policy.protected.iter().filter_map(|path| Lookup::of_existing(path));

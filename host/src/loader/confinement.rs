@@ -26,9 +26,10 @@ pub(super) fn confine(
     };
     let search_path = path_of(program);
     let paths = Paths::new(candidate, &program.folder, host, Purpose::Start(&search_path));
-    let SandboxPaths { read, write, run, shared, protected, state } = paths.resolve(&sandbox)?;
+    let SandboxPaths { read, write, run, shared, states, protected, state } =
+        paths.resolve(&sandbox)?;
     let policy = policy_of(&candidate.manifest, &sandbox, cgroup);
-    let mut policy = Policy { read, write, run, shared, protected, ..policy };
+    let mut policy = Policy { read, write, run, shared, states, protected, ..policy };
     let path = policy.add_preset(sandbox.preset.unwrap_or_default(), &search_path);
     for (name, value) in &mut program.environment {
         if name == "PATH" {

@@ -71,7 +71,7 @@ pub(crate) fn check_program(
         };
     let host = SandboxHost { policy: confinement, trust, staging_dir, environment };
     if let Err(error) = confine(&candidate, host, &mut program) {
-        report.failed("confine", cause(&error));
+        report.failed("launch", cause(&error));
         return Ok(report.finish("the program could not be confined, so it was not run"));
     }
     run(candidate, program, sample, report)

@@ -24,6 +24,8 @@ pub(super) struct SandboxPaths {
     pub(super) run: Vec<GrantedPath>,
     /// The folders that programs can change.
     pub(super) shared: Vec<PathBuf>,
+    /// The folder with the folders `{state}`.
+    pub(super) states: Option<PathBuf>,
     /// What no program can change.
     pub(super) protected: Vec<PathBuf>,
     /// The folder `{state}`, if a path has it.
@@ -40,6 +42,9 @@ pub(super) struct SandboxHost<'h> {
     /// The variables that programs inherit besides the usual ones.
     pub(super) environment: &'h [String],
 }
+
+/// What the paths are that the host protects.
+const PROTECTED: &str = "what the host protects";
 
 /// Why paths are resolved.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +74,8 @@ pub(super) struct Paths<'p> {
     writable: Vec<PathBuf>,
     /// All folders that programs can change.
     shared: SharedFolders,
+    /// The same with those of this program, once they are known.
+    changeable: SharedFolders,
     /// The folder `{state}`, once a path has it.
     state: Option<PathBuf>,
 }
@@ -86,7 +93,7 @@ impl<'p> Paths<'p> {
         let all = settings.sandboxes().chain(&host.policy.bounds);
         let writable = all.flat_map(|bounds| bounds.write.iter().flatten()).map(PathBuf::from);
         let writable: Vec<_> = writable.filter(|path| path.is_absolute()).collect();
-        let shared = SharedFolders::new(writable.iter().chain(&state_dir(host.policy)));
+        let shared = SharedFolders::new(&writable, state_dir(host.policy).as_deref());
         Self {
             candidate,
             folder: std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()),
@@ -95,6 +102,7 @@ impl<'p> Paths<'p> {
             bounds,
             writable,
             shared,
+            changeable: SharedFolders::default(),
             state: None,
         }
     }
@@ -107,13 +115,15 @@ impl<'p> Paths<'p> {
         let [read, write, run] = [of(|it| &it.read), of(|it| &it.write), of(|it| &it.run)];
         let read = self.list("read", &sandbox.read, read)?;
         let write = self.list("write", &sandbox.write, write)?;
+        let states = state_dir(self.host.policy);
+        let own = write.iter().map(|granted| &granted.path);
+        self.changeable = SharedFolders::new(self.writable.iter().chain(own), states.as_deref());
         let run = self.list("run", &sandbox.run, run)?;
         let protected = self.protected();
         write.iter().try_for_each(|granted| self.check_writable(granted, &protected))?;
         let protected = protected.into_iter().map(|(path, _)| path).collect();
-        let mut shared = self.writable;
-        shared.extend(state_dir(self.host.policy));
-        Ok(SandboxPaths { read, write, run, shared, protected, state: self.state })
+        let Self { writable: shared, state, .. } = self;
+        Ok(SandboxPaths { read, write, run, shared, states, protected, state })
     }
 
     /// Resolves the paths in the list of one field. `bounds` is the host's list.
@@ -131,7 +141,8 @@ impl<'p> Paths<'p> {
             }
             let granted = self.path(text, bounds)?;
             match granted.target(&self.shared) {
-                Err(PathError::Io(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                // The system's own errors may pass.
+                Err(PathError::Io(error)) if error.raw_os_error().is_none() => {
                     let reason = format!("cannot be granted: {error}");
                     return Err(self.refused(field, text, &reason));
                 }
@@ -179,7 +190,7 @@ impl<'p> Paths<'p> {
 
     fn add_named_program(&self, name: &str, paths: &mut Vec<GrantedPath>) {
         let Purpose::Start(search_path) = self.purpose else { return };
-        match Policy::find_program(name, search_path) {
+        match Policy::find_program(name, search_path, &self.changeable) {
             // A link and its target are different files for the kernel.
             Some(found) => {
                 let target = found.canonicalize().ok();
@@ -202,6 +213,7 @@ impl<'p> Paths<'p> {
             .chain(private.map(|folder| (folder, "private folders of the host")))
             .chain(state_dir(self.host.policy).map(|folder| (folder, "folders `{state}`")))
             .chain(files.map(|file| (file, "hotbay.toml")))
+            .chain(self.host.policy.protected.iter().map(|path| (path.clone(), PROTECTED)))
             .collect()
     }
 
@@ -255,7 +267,7 @@ impl<'p> Paths<'p> {
             return Err(failed(ErrorKind::Config).caused_by(message).with_hint(hint));
         }
         let state = state.join(self.candidate.manifest.name().as_str());
-        if SharedFolders::new(&self.writable).can_replace(&state) {
+        if SharedFolders::new(&self.writable, None).can_replace(&state) {
             let message = format!(
                 "`{}`, its `{{state}}`, is in a folder that the host lets programs change",
                 state.display()
@@ -292,7 +304,7 @@ impl<'p> Paths<'p> {
         if let Purpose::Start(_) = self.purpose {
             return std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         }
-        let existing = folder.ancestors().find(|above| above.exists());
+        let existing = folder.ancestors().find(|above| above.symlink_metadata().is_ok());
         let access = Access::WRITE_OK | Access::EXEC_OK;
         Ok(rustix::fs::access(existing.unwrap_or(folder), access)?)
     }

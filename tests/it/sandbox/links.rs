@@ -376,14 +376,18 @@ fn what_decides_about_plugins_cannot_be_granted() {
         ("staging", "private folders of the host"),
         ("state", "folders `{state}`"),
         ("config", "hotbay.toml"),
+        ("own", "what the host protects"),
     ] {
         let fixture = ProcessFixture::new();
         let listed = plugins.dir().join(folder);
         let folder = program(&fixture, json!({ "write": [listed] })).install();
         // What does not exist yet is protected, too.
         let policy = ConfinementPolicy::default()
-            .with_state_dir(Some(plugins.dir().join("state/of/hotbay")));
-        let _ = fs::create_dir(plugins.dir().join("state"));
+            .with_state_dir(Some(plugins.dir().join("state/of/hotbay")))
+            .with_protected(vec![plugins.dir().join("own/file")]);
+        for name in ["state", "own"] {
+            let _ = fs::create_dir(plugins.dir().join(name));
+        }
         let _ = fs::create_dir_all(plugins.dir().join("staging/copies"));
         let builder = Host::builder().confinement(policy).config_file(&file);
         let builder = builder.staging_dir(plugins.dir().join("staging/copies"));
