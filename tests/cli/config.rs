@@ -250,7 +250,7 @@ fn check_notes_controllers_that_are_missing() {
 $ hotbay config check
 hotbay.toml: valid (1 value in 1 file)
 --- stderr
-note: hotbay.toml:2:10: `group` has no controller `memory`, so the limit memory_bytes is partial (checked each [DURATION]: a program that exceeds it meanwhile is stopped)
+note: hotbay.toml:2:10: `group` has no controller `memory`, so the limit memory_bytes is partial (allocations of one process above it fail; the memory of all processes is checked each [DURATION], without files in memory that are not mapped)
   hint: delegate `memory` to the user of the host, too
 note: hotbay.toml:2:10: `group` has no controller `pids`, so the limit processes is partial (checked each [DURATION]: a program that exceeds it meanwhile is stopped)
   hint: delegate `pids` to the user of the host, too
