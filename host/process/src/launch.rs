@@ -72,17 +72,17 @@ impl LaunchFolder {
     /// Creates a folder in `parent`, or in `/tmp` if socket paths would become too long. `own` makes
     /// the host its owner.
     pub(crate) fn make(parent: &Path, own: OwnFolder) -> io::Result<Self> {
-        let token = token()?;
-        let name = format!("{PREFIX}{}-{}", std::process::id(), &token[..16]);
-        let expected = parent.join(&name);
-        let longest = expected.as_os_str().as_bytes().len() + MAX_SOCKET_NAME_BYTES;
-        let path = match longest > MAX_SOCKET_PATH_BYTES {
-            true => Path::new(SHORT_PARENT).join(&name),
-            false => expected,
-        };
+        // Another name each time: a sweep may have taken the folder for abandoned, and remove it now.
         let make = || {
+            let name = format!("{PREFIX}{}-{}", std::process::id(), &token()?[..16]);
+            let expected = parent.join(&name);
+            let longest = expected.as_os_str().as_bytes().len() + MAX_SOCKET_NAME_BYTES;
+            let path = match longest > MAX_SOCKET_PATH_BYTES {
+                true => Path::new(SHORT_PARENT).join(&name),
+                false => expected,
+            };
             create_private(&path)?;
-            Ok(path.clone())
+            Ok(path)
         };
         let (path, owned) = own(&make)?;
         Ok(Self { path, _owned: owned })
@@ -178,6 +178,22 @@ pub(crate) mod tests {
         drop(folder);
         assert!(!path.exists());
         assert!(other.path().exists());
+    }
+
+    #[test]
+    fn folder_taken_by_a_sweep_is_not_used_again() {
+        let parent = tempfile::tempdir().unwrap();
+        fn own_second(
+            make: &dyn Fn() -> io::Result<PathBuf>,
+        ) -> io::Result<(PathBuf, Box<dyn Any + Send + Sync>)> {
+            // The first one still exists, as while a sweep removes it.
+            let first = make()?;
+            let second = make()?;
+            assert_ne!(first, second);
+            Ok((second, Box::new(())))
+        }
+        let folder = LaunchFolder::make(parent.path(), own_second).unwrap();
+        assert!(folder.path().exists());
     }
 
     #[test]
