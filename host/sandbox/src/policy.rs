@@ -56,7 +56,7 @@ impl Policy {
         preset::find(name, path, shared)
     }
 
-    /// Returns the folders that programs can change, this one included.
+    /// Returns the folders that programs can change, with those in `write`.
     pub(crate) fn changeable(&self) -> SharedFolders {
         let own = self.write.iter().map(|granted| &granted.path);
         SharedFolders::new(self.shared.iter().chain(own), self.states.as_deref())
