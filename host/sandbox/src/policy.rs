@@ -50,10 +50,21 @@ impl Policy {
         preset::add(self, preset, path)
     }
 
-    /// Returns the first program of this name in `path`, a value of `PATH`, except for those that
-    /// programs can replace. Accesses the disk.
-    pub fn find_program(name: &str, path: &str, shared: &SharedFolders) -> Option<PathBuf> {
-        preset::find(name, path, shared)
+    /// Lets the process execute the first program of each name in `path`, a value of `PATH`, except
+    /// for those that programs can replace. Returns the names that were not found. Accesses the disk.
+    pub fn add_programs<'n>(&mut self, names: &'n [String], path: &str) -> Vec<&'n str> {
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let shared = self.changeable();
+        let mut missing = Vec::new();
+        for name in names {
+            match preset::find(name, path, &shared) {
+                Some(program) => preset::add_program(self, program),
+                None => missing.push(name.as_str()),
+            }
+        }
+        missing
     }
 
     /// Returns the folders that programs can change, with those in `write`.

@@ -123,19 +123,27 @@ pub(crate) fn find(name: &str, path: &str, shared: &SharedFolders) -> Option<Pat
     programs.find(|program| program.is_file() && !shared.can_replace(program))
 }
 
-/// Adds a program, the programs that its links lead to, and the libraries of its installation.
+/// Adds a program and what its links lead to, which are different files for the kernel.
+pub(crate) fn add_program(policy: &mut Policy, program: PathBuf) {
+    let target = program.canonicalize().ok();
+    for program in [Some(program), target].into_iter().flatten().map(GrantedPath::from) {
+        if !policy.run.contains(&program) {
+            policy.run.push(program);
+        }
+    }
+}
+
+/// Adds a program, what its links lead to, and the libraries of both installations.
 fn add_interpreter(policy: &mut Policy, program: PathBuf) {
     let target = program.canonicalize().ok();
-    for program in [Some(program), target].into_iter().flatten() {
+    for program in [Some(&program), target.as_ref()].into_iter().flatten() {
         if let Some(prefix) = program.parent().and_then(Path::parent) {
             let parts = ["lib", "lib64", "include", "pyvenv.cfg"];
             // Those of the system are listed above; the prefix `/` has the same `lib`.
             policy.system.extend(parts.map(|part| prefix.join(part)));
         }
-        if !policy.run.contains(&program.as_path().into()) {
-            policy.run.push(program.into());
-        }
     }
+    add_program(policy, program);
 }
 
 #[cfg(test)]

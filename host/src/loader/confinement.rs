@@ -25,11 +25,15 @@ pub(super) fn confine(
         return Ok(());
     };
     let search_path = path_of(program);
-    let paths = Paths::new(candidate, &program.folder, host, Purpose::Start(&search_path));
-    let SandboxPaths { read, write, run, shared, states, protected, state } =
+    let paths = Paths::new(candidate, &program.folder, host, Purpose::Start);
+    let SandboxPaths { read, write, run, programs, shared, states, protected, state } =
         paths.resolve(&sandbox)?;
     let policy = policy_of(&candidate.manifest, &sandbox, cgroup);
     let mut policy = Policy { read, write, run, shared, states, protected, ..policy };
+    for name in policy.add_programs(&programs, &search_path) {
+        let plugin = candidate.manifest.name();
+        tracing::warn!(%plugin, "`sandbox.run` lists `{name}`, which was not found in PATH");
+    }
     let path = policy.add_preset(sandbox.preset.unwrap_or_default(), &search_path);
     for (name, value) in &mut program.environment {
         if name == "PATH" {

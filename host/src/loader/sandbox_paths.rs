@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::Sandbox;
 use hotbay_process::launch_parents;
-use hotbay_sandbox::{GrantedPath, PathError, Policy, SharedFolders};
+use hotbay_sandbox::{GrantedPath, PathError, SharedFolders};
 use rustix::fs::Access;
 
 use super::bounds::{bounds_of, effective};
@@ -22,6 +22,8 @@ pub(super) struct SandboxPaths {
     pub(super) read: Vec<GrantedPath>,
     pub(super) write: Vec<GrantedPath>,
     pub(super) run: Vec<GrantedPath>,
+    /// The names in `run`, which are searched in `PATH`.
+    pub(super) programs: Vec<String>,
     /// The folders that programs can change.
     pub(super) shared: Vec<PathBuf>,
     /// The folder with the folders `{state}`.
@@ -48,9 +50,9 @@ const PROTECTED: &str = "what the host protects";
 
 /// Why paths are resolved.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Purpose<'p> {
-    /// For a start, with this value of `PATH`. Creates the folder `{state}`.
-    Start(&'p str),
+pub(super) enum Purpose {
+    /// For a start. Creates the folder `{state}`.
+    Start,
     /// For a report. Only reads the disk.
     Survey,
 }
@@ -68,14 +70,12 @@ pub(super) struct Paths<'p> {
     /// Absolute.
     folder: PathBuf,
     host: SandboxHost<'p>,
-    purpose: Purpose<'p>,
+    purpose: Purpose,
     bounds: Option<&'p Sandbox>,
     /// The folders in the bounds `write` of all plugins.
     writable: Vec<PathBuf>,
-    /// All folders that programs can change.
+    /// All folders that other programs can change.
     shared: SharedFolders,
-    /// The same with those of this program, once they are known.
-    changeable: SharedFolders,
     /// The folder `{state}`, once a path has it.
     state: Option<PathBuf>,
 }
@@ -86,7 +86,7 @@ impl<'p> Paths<'p> {
         candidate: &'p Candidate,
         folder: &Path,
         host: SandboxHost<'p>,
-        purpose: Purpose<'p>,
+        purpose: Purpose,
     ) -> Self {
         let settings = &candidate.settings;
         let bounds = bounds_of(&candidate.manifest, settings, host.policy);
@@ -102,7 +102,6 @@ impl<'p> Paths<'p> {
             bounds,
             writable,
             shared,
-            changeable: SharedFolders::default(),
             state: None,
         }
     }
@@ -113,20 +112,20 @@ impl<'p> Paths<'p> {
             self.bounds.and_then(|bounds| list(bounds).as_deref()).unwrap_or_default()
         };
         let [read, write, run] = [of(|it| &it.read), of(|it| &it.write), of(|it| &it.run)];
+        let programs = sandbox.run.iter().flatten().filter(|text| is_name(text)).cloned().collect();
         let read = self.list("read", &sandbox.read, read)?;
         let write = self.list("write", &sandbox.write, write)?;
-        let states = state_dir(self.host.policy);
-        let own = write.iter().map(|granted| &granted.path);
-        self.changeable = SharedFolders::new(self.writable.iter().chain(own), states.as_deref());
         let run = self.list("run", &sandbox.run, run)?;
         let protected = self.protected();
         write.iter().try_for_each(|granted| self.check_writable(granted, &protected))?;
         let protected = protected.into_iter().map(|(path, _)| path).collect();
+        let states = state_dir(self.host.policy);
         let Self { writable: shared, state, .. } = self;
-        Ok(SandboxPaths { read, write, run, shared, states, protected, state })
+        Ok(SandboxPaths { read, write, run, programs, shared, states, protected, state })
     }
 
-    /// Resolves the paths in the list of one field. `bounds` is the host's list.
+    /// Resolves the paths in the list of one field, without names of programs. `bounds` is the host's
+    /// list.
     fn list(
         &mut self,
         field: &str,
@@ -134,11 +133,8 @@ impl<'p> Paths<'p> {
         bounds: &[String],
     ) -> Result<Vec<GrantedPath>, Error> {
         let mut paths = Vec::new();
-        for text in texts.iter().flatten() {
-            if field == "run" && !text.contains('/') && !text.starts_with('{') {
-                self.add_named_program(text, &mut paths);
-                continue;
-            }
+        let is_path = |text: &&String| field != "run" || !is_name(text);
+        for text in texts.iter().flatten().filter(is_path) {
             let granted = self.path(text, bounds)?;
             match granted.target(&self.shared) {
                 // The system's own errors may pass.
@@ -186,21 +182,6 @@ impl<'p> Paths<'p> {
         let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
         let message = format!("`sandbox.{field}` lists `{text}`, which {reason}");
         failed.caused_by(message).with_hint("list the target itself, and let the host grant it")
-    }
-
-    fn add_named_program(&self, name: &str, paths: &mut Vec<GrantedPath>) {
-        let Purpose::Start(search_path) = self.purpose else { return };
-        match Policy::find_program(name, search_path, &self.changeable) {
-            // A link and its target are different files for the kernel.
-            Some(found) => {
-                let target = found.canonicalize().ok();
-                paths.extend(target.into_iter().chain([found]).map(GrantedPath::from));
-            }
-            None => tracing::warn!(
-                plugin = %self.candidate.manifest.name(),
-                "`sandbox.run` lists `{name}`, which was not found in PATH"
-            ),
-        }
     }
 
     /// Returns what no program may change, and what it is: what decides about plugins, and the copies
@@ -301,13 +282,18 @@ impl<'p> Paths<'p> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             found => return found.map(drop),
         }
-        if let Purpose::Start(_) = self.purpose {
+        if matches!(self.purpose, Purpose::Start) {
             return std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         }
         let existing = folder.ancestors().find(|above| above.symlink_metadata().is_ok());
         let access = Access::WRITE_OK | Access::EXEC_OK;
         Ok(rustix::fs::access(existing.unwrap_or(folder), access)?)
     }
+}
+
+/// Returns whether a text in `run` names a program of `PATH`.
+fn is_name(text: &str) -> bool {
+    !text.contains('/') && !text.starts_with('{')
 }
 
 /// Returns the path of a folder such that only its last component can be a link, which another
