@@ -121,6 +121,7 @@ fn survey_rules(builder: &HostBuilder) -> SurveyRules<'_> {
         runner: builder.runner.as_deref(),
         environment: &builder.environment,
         staging_dir: builder.staging_dir.as_deref(),
+        plugin_dirs: &builder.dirs,
     }
 }
 

@@ -49,7 +49,9 @@ fn selected_dirs(options: &Options) -> Option<Vec<PathBuf>> {
 pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
     // What the next run reads: a plugin must not write it, even if it does not exist yet.
     let files = [Path::new(DEFAULT_CONFIG)].into_iter().chain(options.config.as_deref());
-    let paths = files.chain(dirs.iter().map(PathBuf::as_path));
+    // A command that loads single plugins searches no folder, but protects the same ones.
+    let selected = selected_dirs(options).unwrap_or_default();
+    let paths = files.chain(selected.iter().map(PathBuf::as_path));
     let protected = paths.filter_map(|path| std::path::absolute(path).ok()).collect();
     let confinement = ConfinementPolicy::default().with_protected(protected);
     let builder = Host::builder().keep_staged(options.keep_staged).confinement(confinement);

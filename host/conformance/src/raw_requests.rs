@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use hotbay_process::Diagnosis;
-use hotbay_process::unsupervised::{
-    Client, HttpResponse, RequestError, open_socket, token as random,
-};
+use hotbay_process::unsupervised::{HttpResponse, RequestError, token as random};
 use hotbay_protocol::endpoint;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -22,14 +20,14 @@ const MAX_SMALL_BYTES: u64 = 1 << 20;
 /// Sends requests without the token, and with a wrong one.
 pub(crate) async fn token(kit: &TestKit) -> Outcome {
     let endpoint = kit.ours().map(|_| kit.call_endpoint())?;
-    let location = kit.live()?.client().location();
+    let client = kit.live()?.client();
     let other = HeaderValue::from_static("0123456789abcdef0123456789abcdef");
     for (given, token) in [("without the token", None), ("with a wrong token", Some(other))] {
         let requests =
             [RawRequest::get(endpoint::HEALTH), RawRequest::post(&endpoint, Sample::empty())];
         for request in requests {
             let line = format!("`{} /{}` {given}", request.method, request.endpoint);
-            let stranger = Client::new(location.clone(), token.clone());
+            let stranger = client.with_token(token.clone());
             let response = timeout(RESPONSE_TIMEOUT, stranger.request(&request.into_http())).await;
             let found = match response {
                 Ok(Ok(response)) if response.status == StatusCode::UNAUTHORIZED => continue,
@@ -162,8 +160,8 @@ pub(crate) async fn malformed(kit: &TestKit) -> Outcome {
 async fn send_and_disconnect(kit: &TestKit, bytes: &[u8]) -> Result<(), StepFailure> {
     /// Time to wait for a response to invalid bytes.
     const INVALID_RESPONSE_TIMEOUT: Duration = Duration::from_millis(100);
-    let location = kit.live()?.client().location();
-    let Ok(Ok(mut socket)) = timeout(RESPONSE_TIMEOUT, open_socket(location)).await else {
+    let client = kit.live()?.client();
+    let Ok(Ok(mut socket)) = timeout(RESPONSE_TIMEOUT, client.open_socket()).await else {
         return failed("a new connection was not accepted");
     };
     let exchange = async {

@@ -1,12 +1,13 @@
 //! The HTTP client of one child: kept connections with one request at a time.
 
-use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use std::{fmt, io};
 
 use hotbay_protocol::frame::RequestHead;
 use hyper::header::HeaderValue;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 
 use crate::connection::{Async, Connection, Keep, Pools, Transport};
@@ -16,6 +17,7 @@ use crate::http::{Delivery, HttpRequest, HttpResponse, RequestError, RequestErro
 use crate::location::Location;
 use crate::peer::Peer;
 use crate::sharing::{GIVE_WAY_EVERY, SUSPECT_AFTER, Sharing};
+use crate::socket::Counts;
 use crate::stream::{ItemLines, OpenResponse};
 
 /// The client of one child.
@@ -33,16 +35,31 @@ pub struct Client {
 }
 
 impl Client {
-    /// Creates a client without connections. Must be called inside the host's runtime.
-    pub fn new(location: Location, token: Option<HeaderValue>) -> Self {
-        Self::of_peer(location, Peer::Anyone, token)
-    }
-
-    /// Creates a client that connects only to this peer.
+    /// Creates a client without connections that connects only to this peer. Must be called inside the
+    /// host's runtime.
     pub(crate) fn of_peer(location: Location, peer: Peer, token: Option<HeaderValue>) -> Self {
         let (pools, sharing) = (Pools::default(), Sharing::new());
         let refuses_frames = AtomicBool::new(false);
         Self { location, peer, token, pools, sharing, refuses_frames, timers: Handle::current() }
+    }
+
+    /// Creates a client without connections for the same location and peer, with another token. Must
+    /// be called inside the host's runtime.
+    pub fn with_token(&self, token: Option<HeaderValue>) -> Self {
+        Self::of_peer(self.location.clone(), self.peer.clone(), token)
+    }
+
+    /// Opens a socket to the location, for bytes that are not HTTP.
+    ///
+    /// # Errors
+    ///
+    /// The error of the system; `PermissionDenied` if a confined program does not listen there itself.
+    pub async fn open_socket(
+        &self,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+        let counts = Counts::default();
+        let socket = Async::open(&self.location, &self.peer, &counts, &self.timers).await?;
+        Ok(socket.into_inner())
     }
 
     /// Sends a call in a frame, on a kept connection if possible. Returns `None`, without having sent

@@ -18,7 +18,6 @@ use hyper::header::{CONNECTION, HeaderMap, HeaderName};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Handle, Id};
 
@@ -225,18 +224,6 @@ impl Transport for Async {
 
     // The runtime waits, and knows which sockets have data.
     fn expect_reply(_: &mut Self::Io, _: bool) {}
-}
-
-/// Opens a socket to a location, for bytes that are not HTTP.
-///
-/// # Errors
-///
-/// The error of the system.
-pub async fn open_socket(
-    location: &Location,
-) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
-    let (counts, timers) = (Counts::default(), Handle::current());
-    Async::open(location, &Peer::Anyone, &counts, &timers).await.map(TokioIo::into_inner)
 }
 
 /// Connects, even if the child's backlog is full: Linux then returns `WouldBlock`, and does not

@@ -61,7 +61,6 @@ pub mod unsupervised {
     pub use crate::child::Stopped;
     pub use crate::client::{Client, OpenConnection};
     pub use crate::config::config_channel;
-    pub use crate::connection::open_socket;
     pub use crate::http::{HttpRequest, HttpResponse, RequestError, SNAPSHOT_VERSION};
     pub use crate::launch::token;
     pub use crate::location::{Location, listening};

@@ -199,7 +199,7 @@ struct Listed {
 /// Returns the addresses on which `port` is listening, in the network namespace of process `pid`.
 /// Linux only; other systems list none.
 pub fn listening(pid: u32, port: u16) -> Vec<IpAddr> {
-    let listed = all_listed(pid).into_iter().map(|listed| listed.address);
+    let listed = all_listed(&pid.to_string()).into_iter().map(|listed| listed.address);
     listed.filter(|address| address.port() == port).map(|address| address.ip()).collect()
 }
 
@@ -210,18 +210,19 @@ pub(crate) fn beyond_loopback(pid: u32) -> Option<Vec<SocketAddr>> {
     if own.is_empty() {
         return None;
     }
-    let mut listed = all_listed(pid);
+    let mut listed = all_listed(&pid.to_string());
     listed.retain(|listed| own.contains(&listed.inode));
     let addresses: Vec<_> = listed.into_iter().map(|listed| listed.address).collect();
     let beyond = addresses.iter().copied().filter(|address| !address.ip().is_loopback());
     (!addresses.is_empty()).then(|| beyond.collect())
 }
 
-/// Returns whether these processes, and no others, listen at an address; `None` if nothing is known.
-/// Linux only.
+/// Returns whether these processes, and no others, listen at an address; `None` if nothing listens
+/// there. Linux only.
 pub(crate) fn is_own_port(processes: &[u32], address: SocketAddr) -> Option<bool> {
     let own: BTreeSet<_> = processes.iter().flat_map(|process| inodes(*process)).collect();
-    let all = all_listed(*processes.first()?);
+    // The namespace from which this process connects.
+    let all = all_listed("thread-self");
     let accepts = |listed: &&Listed| {
         let ip = listed.address.ip();
         listed.address.port() == address.port() && (ip == address.ip() || ip.is_unspecified())
@@ -248,10 +249,11 @@ fn inodes(pid: u32) -> BTreeSet<u64> {
     files.filter_map(inode).collect()
 }
 
-fn all_listed(pid: u32) -> Vec<Listed> {
+/// Lists the sockets of the network namespace of a process, by its name in `/proc`.
+fn all_listed(process: &str) -> Vec<Listed> {
     let read = |table: &str| {
         let mut text = String::new();
-        let file = File::open(format!("/proc/{pid}/net/{table}")).ok()?;
+        let file = File::open(format!("/proc/{process}/net/{table}")).ok()?;
         file.take(MAX_TABLE_BYTES).read_to_string(&mut text).ok()?;
         Some(text)
     };

@@ -1,4 +1,4 @@
-//! Checks that a confined program listens itself where it says: the host, which is not confined, must
+//! Checks that a confined program listens itself at its location: the host, which is not confined, must
 //! not connect to a socket of another program for it.
 
 use std::io;
@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::child::Child;
@@ -27,27 +28,30 @@ pub(crate) enum Peer {
 pub(crate) const FOREIGN: &str =
     "the socket belongs to a process of another program, which its sandbox does not grant";
 pub(crate) const NOT_LISTENING: &str = "the program does not listen there";
+const EXITED: &str = "the process that created the socket has exited, so its owner is not known";
 
 impl Peer {
-    /// Returns whose socket the location of a child must be.
-    pub(crate) fn of(child: &Child, is_confined: bool) -> Self {
-        match child.group() {
-            (Some(group), _) if is_confined && cfg!(target_os = "linux") => {
-                Self::Program { group, meter: Arc::new(Meter::new(child)) }
-            }
-            _ => Self::Anyone,
+    /// Returns whose socket the location of a child must be. Systems that confine no programs cannot
+    /// find that out.
+    pub(crate) fn of(child: &Child, is_confined: bool) -> io::Result<Self> {
+        if !is_confined || cfg!(not(target_os = "linux")) {
+            return Ok(Self::Anyone);
         }
+        let (group, _) = child.group();
+        let group = group.ok_or_else(|| denied(EXITED))?;
+        Ok(Self::Program { group, meter: Arc::new(Meter::new(child)) })
     }
 
     /// Checks which process listens on the other end of a new Unix socket. The path could lead to
     /// another socket since the last connection.
     pub(crate) fn check(&self, socket: impl AsFd) -> io::Result<()> {
         let Self::Program { group, .. } = self else { return Ok(()) };
-        match listener(socket)? {
-            Some(process) if rustix::process::getpgid(Some(process)) != Ok(*group) => {
-                Err(denied(FOREIGN))
-            }
-            _ => Ok(()),
+        // It is in another process namespace without an id.
+        let process = listener(socket)?.ok_or_else(|| denied(FOREIGN))?;
+        match rustix::process::getpgid(Some(process)) {
+            Ok(found) if found == *group => Ok(()),
+            Err(Errno::SRCH) => Err(denied(EXITED)),
+            _ => Err(denied(FOREIGN)),
         }
     }
 
@@ -73,10 +77,12 @@ fn denied(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, reason)
 }
 
-/// Returns the process that listens; `None` if the system does not say.
+/// Returns the process that listens; `None` if this process cannot see it.
 #[cfg(target_os = "linux")]
 fn listener(socket: impl AsFd) -> io::Result<Option<Pid>> {
-    Ok(Some(rustix::net::sockopt::socket_peercred(socket)?.pid))
+    use nix::sys::socket::{getsockopt, sockopt};
+    // Of a process that cannot be seen, the id is 0.
+    Ok(Pid::from_raw(getsockopt(&socket, sockopt::PeerCredentials)?.pid()))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -271,16 +271,13 @@ async fn start_prepared(
     let location = starting.location(&mut lines, observer).await;
     drop(lines);
     let reached = match location {
-        Ok(location) => {
-            let peer = Peer::of(&starting.child, program.sandbox.is_some());
-            match starting.check_location(&location, &peer).await {
-                Ok(()) => {
-                    let client = Client::of_peer(location, peer, Some(header));
-                    starting.ready(&client).await.map(|()| client)
-                }
-                Err(failed) => Err(failed),
+        Ok(location) => match starting.check_location(&location).await {
+            Ok(peer) => {
+                let client = Client::of_peer(location, peer, Some(header));
+                starting.ready(&client).await.map(|()| client)
             }
-        }
+            Err(failed) => Err(failed),
+        },
         Err(failed) => Err(failed),
     };
     let Starting { child, readers, tail, noise, printed_beyond_loopback, .. } = starting;
@@ -371,32 +368,38 @@ impl Starting<'_> {
         }
     }
 
-    /// Fails if a confined program does not listen itself at its location.
-    async fn check_location(&mut self, location: &Location, peer: &Peer) -> Result<(), Error> {
+    /// Returns whose socket the location must be. Fails if a confined program does not listen there
+    /// itself.
+    async fn check_location(&mut self, location: &Location) -> Result<Peer, Error> {
         let refused = |reason: &dyn fmt::Display| {
             Error::at(Step::Location, format!("it must not be called at `{location}`: {reason}"))
         };
-        match (location, peer) {
-            (_, Peer::Anyone) => Ok(()),
+        let peer = Peer::of(&self.child, self.program.sandbox.is_some());
+        let peer = peer.map_err(|error| refused(&error))?;
+        match (location, &peer) {
+            (_, Peer::Anyone) => Ok(peer),
             (Location::Unix(path), _) => match UnixStream::connect(path).await {
-                Ok(socket) => peer.check(&socket).map_err(|error| refused(&error)),
+                Ok(socket) => {
+                    peer.check(&socket).map_err(|error| refused(&error))?;
+                    Ok(peer)
+                }
                 // It may not listen yet; each later connection is checked, too.
-                Err(_) => Ok(()),
+                Err(_) => Ok(peer),
             },
             (Location::Tcp(address), _) => {
                 let mut poll_delay = INITIAL_POLL_INTERVAL;
                 loop {
-                    let (peer, address) = (peer.clone(), *address);
-                    let check = tokio::task::spawn_blocking(move || peer.is_own_port(address));
+                    let (checked, address) = (peer.clone(), *address);
+                    let check = tokio::task::spawn_blocking(move || checked.is_own_port(address));
                     match check.await.unwrap_or_default() {
-                        Some(true) => return Ok(()),
+                        Some(true) => return Ok(peer),
                         Some(false) => return Err(refused(&peer::FOREIGN)),
                         None if Instant::now() >= self.until => {
                             return Err(refused(&peer::NOT_LISTENING));
                         }
                         // The next step reports an exit.
                         None if timeout(poll_delay, self.child.wait()).await.is_ok() => {
-                            return Ok(());
+                            return Ok(peer);
                         }
                         None => poll_delay = (poll_delay * 2).min(MAX_POLL_INTERVAL),
                     }

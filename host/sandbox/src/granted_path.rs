@@ -2,8 +2,8 @@
 //! could have replaced it by a link.
 
 use std::path::{Path, PathBuf};
-use std::{fmt, io};
 
+use crate::PathError;
 use crate::lookup::{Id, Lookup};
 
 /// A file or folder of a policy.
@@ -14,10 +14,11 @@ pub struct GrantedPath {
     limit: Limit,
 }
 
-/// Where links in a path may lead.
+/// Where links in a path may lead. If the path passes through a shared folder, only into that, too, and if
+/// through several, into all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Limit {
-    /// Anywhere. If the path passes through a shared folder, only into that.
+    /// Anywhere.
     None,
     /// Into this folder, given by a path without links.
     Inside(PathBuf),
@@ -54,23 +55,22 @@ impl GrantedPath {
 
     pub(crate) fn lookup(&self, shared: &SharedFolders) -> Result<Lookup, PathError> {
         let found = Lookup::of(&self.path).map_err(PathError::Io)?;
-        let folders = match &self.limit {
-            Limit::None => {
-                let passed: Vec<_> = shared.passed_by(&found).cloned().collect();
-                if passed.is_empty() {
-                    return Ok(found);
-                }
-                passed
-            }
-            Limit::Inside(folder) => vec![folder.clone()],
+        let of_limit = match &self.limit {
+            Limit::None => None,
+            Limit::Inside(folder) => Some(vec![folder.clone()]),
             Limit::Below(paths) => {
                 let target = |path: &PathBuf| Self::from(path).target(shared).ok();
-                paths.iter().filter_map(target).collect()
+                Some(paths.iter().filter_map(target).collect())
             }
         };
-        match folders.iter().any(|folder| found.target.starts_with(folder)) {
-            true => Ok(found),
-            false => Err(PathError::LeadsOut { target: found.target, folders }),
+        // Whoever can change one of them decides about the rest of the path.
+        let passed = shared.passed_by(&found).map(|folder| vec![folder.clone()]);
+        let is_outside =
+            |folders: &Vec<PathBuf>| !folders.iter().any(|folder| found.target.starts_with(folder));
+        let outside = of_limit.into_iter().chain(passed).find(is_outside);
+        match outside {
+            Some(folders) => Err(PathError::LeadsOut { target: found.target, folders }),
+            None => Ok(found),
         }
     }
 }
@@ -114,47 +114,6 @@ impl SharedFolders {
     }
 }
 
-/// Why a path grants nothing.
-#[derive(Debug)]
-pub enum PathError {
-    /// It cannot be resolved.
-    Io(io::Error),
-    /// It leads to `target`, outside of what limits it: `folders`, which is empty if programs can
-    /// replace all that could limit it.
-    LeadsOut {
-        /// By a path without links.
-        target: PathBuf,
-        /// By paths without links.
-        folders: Vec<PathBuf>,
-    },
-}
-
-impl fmt::Display for PathError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => error.fmt(f),
-            Self::LeadsOut { target, folders } => {
-                write!(f, "leads to `{}`", target.display())?;
-                let folders: Vec<_> =
-                    folders.iter().map(|folder| format!("`{}`", folder.display())).collect();
-                match &folders[..] {
-                    [] => write!(f, ", by a path that programs can change"),
-                    _ => write!(f, ", outside of {}", folders.join(" and ")),
-                }
-            }
-        }
-    }
-}
-
-/// A path of a policy that exists, but grants nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OmittedPath {
-    /// The path.
-    pub path: PathBuf,
-    /// The reason: a clause in which "it" is the path.
-    pub reason: String,
-}
-
 #[cfg(all(test, unix))]
 mod tests {
     use std::fs;
@@ -166,12 +125,13 @@ mod tests {
     fn links_in_shared_folders_lead_to_nothing_outside() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().canonicalize().expect("it exists");
-        for name in ["shared/own", "other", "secret", "states/a/own", "states/b"] {
+        for name in ["shared/own", "other/below", "secret", "states/a/own", "states/b"] {
             fs::create_dir_all(root.join(name)).expect("a folder");
         }
         for (link, target) in [
             ("shared/out", "../secret"),
             ("shared/other", "../other"),
+            ("shared/below_other", "../other/below"),
             ("shared/in", "own"),
             ("through", "shared/in"),
             ("plain", "secret"),
@@ -196,6 +156,7 @@ mod tests {
         check(at("plain").into(), Some("secret"));
         check(at("shared/out").into(), None);
         check(at("shared/other").into(), None);
+        check(at("shared/below_other").into(), None);
         check(at("states/a/in").into(), Some("states/a/own"));
         check(at("states/a/out").into(), None);
         check(GrantedPath::inside(at("plain"), at("shared")), None);

@@ -28,6 +28,7 @@ mod lookup;
 mod namespaces;
 #[cfg(not(target_os = "linux"))]
 mod other;
+mod path_check;
 mod policy;
 mod preset;
 mod removal;
@@ -36,7 +37,7 @@ mod report;
 mod ruleset;
 
 pub use delegated::{Controllers, Delegated};
-pub use granted_path::{GrantedPath, OmittedPath, PathError, SharedFolders};
+pub use granted_path::{GrantedPath, SharedFolders};
 pub use group_usage::GroupUsage;
 pub use kernel::Kernel;
 #[cfg(target_os = "linux")]
@@ -44,6 +45,7 @@ pub use linux::Enforcement;
 pub use namespaces::NoNamespaces;
 #[cfg(not(target_os = "linux"))]
 pub use other::Enforcement;
+pub use path_check::{OmittedPath, PathChecks, PathError, Protected};
 pub use policy::{Policy, TMP};
 pub use removal::remove_folder;
 pub use report::{Confinement, RuleReport, RuleStatus};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::{NetRule, Preset, SandboxLimits};
 
-use crate::{Delegated, GrantedPath, SharedFolders, preset};
+use crate::{Delegated, GrantedPath, Protected, SharedFolders, preset};
 
 /// The beginning of a path in the private folder of a launch, which is known when it starts.
 pub const TMP: &str = "{tmp}";
@@ -17,7 +17,8 @@ pub struct Policy {
     /// Files and folders of the system that can be read.
     pub system: Vec<PathBuf>,
     /// Files and folders that can be read and changed. Rules of paths that pass through one of these
-    /// folders are ignored, since the process could replace a part of such a path by a link.
+    /// folders lead to nothing outside of it, since the process could replace a part of such a path by
+    /// a link.
     pub write: Vec<GrantedPath>,
     /// Programs, and folders of programs, that can be executed and read.
     pub run: Vec<GrantedPath>,
@@ -28,7 +29,9 @@ pub struct Policy {
     pub states: Option<PathBuf>,
     /// Files and folders that must not be changed, such as the private copies of other programs: a path
     /// in `write` that contains one grants nothing.
-    pub protected: Vec<PathBuf>,
+    pub protected: Vec<Protected>,
+    /// Folders of the program in protected ones, whose content it may change.
+    pub own: Vec<PathBuf>,
     /// Ports that can be connected to.
     pub connect: Vec<NetRule>,
     /// TCP ports that can be listened on.

@@ -1,85 +1,129 @@
 //! Removes a folder that a process could change, whatever it left there.
 
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
-/// Removes a folder with its content, like [`fs::remove_dir_all`], but with a constant amount of memory
+/// Removes a folder with its content, like [`std::fs::remove_dir_all`], but with a constant amount of memory
 /// and open files however deep its folders are, and also folders without permissions. Follows no
-/// links. Blocks.
-///
-/// No process must change the folder meanwhile.
+/// links, even those that a process makes meanwhile. Blocks.
 ///
 /// # Errors
 ///
-/// The first I/O error; the rest stays.
+/// The first I/O error; the rest stays. So it does if a process changes the folder meanwhile.
 pub fn remove_folder(folder: &Path) -> io::Result<()> {
     #[cfg(not(unix))]
-    return fs::remove_dir_all(folder);
+    return std::fs::remove_dir_all(folder);
     #[cfg(unix)]
-    unix::remove_folder(folder)
+    Ok(unix::remove_folder(folder)?)
 }
 
 #[cfg(unix)]
 mod unix {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+    use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+    use rustix::io::Errno;
+    use rustix::path::Arg;
 
     use super::*;
 
-    pub(super) fn remove_folder(folder: &Path) -> io::Result<()> {
-        make_accessible(folder)?;
+    pub(super) fn remove_folder(folder: &Path) -> Result<(), Errno> {
+        let root = open(CWD, folder)?;
         let mut next = 0;
         // Another listing may have what was moved into the folder during this one.
-        while empty(folder, folder, &mut next)? {}
-        fs::remove_dir(folder)
+        while empty(&root, None, &mut next)? {}
+        rustix::fs::unlinkat(CWD, folder, AtFlags::REMOVEDIR)
     }
 
-    /// Removes all in `folder`, a folder in `root` or that itself. Moves the folders in it to `root`.
-    /// Returns whether there were any.
-    fn empty(root: &Path, folder: &Path, next: &mut u64) -> io::Result<bool> {
+    /// Removes all in `inner`, a folder in `root`, or without one, in `root`. Moves the folders in
+    /// `inner` to `root`. Returns whether there were any.
+    fn empty(root: &OwnedFd, inner: Option<&OwnedFd>, next: &mut u64) -> Result<bool, Errno> {
+        let folder = inner.unwrap_or(root);
         let mut has_folders = false;
-        for entry in fs::read_dir(folder)? {
+        for entry in Dir::read_from(folder)? {
             let entry = entry?;
-            let path = entry.path();
-            if !entry.file_type()?.is_dir() {
-                fs::remove_file(path)?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if !is_folder(folder, &entry)? {
+                rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
                 continue;
             }
             has_folders = true;
-            make_accessible(&path)?;
-            if folder == root {
-                empty(root, &path, next)?;
-                fs::remove_dir(path)?;
+            let opened = open(folder.as_fd(), name)?;
+            if inner.is_some() {
+                move_to(root, folder, name, next)?;
             } else {
-                move_to(root, &path, next)?;
+                empty(root, Some(&opened), next)?;
+                rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
             }
         }
         Ok(has_folders)
     }
 
-    /// Moves a folder to `root`, with a name that is free there.
-    fn move_to(root: &Path, folder: &Path, next: &mut u64) -> io::Result<()> {
+    fn is_folder(folder: &OwnedFd, entry: &rustix::fs::DirEntry) -> Result<bool, Errno> {
+        let found = match entry.file_type() {
+            FileType::Unknown => {
+                let stat =
+                    rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(stat.st_mode)
+            }
+            known => known,
+        };
+        Ok(found.is_dir())
+    }
+
+    /// Moves the folder `name` in `folder` to `root`, with a name that is free there.
+    fn move_to(
+        root: &OwnedFd,
+        folder: &OwnedFd,
+        name: &std::ffi::CStr,
+        next: &mut u64,
+    ) -> Result<(), Errno> {
         loop {
-            let moved = fs::rename(folder, root.join(next.to_string()));
+            let moved = rustix::fs::renameat(folder, name, root, next.to_string());
             *next += 1;
             match moved {
-                Err(error) if is_taken(&error) => {}
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                 moved => return moved,
             }
         }
     }
 
-    fn is_taken(error: &io::Error) -> bool {
-        use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
-        matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
+    /// Opens a folder, and gives this user all permissions for it.
+    fn open(parent: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+            Err(Errno::ACCESS) => {
+                make_readable(parent, name)?;
+                rustix::fs::openat(parent, name, flags, Mode::empty())
+            }
+            opened => opened,
+        }?;
+        rustix::fs::fchmod(&opened, Mode::RWXU)?;
+        Ok(opened)
     }
 
-    fn make_accessible(folder: &Path) -> io::Result<()> {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    #[cfg(target_os = "linux")]
+    fn make_readable(parent: BorrowedFd<'_>, name: impl Arg) -> Result<(), Errno> {
+        use std::os::fd::AsRawFd as _;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+        // `fchmod` needs a folder that can be read.
+        let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
+        rustix::fs::chmod(path, Mode::RWXU)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn make_readable(parent: BorrowedFd<'_>, name: impl Arg) -> Result<(), Errno> {
+        rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)
     }
 }
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
@@ -117,5 +161,10 @@ mod tests {
         assert!(!folder.exists());
         assert_eq!(fs::read_to_string(parent.path().join("kept")).expect("it stays"), "text");
         remove_folder(&folder).expect_err("it does not exist");
+        let (target, link) = (parent.path().join("target"), parent.path().join("link"));
+        fs::create_dir_all(target.join("inner")).expect("folders");
+        symlink(&target, &link).expect("a link");
+        remove_folder(&link).expect_err("a link");
+        assert!(target.join("inner").exists());
     }
 }

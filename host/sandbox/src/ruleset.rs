@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::lookup::{Id, Lookup};
 use crate::policy::resolve;
-use crate::{GrantedPath, OmittedPath, PathError, Policy, SharedFolders};
+use crate::{GrantedPath, OmittedPath, PathChecks, PathError, Policy};
 
 /// The newest version of the ABI that the rules below were written for.
 const ABI: ABI = landlock::ABI::V10;
@@ -50,12 +50,12 @@ pub(crate) fn create(policy: &Policy, folder: Option<&Path>) -> io::Result<Rules
     let devices = make_bitflags!(AccessFs::{MakeChar | MakeBlock});
     let write = read | (AccessFs::from_write(ABI) & !devices);
     let system: Vec<_> = policy.system.iter().map(GrantedPath::from).collect();
-    let disk = Disk::new(policy, folder);
+    let checks = PathChecks::new(policy);
     let rules = [(&system, read), (&policy.read, read), (&policy.run, run), (&policy.write, write)];
     let (mut ruleset, mut omitted) = (ruleset, Vec::new());
     for (paths, access) in rules {
         for granted in paths.iter().filter_map(|granted| resolve(granted, folder)) {
-            match disk.open(&granted, access == write)? {
+            match open(&checks, &granted, access == write)? {
                 Opened::Found(opened) => {
                     ruleset = add_path(ruleset, opened, access).map_err(|error| failed(&error))?;
                 }
@@ -89,49 +89,24 @@ enum Opened {
     Denied(String),
 }
 
-/// What the paths of a policy lead to at the moment of a start.
-struct Disk {
-    shared: SharedFolders,
-    /// What the process can change.
-    writable: Vec<Id>,
-    protected: Vec<Lookup>,
-}
-
-impl Disk {
-    fn new(policy: &Policy, folder: Option<&Path>) -> Self {
-        let shared = SharedFolders::new(&policy.shared, policy.states.as_deref());
-        let writable = policy.write.iter().filter_map(|granted| resolve(granted, folder));
-        let writable = writable.filter_map(|it| Some(it.lookup(&shared).ok()?.id)).collect();
-        let protected = policy.protected.iter().filter_map(|path| Lookup::of_existing(path));
-        Self { shared, writable, protected: protected.collect() }
-    }
-
-    /// Opens what a path leads to, unless a program may have replaced that, or it is protected.
-    ///
-    /// # Errors
-    ///
-    /// Fails if this process cannot open more files.
-    fn open(&self, granted: &GrantedPath, is_write: bool) -> io::Result<Opened> {
-        let denied = |reason: &str| Ok(Opened::Denied(reason.to_owned()));
-        let opened = match granted.lookup(&self.shared) {
-            Ok(found) if found.depends_on(&self.writable) => {
-                return denied("it passes through a folder that the program can change");
-            }
-            Ok(found) if is_write && self.protected.iter().any(|it| found.contains(it)) => {
-                return denied("it contains what decides about plugins");
-            }
-            Ok(found) => open_target(&found),
-            Err(PathError::Io(error)) => Err(error),
-            Err(error) => return denied(&format!("it {error}")),
-        };
-        match opened {
-            Ok(opened) => Ok(Opened::Found(opened)),
-            Err(error) if is_exhausted(&error) => Err(error),
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Opened::Missing),
-                _ => denied(&error.to_string()),
-            },
-        }
+/// Opens what a path leads to, unless it grants nothing.
+///
+/// # Errors
+///
+/// Fails if this process cannot open more files.
+fn open(checks: &PathChecks, granted: &GrantedPath, is_write: bool) -> io::Result<Opened> {
+    let opened = match checks.lookup(granted, is_write) {
+        Ok(found) => open_target(&found),
+        Err(PathError::Io(error)) => Err(error),
+        Err(error) => return Ok(Opened::Denied(format!("it {error}"))),
+    };
+    match opened {
+        Ok(opened) => Ok(Opened::Found(opened)),
+        Err(error) if is_exhausted(&error) => Err(error),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Opened::Missing),
+            _ => Ok(Opened::Denied(error.to_string())),
+        },
     }
 }
 
@@ -142,14 +117,8 @@ fn is_exhausted(error: &io::Error) -> bool {
 /// Opens what was found, unless something else is at its path now.
 fn open_target(found: &Lookup) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let target = &found.target;
-    let opened = match openat2(CWD, target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-        // Filters of older containers do not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            rustix::fs::open(target, flags | OFlags::NOFOLLOW, Mode::empty())?
-        }
-        opened => opened?,
-    };
+    // It is older than Landlock, so a filter that denies it denies Landlock, too.
+    let opened = openat2(CWD, &found.target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
     let stat = fstat(&opened)?;
     match found.id == (Id { device: stat.st_dev, inode: stat.st_ino }) {
         true => Ok(opened),
@@ -177,6 +146,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::Protected;
 
     #[test]
     fn paths_that_programs_may_have_replaced_are_omitted() {
@@ -188,13 +158,18 @@ mod tests {
         fs::write(root.join("secret/tool"), "").expect("a file");
         symlink(root.join("secret/tool"), root.join("shared/tool")).expect("a link");
         symlink(root.join("secret"), root.join("shared/lib")).expect("a link");
+        symlink(root.join("secret"), root.join("own/lib")).expect("a link");
         let policy = Policy {
             run: vec![root.join("shared/tool").into(), root.join("missing").into()],
             system: vec![root.join("shared/lib"), root.join("secret")],
-            read: vec![root.join("own/sub").into()],
+            read: vec![root.join("own/sub").into(), root.join("own/lib").into()],
             write: vec![root.join("own").into(), root.join("secret").into()],
             shared: vec![root.join("shared")],
-            protected: vec![root.join("secret/missing/file")],
+            protected: vec![Protected {
+                path: root.join("secret/missing/file"),
+                name: "a test",
+                with_content: false,
+            }],
             ..Policy::default()
         };
         let omitted = create(&policy, None).expect("a ruleset").omitted;
@@ -204,14 +179,20 @@ mod tests {
             let [target, shared] = [target, "shared"].map(|name| root.join(name));
             format!("it leads to `{}`, outside of `{}`", target.display(), shared.display())
         };
-        let own = "it passes through a folder that the program can change";
-        let contains = "it contains what decides about plugins";
-        let paths = ["shared/lib", "own/sub", "shared/tool", "secret"].map(|name| root.join(name));
+        let protected = root.join("secret/missing/file");
+        let contains =
+            format!("it contains `{}` (a test), which it must not change", protected.display());
+        let own = format!(
+            "it leads to `{}`, outside of `{}`",
+            root.join("secret").display(),
+            root.join("own").display()
+        );
+        let paths = ["shared/lib", "own/lib", "shared/tool", "secret"].map(|name| root.join(name));
         let expected = [
             (paths[0].as_path(), &*leads_out("secret")),
-            (paths[1].as_path(), own),
+            (paths[1].as_path(), &*own),
             (paths[2].as_path(), &*leads_out("secret/tool")),
-            (paths[3].as_path(), contains),
+            (paths[3].as_path(), &*contains),
         ];
         assert_eq!(reasons, expected);
     }

@@ -690,6 +690,7 @@ impl HostBuilder {
                 default_deadline: self.default_deadline,
                 permission_policy: self.permission_policy,
                 confinement: self.confinement,
+                plugin_dirs: dirs.clone(),
                 settings,
                 timer: Timer::new(),
                 events,

@@ -278,7 +278,7 @@ impl ConfigFile {
             permissions: grants(&self.settings.permissions),
             sandbox: self.settings.sandbox.clone(),
             plugins: plugins.collect(),
-            files: self.files().to_vec(),
+            files: self.files().iter().map(|file| self.base.join(file)).collect(),
         }
     }
 

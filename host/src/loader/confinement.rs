@@ -4,11 +4,11 @@
 use std::ffi::{OsStr, OsString};
 
 use hotbay_process::{Program, STATE_DIR, allowed};
-use hotbay_sandbox::{Delegated, GrantedPath, Policy};
+use hotbay_sandbox::{Delegated, GrantedPath};
 
 use super::bounds::{check, granted_variables, policy_of};
 use super::candidate::Candidate;
-use super::sandbox_paths::{Paths, Purpose, SandboxHost, SandboxPaths};
+use super::sandbox_paths::{Paths, Purpose, Resolved, SandboxHost};
 use crate::error::Error;
 
 /// Confines a program as its manifest and the host require, and sets its environment.
@@ -26,10 +26,8 @@ pub(super) fn confine(
     };
     let search_path = path_of(program);
     let paths = Paths::new(candidate, &program.folder, host, Purpose::Start);
-    let SandboxPaths { read, write, run, programs, shared, states, protected, state } =
-        paths.resolve(&sandbox)?;
     let policy = policy_of(&candidate.manifest, &sandbox, cgroup);
-    let mut policy = Policy { read, write, run, shared, states, protected, ..policy };
+    let Resolved { mut policy, programs, state } = paths.resolve(&sandbox, policy)?;
     for name in policy.add_programs(&programs, &search_path) {
         let plugin = candidate.manifest.name();
         tracing::warn!(%plugin, "`sandbox.run` lists `{name}`, which was not found in PATH");

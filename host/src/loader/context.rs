@@ -45,6 +45,12 @@ pub(crate) struct LoaderContext {
     pub(crate) settings: Arc<CurrentSettings>,
     /// What is required of the confinement of plugins.
     pub(crate) confinement: ConfinementPolicy,
+    /// The folders that are searched for plugins.
+    #[cfg_attr(
+        not(all(unix, feature = "process")),
+        allow(dead_code, reason = "without processes, nothing is confined")
+    )]
+    pub(crate) plugin_dirs: Vec<PathBuf>,
     pub(crate) timer: Timer,
     pub(crate) events: EventBus,
     pub(crate) deferred_unloads: DeferredUnloads,

@@ -73,6 +73,7 @@ pub(super) fn start_program(
         policy: &context.confinement,
         trust: context.rules.trust(),
         staging_dir: context.staging.parent(),
+        plugin_dirs: &context.plugin_dirs,
         environment: &context.inherit_env,
     };
     confine(candidate, host, &mut program)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay_manifest::Sandbox;
 use hotbay_process::launch_parents;
-use hotbay_sandbox::{GrantedPath, PathError, SharedFolders};
+use hotbay_sandbox::{GrantedPath, PathChecks, PathError, Policy, Protected, SharedFolders, TMP};
 use rustix::fs::Access;
 
 use super::bounds::{bounds_of, effective};
@@ -17,36 +17,31 @@ use crate::artifact::trust::{self, Trust};
 use crate::config::ConfinementPolicy;
 use crate::error::{Error, ErrorKind, LoadStep};
 
-/// What the paths of a sandbox lead to.
-pub(super) struct SandboxPaths {
-    pub(super) read: Vec<GrantedPath>,
-    pub(super) write: Vec<GrantedPath>,
-    pub(super) run: Vec<GrantedPath>,
+/// A sandbox whose paths are resolved.
+pub(super) struct Resolved {
+    /// With its paths, but without named programs.
+    pub(super) policy: Policy,
     /// The names in `run`, which are searched in `PATH`.
     pub(super) programs: Vec<String>,
-    /// The folders that programs can change.
-    pub(super) shared: Vec<PathBuf>,
-    /// The folder with the folders `{state}`.
-    pub(super) states: Option<PathBuf>,
-    /// What no program can change.
-    pub(super) protected: Vec<PathBuf>,
     /// The folder `{state}`, if a path has it.
     pub(super) state: Option<PathBuf>,
 }
 
-/// What the host says about all sandboxes.
+/// Settings of the host for all sandboxes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SandboxHost<'h> {
     pub(super) policy: &'h ConfinementPolicy,
     pub(super) trust: Trust,
     /// Where the host makes private copies, unless that is the system's temporary folder.
     pub(super) staging_dir: Option<&'h Path>,
+    /// The folders that are searched for plugins.
+    pub(super) plugin_dirs: &'h [PathBuf],
     /// The variables that programs inherit besides the usual ones.
     pub(super) environment: &'h [String],
 }
 
-/// What the paths are that the host protects.
-const PROTECTED: &str = "what the host protects";
+/// The hint about a folder that must not be changed.
+const OTHER_FOLDER: &str = "list `{state}`, `{tmp}`, or a folder that contains only data, instead";
 
 /// Why paths are resolved.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +56,8 @@ pub(super) enum Purpose {
 pub(super) fn check_paths(candidate: &Candidate, host: SandboxHost<'_>) -> Result<(), Error> {
     let (sandbox, _) = effective(&candidate.manifest, &candidate.settings, host.policy);
     let (Some(sandbox), Some(folder)) = (sandbox, &candidate.folder) else { return Ok(()) };
-    Paths::new(candidate, folder, host, Purpose::Survey).resolve(&sandbox).map(drop)
+    let paths = Paths::new(candidate, folder, host, Purpose::Survey);
+    paths.resolve(&sandbox, Policy::default()).map(drop)
 }
 
 /// Resolves the paths of one sandbox.
@@ -106,47 +102,78 @@ impl<'p> Paths<'p> {
         }
     }
 
-    /// Resolves the paths of a sandbox that the bounds of the host permit.
-    pub(super) fn resolve(mut self, sandbox: &Sandbox) -> Result<SandboxPaths, Error> {
+    /// Resolves the paths of a sandbox that the bounds of the host permit, and adds them to `policy`.
+    pub(super) fn resolve(mut self, sandbox: &Sandbox, policy: Policy) -> Result<Resolved, Error> {
         let of = |list: fn(&Sandbox) -> &Option<Vec<String>>| {
             self.bounds.and_then(|bounds| list(bounds).as_deref()).unwrap_or_default()
         };
         let [read, write, run] = [of(|it| &it.read), of(|it| &it.write), of(|it| &it.run)];
         let programs = sandbox.run.iter().flatten().filter(|text| is_name(text)).cloned().collect();
-        let read = self.list("read", &sandbox.read, read)?;
-        let write = self.list("write", &sandbox.write, write)?;
-        let run = self.list("run", &sandbox.run, run)?;
-        let protected = self.protected();
-        write.iter().try_for_each(|granted| self.check_writable(granted, &protected))?;
-        let protected = protected.into_iter().map(|(path, _)| path).collect();
-        let states = state_dir(self.host.policy);
-        let Self { writable: shared, state, .. } = self;
-        Ok(SandboxPaths { read, write, run, programs, shared, states, protected, state })
-    }
-
-    /// Resolves the paths in the list of one field, without names of programs. `bounds` is the host's
-    /// list.
-    fn list(
-        &mut self,
-        field: &str,
-        texts: &Option<Vec<String>>,
-        bounds: &[String],
-    ) -> Result<Vec<GrantedPath>, Error> {
-        let mut paths = Vec::new();
-        let is_path = |text: &&String| field != "run" || !is_name(text);
-        for text in texts.iter().flatten().filter(is_path) {
-            let granted = self.path(text, bounds)?;
-            match granted.target(&self.shared) {
-                // The system's own errors may pass.
-                Err(PathError::Io(error)) if error.raw_os_error().is_none() => {
-                    let reason = format!("cannot be granted: {error}");
-                    return Err(self.refused(field, text, &reason));
-                }
-                Err(PathError::Io(_)) | Ok(_) => paths.push(granted),
-                Err(error) => return Err(self.refused(field, text, &error.to_string())),
+        let read = self.list(&sandbox.read, read)?;
+        let write = self.list(&sandbox.write, write)?;
+        let run = self.list(&sandbox.run, run)?;
+        let granted =
+            |list: &[(&str, GrantedPath)]| list.iter().map(|(_, it)| it.clone()).collect();
+        let policy = Policy {
+            read: granted(&read),
+            write: granted(&write),
+            run: granted(&run),
+            protected: self.protected(),
+            own: [&self.folder].into_iter().chain(&self.state).cloned().collect(),
+            states: state_dir(self.host.policy),
+            shared: self.writable.clone(),
+            ..policy
+        };
+        let checks = PathChecks::new(&policy);
+        for (field, list) in [("read", read), ("write", write), ("run", run)] {
+            for (text, granted) in list {
+                self.check(&checks, field, text, &granted)?;
             }
         }
-        Ok(paths)
+        Ok(Resolved { policy, programs, state: self.state })
+    }
+
+    /// Resolves the placeholders in the list of one field, without names of programs. `bounds` is the
+    /// host's list.
+    fn list<'t>(
+        &mut self,
+        texts: &'t Option<Vec<String>>,
+        bounds: &[String],
+    ) -> Result<Vec<(&'t str, GrantedPath)>, Error> {
+        let paths = texts.iter().flatten().filter(|text| !is_name(text));
+        paths.map(|text| Ok((text.as_str(), self.path(text, bounds)?))).collect()
+    }
+
+    /// Fails if a path must not be granted.
+    fn check(
+        &self,
+        checks: &PathChecks,
+        field: &str,
+        text: &str,
+        granted: &GrantedPath,
+    ) -> Result<(), Error> {
+        // The private folder of a launch exists only then.
+        if granted.path.starts_with(TMP) {
+            return Ok(());
+        }
+        let is_write = field == "write";
+        let (reason, hint) = match checks.check(granted, is_write) {
+            // One of its other names may be below it.
+            Ok(()) if is_write && self.is_beside_linked_manifest(granted) => {
+                ("is beside its plugin.json, which has hard links".to_owned(), OTHER_FOLDER)
+            }
+            Ok(()) => return Ok(()),
+            // The system's own errors may pass.
+            Err(PathError::Io(error)) if error.raw_os_error().is_some() => return Ok(()),
+            Err(PathError::Io(error)) => (format!("cannot be granted: {error}"), "remove it"),
+            Err(error @ PathError::LeadsOut { .. }) => {
+                (error.to_string(), "list the target itself, and let the host grant it")
+            }
+            Err(error @ PathError::Protected { .. }) => (error.to_string(), OTHER_FOLDER),
+        };
+        let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
+        let message = format!("`sandbox.{field}` lists `{text}`, which {reason}");
+        Err(failed.caused_by(message).with_hint(hint))
     }
 
     /// Below a folder that the host grants, or that belongs to the plugin, links must not lead out of
@@ -177,50 +204,33 @@ impl<'p> Paths<'p> {
         })
     }
 
-    #[cold]
-    fn refused(&self, field: &str, text: &str, reason: &str) -> Error {
-        let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
-        let message = format!("`sandbox.{field}` lists `{text}`, which {reason}");
-        failed.caused_by(message).with_hint("list the target itself, and let the host grant it")
-    }
-
-    /// Returns what no program may change, and what it is: what decides about plugins, and the copies
-    /// that run.
-    fn protected(&self) -> Vec<(PathBuf, &'static str)> {
-        let private = launch_parents().into_iter().chain(self.host.staging_dir.map(Path::to_owned));
-        let files = self.candidate.settings.files.iter().cloned();
-        [(self.folder.join(MANIFEST), "its plugin.json"), (self.folder.clone(), "its folder")]
+    /// Returns what the program must not change: files that configure plugins, and the copies that run.
+    fn protected(&self) -> Vec<Protected> {
+        let (host, settings) = (self.host, &self.candidate.settings);
+        let own = [
+            (self.folder.join(MANIFEST), "its manifest", false),
+            (self.folder.clone(), "its folder", false),
+        ];
+        let copies = launch_parents().into_iter().chain(host.staging_dir.map(Path::to_owned));
+        let instances = settings.plugins.values().filter_map(|plugin| plugin.folder.clone());
+        let all = own
             .into_iter()
-            .chain(private.map(|folder| (folder, "private folders of the host")))
-            .chain(state_dir(self.host.policy).map(|folder| (folder, "folders `{state}`")))
-            .chain(files.map(|file| (file, "hotbay.toml")))
-            .chain(self.host.policy.protected.iter().map(|path| (path.clone(), PROTECTED)))
-            .collect()
-    }
-
-    /// Fails if the program could change what is protected.
-    fn check_writable(
-        &self,
-        granted: &GrantedPath,
-        protected: &[(PathBuf, &'static str)],
-    ) -> Result<(), Error> {
-        let mut contained =
-            protected.iter().filter(|(path, _)| granted.contains(path, &self.shared));
-        let reason = match contained.next() {
-            Some((_, what)) => format!("contains {what}"),
-            // One of its other names may be below it.
-            None if self.is_beside_linked_manifest(granted) => {
-                "is beside its plugin.json, which has hard links".to_owned()
-            }
-            None => return Ok(()),
-        };
-        let message = format!(
-            "`sandbox.write` lists `{}`, which {reason}: the program could change what is granted",
-            granted.path.display()
-        );
-        let failed = self.candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
-        let hint = "list `{state}`, `{tmp}`, or a folder such as `{plugin}/data`, instead";
-        Err(failed.caused_by(message).with_hint(hint))
+            .chain(copies.map(|folder| (folder, "private folders of the host", false)))
+            .chain(state_dir(host.policy).map(|folder| (folder, "states of plugins", true)))
+            .chain(settings.files.iter().map(|file| (file.clone(), "configuration", false)))
+            .chain(host.plugin_dirs.iter().map(|dir| (dir.clone(), "a plugin directory", true)))
+            .chain(instances.map(|folder| (folder, "the folder of a plugin", true)))
+            .chain(host.policy.cgroup.iter().map(|group| (group.clone(), "control groups", true)))
+            .chain(
+                host.policy
+                    .protected
+                    .iter()
+                    .map(|path| (path.clone(), "protected by the host", true)),
+            );
+        let all = all.filter_map(|(path, name, with_content)| {
+            Some(Protected { path: std::path::absolute(path).ok()?, name, with_content })
+        });
+        all.collect()
     }
 
     fn is_beside_linked_manifest(&self, granted: &GrantedPath) -> bool {

@@ -40,7 +40,7 @@ pub(crate) struct PluginSettings {
     /// Bounds of the sandboxes of plugins without their own.
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) plugins: BTreeMap<PluginName, OnePlugin>,
-    /// The files that say so.
+    /// The files of the configuration, by absolute paths.
     pub(crate) files: Vec<PathBuf>,
 }
 

@@ -133,6 +133,12 @@ pub(crate) struct SurveyRules<'h> {
         allow(dead_code, reason = "without processes, nothing is confined")
     )]
     pub(crate) staging_dir: Option<&'h Path>,
+    /// The folders that are searched for plugins.
+    #[cfg_attr(
+        not(all(unix, feature = "process")),
+        allow(dead_code, reason = "without processes, nothing is confined")
+    )]
+    pub(crate) plugin_dirs: &'h [PathBuf],
 }
 
 /// Checks one folder: its manifest, its stamp, its config against `config_schema`, and whether it can
@@ -247,6 +253,7 @@ fn check_paths(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error
         policy: host.confinement,
         trust: host.rules.trust(),
         staging_dir: host.staging_dir,
+        plugin_dirs: host.plugin_dirs,
         environment: host.environment,
     };
     super::sandbox_paths::check_paths(candidate, host)

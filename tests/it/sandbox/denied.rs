@@ -10,6 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use hotbay_tests::{Plugins, unique};
 use serde_json::{Value, json};
 
+use super::links::restart_after;
 use super::{assert_denied, assert_permitted, attempt, can_confine, start};
 
 /// Asserts that a program without a sandbox can do all of `actions`, and one with this sandbox none.
@@ -88,11 +89,11 @@ fn links_in_writable_folders_grant_nothing_after_a_restart() {
     fs::create_dir(&own).expect("a folder");
     fs::create_dir(&secret).expect("a folder");
     fs::write(secret.join("file"), "x").expect("a file");
-    // As the program could have made it in an earlier run.
-    std::os::unix::fs::symlink(&secret, own.join("link")).expect("a link");
     let (link, below) = (own.join("link"), own.join("link/file"));
-    let confined =
-        start(json!({ "write": [own, link], "read": [below], "run": [own.join("link")] }));
+    let confined = start(json!({ "write": [own, link], "read": [below], "run": [link] }));
+    restart_after(&confined, || {
+        std::os::unix::fs::symlink(&secret, &link).expect("a link");
+    });
     assert_permitted(&confined, json!({ "do": "write", "path": own.join("new") }));
     assert_denied(&confined, json!({ "do": "read", "path": secret.join("file") }));
     assert_denied(&confined, json!({ "do": "write", "path": secret.join("new") }));

@@ -159,13 +159,16 @@ fn program_cannot_be_granted_its_own_manifest() {
         let error = load_error(json!({ "write": [listed] }), confinement, &fixture);
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         let message = error.full_message();
-        assert!(message.contains("which contains its plugin.json"), "{message}");
+        let relation = if listed.ends_with("json") { "is" } else { "contains" };
+        let manifest = fixture.file(&fixture.name).join("plugin.json");
+        let expected = format!("which {relation} `{}` (its manifest)", manifest.display());
+        assert!(message.contains(&expected), "{message}");
     }
 }
 
 /// Lets `change` replace something, and ends the process, so that the program is started again.
 #[track_caller]
-fn restart_after(running: &Running, change: impl FnOnce()) {
+pub(super) fn restart_after(running: &Running, change: impl FnOnce()) {
     change();
     let mut events = running.host.events();
     let [process] = processes_of(&running.fixture.name)[..] else { panic!("it runs once") };
@@ -367,16 +370,23 @@ fn links_that_another_plugin_can_make_lead_to_nothing() {
 }
 
 #[test]
-fn what_decides_about_plugins_cannot_be_granted() {
+fn files_that_configure_plugins_cannot_be_granted() {
     let plugins = Plugins::new();
     let file = plugins.dir().join("config/hotbay.toml");
     fs::create_dir(file.parent().expect("a folder")).expect("a new folder");
-    fs::write(&file, "").expect("a file");
-    for (folder, expected) in [
-        ("staging", "private folders of the host"),
-        ("state", "folders `{state}`"),
-        ("config", "hotbay.toml"),
-        ("own", "what the host protects"),
+    let instance = plugins.dir().join("instance");
+    fs::write(&file, format!("[plugins.second]\nfolder = '{}'\n", instance.display()))
+        .expect("a file");
+    for (folder, relation, expected) in [
+        ("staging", "contains", "private folders of the host"),
+        ("state", "contains", "states of plugins"),
+        ("state/of/hotbay/other", "is in", "states of plugins"),
+        ("config", "contains", "configuration"),
+        ("own", "contains", "protected by the host"),
+        ("plugins", "is", "a plugin directory"),
+        ("plugins/other", "is in", "a plugin directory"),
+        ("instance/data", "is in", "the folder of a plugin"),
+        ("cgroup/other", "is in", "control groups"),
     ] {
         let fixture = ProcessFixture::new();
         let listed = plugins.dir().join(folder);
@@ -384,17 +394,23 @@ fn what_decides_about_plugins_cannot_be_granted() {
         // What does not exist yet is protected, too.
         let policy = ConfinementPolicy::default()
             .with_state_dir(Some(plugins.dir().join("state/of/hotbay")))
+            .with_cgroup(Some(plugins.dir().join("cgroup")))
             .with_protected(vec![plugins.dir().join("own/file")]);
-        for name in ["state", "own"] {
-            let _ = fs::create_dir(plugins.dir().join(name));
+        let existing = ["state", "own", "staging/copies", "plugins/other", "instance/data"];
+        for name in existing.into_iter().chain(["cgroup/other"]) {
+            fs::create_dir_all(plugins.dir().join(name)).expect("a folder");
         }
-        let _ = fs::create_dir_all(plugins.dir().join("staging/copies"));
+        if listed.starts_with(plugins.dir().join("state/of")) {
+            create_private(&listed);
+        }
         let builder = Host::builder().confinement(policy).config_file(&file);
         let builder = builder.staging_dir(plugins.dir().join("staging/copies"));
+        let builder = builder.plugin_dir(plugins.dir().join("plugins"));
         let error = refused_everywhere(builder, &folder, &fixture.name);
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         let message = error.full_message();
-        assert!(message.contains(&format!("contains {expected}")), "{message}");
+        assert!(message.contains(&format!("which {relation} `")), "{message}");
+        assert!(message.contains(&format!("({expected}), which it must")), "{message}");
     }
 }
 

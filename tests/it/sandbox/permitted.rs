@@ -66,6 +66,20 @@ fn temporary_files_are_private_to_the_process() {
 }
 
 #[test]
+fn every_placeholder_can_be_listed_in_every_list() {
+    let folder = Plugins::new();
+    for field in ["read", "write", "run"] {
+        for listed in ["{tmp}", "{tmp}/file", "{state}", "{state}/file", "{plugin}/file"] {
+            let policy = ConfinementPolicy::default();
+            let policy = policy.with_state_dir(Some(folder.dir().join("state")));
+            let sandbox = json!({ field: [listed] });
+            let running = start_with(sandbox, |it| it, |host| host.confinement(policy));
+            running.end();
+        }
+    }
+}
+
+#[test]
 fn host_narrows_what_the_manifest_requests() {
     if !can_confine(1) {
         return;
