@@ -49,6 +49,8 @@ mod sampled_limits;
 mod services;
 mod sharing;
 mod socket;
+#[allow(unsafe_code, reason = "options of sockets that no library reads")]
+mod socket_creator;
 mod start;
 mod state;
 mod stream;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::FileTypeExt as _;
@@ -186,9 +186,6 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
     Cow::Owned(decoded)
 }
 
-/// The longest table that is read.
-const MAX_TABLE_BYTES: u64 = 8 << 20;
-
 /// A listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Listed {
@@ -217,53 +214,74 @@ pub(crate) fn beyond_loopback(pid: u32) -> Option<Vec<SocketAddr>> {
     (!addresses.is_empty()).then(|| beyond.collect())
 }
 
-/// Returns whether these processes, and no others, listen at an address; `None` if nothing listens
-/// there. Linux only.
-pub(crate) fn is_own_port(processes: &[u32], address: SocketAddr) -> Option<bool> {
-    let own: BTreeSet<_> = processes.iter().flat_map(|process| inodes(*process)).collect();
+/// Who listens at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listener {
+    Nothing,
+    Own,
+    Foreign,
+    /// The open files of one of the processes cannot be read.
+    Unknown,
+}
+
+/// Returns whether these processes, and no others, listen at an address, to which this process would
+/// connect. Linux only.
+pub(crate) fn listener(processes: &[u32], address: SocketAddr) -> Listener {
     // The namespace from which this process connects.
-    let all = all_listed("thread-self");
-    let accepts = |listed: &&Listed| {
+    let accepting = accepting(all_listed("thread-self"), address);
+    if accepting.is_empty() {
+        return Listener::Nothing;
+    }
+    let own = processes.iter().flat_map(|process| inodes(*process)).collect::<BTreeSet<_>>();
+    match accepting.iter().all(|listed| own.contains(&listed.inode)) {
+        true => Listener::Own,
+        false if processes.iter().any(|process| is_hidden(*process)) => Listener::Unknown,
+        false => Listener::Foreign,
+    }
+}
+
+/// Returns the sockets among which the kernel selects one for a connection to an address.
+fn accepting(mut all: Vec<Listed>, address: SocketAddr) -> Vec<Listed> {
+    all.retain(|listed| {
         let ip = listed.address.ip();
         listed.address.port() == address.port() && (ip == address.ip() || ip.is_unspecified())
-    };
-    let (mut found, mut is_own) = (None, false);
-    for listed in all.iter().filter(accepts) {
-        match own.contains(&listed.inode) {
-            true => is_own = true,
-            false if listed.address.is_ipv4() == address.is_ipv4() => return Some(false),
-            // It accepts IPv4 only if it is not limited to IPv6, and no socket of IPv4 exists.
-            false => found = Some(false),
-        }
-    }
-    if is_own { Some(true) } else { found }
+    });
+    // It prefers sockets of the same family. Without any, one of IPv6 can accept IPv4.
+    let (same, other): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|listed| listed.address.is_ipv4() == address.is_ipv4());
+    if same.is_empty() && address.is_ipv4() { other } else { same }
+}
+
+/// Returns whether the open files of a process that runs cannot be read.
+fn is_hidden(pid: u32) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    files.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Returns the inodes of the sockets that a process has open.
 fn inodes(pid: u32) -> BTreeSet<u64> {
     let Ok(files) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
-    let inode = |file: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
+    let inode = |file: io::Result<std::fs::DirEntry>| -> Option<u64> {
         let target = std::fs::read_link(file.ok()?.path()).ok()?;
         target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
     };
     files.filter_map(inode).collect()
 }
 
-/// Lists the sockets of the network namespace of a process, by its name in `/proc`.
+/// Lists the sockets of the network namespace of a process, by its name in `/proc`. The tables can be
+/// long, but few sockets listen.
 fn all_listed(process: &str) -> Vec<Listed> {
     let read = |table: &str| {
-        let mut text = String::new();
         let file = File::open(format!("/proc/{process}/net/{table}")).ok()?;
-        file.take(MAX_TABLE_BYTES).read_to_string(&mut text).ok()?;
-        Some(text)
+        Some(listed(BufReader::new(file)))
     };
-    ["tcp", "tcp6"].into_iter().filter_map(read).flat_map(|text| listed(&text)).collect()
+    ["tcp", "tcp6"].into_iter().filter_map(read).flatten().collect()
 }
 
 /// Parses the listening sockets of a table such as `/proc/net/tcp`.
-fn listed(table: &str) -> Vec<Listed> {
+fn listed(table: impl BufRead) -> Vec<Listed> {
     const LISTEN: &str = "0A";
-    let lines = table.lines().skip(1).filter_map(|line| {
+    let lines = table.lines().map_while(Result::ok).skip(1).filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
         let (address, port) = words.next()?.split_once(':')?;
         let is_listening = words.nth(1)? == LISTEN;
@@ -455,11 +473,12 @@ mod tests {
             1: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000\n\
             2: 0100007F:1F92 0100007F:1F91 01 00000000:00000000 00:00000000 00000000 0 0 4712 1\n";
         let at = |address: &str, inode| Listed { address: address.parse().unwrap(), inode };
-        assert_eq!(listed(table), [at("0.0.0.0:8080", 4711), at("127.0.0.1:8081", 0)]);
+        assert_eq!(listed(table.as_bytes()), [at("0.0.0.0:8080", 4711), at("127.0.0.1:8081", 0)]);
         let six = "sl\n 0: 00000000000000000000000001000000:0050 0:0 0A\n 1: \
             00000000000000000000000000000000:0051 0:0 0A\n 2: \
             0000000000000000FFFF00000100007F:0052 0:0 0A\n 3: short:0053 0:0 0A\n";
-        assert_eq!(listed(six), [at("[::1]:80", 0), at("[::]:81", 0), at("127.0.0.1:82", 0)]);
+        let expected = [at("[::1]:80", 0), at("[::]:81", 0), at("127.0.0.1:82", 0)];
+        assert_eq!(listed(six.as_bytes()), expected);
     }
 
     #[cfg(target_os = "linux")]
@@ -473,14 +492,39 @@ mod tests {
         let beyond = beyond_loopback(std::process::id()).unwrap();
         assert!(beyond.contains(&open.local_addr().unwrap()), "{beyond:?}");
         assert!(!beyond.contains(&listener.local_addr().unwrap()), "{beyond:?}");
-        let is_own = |address| is_own_port(&[std::process::id()], address);
-        assert_eq!(is_own(listener.local_addr().unwrap()), Some(true));
-        assert_eq!(
-            is_own((Ipv4Addr::LOCALHOST, open.local_addr().unwrap().port()).into()),
-            Some(true)
-        );
-        let other = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port));
-        assert_eq!(is_own(other), None, "nothing listens there");
+        let check = |address| super::listener(&[std::process::id()], address);
+        assert_eq!(check(listener.local_addr().unwrap()), Listener::Own);
+        let open = (Ipv4Addr::LOCALHOST, open.local_addr().unwrap().port());
+        assert_eq!(check(open.into()), Listener::Own);
+        let nothing = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), port));
+        assert_eq!(check(nothing), Listener::Nothing);
+        let six = SocketAddr::from((Ipv6Addr::LOCALHOST, open.1));
+        assert_eq!(check(six), Listener::Nothing, "it accepts only IPv4");
+    }
+
+    #[test]
+    fn every_socket_that_can_accept_a_connection_counts() {
+        let at = |address: &str, inode| Listed { address: address.parse().unwrap(), inode };
+        let all = [
+            at("[::]:80", 1),
+            at("[::]:80", 2),
+            at("[::1]:80", 3),
+            at("0.0.0.0:81", 4),
+            at("127.0.0.1:81", 5),
+            at("[::]:81", 6),
+            at("127.0.0.2:81", 7),
+        ];
+        for (address, expected) in [
+            ("127.0.0.1:80", &[1, 2][..]),
+            ("[::1]:80", &[1, 2, 3]),
+            ("127.0.0.1:81", &[4, 5]),
+            ("[::1]:81", &[6]),
+            ("127.0.0.1:82", &[]),
+        ] {
+            let found = accepting(all.to_vec(), address.parse().unwrap());
+            let found: Vec<_> = found.iter().map(|listed| listed.inode).collect();
+            assert_eq!(found, expected, "{address}");
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::child::Child;
-use crate::location;
+use crate::location::{self, Listener};
+use crate::socket_creator::{Creator, creator};
 use crate::usage::{Meter, ProcessTable};
 
 /// Whose sockets a client may connect to.
@@ -28,6 +29,7 @@ pub(crate) enum Peer {
 pub(crate) const FOREIGN: &str =
     "the socket belongs to a process of another program, which its sandbox does not grant";
 pub(crate) const NOT_LISTENING: &str = "the program does not listen there";
+const HIDDEN: &str = "the open files of the program cannot be read, so its ports are not known";
 const EXITED: &str = "the process that created the socket has exited, so its owner is not known";
 
 impl Peer {
@@ -46,8 +48,11 @@ impl Peer {
     /// another socket since the last connection.
     pub(crate) fn check(&self, socket: impl AsFd) -> io::Result<()> {
         let Self::Program { group, .. } = self else { return Ok(()) };
-        // It is in another process namespace without an id.
-        let process = listener(socket)?.ok_or_else(|| denied(FOREIGN))?;
+        let process = match creator(socket)? {
+            Creator::Running(process) => process,
+            Creator::Exited => return Err(denied(EXITED)),
+            Creator::Invisible => return Err(denied(FOREIGN)),
+        };
         match rustix::process::getpgid(Some(process)) {
             Ok(found) if found == *group => Ok(()),
             Err(Errno::SRCH) => Err(denied(EXITED)),
@@ -58,36 +63,31 @@ impl Peer {
     /// Checks which processes listen at an address, to which a TCP socket was connected: the program
     /// could have closed its port since the last connection. Blocks for a moment.
     pub(crate) fn check_port(&self, address: SocketAddr) -> io::Result<()> {
-        match self.is_own_port(address) {
-            Some(true) => Ok(()),
-            Some(false) => Err(denied(FOREIGN)),
-            None => Err(denied(NOT_LISTENING)),
+        match self.is_own_port(address)? {
+            true => Ok(()),
+            false => Err(denied(NOT_LISTENING)),
         }
     }
 
-    /// Returns whether processes of the program listen at a TCP address, and no others; `None` if
-    /// nothing listens there. Blocks for a moment.
-    pub(crate) fn is_own_port(&self, address: SocketAddr) -> Option<bool> {
-        let Self::Program { meter, .. } = self else { return Some(true) };
-        location::is_own_port(&meter.processes(&ProcessTable::default()), address)
+    /// Returns whether processes of the program listen at a TCP address; `false` if nothing listens
+    /// there. Blocks for a moment.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` if others listen there, or that is not known.
+    pub(crate) fn is_own_port(&self, address: SocketAddr) -> io::Result<bool> {
+        let Self::Program { meter, .. } = self else { return Ok(true) };
+        match location::listener(&meter.processes(&ProcessTable::default()), address) {
+            Listener::Own => Ok(true),
+            Listener::Nothing => Ok(false),
+            Listener::Foreign => Err(denied(FOREIGN)),
+            Listener::Unknown => Err(denied(HIDDEN)),
+        }
     }
 }
 
 fn denied(reason: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, reason)
-}
-
-/// Returns the process that listens; `None` if this process cannot see it.
-#[cfg(target_os = "linux")]
-fn listener(socket: impl AsFd) -> io::Result<Option<Pid>> {
-    use nix::sys::socket::{getsockopt, sockopt};
-    // Of a process that cannot be seen, the id is 0.
-    Ok(Pid::from_raw(getsockopt(&socket, sockopt::PeerCredentials)?.pid()))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn listener(_: impl AsFd) -> io::Result<Option<Pid>> {
-    Ok(None)
 }
 
 #[cfg(all(test, target_os = "linux"))]

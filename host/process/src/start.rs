@@ -391,17 +391,17 @@ impl Starting<'_> {
                 loop {
                     let (checked, address) = (peer.clone(), *address);
                     let check = tokio::task::spawn_blocking(move || checked.is_own_port(address));
-                    match check.await.unwrap_or_default() {
-                        Some(true) => return Ok(peer),
-                        Some(false) => return Err(refused(&peer::FOREIGN)),
-                        None if Instant::now() >= self.until => {
+                    match check.await.unwrap_or(Ok(false)) {
+                        Ok(true) => return Ok(peer),
+                        Err(error) => return Err(refused(&error)),
+                        Ok(false) if Instant::now() >= self.until => {
                             return Err(refused(&peer::NOT_LISTENING));
                         }
                         // The next step reports an exit.
-                        None if timeout(poll_delay, self.child.wait()).await.is_ok() => {
+                        Ok(false) if timeout(poll_delay, self.child.wait()).await.is_ok() => {
                             return Ok(peer);
                         }
-                        None => poll_delay = (poll_delay * 2).min(MAX_POLL_INTERVAL),
+                        Ok(false) => poll_delay = (poll_delay * 2).min(MAX_POLL_INTERVAL),
                     }
                 }
             }

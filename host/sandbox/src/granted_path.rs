@@ -82,6 +82,30 @@ impl<P: Into<PathBuf>> From<P> for GrantedPath {
     }
 }
 
+/// Removes folders that were replaced by a link: whose paths pass through another of these folders,
+/// and lead out of it. Otherwise a program could declare any folder to be one that programs change.
+fn without_links_out(mut folders: Vec<Lookup>) -> Vec<Lookup> {
+    let mut kept: Vec<Lookup> = Vec::new();
+    loop {
+        let leads_out = |folder: &Lookup| {
+            kept.iter().any(|outer| {
+                folder.depends_on(&[outer.id]) && !folder.target.starts_with(&outer.target)
+            })
+        };
+        folders.retain(|folder| !leads_out(folder));
+        let ids: Vec<_> = folders.iter().map(|folder| folder.id).collect();
+        let (waiting, known): (Vec<_>, Vec<_>) =
+            folders.into_iter().partition(|folder| folder.depends_on(&ids));
+        // If all wait for each other, none can be said to be above the others.
+        if known.is_empty() {
+            kept.extend(waiting);
+            return kept;
+        }
+        kept.extend(known);
+        folders = waiting;
+    }
+}
+
 /// Folders that programs can change.
 #[derive(Debug, Default)]
 pub struct SharedFolders(Vec<(PathBuf, Id)>);
@@ -94,10 +118,7 @@ impl SharedFolders {
         let states = states.into_iter().flatten().flatten().map(|entry| entry.path());
         let paths = paths.into_iter().filter_map(|path| Lookup::of(path).ok());
         let found: Vec<_> = paths.chain(states.filter_map(|path| Lookup::of(&path).ok())).collect();
-        let ids: Vec<_> = found.iter().map(|found| found.id).collect();
-        // One that depends on another is inside of it, or it was replaced by a link.
-        let fixed = found.into_iter().filter(|found| !found.depends_on(&ids));
-        Self(fixed.map(|found| (found.target, found.id)).collect())
+        Self(without_links_out(found).into_iter().map(|it| (it.target, it.id)).collect())
     }
 
     /// Returns whether a program can change what a path leads to, or create it if it does not exist.
@@ -125,7 +146,9 @@ mod tests {
     fn links_in_shared_folders_lead_to_nothing_outside() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().canonicalize().expect("it exists");
-        for name in ["shared/own", "other/below", "secret", "states/a/own", "states/b"] {
+        for name in
+            ["shared/own", "shared/inner", "other/below", "secret", "states/a/own", "states/b"]
+        {
             fs::create_dir_all(root.join(name)).expect("a folder");
         }
         for (link, target) in [
@@ -135,12 +158,14 @@ mod tests {
             ("shared/in", "own"),
             ("through", "shared/in"),
             ("plain", "secret"),
+            ("shared/own/out", "../inner/file"),
             ("states/a/out", "../b"),
             ("states/a/in", "own"),
         ] {
             symlink(target, root.join(link)).expect("a link");
         }
-        let paths = ["shared", "other", "none", "shared/out"].map(|name| root.join(name));
+        let paths = ["shared/own", "shared", "other", "none", "shared/out"];
+        let paths = paths.map(|name| root.join(name));
         let shared = SharedFolders::new(&paths, Some(&root.join("states")));
         let check = |granted: GrantedPath, expected: Option<&str>| match (
             granted.target(&shared),
@@ -156,6 +181,12 @@ mod tests {
         check(at("plain").into(), Some("secret"));
         check(at("shared/out").into(), None);
         check(at("shared/other").into(), None);
+        // It leads to another folder in the same one.
+        fs::write(at("shared/inner/file"), "text").expect("a file");
+        check(at("shared/own/out").into(), None);
+        check(at("shared/inner/file").into(), Some("shared/inner/file"));
+        // What a program declares by a link limits nothing.
+        check(at("secret").into(), Some("secret"));
         check(at("shared/below_other").into(), None);
         check(at("states/a/in").into(), Some("states/a/own"));
         check(at("states/a/out").into(), None);

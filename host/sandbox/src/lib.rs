@@ -47,5 +47,7 @@ pub use namespaces::NoNamespaces;
 pub use other::Enforcement;
 pub use path_check::{OmittedPath, PathChecks, PathError, Protected};
 pub use policy::{Policy, TMP};
+#[cfg(unix)]
+pub use removal::make_private;
 pub use removal::remove_folder;
 pub use report::{Confinement, RuleReport, RuleStatus};

@@ -157,7 +157,7 @@ mod tests {
             ("plugins/own/data", None),
             ("private/new", None),
             ("plugins/other", Some("is in")),
-            ("plugins", Some("is ")),
+            ("plugins", Some("contains")),
             ("private", Some("is ")),
             ("plugins/own", Some("contains")),
             ("", Some("contains")),

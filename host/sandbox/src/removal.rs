@@ -17,6 +17,17 @@ pub fn remove_folder(folder: &Path) -> io::Result<()> {
     Ok(unix::remove_folder(folder)?)
 }
 
+/// Gives this user all permissions for a folder, and others none. Follows no link.
+///
+/// # Errors
+///
+/// I/O errors.
+#[cfg(unix)]
+pub fn make_private(folder: &Path) -> io::Result<()> {
+    unix::open(rustix::fs::CWD, folder)?;
+    Ok(())
+}
+
 #[cfg(unix)]
 mod unix {
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,7 +103,7 @@ mod unix {
     }
 
     /// Opens a folder, and gives this user all permissions for it.
-    fn open(parent: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<OwnedFd, Errno> {
+    pub(super) fn open(parent: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
             Err(Errno::ACCESS) => {

@@ -183,9 +183,17 @@ pub(crate) fn sweep(parent: &Path, prefix: &str) {
         let name = entry.file_name();
         let is_named = name.to_str().is_some_and(|name| is_private_folder(name, prefix));
         // The metadata of a link is its own.
-        let is_own = |metadata: &fs::Metadata| metadata.is_dir() && is_own(metadata);
-        if !is_named || !entry.metadata().is_ok_and(|metadata| is_own(&metadata)) {
+        let is_folder = |metadata: &fs::Metadata| metadata.is_dir() && is_own(metadata);
+        let Some(metadata) = entry.metadata().ok().filter(|found| is_named && is_folder(found))
+        else {
             continue;
+        };
+        if !is_private(&metadata) {
+            // A program can change the mode of the folder of its launch.
+            let is_made_private = prefix != PREFIX && make_private(&entry.path()).is_ok();
+            if !is_made_private {
+                continue;
+            }
         }
         if let Ok(Some(_lock)) = FolderLock::take(&entry.path()) {
             // Another host may sweep the same folder; what cannot be removed stays.
@@ -202,13 +210,34 @@ fn is_private_folder(name: &str, prefix: &str) -> bool {
 
 #[cfg(unix)]
 fn is_own(metadata: &fs::Metadata) -> bool {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    let is_private = metadata.permissions().mode() & 0o077 == 0;
-    metadata.uid() == rustix::process::geteuid().as_raw() && is_private
+    use std::os::unix::fs::MetadataExt;
+    metadata.uid() == rustix::process::geteuid().as_raw()
+}
+
+#[cfg(unix)]
+fn make_private(folder: &Path) -> io::Result<()> {
+    hotbay_sandbox::make_private(folder)
+}
+
+/// Returns whether only the owner has permissions for a folder, and all.
+#[cfg(unix)]
+fn is_private(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o777 == 0o700
 }
 
 #[cfg(not(unix))]
 fn is_own(_: &fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(unix))]
+fn is_private(_: &fs::Metadata) -> bool {
     false
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::Access;
 
 use super::bounds::{bounds_of, effective};
 use super::candidate::Candidate;
+use super::settings::PluginSettings;
 use crate::artifact::discover::MANIFEST;
 use crate::artifact::trust::{self, Trust};
 use crate::config::ConfinementPolicy;
@@ -39,6 +40,11 @@ pub(super) struct SandboxHost<'h> {
     /// The variables that programs inherit besides the usual ones.
     pub(super) environment: &'h [String],
 }
+
+/// The beginning of a path in the plugin's folder.
+const PLUGIN: &str = "{plugin}";
+/// The beginning of a path in the plugin's private folder.
+const STATE: &str = "{state}";
 
 /// The hint about a folder that must not be changed.
 const OTHER_FOLDER: &str = "list `{state}`, `{tmp}`, or a folder that contains only data, instead";
@@ -86,20 +92,20 @@ impl<'p> Paths<'p> {
     ) -> Self {
         let settings = &candidate.settings;
         let bounds = bounds_of(&candidate.manifest, settings, host.policy);
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         let all = settings.sandboxes().chain(&host.policy.bounds);
-        let writable = all.flat_map(|bounds| bounds.write.iter().flatten()).map(PathBuf::from);
-        let writable: Vec<_> = writable.filter(|path| path.is_absolute()).collect();
-        let shared = SharedFolders::new(&writable, state_dir(host.policy).as_deref());
-        Self {
-            candidate,
-            folder: std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()),
-            host,
-            purpose,
-            bounds,
-            writable,
-            shared,
-            state: None,
+        let all = all.flat_map(|bounds| bounds.write.iter().flatten());
+        let (below_plugin, others): (Vec<_>, Vec<_>) =
+            all.partition(|path| path.starts_with(PLUGIN));
+        let mut writable: Vec<_> =
+            others.into_iter().map(PathBuf::from).filter(|path| path.is_absolute()).collect();
+        if !below_plugin.is_empty() {
+            for folder in plugin_folders(&folder, settings, host) {
+                writable.extend(below_plugin.iter().map(|text| below(&folder, text, PLUGIN)));
+            }
         }
+        let shared = SharedFolders::new(&writable, state_dir(host.policy).as_deref());
+        Self { candidate, folder, host, purpose, bounds, writable, shared, state: None }
     }
 
     /// Resolves the paths of a sandbox that the bounds of the host permit, and adds them to `policy`.
@@ -179,18 +185,18 @@ impl<'p> Paths<'p> {
     /// Below a folder that the host grants, or that belongs to the plugin, links must not lead out of
     /// that folder: a program could have made them.
     fn path(&mut self, text: &str, bounds: &[String]) -> Result<GrantedPath, Error> {
-        if let Some(rest) = text.strip_prefix("{plugin}") {
-            let path = self.folder.join(rest.trim_start_matches('/'));
+        if text.starts_with(PLUGIN) {
+            let path = below(&self.folder, text, PLUGIN);
             let real = self.folder.canonicalize().unwrap_or_else(|_| physical(&self.folder));
             return Ok(GrantedPath::inside(path, real));
         }
-        if let Some(rest) = text.strip_prefix("{state}") {
+        if text.starts_with(STATE) {
             let state = match self.state.take() {
                 Some(state) => state,
                 None => self.state_folder()?,
             };
             let state = self.state.insert(state);
-            let path = state.join(rest.trim_start_matches('/'));
+            let path = below(state, text, STATE);
             return Ok(GrantedPath::inside(path, physical(state)));
         }
         let path = PathBuf::from(text);
@@ -299,6 +305,21 @@ impl<'p> Paths<'p> {
         let access = Access::WRITE_OK | Access::EXEC_OK;
         Ok(rustix::fs::access(existing.unwrap_or(folder), access)?)
     }
+}
+
+/// Returns the path of a text that begins with a placeholder for `folder`.
+fn below(folder: &Path, text: &str, placeholder: &str) -> PathBuf {
+    folder.join(text[placeholder.len()..].trim_start_matches('/'))
+}
+
+/// Returns the folders of all plugins that are known: `own`, those of instances, and those in folders
+/// of plugins.
+fn plugin_folders(own: &Path, settings: &PluginSettings, host: SandboxHost<'_>) -> Vec<PathBuf> {
+    let dirs = host.plugin_dirs.iter().chain(&host.policy.protected);
+    let listed = dirs.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let instances = settings.plugins.values().filter_map(|plugin| plugin.folder.clone());
+    let all = listed.map(|entry| entry.path()).chain(instances).chain([own.to_owned()]);
+    all.filter_map(|folder| std::path::absolute(folder).ok()).collect()
 }
 
 /// Returns whether a text in `run` names a program of `PATH`.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hotbay::{Host, LoadStep, Request};
@@ -48,6 +49,42 @@ fn host_connects_to_no_other_program() {
     assert_eq!(connection.read(&mut [0; 64]).expect("the end"), 0);
     unix.set_nonblocking(true).expect("it is ours");
     unix.accept().expect_err("one connection");
+}
+
+#[test]
+fn socket_of_a_process_that_has_exited_is_refused() {
+    /// Listens, and passes the socket to a child process, which exits at the end of its stdin.
+    const DAEMON: &str = "import os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+if os.fork():
+    os._exit(0)
+sys.stdin.read()";
+    if !can_confine(1) || !hotbay_tests::has_interpreter("python3") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("other.socket");
+    let mut daemon = Command::new("python3")
+        .args(["-c", DAEMON])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("python");
+    let stdin = daemon.stdin.take();
+    assert!(daemon.wait().expect("an exit").success());
+    let fixture = ProcessFixture::new();
+    let text = format!("http+unix://{}", path.display());
+    let program = fixture.program(json!({ "location": { "text": text } }));
+    let error =
+        refused(&Host::builder().build().expect("a host"), confined(&fixture)(program).install());
+    let message = error.full_message();
+    assert_eq!(error.step(), Some(LoadStep::Location), "{message}");
+    // Kernels before 6.5 do not know which process it was.
+    let reasons = ["has exited, so its owner is not known", "a process of another program"];
+    assert!(reasons.iter().any(|reason| message.contains(reason)), "{message}");
+    drop(stdin);
 }
 
 #[test]
