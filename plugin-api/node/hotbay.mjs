@@ -1190,7 +1190,16 @@ function failureOf(error) {
 function faultOf(error) {
   const stack = textOf(() => error?.stack);
   const [, location] = stack.match(/(?:file:\/\/)?(\/[^\n()]+:\d+:\d+)/) ?? [];
-  return { message: textOf(() => error), location };
+  return { message: textOf(() => withCauses(error)), location };
+}
+
+/** Returns the text of an error with those of its causes: of `fetch`, only the cause says more. */
+function withCauses(error) {
+  const texts = [String(error)];
+  for (let { cause } = Object(error); cause != null && texts.length < 8; { cause } = Object(cause)) {
+    texts.push(String(cause));
+  }
+  return texts.join("; caused by ");
 }
 
 /** Returns a value as text. What was thrown may be any value, also one that throws by itself. */

@@ -74,6 +74,7 @@ test("call that throws any value fails", { timeout: 60_000 }, () => serving(`
     symbol: Symbol("a"),
     failure: Object.assign(new Error("b"), { failure: { big: 1n }, status: "c" }),
     bare: Object.create(null),
+    caused: new TypeError("f", { cause: new Error("g", { cause: "h" }) }),
     getter: { get stack() { throw new Error("d"); } },
     proxy: new Proxy({}, { getPrototypeOf() { throw new Error("e"); } }),
   };
@@ -85,7 +86,7 @@ test("call that throws any value fails", { timeout: 60_000 }, () => serving(`
   await plugin.run();
 `, async (send) => {
   const message = { symbol: "Symbol(a)", failure: "Error: b", bare: "a value without text",
-    getter: "[object Object]" };
+    caused: "TypeError: f; caused by Error: g; caused by h", getter: "[object Object]" };
   for (const [name, expected] of Object.entries(message)) {
     const [status, body] = await send("POST", `/${name}`);
     assert.deepEqual([status, JSON.parse(body).fault.message], [500, expected]);

@@ -211,6 +211,12 @@ note: hotbay.toml:7:9: `[plugins.requests.sandbox]` replaces the bounds in `[san
 "#]]);
     let text = "[sandbox]\nread = []\n[plugins.plain]\nenabled = false\n";
     assert_eq!(check(text).stderr, "");
+    // An empty section confines the plugin.
+    let text = "[sandbox]\nread = []\n[plugins.plain.sandbox]\n[plugins.requests]\nenabled = false";
+    assert_eq!(check(text).stderr, "");
+    let text = "[sandbox]\nwrite = ['/usr', '/no/such/folder']\n[plugins.plain]\nenabled = false\n";
+    let note = check(text).stderr;
+    assert!(note.starts_with("note: hotbay.toml:2:9: `sandbox.write` lists `/no/such/"), "{note}");
     assert_eq!(check("[sandbox]\nnamespaces = true\n").stderr, "");
 }
 
@@ -229,10 +235,14 @@ note: hotbay.toml:2:12: `required` does not apply to libraries in the host's own
 "#]]);
     let json = hotbay(plugins.dir(), &["config", "check", "--json"]).exits(0).json();
     assert_eq!(json["notes"].as_array().map(Vec::len), Some(1), "{json}");
-    for exception in ["[plugins.echo]\nisolation = 'none'\n", "[plugins.echo]\nenabled = false\n"] {
+    let check = |exception: &str| {
         fs::write(plugins.dir().join("hotbay.toml"), format!("{text}{exception}")).unwrap();
-        assert_eq!(hotbay(plugins.dir(), &["config", "check"]).exits(0).stderr, "");
-    }
+        hotbay(plugins.dir(), &["config", "check"]).exits(0).stderr
+    };
+    assert_eq!(check("[plugins.echo]\nenabled = false\n"), "");
+    let note = check("[plugins.echo]\nisolation = 'none'\n");
+    assert!(note.contains("`echo` is an exception from `required`"), "{note}");
+    assert_eq!(note.lines().count(), 1, "{note}");
 }
 
 #[cfg(target_os = "linux")]

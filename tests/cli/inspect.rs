@@ -112,28 +112,55 @@ $ hotbay inspect plugins/transform --json
 fn inspect_prints_what_the_host_grants_of_a_sandbox() {
     let plugins = Plugins::new();
     let sandbox = json!({
-        "preset": "native", "read": ["/usr/share", "/etc"], "write": ["{state}"],
-        "limits": { "cpu": 0.5 },
+        "preset": "native", "read": ["/usr/share", "/etc", "/usr/share/zoneinfo/none"],
+        "write": ["{state}", "{plugin}/none"], "run": ["sh", "no-such-program"],
+        "limits": { "cpu": 0.5, "processes": 9, "call_cpu_seconds": 0.5 },
     });
     let program = ProgramFolder::new(plugins.dir().join("plugins"), "fetch");
     program.bytes("#!/bin/sh\n").set("sandbox", sandbox).install();
-    let file = "[sandbox]\nread = ['/usr/share/zoneinfo']\n";
+    let file = "[sandbox]\nread = ['/usr/share/zoneinfo']\n\
+                limits = { processes = 8, call_cpu_seconds = 0.25, open_files = 64 }\n";
     fs::write(plugins.dir().join("hotbay.toml"), file).unwrap();
     let run = hotbay(plugins.dir(), &["inspect", "fetch"]).exits(0);
     let text = run.text();
     let expected = r#"
-  grants         {"limits":{"cpu":0.5},"preset":"native","read":["/usr/share/zoneinfo"],"write":["{state}"]}
   not granted    `sandbox.read` lists `/usr/share`, of which the host grants only `/usr/share/zoneinfo`
                  `sandbox.read` lists `/etc`, which the host does not grant
+                 `sandbox.limits.processes` is 9, of which the host grants only 8
+                 `sandbox.limits.call_cpu_seconds` is 0.5, of which the host grants only 0.25
+                 `sandbox.read` lists `/usr/share/zoneinfo/none`, which does not exist
+                 `sandbox.write` lists `{plugin}/none`, which does not exist
+                 `sandbox.run` lists `no-such-program`, which does not exist
 "#;
     assert!(text.contains(expected), "{text}");
     let json = hotbay(plugins.dir(), &["inspect", "fetch", "--json"]).exits(0).json();
-    assert_eq!(json["grants"]["read"], json!(["/usr/share/zoneinfo"]));
-    assert_eq!(json["not_granted"].as_array().map(Vec::len), Some(2));
+    assert_eq!(json["grants"]["read"][0], json!("/usr/share/zoneinfo"));
+    assert_eq!(json["grants"]["limits"]["open_files"], json!(64));
+    assert_eq!(json["not_granted"].as_array().map(Vec::len), Some(7));
     // What refuses a load is in the list, too.
     fs::write(plugins.dir().join("hotbay.toml"), "[sandbox]\nrequire = ['cpu']\n").unwrap();
     let list = hotbay(plugins.dir(), &["list"]).exits(1).text();
     assert!(list.contains("refused  confine: this machine cannot confine it"), "{list}");
+}
+
+#[cfg(unix)]
+#[test]
+fn programs_cannot_write_in_plugin_directories() {
+    let plugins = Plugins::new();
+    let dir = plugins.dir().join("plugins");
+    for (name, listed) in [("one", dir.join("two")), ("two", dir.clone())] {
+        let program = ProgramFolder::new(&dir, name).bytes("#!/bin/sh\n");
+        program.set("sandbox", json!({ "write": [listed] })).install();
+    }
+    for name in ["one", "two"] {
+        for arguments in [&["call", name][..], &["inspect", name], &["list"], &["config", "check"]]
+        {
+            fs::write(plugins.dir().join("hotbay.toml"), "").unwrap();
+            let run = hotbay(plugins.dir(), arguments);
+            let text = run.text() + &run.stderr;
+            assert!(text.contains("which it must not change"), "{arguments:?}: {text}");
+        }
+    }
 }
 
 #[cfg(unix)]

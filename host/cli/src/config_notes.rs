@@ -1,16 +1,16 @@
 //! The notes of `hotbay config check`: settings that are valid, but have less effect than it seems.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hotbay::inspect::{self, SurveyedPlugin};
 use hotbay::manifest::SandboxRule;
-use hotbay::{ConfigFile, ConfigValue, Host};
+use hotbay::{ConfigFile, ConfigValue};
 use hotbay_manifest::{KeyTrust, nearest};
 use serde_json::Value;
 
 use crate::args::Options;
-use crate::config_values::{Finding, has, is_set, place_of};
+use crate::config_values::{Finding, has, is_below, is_set, place_of};
 use crate::plugin_dirs::builder;
 use crate::survey_report::{self, runs_in_own_process};
 
@@ -27,9 +27,13 @@ pub(crate) fn notes(
     let mut notes = Vec::new();
     notes.extend(unused_signatures(file));
     notes.extend(expired_keys(file));
-    notes.extend(unknown_signed_plugins(file, surveyed));
+    notes.extend(unknown_signed_plugins(file, options, surveyed));
     notes.extend(missing_controllers(file, options));
     // Without a sandbox, a program is refused if one is required.
+    notes.extend(missing_paths(file));
+    if is_required {
+        notes.extend(exceptions(file, &enabled));
+    }
     match is_required {
         false => notes.extend(unconfined(file, &enabled)),
         true if !is_set(options, "sandbox.isolate_libraries") => {
@@ -74,10 +78,16 @@ fn expired_keys(file: &ConfigFile) -> Vec<Finding> {
 }
 
 /// Returns notes for names in the scope of a key that no plugin has.
-fn unknown_signed_plugins(file: &ConfigFile, surveyed: &[SurveyedPlugin]) -> Vec<Finding> {
+fn unknown_signed_plugins(
+    file: &ConfigFile,
+    options: &Options,
+    surveyed: &[SurveyedPlugin],
+) -> Vec<Finding> {
     let names = surveyed.iter().map(|one| match &one.instance {
         // A signature has the name in the manifest.
-        Some(_) => survey_report::name(&inspect::plugin(&Host::builder(), &one.folder).surveyed),
+        Some(_) => {
+            survey_report::name(&inspect::plugin(&builder(options, &[]), &one.folder).surveyed)
+        }
         None => survey_report::name(one),
     });
     let names: Vec<_> = names.collect();
@@ -137,8 +147,8 @@ fn unconfined(file: &ConfigFile, enabled: &[&SurveyedPlugin]) -> Option<Finding>
     let bound = bounds(file).next()?;
     let is_unconfined = |one: &&&SurveyedPlugin| {
         let has_sandbox = one.manifest.as_ref().is_none_or(|it| it.sandbox().is_some());
-        let own = format!("plugins.{}.sandbox.", survey_report::name(one));
-        let is_confined = file.values().any(|value| value.path.starts_with(&own));
+        let own = format!("plugins.{}.sandbox", survey_report::name(one));
+        let is_confined = file.values().any(|value| is_below(&value, &own));
         runs_in_own_process(one) && !has_sandbox && !is_confined
     };
     let names = names(enabled.iter().filter(is_unconfined))?;
@@ -175,12 +185,16 @@ fn libraries_of_host(file: &ConfigFile, enabled: &[&SurveyedPlugin]) -> Option<F
 fn replaced_bounds(file: &ConfigFile, one: &SurveyedPlugin) -> Option<Finding> {
     let section = format!("plugins.{}.sandbox", survey_report::name(one));
     let own = format!("{section}.");
-    file.values().find(|value| value.path.starts_with(&own))?;
+    file.values().find(|value| is_below(value, &section))?;
     let requests_more = one.manifest.as_ref().is_some_and(|it| it.sandbox().is_some());
     let is_replaced = |field: &str| {
         // Without a sandbox in the manifest, a list that is not set grants nothing.
         let is_list = field != "require" && !field.starts_with("limits.");
-        !has(file, &format!("{own}{field}")) && (requests_more || !is_list)
+        let is_set = match field.starts_with("net") {
+            true => file.values().any(|value| is_below(&value, &format!("{own}net"))),
+            false => has(file, &format!("{own}{field}")),
+        };
+        !is_set && (requests_more || !is_list)
     };
     let fields = bounds(file).filter_map(|path| Some(path.strip_prefix("sandbox.")?.to_owned()));
     let fields: Vec<_> =
@@ -205,6 +219,47 @@ fn notes_of_plugin(file: &ConfigFile, one: &SurveyedPlugin) -> impl Iterator<Ite
         message: format!("plugin `{name}`: {note}"),
         hint: None,
     })
+}
+
+/// Returns a note for each path in bounds that does not exist.
+fn missing_paths(file: &ConfigFile) -> Vec<Finding> {
+    let mut notes = Vec::new();
+    for value in file.values() {
+        let field = match value.keys.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["sandbox", field] | ["plugins", _, "sandbox", field] => field.to_owned(),
+            _ => continue,
+        };
+        if !["read", "write", "run"].contains(&field.as_str()) {
+            continue;
+        }
+        let listed = value.value.iter().filter_map(Value::as_array).flatten();
+        let listed = listed.filter_map(Value::as_str).filter(|path| path.starts_with('/'));
+        notes.extend(listed.filter(|path| !Path::new(path).exists()).map(|path| Finding {
+            place: place_of(file, &value.path),
+            message: format!("`{}` lists `{path}`, which does not exist", value.path),
+            hint: None,
+        }));
+    }
+    notes
+}
+
+/// Returns a note about the libraries for which the file makes an exception from `required`.
+fn exceptions(file: &ConfigFile, enabled: &[&SurveyedPlugin]) -> Vec<Finding> {
+    let notes = enabled.iter().filter_map(|one| {
+        let path = format!("plugins.{}.isolation", survey_report::name(one));
+        let is_none = |value: &ConfigValue| value.value == Some("none".into());
+        file.values().find(|value| value.path == path).filter(is_none)?;
+        Some(Finding {
+            place: place_of(file, &path),
+            message: format!(
+                "the library `{}` is an exception from `required`: it runs in the host's own \
+                 process, without a sandbox",
+                survey_report::name(one)
+            ),
+            hint: None,
+        })
+    });
+    notes.collect()
 }
 
 /// Returns the paths of the bounds of all sandboxes.

@@ -35,13 +35,15 @@ pub(crate) fn has(file: &ConfigFile, path: &str) -> bool {
     file.values().any(|value| value.path == path && value.value != Some(false.into()))
 }
 
+/// Returns whether a value is at a path, or below it.
+pub(crate) fn is_below(value: &ConfigValue, path: &str) -> bool {
+    let rest = value.path.strip_prefix(path);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// Returns the place of the first value at or below a path.
 pub(crate) fn place_of(file: &ConfigFile, path: &str) -> String {
-    let is_below = |value: &ConfigValue| {
-        value.path == path
-            || value.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
-    };
-    let origin = file.values().find(is_below).and_then(|value| value.origin);
+    let origin = file.values().find(|value| is_below(value, path)).and_then(|value| value.origin);
     match origin {
         Some(origin) => format!("{}:{}:{}", origin.file.display(), origin.line, origin.column),
         None => file.path().display().to_string(),

@@ -439,8 +439,8 @@ pub(crate) const ENV: Field = list(
     Entries::Variables,
     "a list of names",
     "Variables of the host's environment that the program gets, besides `PATH` and those of the \
-     locale. A name must also be in `environment` of hotbay.toml, which all programs inherit, or in \
-     the bounds `env` of the host.",
+     locale: usual ones such as `HOME` and `TZ`, and those in `environment` of hotbay.toml. If the \
+     host sets bounds for `env`, those in the bounds.",
 );
 pub(crate) const NAMESPACES: Field = field(
     "namespaces",
@@ -490,8 +490,9 @@ pub(crate) const SANDBOX_LIMITS: &[Field] = &[
     limit(
         "memory_bytes",
         "a whole number of bytes",
-        "Maximum memory, in bytes: of the address space of each process, in which the stacks of \
-         threads count as a whole, and of the memory that all processes use together.",
+        "Maximum memory, in bytes: of the heap and the private writable mappings of each process, to \
+         which the stacks of threads belong as a whole, and of the memory that all processes use \
+         together.",
     ),
     limit(
         "processes",

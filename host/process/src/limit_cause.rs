@@ -1,4 +1,5 @@
-//! Finds the limits of a sandbox that may be why a program exited, by its signal and its last output.
+//! Finds the limits of a sandbox that may be why a program exited, or does not get ready, by its signal
+//! and its last output.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -31,10 +32,10 @@ const SYMPTOMS: [(SandboxRule, &[&str], &[i32]); 5] = [
 ];
 
 /// Returns which of the limits that are set may be the reason: those whose symptoms were seen, or all
-/// if the program was starting, and exited without a word.
+/// if the program was starting, and failed without output. It has no status if it still runs.
 pub(crate) fn causes(
     limits: &SandboxLimits,
-    status: ExitStatus,
+    status: Option<ExitStatus>,
     tail: &Tail,
     was_starting: bool,
 ) -> Vec<SandboxRule> {
@@ -43,14 +44,15 @@ pub(crate) fn causes(
     };
     let set: Vec<_> = SYMPTOMS.into_iter().filter(|(rule, ..)| is_set(*rule)).collect();
     let lines: Vec<_> = tail.lines().map(str::to_ascii_lowercase).collect();
-    let signal = status.signal();
+    let signal = status.and_then(|status| status.signal());
     let is_seen = |(_, words, signals): &(SandboxRule, &[&str], &[i32])| {
         let has = |word: &&str| lines.iter().any(|line| line.contains(word));
         words.iter().any(has) || signal.is_some_and(|signal| signals.contains(&signal))
     };
     let seen: Vec<_> =
         set.iter().filter(|symptom| is_seen(symptom)).map(|(rule, ..)| *rule).collect();
-    let is_unknown = seen.is_empty() && was_starting && lines.is_empty() && !status.success();
+    let has_failed = !status.is_some_and(|status| status.success());
+    let is_unknown = seen.is_empty() && was_starting && lines.is_empty() && has_failed;
     if is_unknown { set.into_iter().map(|(rule, ..)| rule).collect() } else { seen }
 }
 
@@ -68,7 +70,7 @@ mod tests {
         let check = |raw: i32, lines: &[&str], was_starting: bool, expected: &[SandboxRule]| {
             let mut tail = Tail::default();
             lines.iter().for_each(|line| tail.push(line));
-            let found = causes(&limits, ExitStatus::from_raw(raw), &tail, was_starting);
+            let found = causes(&limits, Some(ExitStatus::from_raw(raw)), &tail, was_starting);
             assert_eq!(found, expected, "{raw} {lines:?}");
         };
         use SandboxRule::{CpuSeconds, MemoryBytes, OpenFiles};
@@ -79,6 +81,8 @@ mod tests {
         check(failed, &["OSError: [Errno 27] File too large"], false, &[]);
         check(failed, &[], true, &[MemoryBytes, CpuSeconds, OpenFiles]);
         check(failed, &[], false, &[]);
+        let set = [MemoryBytes, CpuSeconds, OpenFiles];
+        assert_eq!(causes(&limits, None, &Tail::default(), true), set);
         check(0, &[], true, &[]);
         check(libc::SIGXCPU, &["text"], false, &[CpuSeconds]);
         check(libc::SIGKILL, &[], false, &[MemoryBytes, CpuSeconds]);

@@ -170,21 +170,27 @@ impl Program {
     /// Explains how it exited before it could be called, and why.
     pub(crate) fn explain_failed_start(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
         let exit = diagnose::of_exit(status, &self.copy.path(), &self.name_at_start(), tail);
-        self.with_limits(self.with_original_path(exit), status, tail, true)
+        self.with_limits(self.with_original_path(exit), Some(status), tail, true)
+    }
+
+    /// Explains why it was not ready in time.
+    pub(crate) fn explain_slow_start(&self, message: String, tail: &Tail) -> Diagnosis {
+        self.with_limits(message.into(), None, tail, true)
     }
 
     /// Explains how it exited after it could be called, and why.
     pub(crate) fn explain_exit(&self, status: ExitStatus, tail: &Tail) -> Diagnosis {
         let name = quoted(&self.original);
         let exit = diagnose::of_exit(status, &self.copy.path(), &name, tail);
-        self.with_limits(self.with_original_path(exit), status, tail, false)
+        self.with_limits(self.with_original_path(exit), Some(status), tail, false)
     }
 
-    /// Adds the limits of the sandbox that may be the reason of an exit.
+    /// Adds the limits of the sandbox that may be the reason of an exit, or, without a status, of a
+    /// start that takes too long.
     fn with_limits(
         &self,
         Diagnosis { message, hint }: Diagnosis,
-        status: ExitStatus,
+        status: Option<ExitStatus>,
         tail: &Tail,
         was_starting: bool,
     ) -> Diagnosis {
@@ -304,11 +310,10 @@ impl Program {
                 ))
             }
             RunToEnd::TimedOut { stderr } => {
-                let output = output_suffix(&tail_of(&stderr));
-                let waited = limit.as_millis();
-                Err(failed(
-                    format!("`capabilities` did not exit within {waited} ms{output}").into(),
-                ))
+                let tail = tail_of(&stderr);
+                let (output, waited) = (output_suffix(&tail), limit.as_millis());
+                let message = format!("`capabilities` did not exit within {waited} ms{output}");
+                Err(failed(self.explain_slow_start(message, &tail)))
             }
             RunToEnd::TooMuchOutput { stderr } => {
                 let (max, output) = (MAX_CAPABILITIES_BYTES, output_suffix(&tail_of(&stderr)));

@@ -521,9 +521,10 @@ impl Starting<'_> {
                 }
                 () = tokio::time::sleep_until(self.until.into()) => {
                     let waited = self.program.limits.start_timeout.as_millis();
-                    let output = output_suffix(&lock(&self.tail));
+                    let tail = lock(&self.tail);
+                    let output = output_suffix(&tail);
                     let message = format!("it was not ready within {waited} ms: {last}{output}");
-                    return Err(Error::at(step, message));
+                    return Err(Error::at(step, self.program.explain_slow_start(message, &tail)));
                 }
                 polled = poll => match polled {
                     Ok(response) if response.status == StatusCode::OK => return Ok(()),

@@ -79,6 +79,7 @@ impl InstanceRef {
             stream_threads: StreamThreads::new(parts.policy.max_stream_threads).into(),
             policy: parts.policy,
             retain_reason: parts.retain_reason,
+            is_confined: parts.is_confined,
             workers: parts.workers,
             runtime: parts.runtime,
             abort: CancellationToken::new(),

@@ -61,6 +61,8 @@ pub(crate) struct Generation {
     pub(crate) policy: Arc<CallPolicy>,
     /// The reason its library must stay mapped after an unload, if it must.
     pub(crate) retain_reason: Option<String>,
+    /// Whether a sandbox may deny what it tries.
+    pub(crate) is_confined: bool,
     pub(crate) workers: WorkerThreads,
     /// Runtime for pooled calls as tasks; `None` if they run on `workers`.
     pub(crate) runtime: Option<Handle>,
@@ -97,6 +99,7 @@ pub(crate) struct Parts {
     pub(crate) limits: IoLimits,
     pub(crate) policy: Arc<CallPolicy>,
     pub(crate) retain_reason: Option<String>,
+    pub(crate) is_confined: bool,
     pub(crate) workers: WorkerThreads,
     /// Runtime for pooled calls as tasks; `None` if they run on `workers`.
     pub(crate) runtime: Option<Handle>,
@@ -199,7 +202,8 @@ impl Generation {
         if let Failure::Panic(fault) = &failure {
             self.emit_fault(fault.clone(), false);
         }
-        error_of(failure).of(&self.name).in_generation(self.id)
+        let hint = denied_hint(&failure).filter(|_| self.is_confined);
+        error_of(failure).with_optional_hint(hint).of(&self.name).in_generation(self.id)
     }
 
     /// Converts a failure like [`error_from`](Self::error_from), for a call with this deadline. An
@@ -359,6 +363,22 @@ impl Generation {
             format!("returned an output of {found} bytes; its `limits.output_bytes` is {max}");
         Error::new(ErrorKind::InvalidOutput, message).of(&self.name).in_generation(self.id)
     }
+}
+
+/// Returns advice for a failure of a confined plugin, if its text is that of a denied system call.
+fn denied_hint(failure: &Failure) -> Option<&'static str> {
+    /// As C libraries, Python and Node describe `EACCES` and `EPERM`.
+    const DENIED: [&str; 4] = ["Permission denied", "Operation not permitted", "EACCES", "EPERM"];
+    let text = match failure {
+        Failure::Error(error) => error.message(),
+        Failure::Panic(fault) => fault.message(),
+        _ => return None,
+    };
+    DENIED.iter().any(|denied| text.contains(denied)).then_some(
+        "its sandbox may deny this: list the file in `read` or `write`, the program in `run`, or the \
+         port in `net`, of `sandbox` in its plugin.json; `hotbay inspect` prints what it is granted, \
+         and what the host does not grant",
+    )
 }
 
 /// Converts a failure of a plugin into the error of its caller.

@@ -58,6 +58,7 @@ fn move_to_tasks(plugin: &PluginHandle, runtime: &Runtime) -> Arc<Generation> {
         limits: before.limits,
         policy: Arc::clone(&before.policy),
         retain_reason: None,
+        is_confined: false,
         workers: WorkerThreads::new("thread".to_owned(), 1 << 20, 2),
         runtime: Some(runtime.handle().clone()),
         events: before.events.clone(),

@@ -1,5 +1,5 @@
 //! What a plugin's process may do: the sandbox of its manifest, bounded by the host's configuration.
-//! Resolves no paths.
+//! Resolves no paths, but reports those that do not exist.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -58,6 +58,7 @@ pub(super) fn not_granted(
 ) -> Vec<String> {
     let (sandbox, mut notes) = effective(&candidate.manifest, &candidate.settings, host);
     let listed = granted_variables(candidate, host);
+    notes.extend(sandbox.iter().flat_map(|sandbox| missing(candidate, sandbox)));
     let names = sandbox.and_then(|sandbox| sandbox.env).unwrap_or_default();
     notes.extend(names.iter().filter(|name| !is_passed(name, inherited, &listed)).map(|name| {
         format!(
@@ -79,6 +80,32 @@ pub(super) fn granted_variables(candidate: &Candidate, host: &ConfinementPolicy)
         }
         _ => Vec::new(),
     }
+}
+
+/// Returns a note for each path that does not exist, and each program that is not in `PATH`. Those in
+/// private folders may be created later.
+fn missing(candidate: &Candidate, sandbox: &Sandbox) -> Vec<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_missing = |field: &str, text: &str| {
+        if let Some(rest) = text.strip_prefix("{plugin}") {
+            let folder = candidate.folder.as_deref().unwrap_or(Path::new(""));
+            return !folder.join(rest.trim_start_matches('/')).exists();
+        }
+        if text.starts_with('{') {
+            return false;
+        }
+        match field == "run" && !text.contains('/') {
+            true => !std::env::split_paths(&path).any(|folder| folder.join(text).is_file()),
+            false => !Path::new(text).exists(),
+        }
+    };
+    let lists = [("read", &sandbox.read), ("write", &sandbox.write), ("run", &sandbox.run)];
+    let all = lists
+        .into_iter()
+        .flat_map(|(field, list)| list.iter().flatten().map(move |text| (field, text.as_str())));
+    let all = all.filter(|(field, text)| is_missing(field, text));
+    all.map(|(field, text)| format!("`sandbox.{field}` lists `{text}`, which does not exist"))
+        .collect()
 }
 
 #[cfg(all(unix, feature = "process"))]
@@ -183,8 +210,14 @@ fn unconfined(candidate: &Candidate) -> Error {
     let message = "it has no sandbox, but this host requires one";
     let name = candidate.manifest.name();
     failed.caused_by(message).with_hint(format!(
-        "add `sandbox` to its plugin.json, or `[plugins.{name}.sandbox]` to hotbay.toml"
+        "add `sandbox` with its `preset` to its plugin.json, or `[plugins.{name}.sandbox]` with \
+         `preset` to hotbay.toml"
     ))
+}
+
+fn with_free_port(sandbox: &Sandbox) -> Sandbox {
+    let listen = sandbox.listen.iter().flatten().copied().chain([NetRule::tcp(0)]);
+    sandbox.clone().with_listen(Some(listen.collect()))
 }
 
 /// Fails if a rule that is required is not enforced.
@@ -198,8 +231,13 @@ fn check_required(
     if let Some(rule) = not_set {
         let failed = candidate.failed(LoadStep::Confine, ErrorKind::PermissionDenied);
         let message = format!("the limit `{rule}` is required, but not set");
+        let name = candidate.manifest.name();
+        let section = match candidate.settings.sandbox_of(name) {
+            Some(_) => format!("plugins.{name}.sandbox"),
+            None => "sandbox".to_owned(),
+        };
         return Err(failed.caused_by(message).with_hint(format!(
-            "set `{rule}` in `limits` of its sandbox, or in `[sandbox.limits]` of hotbay.toml"
+            "set `{rule}` in `limits` of its sandbox, or in `[{section}.limits]` of hotbay.toml"
         )));
     }
     let is_missing = |rule: SandboxRule, status: &RuleStatus| match status {
@@ -213,13 +251,21 @@ fn check_required(
     }
     let is_partial = |rule: &&RuleReport| matches!(rule.status, RuleStatus::Partial(_));
     let hint = match missing[..] {
+        [RuleReport { rule: SandboxRule::Net, status: RuleStatus::Partial(_), .. }]
+            if confinement_of(&candidate.manifest, &with_free_port(sandbox), None)
+                .status(SandboxRule::Net)
+                .is_some_and(|status| *status == RuleStatus::Enforced) =>
+        {
+            "list the port 0 in `net.listen`, if it may listen on free ports, or no longer require \
+             the rule"
+        }
         _ if missing.iter().all(is_partial) => {
             "no longer require the rule, if it suffices that it is enforced as far as the reason \
              says; `hotbay doctor` prints what this kernel and newer ones can enforce"
         }
         [RuleReport { rule: SandboxRule::Cpu, .. }] => {
             "delegate a folder of control groups (version 2) with the controller `cpu` to the host, \
-             set `cgroup` in `[sandbox]` of hotbay.toml, or no longer require `cpu`"
+             set `cgroup` in `[sandbox]` of hotbay.toml, or remove the limit `cpu`"
         }
         [RuleReport { rule: SandboxRule::Namespaces, .. }] => {
             "let the user of the host create user namespaces (`hotbay doctor` prints whether it \
@@ -227,7 +273,8 @@ fn check_required(
         }
         _ => {
             "run the host on a newer kernel (`hotbay doctor` prints what this one can enforce), \
-             confine the host by a container or a virtual machine, or no longer require the rule"
+             confine the host by a container or a virtual machine, or no longer require the rule, \
+             by `require` of its sandbox or `required` of the host"
         }
     };
     let missing: Vec<_> = missing.into_iter().map(ToString::to_string).collect();
@@ -274,6 +321,16 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
         };
     let connect = ports("net.connect", &requested.connect, &bounds.connect);
     let listen = ports("net.listen", &requested.listen, &bounds.listen);
+    let limits = requested.limits.min(&bounds.limits);
+    for ((rule, requested), (_, granted)) in
+        requested.limits.entries().into_iter().zip(limits.entries())
+    {
+        if let (Some(requested), Some(granted)) = (requested, granted)
+            && granted < requested
+        {
+            notes.push(limit_note(rule, requested, granted));
+        }
+    }
     let require: BTreeSet<_> = requested.require.union(&bounds.require).copied().collect();
     Sandbox::default()
         .with_preset(requested.preset.or(bounds.preset))
@@ -284,8 +341,16 @@ fn bounded(requested: &Sandbox, bounds: &Sandbox, notes: &mut Vec<String>) -> Sa
         .with_listen(listen)
         .with_env(env)
         .with_namespaces(requested.namespaces || bounds.namespaces)
-        .with_limits(requested.limits.min(&bounds.limits))
+        .with_limits(limits)
         .with_require(require)
+}
+
+fn limit_note(rule: SandboxRule, requested: u64, granted: u64) -> String {
+    let [requested, granted] = [requested, granted].map(|limit| match rule {
+        SandboxRule::Cpu | SandboxRule::CallCpuSeconds => (limit as f64 / 1000.0).to_string(),
+        _ => limit.to_string(),
+    });
+    format!("`sandbox.limits.{rule}` is {requested}, of which the host grants only {granted}")
 }
 
 fn note(field: &str, text: &str, granted: &[String]) -> String {

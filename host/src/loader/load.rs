@@ -350,6 +350,7 @@ fn parts(
         },
         policy: Arc::new(call_policy(context, candidate, limits)),
         retain_reason: None,
+        is_confined: false,
         workers: WorkerThreads::new(format!("{name}-{id}"), limits.stack_bytes, limits.workers),
         runtime: None,
         events: context.events.clone(),

@@ -77,6 +77,7 @@ pub(super) fn start_program(
         environment: &context.inherit_env,
     };
     confine(candidate, host, &mut program)?;
+    parts.is_confined = program.sandbox.is_some();
     start_staged(context, candidate, Arc::new(program), until, parts, slot)
 }
 

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use hotbay::confinement::ConfinementPolicy;
 use hotbay::manifest::Sandbox;
-use hotbay::{Host, inspect};
+use hotbay::{ErrorKind, Host, Request, inspect};
 use hotbay_tests::{Plugins, block_on, has_interpreter};
 use serde_json::json;
 
@@ -146,6 +146,32 @@ fn python_and_node_programs_work_with_their_presets() {
             assert_eq!(attempt(&running, json!(own)), "permitted");
             running.end();
         }
+    }
+}
+
+#[test]
+fn fault_of_a_denied_call_has_a_hint() {
+    if !can_confine(1) || !has_interpreter("python3") {
+        return;
+    }
+    let sdk = include_str!("../../../plugin-api/python/hotbay.py");
+    for (path, is_denied) in [("/etc/hostname", true), ("/none/missing", false)] {
+        let text = format!(
+            "#!/usr/bin/env python3\nimport hotbay\n\
+             plugin = hotbay.Plugin('confined', '0.1.0')\n\
+             @plugin.execute\ndef execute(input, call):\n    open({path:?}).read()\nplugin.run()\n"
+        );
+        let program = |program: hotbay_tests::ProgramFolder| {
+            let program = program.bytes(text).file("plugin.py").beside("hotbay.py", sdk);
+            program.set("package", "confined")
+        };
+        let sandbox = json!({ "preset": "python", "read": ["/none"] });
+        let running = start_with(sandbox, program, |host| host);
+        let error = running.handle.call(Request::text("x")).expect_err("it fails");
+        assert_eq!(error.kind(), ErrorKind::Panicked);
+        let hint = error.hint().unwrap_or_default();
+        assert_eq!(hint.starts_with("its sandbox may deny this"), is_denied, "{hint}");
+        running.end();
     }
 }
 

@@ -191,12 +191,16 @@ impl HostFile {
 
     /// Sets a value in place of an earlier one, and of those that cannot exist beside it.
     fn set(&mut self, setting: Setting) {
-        for length in 1..setting.path.len() {
-            self.settings.remove(&setting.path[..length]);
-        }
         let is_below = |path: &Vec<String>| path.starts_with(&setting.path);
         let below = self.settings.range(setting.path.clone()..).map(|(path, _)| path);
         let below: Vec<_> = below.take_while(|path| is_below(path)).cloned().collect();
+        // An empty section changes no values of another file.
+        if parse::is_in_sandbox(&setting.path) && setting.value.is_object() && !below.is_empty() {
+            return;
+        }
+        for length in 1..setting.path.len() {
+            self.settings.remove(&setting.path[..length]);
+        }
         below.iter().for_each(|path| drop(self.settings.remove(path)));
         self.settings.insert(setting.path.clone(), setting);
     }
@@ -260,7 +264,8 @@ impl HostSettings {
             ["sandbox", "namespaces"] => self.sandbox_namespaces = flag,
             ["sandbox", "state_dir"] => self.state_dir = Some(text().into()),
             ["sandbox", "cgroup"] => self.cgroup = Some(text().into()),
-            ["sandbox", path @ ..] => self.sandbox.get_or_insert_default().set(path, value),
+            ["sandbox"] => {}
+            ["sandbox", path @ ..] => set_bounds(&mut self.sandbox, path, value),
             ["providers", contract] => {
                 let names = texts(value).filter_map(|name| PluginName::new(name).ok());
                 self.providers.insert((*contract).to_owned(), names.collect());
@@ -285,7 +290,7 @@ impl PluginSettings {
                 self.permissions = Some(texts(value).map(str::to_owned).collect());
             }
             ["limits", name] => self.limits.set(name, value.as_u64().unwrap_or_default()),
-            ["sandbox", path @ ..] => self.sandbox.get_or_insert_default().set(path, value),
+            ["sandbox", path @ ..] => set_bounds(&mut self.sandbox, path, value),
             ["replace_config"] => self.replace_config = value.as_bool(),
             ["config"] => {}
             ["config", path @ .., name] => {
@@ -312,6 +317,20 @@ impl std::fmt::Debug for PluginSettings {
             .field("permissions", &self.permissions)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
+    }
+}
+
+/// Sets a value of the bounds of sandboxes.
+fn set_bounds(bounds: &mut Option<Sandbox>, path: &[&str], value: &Value) {
+    let bounds = bounds.get_or_insert_default();
+    // A section without values.
+    if !value.as_object().is_some_and(Map::is_empty) {
+        bounds.set(path, value);
+    }
+    // Whoever bounds one direction grants no ports of the other.
+    if path.first() == Some(&"net") {
+        bounds.connect.get_or_insert_default();
+        bounds.listen.get_or_insert_default();
     }
 }
 

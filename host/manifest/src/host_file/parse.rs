@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use jsonc_parser::ast::{Object, Value};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::fields::HOST_FILE;
 use super::interpolate::{Interpolated, Reference, interpolate};
@@ -65,6 +65,12 @@ pub(super) fn parse(
     mistakes.finish(Some(found))
 }
 
+/// Returns whether a path leads to bounds of sandboxes, or to a section in them.
+pub(super) fn is_in_sandbox(path: &[String]) -> bool {
+    let keys: Vec<_> = path.iter().take(3).map(String::as_str).collect();
+    matches!(keys[..], ["sandbox", ..] | ["plugins", _, "sandbox"])
+}
+
 /// Returns the error of a file that cannot be included.
 pub(super) fn not_included(include: &Include, expected: String) -> ManifestError {
     let Origin { file, line, column, .. } = &include.origin;
@@ -106,8 +112,11 @@ impl<'r> Reader<'r> {
     fn value(&self, value: &FieldValue<'r>, path: &[String], settings: &mut Vec<Setting>) {
         match &value.field.shape {
             Shape::Object(table) => {
-                if let Some(object) = self.mistakes.take(value.object()) {
-                    self.object(object, table, path, settings);
+                let Some(object) = self.mistakes.take(value.object()) else { return };
+                self.object(object, table, path, settings);
+                // An empty section confines a program, or grants no ports.
+                if is_in_sandbox(path) && object.properties.is_empty() {
+                    settings.push(self.setting(path, json!({}), value.value, false));
                 }
             }
             Shape::FreeObject => {

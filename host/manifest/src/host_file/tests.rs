@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Environment, HostFile, HostLimit, HostSettings};
 use crate::error::ManifestError;
-use crate::{Checker, PluginName, SignaturePolicy};
+use crate::{Checker, PluginName, Sandbox, SignaturePolicy};
 
 /// Reads `hotbay.toml` from files that exist in memory only.
 fn read_from(files: &[(&str, &str)]) -> Result<HostFile, ManifestError> {
@@ -364,6 +364,37 @@ fn shipped_schema_and_parser_accept_the_same_files() {
     check("[plugins.a.sandbox]\nread = [\"/usr/../etc\"]", false);
     check("[plugins.a.sandbox.limits]\ncpu = 0.5\nprocesses = 1", true);
     check("[plugins.a.sandbox.limits]\ncpu = 0.0", false);
+}
+
+#[test]
+fn empty_section_of_a_sandbox_confines_and_grants_no_ports() {
+    let plugin = |text: &str| {
+        let typed = read(text).expect("valid");
+        typed.plugins.get("a").and_then(|plugin| plugin.sandbox.clone())
+    };
+    assert_eq!(plugin("[plugins.a]\nenabled = true"), None);
+    for text in ["[plugins.a.sandbox]", "plugins.a.sandbox.limits = {}"] {
+        assert_eq!(plugin(text), Some(Sandbox::default()), "{text}");
+    }
+    let no_ports = |sandbox: Sandbox| sandbox.with_connect(Some(vec![])).with_listen(Some(vec![]));
+    assert_eq!(plugin("[plugins.a.sandbox]\nnet = {}"), Some(no_ports(Sandbox::default())));
+    let bounds = |text: &str| read(text).expect("valid").sandbox;
+    assert_eq!(bounds("[sandbox]"), None);
+    assert_eq!(bounds("[sandbox]\nnet = {}"), Some(no_ports(Sandbox::default())));
+    for (field, ports) in [("connect", "[443]"), ("listen", "[0]")] {
+        let found = bounds(&format!("[sandbox.net]\n{field} = {ports}")).expect("bounds");
+        let other = if field == "connect" { found.listen } else { found.connect };
+        assert_eq!(other, Some(vec![]), "{field}");
+    }
+    // It changes no values of an included file.
+    let files = [
+        ("etc/hotbay.toml", "include = [\"a.toml\"]\n[plugins.a.sandbox]"),
+        ("etc/a.toml", "[plugins.a.sandbox]\nread = [\"/usr\"]"),
+    ];
+    let typed = read_from(&files).expect("valid").typed();
+    let [found] = typed.plugins.values().collect::<Vec<_>>()[..] else { panic!("one plugin") };
+    let expected = Sandbox::default().with_read(Some(vec!["/usr".to_owned()]));
+    assert_eq!(found.sandbox, Some(expected));
 }
 
 /// Converts TOML to JSON, as editors do that check a file against the schema.
