@@ -9,7 +9,7 @@ use rustix::process::Pid;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "it is not known"))]
 pub(crate) enum Creator {
-    /// It runs. Kernels before 6.5 cannot tell it from one that has exited.
+    /// It runs. Kernels before 6.5 also return it after it has exited.
     Running(Pid),
     /// It has exited: another process can have its id.
     Exited,

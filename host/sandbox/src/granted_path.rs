@@ -63,7 +63,7 @@ impl GrantedPath {
                 Some(paths.iter().filter_map(target).collect())
             }
         };
-        // Whoever can change one of them decides about the rest of the path.
+        // A program that can change one of them decides about the rest of the path.
         let passed = shared.passed_by(&found).map(|folder| vec![folder.clone()]);
         let is_outside =
             |folders: &Vec<PathBuf>| !folders.iter().any(|folder| found.target.starts_with(folder));

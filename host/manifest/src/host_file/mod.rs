@@ -327,7 +327,7 @@ fn set_bounds(bounds: &mut Option<Sandbox>, path: &[&str], value: &Value) {
     if !value.as_object().is_some_and(Map::is_empty) {
         bounds.set(path, value);
     }
-    // Whoever bounds one direction grants no ports of the other.
+    // Bounds of one direction grant no ports of the other.
     if path.first() == Some(&"net") {
         bounds.connect.get_or_insert_default();
         bounds.listen.get_or_insert_default();
