@@ -260,7 +260,8 @@ pub struct ConfinementPolicy {
     /// `~/.local/state`.
     pub state_dir: Option<PathBuf>,
     /// Files and folders that no program may change, besides those that the host protects in any case:
-    /// a `write` that contains one is refused. They do not have to exist.
+    /// a `write` that is, contains or is in one of them is refused. They do not have to exist. List the
+    /// folders of plugins here that are neither in a plugin directory nor in the configuration.
     pub protected: Vec<PathBuf>,
     /// A folder of control groups (version 2) that is delegated to the host, by which all processes
     /// of a program together are limited. Without it, shares of processor time are not limited.

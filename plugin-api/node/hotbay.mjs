@@ -27,6 +27,8 @@ const MAX_DEPTH = 32;
 const DRAIN_TIMEOUT_MS = 5_000;
 const TOKEN_TIMEOUT_MS = 10_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
+/** Maximum number of causes in the message of an error. */
+const MAX_CAUSES = 8;
 const CANCELLED_GRACE_MS = 200;
 const DEFAULT_IDLE_TIMEOUT = "1h";
 const JSON_TYPE = "application/json";
@@ -1193,13 +1195,24 @@ function faultOf(error) {
   return { message: textOf(() => withCauses(error)), location };
 }
 
-/** Returns the text of an error with those of its causes: of `fetch`, only the cause says more. */
+/** Returns the text of an error with those of its causes: an error of `fetch` has only a cause. */
 function withCauses(error) {
-  const texts = [String(error)];
-  for (let { cause } = Object(error); cause != null && texts.length < 8; { cause } = Object(cause)) {
-    texts.push(String(cause));
+  const text = String(error);
+  try {
+    const seen = new Set([error]);
+    const add = (causes) => {
+      for (const cause of causes) {
+        if (cause == null || seen.has(cause) || seen.size > MAX_CAUSES) continue;
+        seen.add(cause);
+        // What failed at several addresses has no message.
+        add([cause.cause, ...(cause.errors ?? [])]);
+      }
+    };
+    add([error?.cause]);
+    return [text, ...[...seen].slice(1).map((cause) => textOf(() => cause))].join("; caused by ");
+  } catch {
+    return text;
   }
-  return texts.join("; caused by ");
 }
 
 /** Returns a value as text. What was thrown may be any value, also one that throws by itself. */

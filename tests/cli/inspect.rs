@@ -130,7 +130,7 @@ fn inspect_prints_what_the_host_grants_of_a_sandbox() {
                  `sandbox.limits.call_cpu_seconds` is 0.5, of which the host grants only 0.25
                  `sandbox.read` lists `/usr/share/zoneinfo/none`, which does not exist
                  `sandbox.write` lists `{plugin}/none`, which does not exist
-                 `sandbox.run` lists `no-such-program`, which does not exist
+                 `sandbox.run` lists `no-such-program`, which was not found in PATH
 "#;
     assert!(text.contains(expected), "{text}");
     let json = hotbay(plugins.dir(), &["inspect", "fetch", "--json"]).exits(0).json();

@@ -29,11 +29,11 @@ pub(crate) fn notes(
     notes.extend(expired_keys(file));
     notes.extend(unknown_signed_plugins(file, options, surveyed));
     notes.extend(missing_controllers(file, options));
-    // Without a sandbox, a program is refused if one is required.
     notes.extend(missing_paths(file));
     if is_required {
         notes.extend(exceptions(file, &enabled));
     }
+    // Without a sandbox, a program is refused if one is required.
     match is_required {
         false => notes.extend(unconfined(file, &enabled)),
         true if !is_set(options, "sandbox.isolate_libraries") => {
@@ -234,18 +234,21 @@ fn missing_paths(file: &ConfigFile) -> Vec<Finding> {
         }
         let listed = value.value.iter().filter_map(Value::as_array).flatten();
         let listed = listed.filter_map(Value::as_str).filter(|path| path.starts_with('/'));
-        notes.extend(listed.filter(|path| !Path::new(path).exists()).map(|path| Finding {
-            place: place_of(file, &value.path),
-            message: format!("`{}` lists `{path}`, which does not exist", value.path),
-            hint: None,
-        }));
+        notes.extend(listed.filter(|path| Path::new(path).try_exists().is_ok_and(|it| !it)).map(
+            |path| Finding {
+                place: place_of(file, &value.path),
+                message: format!("`{}` lists `{path}`, which does not exist", value.path),
+                hint: None,
+            },
+        ));
     }
     notes
 }
 
 /// Returns a note about the libraries for which the file makes an exception from `required`.
 fn exceptions(file: &ConfigFile, enabled: &[&SurveyedPlugin]) -> Vec<Finding> {
-    let notes = enabled.iter().filter_map(|one| {
+    let libraries = enabled.iter().filter(|one| survey_report::is_library(one));
+    let notes = libraries.filter_map(|one| {
         let path = format!("plugins.{}.isolation", survey_report::name(one));
         let is_none = |value: &ConfigValue| value.value == Some("none".into());
         file.values().find(|value| value.path == path).filter(is_none)?;

@@ -100,7 +100,8 @@ fn not_permitted(path: &Path, program: &ProgramFile, is_confined: bool) -> Diagn
     match mode_of(path) {
         Some(_) if is_confined && matches!(program, ProgramFile::Script { .. }) => Diagnosis::new(
             "its sandbox may deny the interpreter of its `#!` line",
-            "set `preset` in its sandbox, to `python` or `node`, or list the interpreter in `run`",
+            "set `preset` in its sandbox to `python` or `node`, whichever it is, or list the interpreter \
+             in `run`, and the folder of its installation in `read`",
         ),
         Some(mode) => program.not_executable_helper().unwrap_or_else(|| {
             format!(

@@ -40,7 +40,7 @@ impl Peer {
             return Ok(Self::Anyone);
         }
         let (group, _) = child.group();
-        let group = group.ok_or_else(|| denied(EXITED))?;
+        let group = group.ok_or_else(|| denied("the program has exited"))?;
         Ok(Self::Program { group, meter: Arc::new(Meter::new(child)) })
     }
 
@@ -77,7 +77,13 @@ impl Peer {
     /// `PermissionDenied` if others listen there, or that is not known.
     pub(crate) fn is_own_port(&self, address: SocketAddr) -> io::Result<bool> {
         let Self::Program { meter, .. } = self else { return Ok(true) };
-        match location::listener(&meter.processes(&ProcessTable::default()), address) {
+        let listener = || location::listener(&meter.processes(&ProcessTable::default()), address);
+        let found = match listener() {
+            // A process of the program may have started or exited meanwhile.
+            Listener::Foreign => listener(),
+            found => found,
+        };
+        match found {
             Listener::Own => Ok(true),
             Listener::Nothing => Ok(false),
             Listener::Foreign => Err(denied(FOREIGN)),

@@ -1,4 +1,9 @@
 //! Which process made the socket on the other end of a connection listen.
+//!
+//! - S1: a call of `getsockopt` gets pointers to a value and its size, which live until it returns.
+//! - S2: the kernel writes a value of the type that an option has, and returns its size, which is
+//!   compared.
+//! - S3: each value of `SO_PEERPIDFD` is a new descriptor without another owner.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -35,16 +40,16 @@ mod linux {
     use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::io::Errno;
+    use rustix::io::{Errno, retry_on_intr};
 
     use super::*;
 
     pub(super) fn creator(socket: BorrowedFd<'_>) -> io::Result<Creator> {
-        // SAFETY: the kernel writes a `ucred`.
+        // SAFETY: S2: a `ucred` is valid whatever its numbers are.
         let found: libc::ucred = unsafe { option(socket, libc::SO_PEERCRED) }?;
         // The id is 0 for a process of a namespace that this one cannot see.
         let Some(process) = Pid::from_raw(found.pid) else { return Ok(Creator::Invisible) };
-        // SAFETY: the kernel writes the number of a new descriptor.
+        // SAFETY: S2: every number is valid.
         let descriptor: RawFd = match unsafe { option(socket, libc::SO_PEERPIDFD) } {
             Ok(descriptor) => descriptor,
             Err(error) => match Errno::from_io_error(&error) {
@@ -53,10 +58,10 @@ mod linux {
                 _ => return Err(error),
             },
         };
-        // SAFETY: it was made for this call, and has no other owner.
+        // SAFETY: S3.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
         let mut exit = [PollFd::new(&descriptor, PollFlags::IN)];
-        match poll(&mut exit, Some(&Timespec::default()))? {
+        match retry_on_intr(|| poll(&mut exit, Some(&Timespec::default())))? {
             0 => Ok(Creator::Running(process)),
             _ => Ok(Creator::Exited),
         }
@@ -71,8 +76,7 @@ mod linux {
         let mut value = MaybeUninit::<T>::uninit();
         let size = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
         let mut written = size;
-        // SAFETY: both pointers are valid for writes of their types, and `written` has the size of the
-        // value.
+        // SAFETY: S1.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),
@@ -88,7 +92,7 @@ mod linux {
         if written != size {
             return Err(io::Error::other("the kernel returned an option of another size"));
         }
-        // SAFETY: the kernel wrote all of it, and the caller ensures that it is valid.
+        // SAFETY: S2: all of it was written, and the caller ensures that it is valid.
         Ok(unsafe { value.assume_init() })
     }
 }
@@ -100,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_that_exited_is_not_taken_for_another() {
+    fn creator_is_known_after_it_closed_the_socket() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.socket");
         let listener = UnixListener::bind(&path).expect("a socket");

@@ -347,13 +347,14 @@ impl Starting<'_> {
                 // In this order: lines may come forever, and the last ones before an exit count.
                 biased;
                 () = tokio::time::sleep_until(self.until.into()) => {
+                    let tail = lock(&self.tail);
                     let message = format!(
                         "it did not print its location within {} ms; expected a line such as \
                          `http+unix:///path/to.socket`, flushed{wrong}{}",
                         self.program.limits.start_timeout.as_millis(),
-                        output_suffix(&lock(&self.tail))
+                        output_suffix(&tail)
                     );
-                    return Err(Error::at(step, message));
+                    return Err(Error::at(step, self.program.explain_slow_start(message, &tail)));
                 }
                 line = lines.recv() => {
                     let Some(line) = line else { return Err(self.stdout_closed(step).await) };

@@ -72,8 +72,8 @@ pub struct OmittedPath {
 #[derive(Debug)]
 pub struct PathChecks {
     changeable: SharedFolders,
-    /// With the deepest part of its path that exists.
-    protected: Vec<(Protected, Lookup)>,
+    /// With what it leads to or, if it does not exist, the deepest folder above it.
+    protected: Vec<(Protected, Result<Lookup, Lookup>)>,
     own: Vec<Lookup>,
 }
 
@@ -81,8 +81,8 @@ impl PathChecks {
     /// Prepares checks of the paths of this policy. Accesses the disk.
     pub fn new(policy: &Policy) -> Self {
         let existing = |it: &Protected| {
-            let with_content = it.with_content && it.path.exists();
-            Some((Protected { with_content, ..it.clone() }, Lookup::of_existing(&it.path)?))
+            let above = |_| Lookup::of_existing(&it.path).map(Err);
+            Some((it.clone(), Lookup::of(&it.path).map_or_else(above, |found| Some(Ok(found)))?))
         };
         Self {
             changeable: policy.changeable(),
@@ -110,17 +110,22 @@ impl PathChecks {
         if !is_write {
             return Ok(found);
         }
-        let is_own = self.own.iter().any(|own| own.contains(&found));
         for (protected, place) in &self.protected {
-            let relation = match () {
-                () if found.target == protected.path => "is",
-                () if found.contains(place) => "contains",
-                () if protected.with_content && !is_own && place.contains(&found) => "is in",
-                () => continue,
+            let relation = match place {
+                Ok(place) if found.id == place.id => "is",
+                Ok(place) | Err(place) if found.contains(place) => "contains",
+                Ok(place) if protected.with_content && self.is_inside(&found, place) => "is in",
+                _ => continue,
             };
             return Err(PathError::Protected { protected: protected.clone(), relation });
         }
         Ok(found)
+    }
+
+    /// Returns whether a path leads into a protected folder, and not into an own folder in it.
+    fn is_inside(&self, found: &Lookup, protected: &Lookup) -> bool {
+        let is_own = |own: &Lookup| protected.contains(own) && own.contains(found);
+        protected.contains(found) && !self.own.iter().any(is_own)
     }
 }
 
@@ -134,7 +139,8 @@ mod tests {
     fn protected_folders_cannot_be_written_with_or_without_their_content() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().canonicalize().expect("it exists");
-        for name in ["plugins/own/data", "plugins/other", "private/new"] {
+        for name in ["plugins/own/data", "plugins/own/nested/other", "plugins/other", "private/new"]
+        {
             fs::create_dir_all(root.join(name)).expect("folders");
         }
         let protected = |name: &str, with_content| Protected {
@@ -147,6 +153,7 @@ mod tests {
                 protected("plugins/own/plugin.json", false),
                 protected("plugins", true),
                 protected("private", false),
+                protected("plugins/own/nested", true),
                 protected("missing/folder", true),
             ],
             own: vec![root.join("plugins/own")],
@@ -157,6 +164,7 @@ mod tests {
             ("plugins/own/data", None),
             ("private/new", None),
             ("plugins/other", Some("is in")),
+            ("plugins/own/nested/other", Some("is in")),
             ("plugins", Some("contains")),
             ("private", Some("is ")),
             ("plugins/own", Some("contains")),

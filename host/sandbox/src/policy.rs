@@ -28,7 +28,7 @@ pub struct Policy {
     /// The folder with one such folder for each program.
     pub states: Option<PathBuf>,
     /// Files and folders that must not be changed, such as the private copies of other programs: a path
-    /// in `write` that contains one grants nothing.
+    /// in `write` that is or contains one, or is in one with its content, grants nothing.
     pub protected: Vec<Protected>,
     /// Folders of the program in protected ones, whose content it may change.
     pub own: Vec<PathBuf>,

@@ -9,7 +9,8 @@ use std::path::Path;
 ///
 /// # Errors
 ///
-/// The first I/O error; the rest stays. So it does if a process changes the folder meanwhile.
+/// The first I/O error, or `TimedOut` after some minutes, if a process adds files all the time. The rest
+/// stays.
 pub fn remove_folder(folder: &Path) -> io::Result<()> {
     #[cfg(not(unix))]
     return std::fs::remove_dir_all(folder);
@@ -31,6 +32,7 @@ pub fn make_private(folder: &Path) -> io::Result<()> {
 #[cfg(unix)]
 mod unix {
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+    use std::time::{Duration, Instant};
 
     use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
     use rustix::io::Errno;
@@ -38,11 +40,19 @@ mod unix {
 
     use super::*;
 
+    /// Far more than the deepest folders take.
+    const MAX_TIME: Duration = Duration::from_secs(600);
+
     pub(super) fn remove_folder(folder: &Path) -> Result<(), Errno> {
         let root = open(CWD, folder)?;
         let mut next = 0;
+        let until = Instant::now() + MAX_TIME;
         // Another listing may have what was moved into the folder during this one.
-        while empty(&root, None, &mut next)? {}
+        while empty(&root, None, &mut next)? {
+            if Instant::now() > until {
+                return Err(Errno::TIMEDOUT);
+            }
+        }
         rustix::fs::unlinkat(CWD, folder, AtFlags::REMOVEDIR)
     }
 

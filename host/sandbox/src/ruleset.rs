@@ -105,7 +105,7 @@ fn open(checks: &PathChecks, granted: &GrantedPath, is_write: bool) -> io::Resul
         Err(error) if is_exhausted(&error) => Err(error),
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Opened::Missing),
-            _ => Ok(Opened::Denied(error.to_string())),
+            _ => Ok(Opened::Denied(format!("it cannot be opened: {error}"))),
         },
     }
 }

@@ -367,17 +367,19 @@ impl Generation {
 
 /// Returns advice for a failure of a confined plugin, if its text is that of a denied system call.
 fn denied_hint(failure: &Failure) -> Option<&'static str> {
-    /// As C libraries, Python and Node describe `EACCES` and `EPERM`.
-    const DENIED: [&str; 4] = ["Permission denied", "Operation not permitted", "EACCES", "EPERM"];
+    /// As C libraries and Node describe `EACCES` and `EPERM`, in lower case.
+    const DENIED: [&str; 4] = ["permission denied", "operation not permitted", "eacces", "eperm"];
     let text = match failure {
         Failure::Error(error) => error.message(),
         Failure::Panic(fault) => fault.message(),
         _ => return None,
     };
+    let text = text.to_ascii_lowercase();
     DENIED.iter().any(|denied| text.contains(denied)).then_some(
         "its sandbox may deny this: list the file in `read` or `write`, the program in `run`, or the \
-         port in `net`, of `sandbox` in its plugin.json; `hotbay inspect` prints what it is granted, \
-         and what the host does not grant",
+         port in `net`, of `sandbox` in its plugin.json, and in hotbay.toml if that sets bounds \
+         (`hotbay inspect` prints what is granted); some calls, such as `chmod` and `setsid`, are \
+         always denied",
     )
 }
 

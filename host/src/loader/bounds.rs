@@ -86,26 +86,28 @@ pub(super) fn granted_variables(candidate: &Candidate, host: &ConfinementPolicy)
 /// private folders may be created later.
 fn missing(candidate: &Candidate, sandbox: &Sandbox) -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_missing = |field: &str, text: &str| {
-        if let Some(rest) = text.strip_prefix("{plugin}") {
-            let folder = candidate.folder.as_deref().unwrap_or(Path::new(""));
-            return !folder.join(rest.trim_start_matches('/')).exists();
-        }
-        if text.starts_with('{') {
-            return false;
-        }
-        match field == "run" && !text.contains('/') {
-            true => !std::env::split_paths(&path).any(|folder| folder.join(text).is_file()),
-            false => !Path::new(text).exists(),
-        }
+    let is_absent = |path: &Path| path.try_exists().is_ok_and(|exists| !exists);
+    let reason = |field: &str, text: &str| {
+        let is_name = field == "run" && !text.contains(['/', '{']);
+        let is_missing = match text.strip_prefix("{plugin}") {
+            _ if is_name => !std::env::split_paths(&path).any(|folder| folder.join(text).is_file()),
+            Some(rest) => {
+                let folder = candidate.folder.as_deref().unwrap_or(Path::new(""));
+                is_absent(&folder.join(rest.trim_start_matches('/')))
+            }
+            None => !text.starts_with('{') && is_absent(Path::new(text)),
+        };
+        let reason = if is_name { "was not found in PATH" } else { "does not exist" };
+        is_missing.then_some(reason)
     };
     let lists = [("read", &sandbox.read), ("write", &sandbox.write), ("run", &sandbox.run)];
     let all = lists
         .into_iter()
         .flat_map(|(field, list)| list.iter().flatten().map(move |text| (field, text.as_str())));
-    let all = all.filter(|(field, text)| is_missing(field, text));
-    all.map(|(field, text)| format!("`sandbox.{field}` lists `{text}`, which does not exist"))
-        .collect()
+    let note = |(field, text)| {
+        Some(format!("`sandbox.{field}` lists `{text}`, which {}", reason(field, text)?))
+    };
+    all.filter_map(note).collect()
 }
 
 #[cfg(all(unix, feature = "process"))]
@@ -464,7 +466,7 @@ mod tests {
                 "namespaces": true }"#,
             r#"{ "limits": { "processes": 2, "cpu": 0.5, "open_files": 8 },
                 "require": ["read", "net"], "namespaces": true }"#,
-            &[],
+            &["`sandbox.limits.processes` is 4, of which the host grants only 2"],
         );
     }
 }

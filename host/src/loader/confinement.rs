@@ -30,7 +30,11 @@ pub(super) fn confine(
     let Resolved { mut policy, programs, state } = paths.resolve(&sandbox, policy)?;
     for name in policy.add_programs(&programs, &search_path) {
         let plugin = candidate.manifest.name();
-        tracing::warn!(%plugin, "`sandbox.run` lists `{name}`, which was not found in PATH");
+        tracing::warn!(
+            %plugin,
+            "`sandbox.run` lists `{name}`, which was not found in PATH, or only in folders that \
+             programs can change"
+        );
     }
     let path = policy.add_preset(sandbox.preset.unwrap_or_default(), &search_path);
     for (name, value) in &mut program.environment {

@@ -36,8 +36,8 @@ pub(crate) fn check_program(
     sample: Option<&Request<'_>>,
     options: &ConformanceRun<'_>,
 ) -> Result<Conformance, Error> {
-    let SurveyRules { rules, settings, confinement, staging_dir, environment, plugin_dirs, .. } =
-        options.host;
+    let SurveyRules { rules, settings, confinement, staging_dir, runner, .. } = options.host;
+    let SurveyRules { environment, plugin_dirs, .. } = options.host;
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let candidate = Candidate::read(&folder, rules)?.with_settings(settings, confinement)?;
     let candidate = candidate.verify_signature(rules, Extent::Contents)?;
@@ -70,7 +70,8 @@ pub(crate) fn check_program(
                 return Ok(report.finish("the program could not be started"));
             }
         };
-    let host = SandboxHost { policy: confinement, trust, staging_dir, plugin_dirs, environment };
+    let policy = confinement;
+    let host = SandboxHost { policy, trust, staging_dir, runner, plugin_dirs, environment };
     if let Err(error) = confine(&candidate, host, &mut program) {
         report.failed("launch", cause(&error));
         return Ok(report.finish("the program could not be confined, so it was not run"));

@@ -73,6 +73,7 @@ pub(super) fn start_program(
         policy: &context.confinement,
         trust: context.rules.trust(),
         staging_dir: context.staging.parent(),
+        runner: context.runner.as_deref(),
         plugin_dirs: &context.plugin_dirs,
         environment: &context.inherit_env,
     };

@@ -13,7 +13,7 @@ use rustix::fs::Access;
 use super::bounds::{bounds_of, effective};
 use super::candidate::Candidate;
 use super::settings::PluginSettings;
-use crate::artifact::discover::MANIFEST;
+use crate::artifact::discover::{self, Limits, MANIFEST};
 use crate::artifact::trust::{self, Trust};
 use crate::config::ConfinementPolicy;
 use crate::error::{Error, ErrorKind, LoadStep};
@@ -35,6 +35,8 @@ pub(super) struct SandboxHost<'h> {
     pub(super) trust: Trust,
     /// Where the host makes private copies, unless that is the system's temporary folder.
     pub(super) staging_dir: Option<&'h Path>,
+    /// The program that runs isolated libraries, if the host sets it.
+    pub(super) runner: Option<&'h Path>,
     /// The folders that are searched for plugins.
     pub(super) plugin_dirs: &'h [PathBuf],
     /// The variables that programs inherit besides the usual ones.
@@ -217,10 +219,14 @@ impl<'p> Paths<'p> {
             (self.folder.join(MANIFEST), "its manifest", false),
             (self.folder.clone(), "its folder", false),
         ];
+        // Beside it, and in `PATH`, is the program that runs isolated libraries.
+        let programs = std::env::current_exe().into_iter().chain(host.runner.map(Path::to_owned));
         let copies = launch_parents().into_iter().chain(host.staging_dir.map(Path::to_owned));
         let instances = settings.plugins.values().filter_map(|plugin| plugin.folder.clone());
         let all = own
             .into_iter()
+            .chain(programs.map(|program| (program, "a program of the host", false)))
+            .chain([(PathBuf::from("/proc"), "files of processes and of the kernel", true)])
             .chain(copies.map(|folder| (folder, "private folders of the host", false)))
             .chain(state_dir(host.policy).map(|folder| (folder, "states of plugins", true)))
             .chain(settings.files.iter().map(|file| (file.clone(), "configuration", false)))
@@ -316,9 +322,9 @@ fn below(folder: &Path, text: &str, placeholder: &str) -> PathBuf {
 /// of plugins.
 fn plugin_folders(own: &Path, settings: &PluginSettings, host: SandboxHost<'_>) -> Vec<PathBuf> {
     let dirs = host.plugin_dirs.iter().chain(&host.policy.protected);
-    let listed = dirs.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let found = dirs.flat_map(|dir| discover::find(dir, Limits::default()).folders);
     let instances = settings.plugins.values().filter_map(|plugin| plugin.folder.clone());
-    let all = listed.map(|entry| entry.path()).chain(instances).chain([own.to_owned()]);
+    let all = found.chain(instances).chain([own.to_owned()]);
     all.filter_map(|folder| std::path::absolute(folder).ok()).collect()
 }
 

@@ -253,6 +253,7 @@ fn check_paths(candidate: &Candidate, host: SurveyRules<'_>) -> Result<(), Error
         policy: host.confinement,
         trust: host.rules.trust(),
         staging_dir: host.staging_dir,
+        runner: host.runner,
         plugin_dirs: host.plugin_dirs,
         environment: host.environment,
     };

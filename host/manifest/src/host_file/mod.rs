@@ -194,8 +194,10 @@ impl HostFile {
         let is_below = |path: &Vec<String>| path.starts_with(&setting.path);
         let below = self.settings.range(setting.path.clone()..).map(|(path, _)| path);
         let below: Vec<_> = below.take_while(|path| is_below(path)).cloned().collect();
-        // An empty section changes no values of another file.
-        if parse::is_in_sandbox(&setting.path) && setting.value.is_object() && !below.is_empty() {
+        // An empty section changes no values of another file, unless it means something: no ports.
+        let is_section = parse::is_in_sandbox(&setting.path) && setting.value.is_object();
+        let is_net = setting.path.last().is_some_and(|key| key == "net");
+        if is_section && !is_net && !below.is_empty() {
             return;
         }
         for length in 1..setting.path.len() {

@@ -6,7 +6,7 @@ use super::fields::{
     HOST_FILE, HOST_LIMITS, HOST_SANDBOX, PERMISSIONS, PLUGIN, QUARANTINE, RELOAD, TRUST,
 };
 use super::keys::KEY;
-use crate::fields::LIMITS;
+use crate::fields::{LIMITS, SANDBOX};
 use crate::reference::table;
 
 /// A file that shows the usual fields. A test parses it.
@@ -61,6 +61,7 @@ fn reference() -> String {
         ("Fields of `trust`", TRUST),
         ("Fields of `quarantine`", QUARANTINE),
         ("Fields of `sandbox`", HOST_SANDBOX),
+        ("Fields of `sandbox` of a plugin", SANDBOX),
         ("Fields of `limits`, for the whole host", HOST_LIMITS),
         ("Fields of `limits` of a plugin", LIMITS),
     ] {

@@ -388,13 +388,14 @@ fn empty_section_of_a_sandbox_confines_and_grants_no_ports() {
     }
     // It changes no values of an included file.
     let files = [
-        ("etc/hotbay.toml", "include = [\"a.toml\"]\n[plugins.a.sandbox]"),
-        ("etc/a.toml", "[plugins.a.sandbox]\nread = [\"/usr\"]"),
+        ("etc/hotbay.toml", "include = [\"a.toml\"]\n[plugins.a.sandbox]\n[sandbox.net]"),
+        ("etc/a.toml", "[plugins.a.sandbox]\nread = [\"/usr\"]\n[sandbox]\nnet.connect = [443]"),
     ];
     let typed = read_from(&files).expect("valid").typed();
     let [found] = typed.plugins.values().collect::<Vec<_>>()[..] else { panic!("one plugin") };
     let expected = Sandbox::default().with_read(Some(vec!["/usr".to_owned()]));
     assert_eq!(found.sandbox, Some(expected));
+    assert_eq!(typed.sandbox, Some(no_ports(Sandbox::default())));
 }
 
 /// Converts TOML to JSON, as editors do that check a file against the schema.
