@@ -49,9 +49,13 @@ fn selected_dirs(options: &Options) -> Option<Vec<PathBuf>> {
 pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
     // What the next run reads: a plugin must not write it, even if it does not exist yet.
     let files = [Path::new(DEFAULT_CONFIG)].into_iter().chain(options.config.as_deref());
-    // A command that loads single plugins searches no folder, but protects the same ones.
-    let selected = selected_dirs(options).unwrap_or_default();
-    let paths = files.chain(selected.iter().map(PathBuf::as_path));
+    // The next command may search other folders than this one.
+    let of_file = options.config_file.as_ref().and_then(ConfigFile::plugin_dirs);
+    let dirs_of_commands = DEFAULT_DIRS.iter().map(Path::new);
+    let dirs_of_commands = dirs_of_commands.chain(options.dirs.iter().map(PathBuf::as_path));
+    let dirs_of_commands =
+        dirs_of_commands.chain(of_file.into_iter().flatten().map(PathBuf::as_path));
+    let paths = files.chain(dirs_of_commands);
     let protected = paths.filter_map(|path| std::path::absolute(path).ok()).collect();
     let confinement = ConfinementPolicy::default().with_protected(protected);
     let builder = Host::builder().keep_staged(options.keep_staged).confinement(confinement);

@@ -1,10 +1,11 @@
 //! Where a path of a policy leads to, and whether it may: a program that can change a part of the path
 //! could have replaced it by a link.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::PathError;
-use crate::lookup::{Id, Lookup};
+use crate::lookup::{Id, Lookup, Walk};
 
 /// A file or folder of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,11 @@ impl GrantedPath {
     /// the disk.
     pub fn contains(&self, path: &Path, shared: &SharedFolders) -> bool {
         let Ok(found) = self.lookup(shared) else { return false };
-        Lookup::of_existing(path).is_some_and(|path| found.contains(&path))
+        let (Some(Walk::Found(path)) | Some(Walk::Missing(path, _))) = Lookup::of_existing(path)
+        else {
+            return false;
+        };
+        found.contains(&path)
     }
 
     /// Resolves the path. Accesses the disk.
@@ -86,21 +91,22 @@ impl<P: Into<PathBuf>> From<P> for GrantedPath {
 /// and lead out of it. Otherwise a program could declare any folder to be one that programs change.
 fn without_links_out(mut folders: Vec<Lookup>) -> Vec<Lookup> {
     let mut kept: Vec<Lookup> = Vec::new();
+    let mut targets: BTreeMap<Id, PathBuf> = BTreeMap::new();
     loop {
-        let leads_out = |folder: &Lookup| {
-            kept.iter().any(|outer| {
-                folder.depends_on(&[outer.id]) && !folder.target.starts_with(&outer.target)
-            })
-        };
-        folders.retain(|folder| !leads_out(folder));
-        let ids: Vec<_> = folders.iter().map(|folder| folder.id).collect();
-        let (waiting, known): (Vec<_>, Vec<_>) =
-            folders.into_iter().partition(|folder| folder.depends_on(&ids));
+        folders.retain(|folder| {
+            let mut outer = folder.folders.iter().filter_map(|id| targets.get(id));
+            outer.all(|outer| folder.target.starts_with(outer))
+        });
+        let ids: BTreeSet<_> = folders.iter().map(|folder| folder.id).collect();
+        let (waiting, known): (Vec<_>, Vec<_>) = folders
+            .into_iter()
+            .partition(|folder| folder.folders.iter().any(|id| ids.contains(id)));
         // If all wait for each other, none can be said to be above the others.
         if known.is_empty() {
             kept.extend(waiting);
             return kept;
         }
+        targets.extend(known.iter().map(|folder| (folder.id, folder.target.clone())));
         kept.extend(known);
         folders = waiting;
     }
@@ -124,10 +130,12 @@ impl SharedFolders {
     /// Returns whether a program can change what a path leads to, or create it if it does not exist.
     /// Accesses the disk.
     pub fn can_replace(&self, path: &Path) -> bool {
-        let existing = path.ancestors().find_map(|above| Some((above, Lookup::of(above).ok()?)));
-        let Some((above, found)) = existing else { return false };
         let ids: Vec<_> = self.0.iter().map(|(_, id)| *id).collect();
-        found.depends_on(&ids) || (above != path && ids.contains(&found.id))
+        match Lookup::of_existing(path) {
+            Some(Walk::Found(found)) => found.depends_on(&ids),
+            Some(Walk::Missing(found, _)) => found.depends_on(&ids) || ids.contains(&found.id),
+            None => false,
+        }
     }
 
     fn passed_by(&self, found: &Lookup) -> impl Iterator<Item = &PathBuf> {

@@ -11,10 +11,18 @@ use std::path::{Component, Path, PathBuf};
 const MAX_LINKS: usize = 40;
 
 /// What identifies a file or folder, by whatever path: a folder can be mounted in several places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
     pub(crate) device: u64,
     pub(crate) inode: u64,
+}
+
+/// What was found of a path.
+#[derive(Debug)]
+pub(crate) enum Walk {
+    Found(Lookup),
+    /// The folder in which a component is missing, and the error.
+    Missing(Lookup, io::Error),
 }
 
 /// What a path leads to.
@@ -24,7 +32,7 @@ pub(crate) struct Lookup {
     pub(crate) target: PathBuf,
     pub(crate) id: Id,
     /// The folders in which a component was looked up, also of links.
-    folders: Vec<Id>,
+    pub(crate) folders: Vec<Id>,
 }
 
 impl Lookup {
@@ -35,6 +43,19 @@ impl Lookup {
     /// I/O errors, such as `NotFound`; `InvalidInput` for files of a process, which differ between
     /// processes.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        match Self::walk(path)? {
+            Walk::Found(found) => Ok(found),
+            Walk::Missing(_, error) => Err(error),
+        }
+    }
+
+    /// Resolves a path, or if it does not exist, the folder in which a component is missing: also of
+    /// what a link leads to. Accesses the disk.
+    pub(crate) fn of_existing(path: &Path) -> Option<Walk> {
+        Self::walk(path).ok()
+    }
+
+    fn walk(path: &Path) -> io::Result<Walk> {
         if !path.is_absolute() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not absolute"));
         }
@@ -56,7 +77,14 @@ impl Lookup {
             }
             found.folders.push(found.id);
             found.target.push(component);
-            let metadata = found.target.symlink_metadata()?;
+            let metadata = match found.target.symlink_metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    found.target.pop();
+                    return Ok(Walk::Missing(found, error));
+                }
+                Err(error) => return Err(error),
+            };
             if !metadata.is_symlink() {
                 above.push(found.id);
                 found.id = id_of(&metadata);
@@ -77,13 +105,7 @@ impl Lookup {
                 rest.push_front(component);
             }
         }
-        Ok(found)
-    }
-
-    /// Resolves a path, or if it does not exist, the deepest folder above it that does. Accesses the
-    /// disk.
-    pub(crate) fn of_existing(path: &Path) -> Option<Self> {
-        path.ancestors().find_map(|above| Self::of(above).ok())
+        Ok(Walk::Found(found))
     }
 
     /// Returns whether a process that can change one of these folders can change what the path leads
@@ -159,6 +181,11 @@ mod tests {
             Lookup::of(&root.join(path)).expect_err(path);
         }
         Lookup::of(Path::new("relative")).expect_err("no folder to start from");
+        symlink("other/new/file", root.join("dangling")).expect("a link");
+        match Lookup::of_existing(&root.join("dangling/below")) {
+            Some(Walk::Missing(above, _)) => assert_eq!(above.target, root.join("other")),
+            found => panic!("{found:?}"),
+        }
     }
 
     #[cfg(target_os = "linux")]

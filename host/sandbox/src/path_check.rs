@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
-use crate::lookup::Lookup;
+use crate::lookup::{Lookup, Walk};
 use crate::{GrantedPath, Policy, SharedFolders};
 
 /// A file or folder that a program must not change.
@@ -72,18 +72,15 @@ pub struct OmittedPath {
 #[derive(Debug)]
 pub struct PathChecks {
     changeable: SharedFolders,
-    /// With what it leads to or, if it does not exist, the deepest folder above it.
-    protected: Vec<(Protected, Result<Lookup, Lookup>)>,
+    /// With what was found of it.
+    protected: Vec<(Protected, Walk)>,
     own: Vec<Lookup>,
 }
 
 impl PathChecks {
     /// Prepares checks of the paths of this policy. Accesses the disk.
     pub fn new(policy: &Policy) -> Self {
-        let existing = |it: &Protected| {
-            let above = |_| Lookup::of_existing(&it.path).map(Err);
-            Some((it.clone(), Lookup::of(&it.path).map_or_else(above, |found| Some(Ok(found)))?))
-        };
+        let existing = |it: &Protected| Some((it.clone(), Lookup::of_existing(&it.path)?));
         Self {
             changeable: policy.changeable(),
             protected: policy.protected.iter().filter_map(existing).collect(),
@@ -112,9 +109,11 @@ impl PathChecks {
         }
         for (protected, place) in &self.protected {
             let relation = match place {
-                Ok(place) if found.id == place.id => "is",
-                Ok(place) | Err(place) if found.contains(place) => "contains",
-                Ok(place) if protected.with_content && self.is_inside(&found, place) => "is in",
+                Walk::Found(place) if found.id == place.id => "is",
+                Walk::Found(place) | Walk::Missing(place, _) if found.contains(place) => "contains",
+                Walk::Found(place) if protected.with_content && self.is_inside(&found, place) => {
+                    "is in"
+                }
                 _ => continue,
             };
             return Err(PathError::Protected { protected: protected.clone(), relation });

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
+use super::private_folder;
 use super::trust::{self, Rules};
 use crate::error::artifact::ArtifactError;
 use crate::error::{Error, ErrorKind};
@@ -48,7 +49,8 @@ pub(crate) struct Found {
 
 /// Finds every folder with a `plugin.json` in and below `root`.
 ///
-/// Skips hidden folders, `target` and `node_modules`, and does not search a plugin's folder.
+/// Skips hidden folders, `target`, `node_modules` and private folders of hosts, and does not search a
+/// plugin's folder.
 /// Follows links to folders if they stay inside `root`, each folder once.
 pub(crate) fn find(root: &Path, limits: Limits) -> Found {
     let mut search = Search { limits, ..Search::default() };
@@ -108,6 +110,11 @@ struct Search {
 
 impl Search {
     fn enter(&mut self, folder: Folder) {
+        // A program can write to the folder of its launch.
+        let below = folder.canonical.strip_prefix(&self.root).unwrap_or(&folder.canonical);
+        if below.iter().filter_map(OsStr::to_str).any(private_folder::is_of_host) {
+            return;
+        }
         if !self.visited.insert(folder.canonical.clone()) {
             return;
         }
@@ -304,6 +311,8 @@ mod tests {
         check(&["a/plugin.json/plugin.json"], all, &["a/plugin.json"], &[]);
         check(&[".a/plugin.json", "target/x/plugin.json"], all, &[], &[]);
         check(&["node_modules/x/plugin.json", "targets/plugin.json"], all, &["targets"], &[]);
+        let of_host = "tmp/hotbay-run-7-0123456789abcdef/tmp/x/plugin.json";
+        check(&[of_host, "tmp/hotbay-run-2024/plugin.json"], all, &["tmp/hotbay-run-2024"], &[]);
     }
 
     #[test]

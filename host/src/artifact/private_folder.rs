@@ -184,22 +184,42 @@ pub(crate) fn sweep(parent: &Path, prefix: &str) {
         let is_named = name.to_str().is_some_and(|name| is_private_folder(name, prefix));
         // The metadata of a link is its own.
         let is_folder = |metadata: &fs::Metadata| metadata.is_dir() && is_own(metadata);
-        let Some(metadata) = entry.metadata().ok().filter(|found| is_named && is_folder(found))
-        else {
+        let found = entry.metadata().ok().filter(|found| is_named && is_folder(found));
+        let Some(metadata) = found else { continue };
+        // A program can change the mode of the folder of its launch.
+        if !is_private(&metadata) && !name.to_str().is_some_and(is_launch_folder) {
             continue;
-        };
-        if !is_private(&metadata) {
-            // A program can change the mode of the folder of its launch.
-            let is_made_private = prefix != PREFIX && make_private(&entry.path()).is_ok();
-            if !is_made_private {
-                continue;
-            }
         }
-        if let Ok(Some(_lock)) = FolderLock::take(&entry.path()) {
+        let lock = match FolderLock::take(&entry.path()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                make_private(&entry.path()).and_then(|()| FolderLock::take(&entry.path()))
+            }
+            taken => taken,
+        };
+        if let Ok(Some(_lock)) = lock {
             // Another host may sweep the same folder; what cannot be removed stays.
             let _ = hotbay_sandbox::remove_folder(&entry.path());
         }
     }
+}
+
+/// Returns whether a folder has a name that only hosts give: that of private copies, or of a launch.
+pub(super) fn is_of_host(name: &str) -> bool {
+    let kept = format!("{PREFIX}kept-");
+    is_launch_folder(name)
+        || [PREFIX, &kept]
+            .iter()
+            .any(|prefix| is_private_folder(name, prefix) && has_random(name, 6))
+}
+
+/// Returns whether a folder has the name of the folder of a launch.
+fn is_launch_folder(name: &str) -> bool {
+    is_private_folder(name, &format!("{PREFIX}run-")) && has_random(name, 16)
+}
+
+fn has_random(name: &str, length: usize) -> bool {
+    let random = name.rsplit('-').next().unwrap_or_default();
+    random.len() == length && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Returns whether this is the name of a private folder. The process ID in it is for people only.
@@ -219,11 +239,11 @@ fn make_private(folder: &Path) -> io::Result<()> {
     hotbay_sandbox::make_private(folder)
 }
 
-/// Returns whether only the owner has permissions for a folder, and all.
+/// Returns whether only the owner has permissions for a folder.
 #[cfg(unix)]
 fn is_private(metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o777 == 0o700
+    metadata.permissions().mode() & 0o077 == 0
 }
 
 #[cfg(not(unix))]
@@ -303,5 +323,24 @@ mod tests {
         drop(lock);
         sweep(parent.path(), PREFIX);
         assert!(!owned.exists());
+        let launches = [0o755, 0o000].map(|mode| make(&format!("hotbay-run-7-{mode:016x}"), mode));
+        let of_user = make("hotbay-run-2024-results", 0o755);
+        sweep(parent.path(), "hotbay-run-");
+        assert!(launches.iter().all(|path| !path.exists()) && of_user.exists());
+    }
+
+    #[test]
+    fn private_folders_are_known_by_their_names() {
+        for (name, expected) in [
+            ("hotbay-7-aB3xyz", true),
+            ("hotbay-kept-7-aB3xyz", true),
+            ("hotbay-run-7-0123456789abcdef", true),
+            ("hotbay-run-2024-results", false),
+            ("hotbay-7-abc", false),
+            ("hotbay-x-aB3xyz", false),
+            ("greet", false),
+        ] {
+            assert_eq!(is_of_host(name), expected, "{name}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The configuration of a host in a `hotbay.toml`, as the builder uses it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
@@ -44,6 +45,8 @@ pub struct ConfigFile {
     path: PathBuf,
     /// The folder that a relative path starts from.
     base: PathBuf,
+    /// All files that were read, also those that values are from.
+    read_files: Vec<PathBuf>,
     file: HostFile,
     settings: HostSettings,
 }
@@ -109,7 +112,9 @@ impl ConfigFile {
     }
 
     fn read_from(path: &Path, base: PathBuf, trust: Trust) -> Result<Self, Error> {
+        let files = RefCell::new(BTreeSet::new());
         let read = |path: &Path| {
+            files.borrow_mut().insert(base.join(path));
             let file = Artifact::read(&base.join(path), MAX_MANIFEST_BYTES as u64);
             let file = file.and_then(|file| file.check_trust(trust).map(|()| file));
             let file = file.map_err(std::io::Error::other)?;
@@ -123,7 +128,8 @@ impl ConfigFile {
             failed.with_optional_hint(error.hint()).caused_by(error)
         })?;
         let settings = file.typed();
-        Ok(Self { path: path.to_owned(), base, file, settings })
+        let read_files = files.into_inner().into_iter().collect();
+        Ok(Self { path: path.to_owned(), base, file, read_files, settings })
     }
 
     /// Returns the path that was read.
@@ -278,7 +284,7 @@ impl ConfigFile {
             permissions: grants(&self.settings.permissions),
             sandbox: self.settings.sandbox.clone(),
             plugins: plugins.collect(),
-            files: self.files().iter().map(|file| self.base.join(file)).collect(),
+            files: self.read_files.clone(),
         }
     }
 

@@ -265,8 +265,14 @@ impl<'p> Paths<'p> {
             let hint = "set `state_dir` in `[sandbox]` of hotbay.toml";
             failed(ErrorKind::Config).caused_by(message).with_hint(hint)
         })?;
-        if GrantedPath::from(&state).contains(&self.folder, &self.shared) {
-            let message = format!("`{}`, for `{{state}}`, contains its folder", state.display());
+        let contains = |outer: &Path, path: &Path| {
+            GrantedPath::from(outer).contains(path, &SharedFolders::default())
+        };
+        let is_in_plugin_dir = self.host.plugin_dirs.iter().any(|dir| contains(dir, &state));
+        if is_in_plugin_dir || contains(&state, &self.folder) {
+            let relation =
+                if is_in_plugin_dir { "is in a plugin directory" } else { "contains its folder" };
+            let message = format!("`{}`, for `{{state}}`, {relation}", state.display());
             return Err(failed(ErrorKind::Config).caused_by(message).with_hint(hint));
         }
         let state = state.join(self.candidate.manifest.name().as_str());

@@ -137,9 +137,15 @@ impl PluginSettings {
                 .flat_map(|bounds| bounds.write.clone().unwrap_or_default())
                 .collect()
         };
+        let protected = |settings: &Self| {
+            let folders: Vec<_> =
+                settings.plugins.values().filter_map(|plugin| plugin.folder.clone()).collect();
+            (settings.files.clone(), folders)
+        };
         let has_sandbox = manifest.sandbox().is_some() || own(self).sandbox.is_some();
         own(self) == own(other)
             && (!has_sandbox || shared(self) == shared(other))
+            && (!has_sandbox || protected(self) == protected(other))
             && (!is_bounded || self.sandbox == other.sandbox)
             && permissions.all(|one| self.grants(plugin, one) == other.grants(plugin, one))
     }

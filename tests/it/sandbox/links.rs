@@ -387,6 +387,7 @@ fn files_that_configure_plugins_cannot_be_granted() {
         ("plugins/other", "is in", "a plugin directory"),
         ("instance/data", "is in", "the folder of a plugin"),
         ("cgroup/other", "is in", "control groups"),
+        ("dangling", "contains", "protected by the host"),
     ] {
         let fixture = ProcessFixture::new();
         let listed = plugins.dir().join(folder);
@@ -395,7 +396,9 @@ fn files_that_configure_plugins_cannot_be_granted() {
         let policy = ConfinementPolicy::default()
             .with_state_dir(Some(plugins.dir().join("state/of/hotbay")))
             .with_cgroup(Some(plugins.dir().join("cgroup")))
-            .with_protected(vec![plugins.dir().join("own/file")]);
+            .with_protected(
+                ["own/file", "link/file"].map(|name| plugins.dir().join(name)).to_vec(),
+            );
         let existing = ["state", "own", "staging/copies", "plugins/other", "instance/data"];
         for name in existing.into_iter().chain(["cgroup/other"]) {
             fs::create_dir_all(plugins.dir().join(name)).expect("a folder");
@@ -403,6 +406,8 @@ fn files_that_configure_plugins_cannot_be_granted() {
         if listed.starts_with(plugins.dir().join("state/of")) {
             create_private(&listed);
         }
+        fs::create_dir_all(plugins.dir().join("dangling")).expect("a folder");
+        let _ = symlink("dangling/missing", plugins.dir().join("link"));
         let builder = Host::builder().confinement(policy).config_file(&file);
         let builder = builder.staging_dir(plugins.dir().join("staging/copies"));
         let builder = builder.plugin_dir(plugins.dir().join("plugins"));
@@ -412,6 +417,32 @@ fn files_that_configure_plugins_cannot_be_granted() {
         assert!(message.contains(&format!("which {relation} `")), "{message}");
         assert!(message.contains(&format!("({expected}), which it must")), "{message}");
     }
+}
+
+#[test]
+fn programs_of_the_host_and_files_of_the_kernel_cannot_be_written() {
+    let own = std::env::current_exe().expect("known");
+    for listed in [own.as_path(), own.parent().expect("a folder"), Path::new("/proc/sys/kernel")] {
+        let fixture = ProcessFixture::new();
+        let confinement = policy(Sandbox::default(), &fixture.file("state"));
+        let error = load_error(json!({ "write": [listed] }), confinement, &fixture);
+        let message = error.full_message();
+        assert!(message.contains("which it must not change"), "{message}");
+    }
+}
+
+#[test]
+fn state_folder_in_a_plugin_directory_is_refused() {
+    let plugins = Plugins::new();
+    let dir = plugins.dir().join("plugins");
+    create_private(&dir);
+    let fixture = ProcessFixture::new();
+    let folder = program(&fixture, json!({ "write": ["{state}"] })).install();
+    let policy = policy(Sandbox::default(), &dir.join("state"));
+    let builder = Host::builder().plugin_dir(&dir).confinement(policy);
+    let error = refused_everywhere(builder, &folder, &fixture.name);
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.full_message().contains("is in a plugin directory"), "{}", error.full_message());
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn host_connects_to_no_other_program() {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "the process is no plugin")]
+#[allow(clippy::disallowed_methods, reason = "the process belongs to no host")]
 fn socket_of_a_process_that_has_exited_is_refused() {
     /// Listens, and passes the socket to a child process, which exits at the end of its stdin.
     const DAEMON: &str = "import os, socket, sys
