@@ -51,8 +51,8 @@ pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
     let files = [Path::new(DEFAULT_CONFIG)].into_iter().chain(options.config.as_deref());
     // The next command may search other folders than this one.
     let of_file = options.config_file.as_ref().and_then(ConfigFile::plugin_dirs);
-    let dirs_of_commands = DEFAULT_DIRS.iter().map(Path::new);
-    let dirs_of_commands = dirs_of_commands.chain(options.dirs.iter().map(PathBuf::as_path));
+    let defaults = DEFAULT_DIRS.iter().map(Path::new).filter(|_| of_file.is_none());
+    let dirs_of_commands = defaults.chain(options.dirs.iter().map(PathBuf::as_path));
     let dirs_of_commands =
         dirs_of_commands.chain(of_file.into_iter().flatten().map(PathBuf::as_path));
     let paths = files.chain(dirs_of_commands);

@@ -21,7 +21,7 @@ pub(crate) struct Id {
 #[derive(Debug)]
 pub(crate) enum Walk {
     Found(Lookup),
-    /// The folder in which a component is missing, and the error.
+    /// The folder in which a component cannot be resolved, and the error.
     Missing(Lookup, io::Error),
 }
 
@@ -49,8 +49,8 @@ impl Lookup {
         }
     }
 
-    /// Resolves a path, or if it does not exist, the folder in which a component is missing: also of
-    /// what a link leads to. Accesses the disk.
+    /// Resolves a path, or if it does not exist, the folder in which a component is missing, or cannot
+    /// be resolved: also of what a link leads to. Accesses the disk.
     pub(crate) fn of_existing(path: &Path) -> Option<Walk> {
         Self::walk(path).ok()
     }
@@ -79,11 +79,10 @@ impl Lookup {
             found.target.push(component);
             let metadata = match found.target.symlink_metadata() {
                 Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(error) => {
                     found.target.pop();
                     return Ok(Walk::Missing(found, error));
                 }
-                Err(error) => return Err(error),
             };
             if !metadata.is_symlink() {
                 above.push(found.id);
@@ -92,7 +91,9 @@ impl Lookup {
             }
             links += 1;
             if links > MAX_LINKS {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has too many links"));
+                let error = io::Error::new(io::ErrorKind::InvalidInput, "it has too many links");
+                found.target.pop();
+                return Ok(Walk::Missing(found, error));
             }
             let link = found.target.read_link()?;
             found.target.pop();
@@ -185,6 +186,11 @@ mod tests {
         match Lookup::of_existing(&root.join("dangling/below")) {
             Some(Walk::Missing(above, _)) => assert_eq!(above.target, root.join("other")),
             found => panic!("{found:?}"),
+        }
+        fs::write(root.join("other/file"), "").expect("a file");
+        for path in ["other/file/below", "loop/below"] {
+            let found = Lookup::of_existing(&root.join(path));
+            assert!(matches!(found, Some(Walk::Missing(..))), "{path}: {found:?}");
         }
     }
 

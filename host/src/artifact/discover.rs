@@ -197,7 +197,8 @@ fn is_shared_library(entry: &DirEntry) -> bool {
     is_file && Path::new(&name).extension().is_some_and(|extension| extension == DLL_EXTENSION)
 }
 
-fn is_skipped(name: &OsStr) -> bool {
+/// Returns whether folders of this name are not searched.
+pub(crate) fn is_skipped(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "target" || name == "node_modules"
 }
 

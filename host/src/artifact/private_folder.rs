@@ -181,7 +181,8 @@ pub(crate) fn sweep(parent: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let is_named = name.to_str().is_some_and(|name| is_private_folder(name, prefix));
+        let is_named =
+            name.to_str().is_some_and(|name| is_private_folder(name, prefix) && is_of_host(name));
         // The metadata of a link is its own.
         let is_folder = |metadata: &fs::Metadata| metadata.is_dir() && is_own(metadata);
         let found = entry.metadata().ok().filter(|found| is_named && is_folder(found));
@@ -306,17 +307,19 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             path
         };
-        let abandoned = make("hotbay-7-abc", 0o700);
-        let owned = make("hotbay-8-owned", 0o700);
+        let abandoned = make("hotbay-7-abc123", 0o700);
+        let owned = make("hotbay-8-owned1", 0o700);
         let lock = FolderLock::take(&owned).unwrap();
         let others = [
             make("hotbay-7-shared", 0o755),
-            make("hotbay-kept-7-abc", 0o700),
-            make("hotbay-run-7-abc", 0o700),
+            make("hotbay-2024-results", 0o700),
+            make("hotbay-7-open12", 0o755),
+            make("hotbay-kept-7-abc123", 0o700),
+            make("hotbay-run-7-0123456789abcdef", 0o700),
             make("hotbay-x-abc", 0o700),
             make("other-7-abc", 0o700),
         ];
-        std::os::unix::fs::symlink(&others[0], parent.path().join("hotbay-9-link")).unwrap();
+        std::os::unix::fs::symlink(&others[0], parent.path().join("hotbay-9-linked")).unwrap();
         sweep(parent.path(), PREFIX);
         assert!(!abandoned.exists(), "its host exited, so its age does not matter");
         assert!(owned.exists() && others.iter().all(|path| path.exists()));

@@ -13,7 +13,7 @@ use super::inner::Inner;
 use super::load_all::load_all;
 use super::registry::{Loadable, UnloadScope};
 use super::reload_request::ReloadRequest;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, LoadStep};
 use crate::event::HostEvent;
 use crate::id::PluginName;
 use crate::loader::{Candidate, LoadOptions, PluginSettings};
@@ -31,7 +31,8 @@ pub struct ConfigChanges {
     /// The changed values that apply after a restart.
     pub needs_restart: Vec<String>,
     /// The errors of plugins that were to be reloaded, loaded or unloaded. A plugin whose reload failed
-    /// keeps serving with its previous settings.
+    /// keeps serving with its previous settings, unless it cannot be confined as it must be now: then
+    /// it is unloaded, and loaded again by a later change that permits it.
     pub failed: Vec<Error>,
 }
 
@@ -55,19 +56,26 @@ pub(super) fn apply_config(host: &Arc<Inner>, config: ConfigFile) -> ConfigChang
     follow_settings(host, &settings, &mut outcome);
     // Only what the change adds: the application may have left or unloaded the others on purpose.
     let refused = names_of(&outcome.failed);
+    let stopped = std::mem::replace(&mut lock(&host.config).stopped, outcome.stopped.clone());
     let is_added = |name: &PluginName| match settings.folder(name) {
         _ if refused.contains(name) => false,
+        _ if stopped.contains(name) => true,
         Some(folder) => before.folder(name) != Some(folder) || before.is_disabled(name),
         None => before.is_disabled(name),
     };
-    let names: BTreeSet<_> = settings.plugins.keys().chain(before.plugins.keys()).collect();
+    let names = settings.plugins.keys().chain(before.plugins.keys()).chain(&stopped);
+    let names: BTreeSet<_> = names.collect();
     if names.into_iter().any(is_added) {
         let report = load_all(host, &is_added);
         let refused = report.refused.into_iter().map(|refused| refused.error);
         // Folders that cannot be read are not of the change.
         outcome.failed.extend(refused.filter(|error| error.plugin().is_some_and(&is_added)));
     }
-    let Outcome { compiled_in, failed } = outcome;
+    // Those that could not be loaded again wait for the next change.
+    let still_stopped: Vec<_> =
+        stopped.into_iter().filter(|name| names_of(&outcome.failed).contains(name)).collect();
+    lock(&host.config).stopped.extend(still_stopped);
+    let Outcome { compiled_in, failed, .. } = outcome;
     let failed_names = names_of(&failed);
     lock(&host.config).failed = failed_names.clone();
     let mut changes = ConfigChanges { failed, ..ConfigChanges::default() };
@@ -106,6 +114,8 @@ fn is_fixed(path: &[String]) -> bool {
 struct Outcome {
     compiled_in: BTreeSet<PluginName>,
     failed: Vec<Error>,
+    /// Those that were unloaded, since they must not keep what they were granted before.
+    stopped: BTreeSet<PluginName>,
 }
 
 /// Reloads or unloads the serving plugins that were started with other settings.
@@ -140,6 +150,12 @@ fn follow_settings(host: &Arc<Inner>, settings: &Arc<PluginSettings>, outcome: &
         if let Ok(Err(error)) = block_on(pin!(reload))
             && error.kind() != ErrorKind::Superseded
         {
+            if error.step() == Some(LoadStep::Confine)
+                && let Some(name) = error.plugin()
+            {
+                outcome.stopped.insert(name.clone());
+                unloads.push(name.clone());
+            }
             outcome.failed.push(error);
         }
     }
@@ -191,13 +207,12 @@ fn follow_config(host: &Arc<Inner>, found: &mut Found) {
         }
     };
     found.failure = Failure::default();
-    if next.changed(&current).is_empty() {
+    if next.is_same(&current) {
         found.change = None;
         return follow_late(host);
     }
     match found.change.replace(next) {
-        Some(earlier)
-            if found.change.as_ref().is_some_and(|it| it.changed(&earlier).is_empty()) => {}
+        Some(earlier) if found.change.as_ref().is_some_and(|it| it.is_same(&earlier)) => {}
         _ => return,
     }
     let Some(next) = found.change.take() else { return };
@@ -222,7 +237,9 @@ fn follow_late(host: &Arc<Inner>) {
     if host.registry.serving().iter().any(is_late) {
         let mut outcome = Outcome::default();
         follow_settings(host, &settings, &mut outcome);
-        lock(&host.config).failed.extend(names_of(&outcome.failed));
+        let mut state = lock(&host.config);
+        state.failed.extend(names_of(&outcome.failed));
+        state.stopped.extend(outcome.stopped);
     }
 }
 

@@ -302,6 +302,11 @@ impl ConfigFile {
         keys.collect()
     }
 
+    /// Returns whether all values are equal, and from the same files.
+    pub(super) fn is_same(&self, before: &Self) -> bool {
+        self.read_files == before.read_files && self.changed(before).is_empty()
+    }
+
     /// Returns the paths of the values that differ.
     pub(super) fn changed(&self, before: &Self) -> BTreeSet<Vec<String>> {
         let by_path = |file: &'_ HostFile| -> BTreeMap<Vec<String>, Value> {
@@ -329,6 +334,8 @@ pub(super) struct ConfigState {
     pub(super) built_with: Option<ConfigFile>,
     /// The plugins that do not follow the current configuration.
     pub(super) failed: BTreeSet<PluginName>,
+    /// The plugins that were unloaded, since they cannot be confined as it requires.
+    pub(super) stopped: BTreeSet<PluginName>,
     /// Dropped to stop the watch.
     pub(super) watching: Option<Sender<()>>,
 }

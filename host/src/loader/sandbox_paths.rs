@@ -48,6 +48,9 @@ const PLUGIN: &str = "{plugin}";
 /// The beginning of a path in the plugin's private folder.
 const STATE: &str = "{state}";
 
+/// What the folder with the folders `{state}` is called.
+const STATES: &str = "states of plugins";
+
 /// The hint about a folder that must not be changed.
 const OTHER_FOLDER: &str = "list `{state}`, `{tmp}`, or a folder that contains only data, instead";
 
@@ -228,7 +231,7 @@ impl<'p> Paths<'p> {
             .chain(programs.map(|program| (program, "a program of the host", false)))
             .chain([(PathBuf::from("/proc"), "files of processes and of the kernel", true)])
             .chain(copies.map(|folder| (folder, "private folders of the host", false)))
-            .chain(state_dir(host.policy).map(|folder| (folder, "states of plugins", true)))
+            .chain(state_dir(host.policy).map(|folder| (folder, STATES, true)))
             .chain(settings.files.iter().map(|file| (file.clone(), "configuration", false)))
             .chain(host.plugin_dirs.iter().map(|dir| (dir.clone(), "a plugin directory", true)))
             .chain(instances.map(|folder| (folder, "the folder of a plugin", true)))
@@ -268,7 +271,16 @@ impl<'p> Paths<'p> {
         let contains = |outer: &Path, path: &Path| {
             GrantedPath::from(outer).contains(path, &SharedFolders::default())
         };
-        let is_in_plugin_dir = self.host.plugin_dirs.iter().any(|dir| contains(dir, &state));
+        // Not the folder with all states itself, nor what is no folder of plugins.
+        let is_of_plugins =
+            |it: &Protected| it.with_content && it.name != STATES && it.path != self.folder;
+        let protected = self.protected();
+        let is_in_plugin_dir = protected.iter().filter(|it| is_of_plugins(it)).any(|it| {
+            let is_searched = state
+                .strip_prefix(&it.path)
+                .is_ok_and(|rest| !rest.iter().any(discover::is_skipped));
+            contains(&it.path, &state) && (is_searched || !state.starts_with(&it.path))
+        });
         if is_in_plugin_dir || contains(&state, &self.folder) {
             let relation =
                 if is_in_plugin_dir { "is in a plugin directory" } else { "contains its folder" };

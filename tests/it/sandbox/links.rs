@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hotbay::confinement::ConfinementPolicy;
 use hotbay::manifest::Sandbox;
-use hotbay::{Error, ErrorKind, Host, HostBuilder, HostEvent, LoadStep, inspect};
+use hotbay::{ConfigFile, Error, ErrorKind, Host, HostBuilder, HostEvent, LoadStep, inspect};
 use hotbay_tests::{Plugins, event, processes_of, refused, runner};
 use serde_json::{Value, json};
 
@@ -429,6 +429,38 @@ fn programs_of_the_host_and_files_of_the_kernel_cannot_be_written() {
         let message = error.full_message();
         assert!(message.contains("which it must not change"), "{message}");
     }
+}
+
+#[test]
+fn plugin_that_a_changed_configuration_does_not_permit_is_unloaded() {
+    if !can_confine(1) {
+        return;
+    }
+    let plugins = Plugins::new();
+    let out = plugins.dir().join("out");
+    fs::create_dir(&out).expect("a folder");
+    let fixture = ProcessFixture::new();
+    program(&fixture, json!({ "write": [out] })).install();
+    let file = plugins.dir().join("hotbay.toml");
+    fs::write(&file, "").expect("a file");
+    let host = Host::builder().plugin_dir(fixture.file("")).config_file(&file).build();
+    let host = host.expect("a host");
+    let is_loaded = || host.list().iter().any(|plugin| plugin.name.as_str() == fixture.name);
+    assert_eq!(hotbay_tests::block_on(host.load_all()).refused.len(), 0);
+    assert!(is_loaded());
+    let apply = |text: &str| {
+        fs::write(&file, text).expect("a file");
+        let config = ConfigFile::read(&file).expect("valid");
+        hotbay_tests::block_on(host.apply_config(config)).expect("it serves")
+    };
+    fs::write(out.join("more.toml"), "").expect("a file");
+    let changes = apply("include = ['out/more.toml']\n");
+    let [error] = &changes.failed[..] else { panic!("{changes:?}") };
+    assert!(error.full_message().contains("(configuration)"), "{}", error.full_message());
+    assert!(!is_loaded() && processes_of(&fixture.name).is_empty());
+    let changes = apply("");
+    assert!(changes.failed.is_empty() && is_loaded(), "{changes:?}");
+    drop(host);
 }
 
 #[test]
