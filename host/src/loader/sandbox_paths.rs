@@ -271,7 +271,7 @@ impl<'p> Paths<'p> {
         let contains = |outer: &Path, path: &Path| {
             GrantedPath::from(outer).contains(path, &SharedFolders::default())
         };
-        // Not the folder with all states itself, nor what is no folder of plugins.
+        // Neither the folder with all states itself, nor folders that are not searched for plugins.
         let is_of_plugins =
             |it: &Protected| it.with_content && it.name != STATES && it.path != self.folder;
         let protected = self.protected();
