@@ -70,12 +70,12 @@ fn folder_of_running_host_is_kept_by_others() {
     let owned = private_folders(temp.path());
     assert_eq!(owned.len(), 1);
     // A process ID that does not exist in this namespace proves nothing.
-    let foreign = temp.path().join("hotbay-4194303-foreign");
+    let foreign = temp.path().join("hotbay-4194303-living");
     fs::rename(temp.path().join(&owned[0]), &foreign).unwrap();
     let second = build();
     loaded(&second, &folder);
     until("the sweep has finished", || {
-        let abandoned = temp.path().join("hotbay-4194303-abandoned");
+        let abandoned = temp.path().join("hotbay-4194303-closed");
         fs::create_dir(&abandoned).unwrap();
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         fs::set_permissions(&abandoned, private).unwrap();
