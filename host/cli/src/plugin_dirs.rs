@@ -52,10 +52,8 @@ pub(crate) fn builder(options: &Options, dirs: &[PathBuf]) -> HostBuilder {
     // The next command may search other folders than this one.
     let of_file = options.config_file.as_ref().and_then(ConfigFile::plugin_dirs);
     let defaults = DEFAULT_DIRS.iter().map(Path::new).filter(|_| of_file.is_none());
-    let dirs_of_commands = defaults.chain(options.dirs.iter().map(PathBuf::as_path));
-    let dirs_of_commands =
-        dirs_of_commands.chain(of_file.into_iter().flatten().map(PathBuf::as_path));
-    let paths = files.chain(dirs_of_commands);
+    let selected = options.dirs.iter().chain(of_file.into_iter().flatten());
+    let paths = files.chain(defaults).chain(selected.map(PathBuf::as_path));
     let protected = paths.filter_map(|path| std::path::absolute(path).ok()).collect();
     let confinement = ConfinementPolicy::default().with_protected(protected);
     let builder = Host::builder().keep_staged(options.keep_staged).confinement(confinement);

@@ -15,8 +15,8 @@ pub struct GrantedPath {
     limit: Limit,
 }
 
-/// Where links in a path may lead. If the path passes through a shared folder, only into that, too, and if
-/// through several, into all of them.
+/// Where links in a path may lead. If the path passes through shared folders, it must not leave any
+/// of them, either.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Limit {
     /// Anywhere.
@@ -42,11 +42,10 @@ impl GrantedPath {
     /// the disk.
     pub fn contains(&self, path: &Path, shared: &SharedFolders) -> bool {
         let Ok(found) = self.lookup(shared) else { return false };
-        let (Some(Walk::Found(path)) | Some(Walk::Missing(path, _))) = Lookup::of_existing(path)
-        else {
-            return false;
-        };
-        found.contains(&path)
+        match Lookup::walk(path) {
+            Ok(Walk::Found(path) | Walk::Missing(path, _)) => found.contains(&path),
+            Err(_) => false,
+        }
     }
 
     /// Resolves the path. Accesses the disk.
@@ -131,10 +130,10 @@ impl SharedFolders {
     /// Accesses the disk.
     pub fn can_replace(&self, path: &Path) -> bool {
         let ids: Vec<_> = self.0.iter().map(|(_, id)| *id).collect();
-        match Lookup::of_existing(path) {
-            Some(Walk::Found(found)) => found.depends_on(&ids),
-            Some(Walk::Missing(found, _)) => found.depends_on(&ids) || ids.contains(&found.id),
-            None => false,
+        match Lookup::walk(path) {
+            Ok(Walk::Found(found)) => found.depends_on(&ids),
+            Ok(Walk::Missing(found, _)) => found.depends_on(&ids) || ids.contains(&found.id),
+            Err(_) => false,
         }
     }
 

@@ -51,11 +51,11 @@ impl Lookup {
 
     /// Resolves a path, or if it does not exist, the folder in which a component is missing, or cannot
     /// be resolved: also of what a link leads to. Accesses the disk.
-    pub(crate) fn of_existing(path: &Path) -> Option<Walk> {
-        Self::walk(path).ok()
-    }
-
-    fn walk(path: &Path) -> io::Result<Walk> {
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput`, as of [`of`](Self::of).
+    pub(crate) fn walk(path: &Path) -> io::Result<Walk> {
         if !path.is_absolute() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not absolute"));
         }
@@ -183,14 +183,14 @@ mod tests {
         }
         Lookup::of(Path::new("relative")).expect_err("no folder to start from");
         symlink("other/new/file", root.join("dangling")).expect("a link");
-        match Lookup::of_existing(&root.join("dangling/below")) {
-            Some(Walk::Missing(above, _)) => assert_eq!(above.target, root.join("other")),
+        match Lookup::walk(&root.join("dangling/below")) {
+            Ok(Walk::Missing(above, _)) => assert_eq!(above.target, root.join("other")),
             found => panic!("{found:?}"),
         }
         fs::write(root.join("other/file"), "").expect("a file");
         for path in ["other/file/below", "loop/below"] {
-            let found = Lookup::of_existing(&root.join(path));
-            assert!(matches!(found, Some(Walk::Missing(..))), "{path}: {found:?}");
+            let found = Lookup::walk(&root.join(path));
+            assert!(matches!(found, Ok(Walk::Missing(..))), "{path}: {found:?}");
         }
     }
 

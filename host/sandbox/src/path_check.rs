@@ -80,7 +80,7 @@ pub struct PathChecks {
 impl PathChecks {
     /// Prepares checks of the paths of this policy. Accesses the disk.
     pub fn new(policy: &Policy) -> Self {
-        let existing = |it: &Protected| Some((it.clone(), Lookup::of_existing(&it.path)?));
+        let existing = |it: &Protected| Some((it.clone(), Lookup::walk(&it.path).ok()?));
         Self {
             changeable: policy.changeable(),
             protected: policy.protected.iter().filter_map(existing).collect(),

@@ -285,6 +285,8 @@ impl<'p> Paths<'p> {
             let relation =
                 if is_in_plugin_dir { "is in a plugin directory" } else { "contains its folder" };
             let message = format!("`{}`, for `{{state}}`, {relation}", state.display());
+            let hint = "set `state_dir` in `[sandbox]` of hotbay.toml to a folder outside of those \
+                        with plugins, and not above them";
             return Err(failed(ErrorKind::Config).caused_by(message).with_hint(hint));
         }
         let state = state.join(self.candidate.manifest.name().as_str());
