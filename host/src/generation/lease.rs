@@ -211,6 +211,21 @@ impl InstanceRef {
         args: CallArgs<'_>,
         call: impl FnOnce(&RawContext<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let outcome = self.enter_in_process(args, call);
+        if let Some(state) = args.state {
+            state.leave_plugin();
+        }
+        outcome
+    }
+
+    /// Runs `call` like [`run_in_process`](Self::run_in_process). The plugin still runs the call
+    /// when this returns.
+    #[inline(always)]
+    fn enter_in_process(
+        &self,
+        args: CallArgs<'_>,
+        call: impl FnOnce(&RawContext<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let CallArgs { request, state, call_id } = args;
         let (deadline, token) = (request.deadline(), request.cancellation_token());
         let outer = request.method_request().and_then(|method| method.arguments.outer());
@@ -222,11 +237,7 @@ impl InstanceRef {
         {
             return Err(self.generation.ended_before_start(state));
         }
-        let outcome = call(&context);
-        if let Some(state) = state {
-            state.leave_plugin();
-        }
-        outcome
+        call(&context)
     }
 
     /// Runs `call` like [`run_in_process`](Self::run_in_process). Fails it if it took too much memory.
@@ -385,7 +396,7 @@ impl InstanceRef {
         start: impl FnOnce(&RawContext<'_>) -> Result<RunningTask, Failure>,
     ) -> Result<RunningTask, Error> {
         let mut task = None;
-        self.run_in_process(args, |context| {
+        self.enter_in_process(args, |context| {
             let started = in_plugin_call(|| start(context));
             let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
             task = Some(started.map_err(fail)?);
@@ -396,9 +407,15 @@ impl InstanceRef {
 
     /// Makes a call as a task, as a future; dropping it cancels the call.
     async fn run_task(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
-        let output = self.start_task(args)?.await;
+        let output = match self.start_task(args) {
+            Ok(task) => Ok(task.await),
+            Err(error) => Err(error),
+        };
+        if let Some(state) = args.state {
+            state.leave_plugin();
+        }
         let deadline = args.request.deadline();
-        let output = output.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
+        let output = output?.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
         reply.output_mut().set(output);
         match &self.backend {
             Some(Backend::InProcess(instance)) => self.check_reply(instance, reply),

@@ -222,9 +222,9 @@ impl Generation {
         }
     }
 
-    /// Returns the error of a direct call whose task has not finished by its deadline.
+    /// Returns the error of a call whose task has not finished by its deadline.
     #[cold]
-    fn not_in_time(&self) -> Error {
+    pub(crate) fn not_in_time(&self) -> Error {
         let message = "did not answer before the deadline";
         Error::new(ErrorKind::DeadlineExceeded, message).of(&self.name).in_generation(self.id)
     }

@@ -124,7 +124,14 @@ async fn call_as_task(
     };
     counted.0 = None;
     match outcome {
-        Err(_) if call.state.timed_out() => Err(slot.timeout_error(&call.state)),
+        Err(_) if call.state.timed_out() => {
+            let error = slot.timeout_error(&call.state);
+            Err(match call.state.entered() {
+                // The task was dropped.
+                Some(_) => instance.generation().not_in_time(),
+                None => error,
+            })
+        }
         outcome => outcome,
     }
 }

@@ -9,7 +9,9 @@ use hotbay::{
     Call, CancellationToken, Error, ErrorKind, Host, HostEvent, Layer, Manifest, Next,
     PluginHandle, Reply, Request,
 };
-use hotbay_tests::{Plugins, block_on, host, limits, loaded, reloaded, under_load, until};
+use hotbay_tests::{
+    Plugins, block_on, host, limits, loaded, quarantine, reloaded, under_load, until,
+};
 use serde_json::json;
 use text_contract::AsyncWork;
 use text_plugins::AsyncEcho;
@@ -132,7 +134,8 @@ fn call_starts_at_once_and_not_when_it_is_polled() {
 #[test]
 fn call_returns_at_its_deadline_and_the_future_is_dropped() {
     let plugins = Plugins::new();
-    let (_host, plugin) = echo(&plugins);
+    let host = Host::builder().quarantine(None).build().unwrap();
+    let plugin = loaded(&host, plugins.add("echo", "async-echo").write());
     let soon = Duration::from_millis(200);
     for what in ["forever", "block"] {
         for reply in [
@@ -147,6 +150,49 @@ fn call_returns_at_its_deadline_and_the_future_is_dropped() {
     // A call that was dropped before it started is not counted.
     let is_dropped = || number(&plugin, "dropped") == number(&plugin, "started");
     until("all futures are dropped", || is_dropped().then_some(()));
+}
+
+#[test]
+fn timeout_of_every_call_method_counts_toward_the_quarantine() {
+    const SOON: Duration = Duration::from_millis(200);
+    let forever = || Request::text("forever").with_timeout(SOON);
+    type Timeout = fn(&Host, Request<'static>) -> Error;
+    let direct: Timeout = |host, request| host.plugin("echo").unwrap().call(request).unwrap_err();
+    let pinned: Timeout =
+        |host, request| host.plugin("echo").unwrap().pin().unwrap().call(request).unwrap_err();
+    let pooled: Timeout =
+        |host, request| block_on(host.plugin("echo").unwrap().execute(request)).unwrap_err();
+    let method: Timeout = |host, _| {
+        let work = host.contract::<dyn AsyncWork>("echo").unwrap();
+        Error::from(block_on(work.with_timeout(SOON).forever()).unwrap_err())
+    };
+    let pooled_method: Timeout = |host, _| {
+        let work = host.contract::<dyn AsyncWork>("echo").unwrap();
+        Error::from(block_on(work.pooled().with_timeout(SOON).forever()).unwrap_err())
+    };
+    let once = quarantine(|policy| {
+        policy.max_faults = 1;
+        policy.initial_backoff = Duration::from_secs(3600);
+    });
+    let plugins = Plugins::new();
+    let folder = plugins.add("echo", "async-echo").write();
+    for (call, name) in [
+        (direct, "direct"),
+        (pinned, "pinned"),
+        (pooled, "pooled"),
+        (method, "method"),
+        (pooled_method, "pooled method"),
+    ] {
+        let host = Host::builder().quarantine(once.clone()).build().unwrap();
+        let plugin = loaded(&host, &folder);
+        until("a call reaches the plugin before its deadline", || {
+            let error = call(&host, forever());
+            assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{name}: {error:?}");
+            (host.list()[0].stats.abandoned == 1).then_some(())
+        });
+        let rejected = plugin.call(Request::text("calls")).map(|_| ()).unwrap_err();
+        assert_eq!(rejected.kind(), ErrorKind::Quarantined, "{name}: {rejected:?}");
+    }
 }
 
 #[test]
