@@ -561,7 +561,11 @@ func (c *HostContract) send(ctx context.Context, path string, body []byte) ([]by
 		header.Set("Hotbay-Call-Id", strconv.FormatUint(info.ID, 10))
 	}
 	if deadline, hasDeadline := ctx.Deadline(); hasDeadline {
-		remaining := time.Until(deadline).Milliseconds()
+		left := time.Until(deadline)
+		remaining := left.Milliseconds()
+		if left%time.Millisecond > 0 {
+			remaining++ // The host's deadline is not before this one.
+		}
 		if remaining < 0 {
 			remaining = 0
 		}

@@ -229,7 +229,7 @@ async function requestHost(path, body, plugin, timeLimit) {
   if (call) headers["Hotbay-Call-Id"] = `${call.id}`;
   if (call?.traceparent) headers.traceparent = call.traceparent;
   const deadline = Math.min(timeLimit, call?.deadline ?? Infinity);
-  const remaining = Math.max(Math.floor(deadline - performance.now()), 0);
+  const remaining = Math.max(Math.ceil(deadline - performance.now()), 0);
   if (deadline < Infinity) headers["Hotbay-Deadline-Ms"] = `${remaining}`;
   const [status, text] = await exchange({ ...hostAddress(), path, headers }, json, call, deadline);
   return resultOf(status, text);

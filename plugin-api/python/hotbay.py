@@ -20,6 +20,7 @@ connections, `max_concurrent_calls` of them in calls, and `max_body_bytes` for a
 Few modules are imported, some only when needed, so that a program starts fast.
 """
 import json
+import math
 import os
 import select
 import signal
@@ -249,7 +250,7 @@ class Contract:
                 deadline = min(served.deadline, deadline or served.deadline)
         if deadline is not None:
             remaining = max(deadline - time.monotonic(), 0)
-            headers.append(("Hotbay-Deadline-Ms", int(remaining * 1000)))
+            headers.append(("Hotbay-Deadline-Ms", math.ceil(remaining * 1000)))
         try:
             body = json.dumps(body, allow_nan=False, default=_argument).encode()
         except (TypeError, ValueError, RecursionError) as error:

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use hotbay_protocol::endpoint;
 use hotbay_protocol::frame::RequestHead;
+use hotbay_protocol::{endpoint, whole_millis};
 
 use crate::call::{Call, check_endpoint};
 use crate::capabilities::Capabilities;
@@ -127,8 +127,7 @@ impl<W: Transport> Exchange<W> for CallExchange<'_> {
             Self::Frame(frame) => frame,
         };
         let left = call.deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let deadline_ms = left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        let head = RequestHead { deadline_ms, ..*head };
+        let head = RequestHead { deadline_ms: left.map(whole_millis), ..*head };
         if let Some(response) =
             client.send_frame::<W>(&head, call.input, *max_response_bytes).await?
         {

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hotbay_protocol::{endpoint, frame, header};
+use hotbay_protocol::{endpoint, frame, header, whole_millis};
 use http_body_util::Full;
 use hyper::header::{
     ACCEPT, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE,
@@ -95,8 +95,7 @@ impl HttpRequest {
         }
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-            headers.insert(DEADLINE, HeaderValue::from(left));
+            headers.insert(DEADLINE, HeaderValue::from(whole_millis(left)));
         }
         for (at, (name, value)) in self.headers.iter().enumerate() {
             // The first one replaces a default, such as `Accept`.

@@ -50,6 +50,21 @@ pub const MAX_LOG_LINE_BYTES: usize = 64 << 10;
 /// Time that running calls have to finish when a program exits on request.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Returns a time until a deadline in milliseconds, rounded up, so that the deadline of the receiver
+/// is never before that of the sender.
+///
+/// ```
+/// use std::time::Duration;
+/// use hotbay_protocol::whole_millis;
+///
+/// assert_eq!(whole_millis(Duration::from_micros(1_001)), 2);
+/// assert_eq!(whole_millis(Duration::from_millis(2)), 2);
+/// assert_eq!(whole_millis(Duration::ZERO), 0);
+/// ```
+pub fn whole_millis(left: Duration) -> u64 {
+    u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
 /// Names of endpoints, without the leading slash.
 pub mod endpoint {
     /// Runs a batch of calls.
@@ -92,7 +107,7 @@ pub mod header {
     pub const CALL_ID: &str = "hotbay-call-id";
     /// The hash of the signature of a contract's method, as 16 hexadecimal digits.
     pub const CONTRACT_HASH: &str = "hotbay-contract-hash";
-    /// Milliseconds until the deadline of a call.
+    /// Milliseconds until the deadline of a call, as [`whole_millis`](crate::whole_millis) returns.
     pub const DEADLINE_MS: &str = "hotbay-deadline-ms";
     /// The most verbose level that the host logs, in responses of its services.
     pub const LOG_LEVEL: &str = "hotbay-log-level";

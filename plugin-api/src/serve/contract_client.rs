@@ -9,7 +9,9 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hotbay_protocol::{ContractCheck, ErrorBody, format_traceparent, header, service};
+use hotbay_protocol::{
+    ContractCheck, ErrorBody, format_traceparent, header, service, whole_millis,
+};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 
@@ -174,8 +176,7 @@ impl Prepared {
         if let Some(outer) = call.outer {
             headers.insert(&CALL_ID, HeaderValue::from(outer.call_id()));
             if let Some(left) = outer.remaining() {
-                let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                headers.insert(&DEADLINE_MS, HeaderValue::from(left));
+                headers.insert(&DEADLINE_MS, HeaderValue::from(whole_millis(left)));
             }
             if let Some(value) = traceparent(&outer) {
                 headers.insert(&TRACEPARENT, value);
