@@ -151,6 +151,11 @@ impl InstanceRef {
         &self.generation
     }
 
+    /// Returns the backend; `None` would be a bug.
+    pub(crate) fn backend(&self) -> Option<&Backend> {
+        self.backend.as_ref()
+    }
+
     /// Returns whether inputs are validated against a schema.
     #[inline]
     pub(crate) fn checks_input(&self) -> bool {
@@ -407,10 +412,8 @@ impl InstanceRef {
 
     /// Makes a call as a task, as a future; dropping it cancels the call.
     async fn run_task(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
-        let output = match self.start_task(args) {
-            Ok(task) => Ok(task.await),
-            Err(error) => Err(error),
-        };
+        let run = async { Ok::<_, Error>(self.start_task(args)?.await) };
+        let output = run.await;
         if let Some(state) = args.state {
             state.leave_plugin();
         }
@@ -665,13 +668,6 @@ impl InstanceRef {
     }
 }
 
-impl InstanceRef {
-    /// Returns the backend; `None` would be a bug.
-    pub(crate) fn backend(&self) -> Option<&Backend> {
-        self.backend.as_ref()
-    }
-}
-
 /// The reason that a call of a method failed, to be converted under the lease of the call.
 pub(crate) enum BriefFailure {
     InputTooLarge(usize),
@@ -786,28 +782,19 @@ impl InstanceRef {
         let mut replies = Vec::with_capacity(args.len());
         for (args, is_alone) in args.iter().zip(is_alone) {
             let mut reply = ReplySlot::new();
-            let outcome = if !is_alone {
-                match &mut results {
-                    Ok(results) => {
-                        let answer = match results.next() {
-                            Some(answer) => answer.map_err(Failure::from),
-                            None => Err(Failure::Other(missing())),
-                        };
-                        generation.fill_reply(args.request, answer, &mut reply)
-                    }
-                    Err(error) => Err(error.cloned()),
+            let outcome = match &mut results {
+                _ if is_alone => self.call_async(*args, &mut reply).await,
+                Ok(results) => {
+                    let answer = match results.next() {
+                        Some(answer) => answer.map_err(Failure::from),
+                        None => Err(Failure::Other(bug!("a batch has fewer results than calls"))),
+                    };
+                    generation.fill_reply(args.request, answer, &mut reply)
                 }
-            } else {
-                self.call_async(*args, &mut reply).await
+                Err(error) => Err(error.cloned()),
             };
             replies.push(outcome.map(|()| reply.take()));
         }
         replies
     }
-}
-
-#[cfg(all(unix, feature = "process"))]
-#[cold]
-fn missing() -> Error {
-    crate::error::bug!("a batch has fewer results than calls")
 }
