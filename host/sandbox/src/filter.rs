@@ -1,20 +1,21 @@
-//! The filters of system calls of a policy: what Landlock does not cover, and calls with which
-//! programs have left sandboxes. Programs are compiled in the parent.
+//! The filter of system calls of a policy: what Landlock does not cover, and calls with which
+//! programs have left sandboxes. It is compiled in the parent.
 //!
-//! The filters list what is denied. What a confined program needs differs between languages and
+//! It lists what is denied. What a confined program needs differs between languages and
 //! versions; the paths and ports that it can use are Landlock's.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::TryFromIntError;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, sock_filter,
+    SeccompRule, TargetArch,
 };
 
-use crate::Policy;
+use crate::{Policy, number_filter};
 
-/// A call that is denied, always or under conditions, one of which must hold.
+/// A call that is denied under conditions, one of which must hold.
 type Denied = (libc::c_long, Vec<Vec<SeccompCondition>>);
 
 // The numbers of newer calls are the same on all processors that filters are compiled for, and not
@@ -169,26 +170,32 @@ pub(crate) fn is_known_architecture() -> bool {
     TargetArch::try_from(std::env::consts::ARCH).is_ok()
 }
 
-/// Compiles the filters of a policy.
-pub(crate) fn compile(policy: &Policy) -> io::Result<Vec<BpfProgram>> {
+/// Compiles the filter of a policy.
+pub(crate) fn compile(policy: &Policy) -> io::Result<BpfProgram> {
     let failed = |error: &dyn std::fmt::Display| {
         io::Error::other(format!("cannot compile its filter of system calls: {error}"))
     };
     let architecture =
         TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(&error))?;
-    let denied = denied(policy).map_err(|error| failed(&error))?;
-    let unknown = UNKNOWN.iter().map(|call| (*call, Vec::new())).collect();
-    let filters = [(denied, libc::EPERM), (unknown, libc::ENOSYS)];
-    let mut programs = Vec::with_capacity(filters.len() + 1);
-    for (calls, code) in filters {
-        let rules = rules(calls).map_err(|error| failed(&error))?;
-        let action = SeccompAction::Errno(code.unsigned_abs());
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture);
-        let program = filter.and_then(BpfProgram::try_from).map_err(|error| failed(&error))?;
-        programs.push(program);
-    }
-    programs.extend(deny_x32());
-    Ok(programs)
+    let rules = conditional(policy).and_then(rules).map_err(|error| failed(&error))?;
+    let deny = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, deny, architecture);
+    let by_argument = filter.and_then(BpfProgram::try_from).map_err(|error| failed(&error))?;
+    let errors = errors(policy).map_err(|error| failed(&error))?;
+    number_filter::compile(&errors, by_argument).map_err(|error| failed(&error))
+}
+
+/// Returns the calls that always fail, with their error numbers.
+fn errors(policy: &Policy) -> Result<BTreeMap<u32, i32>, TryFromIntError> {
+    let denied = DENIED.iter().map(|call| (*call, libc::EPERM));
+    let unknown = UNKNOWN.iter().map(|call| (*call, libc::ENOSYS));
+    #[cfg(target_arch = "x86_64")]
+    let forks = [libc::SYS_fork, libc::SYS_vfork].map(|call| (call, libc::EPERM));
+    #[cfg(not(target_arch = "x86_64"))]
+    let forks: [(libc::c_long, i32); 0] = [];
+    let forks = forks.into_iter().filter(|_| policy.limits.processes == Some(1));
+    let calls = denied.chain(unknown).chain(forks);
+    calls.map(|(call, code)| Ok((u32::try_from(call)?, code))).collect()
 }
 
 fn rules(calls: Vec<Denied>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
@@ -201,8 +208,9 @@ fn rules(calls: Vec<Denied>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompi
     Ok(rules)
 }
 
-fn denied(policy: &Policy) -> Result<Vec<Denied>, seccompiler::BackendError> {
-    let mut denied: Vec<Denied> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
+/// Returns the calls that are denied with some arguments.
+fn conditional(policy: &Policy) -> Result<Vec<Denied>, seccompiler::BackendError> {
+    let mut denied: Vec<Denied> = Vec::new();
     for call in ONLY_SELF {
         denied.push((*call, vec![vec![is(0, SeccompCmpOp::Ne, 0)?]]));
     }
@@ -233,8 +241,6 @@ fn denied(policy: &Policy) -> Result<Vec<Denied>, seccompiler::BackendError> {
     if policy.limits.processes == Some(1) {
         let is_process = is(0, SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64), 0)?;
         denied.push((libc::SYS_clone, vec![vec![is_process]]));
-        #[cfg(target_arch = "x86_64")]
-        denied.extend([(libc::SYS_fork, Vec::new()), (libc::SYS_vfork, Vec::new())]);
     }
     denied.push((libc::SYS_socket, sockets(policy)?));
     Ok(denied)
@@ -294,25 +300,4 @@ fn is(
     value: u64,
 ) -> Result<SeccompCondition, seccompiler::BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
-}
-
-/// Denies the calls of the x32 ABI, which have other numbers and the same architecture.
-#[cfg(target_arch = "x86_64")]
-fn deny_x32() -> Option<BpfProgram> {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    const X32_BIT: u32 = 0x4000_0000;
-    // The number of the call is the first field of the data that a filter reads.
-    let load = sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 };
-    let jump = sock_filter { code: JUMP, jt: 0, jf: 1, k: X32_BIT };
-    let deny = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
-    let returns = [deny, libc::SECCOMP_RET_ALLOW];
-    let [deny, allow] = returns.map(|k| sock_filter { code: RETURN, jt: 0, jf: 0, k });
-    Some(vec![load, jump, deny, allow])
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn deny_x32() -> Option<BpfProgram> {
-    None
 }

@@ -26,6 +26,8 @@ mod kernel;
 mod linux;
 mod lookup;
 mod namespaces;
+#[cfg(target_os = "linux")]
+mod number_filter;
 #[cfg(not(target_os = "linux"))]
 mod other;
 mod path_check;

@@ -24,7 +24,7 @@ pub struct Enforcement {
     /// Whether it listens on ports that need a capability.
     has_low_ports: bool,
     rules: Rules,
-    filters: Vec<BpfProgram>,
+    filter: Option<BpfProgram>,
 }
 
 impl Enforcement {
@@ -40,7 +40,7 @@ impl Enforcement {
             0 => Rules::default(),
             _ => ruleset::create(policy, folder)?,
         };
-        let filters = if kernel.seccomp { filter::compile(policy)? } else { Vec::new() };
+        let filter = kernel.seccomp.then(|| filter::compile(policy)).transpose()?;
         let is_limited = |(rule, limit): (_, Option<u64>)| {
             let group = policy.cgroup.as_ref();
             // Each group counts processor time, whatever its controllers.
@@ -58,7 +58,7 @@ impl Enforcement {
         let has_namespaces = policy.namespaces && kernel.namespaces.is_ok();
         let namespaces = has_namespaces.then(|| Namespaces::new(policy));
         let has_low_ports = policy.listen.iter().any(|rule| (1..1024).contains(&rule.port));
-        Ok(Self { cgroup, namespaces, has_low_ports, rules, filters })
+        Ok(Self { cgroup, namespaces, has_low_ports, rules, filter })
     }
 
     /// Returns the paths of the policy that exist, but grant nothing.
@@ -95,7 +95,7 @@ impl Enforcement {
         if let Some(cgroup) = &self.cgroup {
             enter::join_group(cgroup.members.as_raw_fd())?;
         }
-        // First: the ruleset denies its files below `/proc`, and the filters deny its calls.
+        // First: the ruleset denies its files below `/proc`, and the filter denies its calls.
         if let Some(namespaces) = &self.namespaces {
             let failed = |_| io::Error::from_raw_os_error(NAMESPACES_FAILED);
             namespaces.enter().map_err(failed)?;
@@ -105,6 +105,6 @@ impl Enforcement {
         if let Some(ruleset) = &self.rules.descriptor {
             enter::restrict_by_landlock(ruleset.as_raw_fd())?;
         }
-        self.filters.iter().try_for_each(|filter| enter::install_filter(filter))
+        self.filter.iter().try_for_each(|filter| enter::install_filter(filter))
     }
 }
