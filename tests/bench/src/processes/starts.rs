@@ -16,7 +16,7 @@ use crate::sample::quantile;
 use crate::table::{Report, Table, none, verdict};
 
 const MAX_ABOVE_MS: f64 = 5.0;
-/// Maximum time that confinement adds to a load.
+/// Maximum time that confinement adds to a start, or to a load.
 const MAX_CONFINEMENT_MS: f64 = 1.0;
 /// Maximum ratio of a call of a confined program.
 const MAX_CALL_RATIO: f64 = 1.02;
@@ -25,15 +25,14 @@ const CALLS: u32 = 500;
 pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 3 } else { 100 };
     let mut times = [const { Vec::new() }; 5];
-    let mut free = Samples::default();
-    let mut confined = [const { Samples::EMPTY }; 2];
+    let names = ["free", "confined", "separated"];
+    let mut samples = [const { Samples::EMPTY }; 3];
     let install = |name| install_program(&place.program, &place.dir.path().join("plugins"), name);
-    let folders = [install("confined")?, install("separated")?];
-    confine(&folders[0], false)?;
-    confine(&folders[1], true)?;
-    let other = install("other")?;
+    let folders = [install(names[0])?, install(names[1])?, install(names[2])?];
+    confine(&folders[1], false)?;
+    confine(&folders[2], true)?;
     let mut events = place.host.events();
-    for _ in 0..rounds {
+    for round in 0..rounds {
         let start = Instant::now();
         let launched = Launched::start(&place.program, place.dir.path())?;
         let (runtime, mut client) = launched.connect()?;
@@ -43,23 +42,18 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         times[1].push(ms_since(start));
         drop(launched);
 
-        free.add(place, &other)?;
-        for (confined, folder) in confined.iter_mut().zip(&folders) {
-            confined.add(place, folder)?;
+        // Each is the first equally often.
+        for turn in 0..samples.len() {
+            let at = (round + turn) % samples.len();
+            samples[at].add(place, &folders[at])?;
         }
 
-        let [process] = processes_of("echo")[..] else { anyhow::bail!("`echo` does not run") };
-        ensure!(place.echo.call(request())?.as_bytes() == BODY, "unexpected reply");
-        let start = Instant::now();
-        ensure!(end_process(process), "`echo` has exited already");
-        let answer = place.echo.call(request().with_idempotent(true))?;
-        times[3].push(ms_since(start));
-        ensure!(answer.as_bytes() == BODY, "unexpected reply");
+        times[3].push(restart_ms(&place.echo)?);
         times[4].push(block_on(restarted(&mut events))?? as f64);
     }
-    times[2].clone_from(&free.loads_ms);
+    times[2].clone_from(&samples[0].loads_ms);
     report.print(&table(rounds, &times));
-    report.print(&confinement(rounds, &free, &confined));
+    report.print(&confinement(rounds, &samples));
     ensure!(place.folder.exists(), "the plugin's folder is missing");
     Ok(())
 }
@@ -99,28 +93,43 @@ fn table(rounds: usize, times: &[Vec<f64>; 5]) -> Table {
     table
 }
 
-/// Loads and calls of one plugin.
-#[derive(Default)]
+/// Loads, starts and calls of one plugin.
 struct Samples {
     /// From the load to the first reply.
     loads_ms: Vec<f64>,
+    /// From SIGKILL to the next reply.
+    starts_ms: Vec<f64>,
     /// The median of each round.
     calls_us: Vec<f64>,
 }
 
 impl Samples {
-    const EMPTY: Self = Self { loads_ms: Vec::new(), calls_us: Vec::new() };
+    const EMPTY: Self = Self { loads_ms: Vec::new(), starts_ms: Vec::new(), calls_us: Vec::new() };
 
-    /// Loads a plugin, calls it and unloads it.
+    /// Loads a plugin, calls it, ends its process, calls it again and unloads it.
     fn add(&mut self, place: &Place, folder: &Path) -> anyhow::Result<()> {
         let start = Instant::now();
-        let echo = block_on(place.host.load(folder))??;
-        ensure!(echo.call(request())?.as_bytes() == BODY, "unexpected reply");
+        let plugin = block_on(place.host.load(folder))??;
+        ensure!(plugin.call(request())?.as_bytes() == BODY, "unexpected reply");
         self.loads_ms.push(ms_since(start));
-        self.calls_us.push(time_calls(&echo)?);
-        block_on(place.host.unload(echo.name().as_str()))??;
+        self.calls_us.push(time_calls(&plugin)?);
+        self.starts_ms.push(restart_ms(&plugin)?);
+        block_on(place.host.unload(plugin.name().as_str()))??;
         Ok(())
     }
+}
+
+/// Ends the process of a plugin, and returns the time until the next reply.
+fn restart_ms(plugin: &PluginHandle) -> anyhow::Result<f64> {
+    let name = plugin.name().as_str();
+    ensure!(plugin.call(request())?.as_bytes() == BODY, "unexpected reply");
+    let [process] = processes_of(name)[..] else { anyhow::bail!("`{name}` has not one process") };
+    let start = Instant::now();
+    ensure!(end_process(process), "`{name}` has exited already");
+    let answer = plugin.call(request().with_idempotent(true))?;
+    let took = ms_since(start);
+    ensure!(answer.as_bytes() == BODY, "unexpected reply");
+    Ok(took)
 }
 
 /// Adds a sandbox to the manifest in `folder`.
@@ -144,23 +153,29 @@ fn time_calls(echo: &PluginHandle) -> anyhow::Result<f64> {
     Ok(quantile(times, 0.5))
 }
 
-fn confinement(rounds: usize, free: &Samples, confined: &[Samples; 2]) -> Table {
-    let title = format!("Confinement of programs, {rounds} loads each");
+fn confinement(rounds: usize, [free, confined @ ..]: &[Samples; 3]) -> Table {
+    let title = format!("Confinement of programs, {rounds} loads and starts each");
     let mut table = Table::new(title, ["what", "without", "with", "difference", "goal", ""]);
     let median = |times: &[f64]| quantile(times.to_vec(), 0.5);
+    let pairs = |with: &[f64], free: &[f64], of: fn((&f64, &f64)) -> f64| {
+        quantile(with.iter().zip(free).map(of).collect(), 0.5)
+    };
     for (with, suffix) in confined.iter().zip(["", ", in namespaces"]) {
-        let added = with.loads_ms.iter().zip(&free.loads_ms).map(|(with, free)| with - free);
-        let added = quantile(added.collect(), 0.5);
-        table.row([
-            format!("`Host::load` to first reply{suffix} (ms)"),
-            format!("{:.2}", median(&free.loads_ms)),
-            format!("{:.2}", median(&with.loads_ms)),
-            format!("{added:+.2}"),
-            format!("≤ +{MAX_CONFINEMENT_MS}"),
-            verdict(added <= MAX_CONFINEMENT_MS),
-        ]);
-        let ratio = with.calls_us.iter().zip(&free.calls_us).map(|(with, free)| with / free);
-        let ratio = quantile(ratio.collect(), 0.5);
+        for (what, with, free) in [
+            ("start: SIGKILL to next reply", &with.starts_ms, &free.starts_ms),
+            ("`Host::load` to first reply", &with.loads_ms, &free.loads_ms),
+        ] {
+            let added = pairs(with, free, |(with, free)| with - free);
+            table.row([
+                format!("{what}{suffix} (ms)"),
+                format!("{:.2}", median(free)),
+                format!("{:.2}", median(with)),
+                format!("{added:+.2}"),
+                format!("≤ +{MAX_CONFINEMENT_MS}"),
+                verdict(added <= MAX_CONFINEMENT_MS),
+            ]);
+        }
+        let ratio = pairs(&with.calls_us, &free.calls_us, |(with, free)| with / free);
         table.row([
             format!("`call` of 16 bytes{suffix} (µs)"),
             format!("{:.1}", median(&free.calls_us)),
@@ -171,9 +186,9 @@ fn confinement(rounds: usize, free: &Samples, confined: &[Samples; 2]) -> Table 
         ]);
     }
     table.note(
-        "Loads with and without a sandbox alternate; differences and ratios are medians of pairs. A \
-         load starts the program twice: for `capabilities`, and to serve. Each start of a confined \
-         one opens the paths of its policy, creates a Landlock ruleset, and compiles its filters.",
+        "Plugins with and without a sandbox take turns; differences and ratios are medians of pairs. \
+         A load starts the program twice: for `capabilities`, and to serve. Each start of a confined \
+         one opens the paths of its policy, creates a Landlock ruleset, and compiles its filter.",
     );
     table
 }
