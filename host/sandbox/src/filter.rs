@@ -5,18 +5,22 @@
 //! versions; the paths and ports that it can use are Landlock's.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io;
-use std::num::TryFromIntError;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
 
-use crate::{Policy, number_filter};
+use crate::Policy;
+use crate::number_filter::{self, Decision};
 
 /// A call that is denied under conditions, one of which must hold.
 type Denied = (libc::c_long, Vec<Vec<SeccompCondition>>);
+
+/// Rules by the number of their call, as `seccompiler` takes them.
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 // The numbers of newer calls are the same on all processors that filters are compiled for, and not
 // all of them are in `libc`.
@@ -172,34 +176,43 @@ pub(crate) fn is_known_architecture() -> bool {
 
 /// Compiles the filter of a policy.
 pub(crate) fn compile(policy: &Policy) -> io::Result<BpfProgram> {
-    let failed = |error: &dyn std::fmt::Display| {
+    let failed = |error: &dyn Display| {
         io::Error::other(format!("cannot compile its filter of system calls: {error}"))
     };
     let architecture =
         TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(&error))?;
-    let rules = conditional(policy).and_then(rules).map_err(|error| failed(&error))?;
     let deny = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, deny, architecture);
-    let by_argument = filter.and_then(BpfProgram::try_from).map_err(|error| failed(&error))?;
-    let errors = errors(policy).map_err(|error| failed(&error))?;
-    number_filter::compile(&errors, by_argument).map_err(|error| failed(&error))
+    let program = |rules: Rules| {
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, deny.clone(), architecture);
+        filter.and_then(BpfProgram::try_from).map_err(|error| failed(&error))
+    };
+    let number = |call: i64| u32::try_from(call).map_err(|error| failed(&error));
+    let mut calls = BTreeMap::new();
+    for (call, code) in errors(policy) {
+        calls.insert(number(call)?, Decision::Fail(code));
+    }
+    for (call, rules) in conditional(policy).and_then(rules).map_err(|error| failed(&error))? {
+        let conditions = program(Rules::from([(call, rules)]))?;
+        // Does not replace an error: that would permit more.
+        calls.entry(number(call)?).or_insert(Decision::Run(conditions));
+    }
+    number_filter::compile(calls, program(Rules::new())?).map_err(|error| failed(&error))
 }
 
 /// Returns the calls that always fail, with their error numbers.
-fn errors(policy: &Policy) -> Result<BTreeMap<u32, i32>, TryFromIntError> {
+fn errors(policy: &Policy) -> impl Iterator<Item = (libc::c_long, i32)> {
     let denied = DENIED.iter().map(|call| (*call, libc::EPERM));
     let unknown = UNKNOWN.iter().map(|call| (*call, libc::ENOSYS));
     #[cfg(target_arch = "x86_64")]
     let forks = [libc::SYS_fork, libc::SYS_vfork].map(|call| (call, libc::EPERM));
     #[cfg(not(target_arch = "x86_64"))]
     let forks: [(libc::c_long, i32); 0] = [];
-    let forks = forks.into_iter().filter(|_| policy.limits.processes == Some(1));
-    let calls = denied.chain(unknown).chain(forks);
-    calls.map(|(call, code)| Ok((u32::try_from(call)?, code))).collect()
+    let is_single = policy.limits.processes == Some(1);
+    denied.chain(unknown).chain(forks.into_iter().filter(move |_| is_single))
 }
 
-fn rules(calls: Vec<Denied>) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+fn rules(calls: Vec<Denied>) -> Result<Rules, seccompiler::BackendError> {
+    let mut rules = Rules::new();
     for (call, alternatives) in calls {
         let conditions = alternatives.into_iter().map(SeccompRule::new);
         let conditions: Vec<_> = conditions.collect::<Result<_, _>>()?;
