@@ -562,12 +562,12 @@ func (c *HostContract) send(ctx context.Context, path string, body []byte) ([]by
 	}
 	if deadline, hasDeadline := ctx.Deadline(); hasDeadline {
 		left := time.Until(deadline)
+		if left < 0 {
+			left = 0
+		}
 		remaining := left.Milliseconds()
 		if left%time.Millisecond > 0 {
-			remaining++ // The host's deadline is not before this one.
-		}
-		if remaining < 0 {
-			remaining = 0
+			remaining++ // Rounded up, so that the host's deadline is not before this one.
 		}
 		header.Set("Hotbay-Deadline-Ms", strconv.FormatInt(remaining, 10))
 	}

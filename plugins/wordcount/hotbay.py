@@ -248,7 +248,7 @@ class Contract:
                 headers.append(("traceparent", served.traceparent))
             if served.deadline is not None:
                 deadline = min(served.deadline, deadline or served.deadline)
-        if deadline is not None:
+        if deadline is not None and deadline < math.inf:
             remaining = max(deadline - time.monotonic(), 0)
             headers.append(("Hotbay-Deadline-Ms", math.ceil(remaining * 1000)))
         try:

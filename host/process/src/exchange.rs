@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use hotbay_protocol::frame::RequestHead;
-use hotbay_protocol::{endpoint, whole_millis};
+use hotbay_protocol::{endpoint, millis_rounded_up};
 
 use crate::call::{Call, check_endpoint};
 use crate::capabilities::Capabilities;
@@ -127,7 +127,7 @@ impl<W: Transport> Exchange<W> for CallExchange<'_> {
             Self::Frame(frame) => frame,
         };
         let left = call.deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let head = RequestHead { deadline_ms: left.map(whole_millis), ..*head };
+        let head = RequestHead { deadline_ms: left.map(millis_rounded_up), ..*head };
         if let Some(response) =
             client.send_frame::<W>(&head, call.input, *max_response_bytes).await?
         {

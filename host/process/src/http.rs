@@ -6,7 +6,7 @@ use std::io;
 use std::time::Instant;
 
 use bytes::Bytes;
-use hotbay_protocol::{endpoint, frame, header, whole_millis};
+use hotbay_protocol::{endpoint, frame, header, millis_rounded_up};
 use http_body_util::Full;
 use hyper::header::{
     ACCEPT, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE,
@@ -95,7 +95,7 @@ impl HttpRequest {
         }
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            headers.insert(DEADLINE, HeaderValue::from(whole_millis(left)));
+            headers.insert(DEADLINE, HeaderValue::from(millis_rounded_up(left)));
         }
         for (at, (name, value)) in self.headers.iter().enumerate() {
             // The first one replaces a default, such as `Accept`.

@@ -196,7 +196,8 @@ pub(crate) fn compile(policy: &Policy) -> io::Result<BpfProgram> {
         // Does not replace an error: that would permit more.
         calls.entry(number(call)?).or_insert(Decision::Run(conditions));
     }
-    number_filter::compile(calls, program(Rules::new())?).map_err(|error| failed(&error))
+    number_filter::compile(calls, program(Rules::new())?)
+        .map_err(|_| failed(&"it has too many numbers, so a jump exceeds 255 instructions"))
 }
 
 /// Returns the calls that always fail, with their error numbers.
@@ -207,8 +208,8 @@ fn errors(policy: &Policy) -> impl Iterator<Item = (libc::c_long, i32)> {
     let forks = [libc::SYS_fork, libc::SYS_vfork].map(|call| (call, libc::EPERM));
     #[cfg(not(target_arch = "x86_64"))]
     let forks: [(libc::c_long, i32); 0] = [];
-    let is_single = policy.limits.processes == Some(1);
-    denied.chain(unknown).chain(forks.into_iter().filter(move |_| is_single))
+    let is_single_process = policy.limits.processes == Some(1);
+    denied.chain(unknown).chain(forks.into_iter().filter(move |_| is_single_process))
 }
 
 fn rules(calls: Vec<Denied>) -> Result<Rules, seccompiler::BackendError> {
@@ -313,4 +314,85 @@ fn is(
     value: u64,
 ) -> Result<SeccompCondition, seccompiler::BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::number_filter::tests::run;
+
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+    const PERMIT: u32 = libc::SECCOMP_RET_ALLOW;
+    const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs();
+    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+
+    fn result(policy: &Policy, (architecture, call): (u32, libc::c_long), args: &[u64]) -> u32 {
+        let mut data = [0; 16];
+        (data[0], data[1]) = (u32::try_from(call).expect("a number"), architecture);
+        for (at, argument) in args.iter().enumerate() {
+            let (low, high) = (*argument as u32, (*argument >> 32) as u32);
+            (data[4 + 2 * at], data[5 + 2 * at]) = (low, high);
+        }
+        run(&compile(policy).expect("a filter"), &data).0
+    }
+
+    #[test]
+    fn calls_are_decided_by_number_and_arguments() {
+        let (ipv4, stream) = (libc::AF_INET as u64, libc::SOCK_STREAM as u64);
+        let thread = libc::CLONE_THREAD as u64;
+        for (call, args, expected) in [
+            (libc::SYS_read, &[0][..], PERMIT),
+            (libc::SYS_execve, &[], PERMIT),
+            (libc::SYS_ptrace, &[], EPERM),
+            (libc::SYS_clone3, &[], ENOSYS),
+            (libc::SYS_fork, &[], PERMIT),
+            (0x4000_0000, &[], ENOSYS),
+            (libc::SYS_socket, &[libc::AF_UNIX as u64, stream], PERMIT),
+            (libc::SYS_socket, &[ipv4, stream], EPERM),
+            (libc::SYS_clone, &[thread], PERMIT),
+            (libc::SYS_clone, &[libc::CLONE_NEWUSER as u64], EPERM),
+            (libc::SYS_prlimit64, &[0], PERMIT),
+            (libc::SYS_prlimit64, &[1], EPERM),
+            (libc::SYS_ioctl, &[0, libc::TIOCSTI], EPERM),
+            // The kernel ignores the upper half of a request.
+            (libc::SYS_ioctl, &[0, libc::TIOCSTI | 1 << 32], EPERM),
+            (libc::SYS_ioctl, &[0, libc::TIOCGWINSZ], PERMIT),
+            (libc::SYS_utimensat, &[0, 0], PERMIT),
+            (libc::SYS_utimensat, &[0, 1 << 32], EPERM),
+        ] {
+            let found = result(&Policy::default(), (X86_64, call), args);
+            assert_eq!(found, expected, "{call} {args:x?}");
+        }
+    }
+
+    #[test]
+    fn limits_and_ports_decide_about_processes_and_sockets() {
+        let mut policy = Policy::default();
+        policy.limits.processes = Some(1);
+        policy.connect.push(hotbay_manifest::NetRule::tcp(443));
+        let (ipv4, ipv6) = (libc::AF_INET as u64, libc::AF_INET6 as u64);
+        let (stream, datagram) = (libc::SOCK_STREAM as u64, libc::SOCK_DGRAM as u64);
+        for (call, args, expected) in [
+            (libc::SYS_fork, &[][..], EPERM),
+            (libc::SYS_clone, &[0], EPERM),
+            (libc::SYS_clone, &[libc::CLONE_THREAD as u64], PERMIT),
+            (libc::SYS_socket, &[ipv4, stream], PERMIT),
+            (libc::SYS_socket, &[ipv6, stream | libc::SOCK_CLOEXEC as u64], PERMIT),
+            (libc::SYS_socket, &[ipv4, datagram], EPERM),
+            (libc::SYS_socket, &[ipv4, stream, libc::IPPROTO_SCTP as u64], EPERM),
+            (libc::SYS_socket, &[libc::AF_NETLINK as u64, stream], EPERM),
+        ] {
+            let found = result(&policy, (X86_64, call), args);
+            assert_eq!(found, expected, "{call} {args:x?}");
+        }
+    }
+
+    #[test]
+    fn no_call_of_another_architecture_is_permitted() {
+        for call in 0..600 {
+            let found = result(&Policy::default(), (I386, call), &[]);
+            assert!([libc::SECCOMP_RET_KILL_PROCESS, EPERM, ENOSYS].contains(&found), "{call}");
+        }
+    }
 }

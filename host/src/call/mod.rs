@@ -19,4 +19,4 @@ pub(crate) use reply::Failure;
 pub use reply::Reply;
 pub(crate) use reply::ReplySlot;
 pub use request::Request;
-pub(crate) use state::CallState;
+pub(crate) use state::{CallState, Entered};

@@ -30,6 +30,28 @@ const REACHED: u8 = 8;
 const ENTERED: u8 = 16;
 const FLAGS: u8 = AWAITED | REACHED | ENTERED;
 
+/// A call that a plugin runs, until this is dropped.
+#[must_use]
+pub(crate) struct Entered<'s>(Option<&'s CallState>);
+
+impl<'s> Entered<'s> {
+    /// Records that the plugin of `generation` runs the call. `None` if it has ended, and must not
+    /// run.
+    #[inline]
+    pub(crate) fn new(state: Option<&'s CallState>, generation: u64) -> Option<Self> {
+        state.is_none_or(|state| state.enter_plugin(generation)).then(|| Self(state))
+    }
+}
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(state) = self.0 {
+            state.leave_plugin();
+        }
+    }
+}
+
 // The sender's lock decides who completes the call. The flags are bits of the state's own word:
 // `ended` and `end` see each other, and a call that ended before it reached the plugin never
 // reaches it. `enter_plugin` releases and `end` acquires, so that a timer that ends a call which has
@@ -97,6 +119,10 @@ impl CallState {
     /// and must not run.
     #[must_use]
     pub(crate) fn enter_plugin(&self, generation: u64) -> bool {
+        // A timeout may still be counted for the generation that ran it before.
+        if !self.is_active() {
+            return false;
+        }
         self.generation.store(generation, Ordering::Relaxed);
         let enter = |word| (word & !FLAGS == ACTIVE).then_some(word | REACHED | ENTERED);
         self.state.fetch_update(Ordering::Release, Ordering::Relaxed, enter).is_ok()
@@ -107,9 +133,11 @@ impl CallState {
         self.state.load(Ordering::Relaxed) & REACHED != 0
     }
 
-    /// Records that the plugin has returned.
-    pub(crate) fn leave_plugin(&self) {
-        self.state.fetch_and(!ENTERED, Ordering::Relaxed);
+    /// Records that the plugin no longer runs it. After its deadline, it stays entered: the timeout
+    /// may not have been counted yet.
+    fn leave_plugin(&self) {
+        let leave = |word| (word & !FLAGS != TIMED_OUT).then_some(word & !ENTERED);
+        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, leave);
     }
 
     /// Prepares the state for the next call of a batch.
@@ -148,13 +176,26 @@ mod tests {
     fn call_may_enter_plugin_twice() {
         let state = CallState::default();
         for generation in 1..3 {
-            assert!(state.enter_plugin(generation));
+            let entered = Entered::new(Some(&state), generation).expect("it is active");
             assert_eq!(state.entered(), Some(generation));
-            state.leave_plugin();
+            drop(entered);
             assert_eq!((state.entered(), state.has_reached_plugin()), (None, true));
         }
         state.time_out();
-        assert!(!state.enter_plugin(3) && state.timed_out());
+        assert!(Entered::new(Some(&state), 3).is_none() && state.timed_out());
         assert_eq!((state.entered(), state.has_reached_plugin()), (None, true));
+        assert!(Entered::new(None, 3).is_some());
+    }
+
+    #[test]
+    fn call_that_times_out_in_the_plugin_stays_entered() {
+        let state = CallState::default();
+        let entered = Entered::new(Some(&state), 7).expect("it is active");
+        state.time_out();
+        assert!(Entered::new(Some(&state), 8).is_none());
+        drop(entered);
+        assert_eq!(state.entered(), Some(7));
+        state.reset();
+        assert_eq!(state.entered(), None);
     }
 }

@@ -41,7 +41,8 @@ use crate::boundary::{Instance, MethodFault};
 #[cfg(all(unix, feature = "process"))]
 use crate::call::MethodMessage;
 use crate::call::{
-    Chain, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request, RunningChain,
+    Chain, Entered, Failure, MethodArguments, MethodRequest, Reply, ReplySlot, Request,
+    RunningChain,
 };
 use crate::contracts::{FunctionRange, KnownContract};
 use crate::error::{Error, ErrorKind, bug};
@@ -216,33 +217,25 @@ impl InstanceRef {
         args: CallArgs<'_>,
         call: impl FnOnce(&RawContext<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let outcome = self.enter_in_process(args, call);
-        if let Some(state) = args.state {
-            state.leave_plugin();
-        }
-        outcome
+        self.enter_in_process(args, |context, _entered| call(context))
     }
 
-    /// Runs `call` like [`run_in_process`](Self::run_in_process). The plugin still runs the call
-    /// when this returns.
+    /// Runs `call` like [`run_in_process`](Self::run_in_process). The plugin runs the call until the
+    /// guard is dropped.
     #[inline(always)]
-    fn enter_in_process(
+    fn enter_in_process<'a, T>(
         &self,
-        args: CallArgs<'_>,
-        call: impl FnOnce(&RawContext<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        args: CallArgs<'a>,
+        call: impl FnOnce(&RawContext<'_>, Entered<'a>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let CallArgs { request, state, call_id } = args;
         let (deadline, token) = (request.deadline(), request.cancellation_token());
         let outer = request.method_request().and_then(|method| method.arguments.outer());
         let is_chained = request.chain().is_some() || Chain::may_be_current();
         let bounds = CallBounds { deadline, token, state, outer, is_chained };
         let context = bounds.context(call_id).with_trace(request.trace());
-        if let Some(state) = state
-            && !state.enter_plugin(self.generation.id.get())
-        {
-            return Err(self.generation.ended_before_start(state));
-        }
-        call(&context)
+        let entered = self.generation.enter(state)?;
+        call(&context, entered)
     }
 
     /// Runs `call` like [`run_in_process`](Self::run_in_process). Fails it if it took too much memory.
@@ -366,7 +359,7 @@ impl InstanceRef {
     }
 
     /// Starts the task of a call.
-    fn start_task(&self, args: CallArgs<'_>) -> Result<RunningTask, Error> {
+    fn start_task<'a>(&self, args: CallArgs<'a>) -> Result<(RunningTask, Entered<'a>), Error> {
         let Some(Backend::InProcess(instance)) = &self.backend else {
             return Err(bug!("a process was called by a function"));
         };
@@ -395,30 +388,25 @@ impl InstanceRef {
     }
 
     /// Starts a task with the context of the call.
-    fn start_in_process(
+    fn start_in_process<'a>(
         &self,
-        args: CallArgs<'_>,
+        args: CallArgs<'a>,
         start: impl FnOnce(&RawContext<'_>) -> Result<RunningTask, Failure>,
-    ) -> Result<RunningTask, Error> {
-        let mut task = None;
-        self.enter_in_process(args, |context| {
+    ) -> Result<(RunningTask, Entered<'a>), Error> {
+        self.enter_in_process(args, |context, entered| {
             let started = in_plugin_call(|| start(context));
             let fail = |failure| self.generation.error_from_by(args.request.deadline(), failure);
-            task = Some(started.map_err(fail)?);
-            Ok(())
-        })?;
-        task.ok_or_else(|| bug!("a task was started and lost"))
+            Ok((started.map_err(fail)?, entered))
+        })
     }
 
     /// Makes a call as a task, as a future; dropping it cancels the call.
     async fn run_task(&self, args: CallArgs<'_>, reply: &mut ReplySlot) -> Result<(), Error> {
-        let run = async { Ok::<_, Error>(self.start_task(args)?.await) };
-        let output = run.await;
-        if let Some(state) = args.state {
-            state.leave_plugin();
-        }
+        let (task, entered) = self.start_task(args)?;
+        let output = task.await;
+        drop(entered);
         let deadline = args.request.deadline();
-        let output = output?.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
+        let output = output.map_err(|failure| self.generation.error_from_by(deadline, failure))?;
         reply.output_mut().set(output);
         match &self.backend {
             Some(Backend::InProcess(instance)) => self.check_reply(instance, reply),
@@ -634,11 +622,7 @@ impl InstanceRef {
         let CallArgs { request, state, call_id } = args;
         let message = self.message(request)?;
         let call = request.to_process_call(call_id, message.as_ref());
-        if let Some(state) = state
-            && !state.enter_plugin(self.generation.id.get())
-        {
-            return Err(self.generation.ended_before_start(state));
-        }
+        let entered = self.generation.enter(state)?;
         let depth = DEPTH.get();
         DEPTH.set(depth + 1);
         let ended = async {
@@ -661,9 +645,7 @@ impl InstanceRef {
         };
         let answer = process.call(&call, cancelled, self.generation.calls_aborted());
         DEPTH.set(depth);
-        if let Some(state) = state {
-            state.leave_plugin();
-        }
+        drop(entered);
         self.generation.fill_reply(request, answer.map_err(Failure::from), reply)
     }
 }
@@ -706,16 +688,10 @@ impl InstanceRef {
             }
             let message = self.message(request)?;
             let call = request.to_process_call(call_id, message.as_ref());
-            if let Some(state) = state
-                && !state.enter_plugin(generation.id.get())
-            {
-                return Err(generation.ended_before_start(state));
-            }
+            let entered = generation.enter(state)?;
             let _chain = self.enter_chain(request, call_id);
             let answer = process.call_async(&call).await;
-            if let Some(state) = state {
-                state.leave_plugin();
-            }
+            drop(entered);
             return generation.fill_reply(request, answer.map_err(Failure::from), reply);
         }
         if !self.is_task(args.request) {

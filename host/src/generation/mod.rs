@@ -29,7 +29,7 @@ use crate::boundary::BindError;
 use crate::boundary::services::Registration;
 #[cfg(all(unix, feature = "process"))]
 use crate::call::ReplySlot;
-use crate::call::{CallState, Failure, MethodRequest, Request};
+use crate::call::{CallState, Entered, Failure, MethodRequest, Request};
 use crate::error::{Error, ErrorKind};
 use crate::event::{EventBus, HostEvent};
 use crate::id::{GenerationId, PluginName};
@@ -340,10 +340,16 @@ impl Generation {
         Error::new(ErrorKind::Unsupported, message).of(&self.name).in_generation(self.id)
     }
 
+    /// Records that the plugin runs a call, until the guard is dropped. Fails if the call has ended.
+    #[inline]
+    fn enter<'s>(&self, state: Option<&'s CallState>) -> Result<Entered<'s>, Error> {
+        Entered::new(state, self.id.get()).ok_or_else(|| self.ended_before_start(state))
+    }
+
     /// Returns the error of a call that ended right before it would have reached the plugin.
     #[cold]
-    fn ended_before_start(&self, state: &CallState) -> Error {
-        let (kind, message) = match state.timed_out() {
+    fn ended_before_start(&self, state: Option<&CallState>) -> Error {
+        let (kind, message) = match state.is_some_and(CallState::timed_out) {
             true => (ErrorKind::DeadlineExceeded, "was not called: the deadline had passed"),
             false => (ErrorKind::Cancelled, "was not called: the caller cancelled the call"),
         };

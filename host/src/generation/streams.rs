@@ -194,15 +194,9 @@ impl InstanceRef {
         let guard = self.generation().begin_stream()?;
         let message = self.message(request)?;
         let call = request.to_process_call(call_id, message.as_ref());
-        if let Some(state) = state
-            && !state.enter_plugin(self.generation().id.get())
-        {
-            return Err(self.generation().ended_before_start(state));
-        }
+        let entered = self.generation().enter(state)?;
         let opened = process.open_stream(&call).await;
-        if let Some(state) = state {
-            state.leave_plugin();
-        }
+        drop(entered);
         let fail = |failure: hotbay_process::Failure| {
             self.generation().error_from_by(request.deadline(), failure.into())
         };

@@ -126,10 +126,10 @@ async fn call_as_task(
     match outcome {
         Err(_) if call.state.timed_out() => {
             let error = slot.timeout_error(&call.state);
-            Err(match call.state.entered() {
-                // The task was dropped.
-                Some(_) => instance.generation().not_in_time(),
-                None => error,
+            // The task was dropped.
+            Err(match call.state.has_reached_plugin() {
+                true => instance.generation().not_in_time(),
+                false => error,
             })
         }
         outcome => outcome,

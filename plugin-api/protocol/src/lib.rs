@@ -55,13 +55,13 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// ```
 /// use std::time::Duration;
-/// use hotbay_protocol::whole_millis;
+/// use hotbay_protocol::millis_rounded_up;
 ///
-/// assert_eq!(whole_millis(Duration::from_micros(1_001)), 2);
-/// assert_eq!(whole_millis(Duration::from_millis(2)), 2);
-/// assert_eq!(whole_millis(Duration::ZERO), 0);
+/// assert_eq!(millis_rounded_up(Duration::from_micros(1_001)), 2);
+/// assert_eq!(millis_rounded_up(Duration::from_millis(2)), 2);
+/// assert_eq!(millis_rounded_up(Duration::ZERO), 0);
 /// ```
-pub fn whole_millis(left: Duration) -> u64 {
+pub fn millis_rounded_up(left: Duration) -> u64 {
     u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
@@ -107,7 +107,7 @@ pub mod header {
     pub const CALL_ID: &str = "hotbay-call-id";
     /// The hash of the signature of a contract's method, as 16 hexadecimal digits.
     pub const CONTRACT_HASH: &str = "hotbay-contract-hash";
-    /// Milliseconds until the deadline of a call, as [`whole_millis`](crate::whole_millis) returns.
+    /// Milliseconds until the deadline of a call, by [`millis_rounded_up`](crate::millis_rounded_up).
     pub const DEADLINE_MS: &str = "hotbay-deadline-ms";
     /// The most verbose level that the host logs, in responses of its services.
     pub const LOG_LEVEL: &str = "hotbay-log-level";

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hotbay_protocol::{
-    ContractCheck, ErrorBody, format_traceparent, header, service, whole_millis,
+    ContractCheck, ErrorBody, format_traceparent, header, millis_rounded_up, service,
 };
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
@@ -176,7 +176,7 @@ impl Prepared {
         if let Some(outer) = call.outer {
             headers.insert(&CALL_ID, HeaderValue::from(outer.call_id()));
             if let Some(left) = outer.remaining() {
-                headers.insert(&DEADLINE_MS, HeaderValue::from(whole_millis(left)));
+                headers.insert(&DEADLINE_MS, HeaderValue::from(millis_rounded_up(left)));
             }
             if let Some(value) = traceparent(&outer) {
                 headers.insert(&TRACEPARENT, value);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use hotbay::{HostEvent, PluginHandle};
+use hotbay::{HostEvent, PluginHandle, PluginName};
 use hotbay_tests::{end_process, processes_of};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -21,6 +21,8 @@ const MAX_CONFINEMENT_MS: f64 = 1.0;
 /// Maximum ratio of a call of a confined program.
 const MAX_CALL_RATIO: f64 = 1.02;
 const CALLS: u32 = 500;
+/// The orders of three plugins.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
 
 pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Result<()> {
     let rounds = if quick { 3 } else { 100 };
@@ -42,14 +44,13 @@ pub(super) fn measure(place: &Place, quick: bool, report: &Report) -> anyhow::Re
         times[1].push(ms_since(start));
         drop(launched);
 
-        // Each is the first equally often.
-        for turn in 0..samples.len() {
-            let at = (round + turn) % samples.len();
+        // In all orders, since one that follows another may be slower.
+        for at in ORDERS[round % ORDERS.len()] {
             samples[at].add(place, &folders[at])?;
         }
 
         times[3].push(restart_ms(&place.echo)?);
-        times[4].push(block_on(restarted(&mut events))?? as f64);
+        times[4].push(block_on(restarted(&mut events, place.echo.name()))?? as f64);
     }
     times[2].clone_from(&samples[0].loads_ms);
     report.print(&table(rounds, &times));
@@ -123,7 +124,9 @@ impl Samples {
 fn restart_ms(plugin: &PluginHandle) -> anyhow::Result<f64> {
     let name = plugin.name().as_str();
     ensure!(plugin.call(request())?.as_bytes() == BODY, "unexpected reply");
-    let [process] = processes_of(name)[..] else { anyhow::bail!("`{name}` has not one process") };
+    let [process] = processes_of(name)[..] else {
+        anyhow::bail!("expected one process of `{name}`")
+    };
     let start = Instant::now();
     ensure!(end_process(process), "`{name}` has exited already");
     let answer = plugin.call(request().with_idempotent(true))?;
@@ -186,17 +189,19 @@ fn confinement(rounds: usize, [free, confined @ ..]: &[Samples; 3]) -> Table {
         ]);
     }
     table.note(
-        "Plugins with and without a sandbox take turns; differences and ratios are medians of pairs. \
+        "Plugins with and without a sandbox take turns, in all orders; differences and ratios are medians of pairs. \
          A load starts the program twice: for `capabilities`, and to serve. Each start of a confined \
          one opens the paths of its policy, creates a Landlock ruleset, and compiles its filter.",
     );
     table
 }
 
-async fn restarted(events: &mut hotbay::Events) -> anyhow::Result<u64> {
+async fn restarted(events: &mut hotbay::Events, name: &PluginName) -> anyhow::Result<u64> {
     loop {
         match events.next().await.context("the host was dropped")? {
-            HostEvent::Restarted { after, .. } => return Ok(u64::try_from(after.as_millis())?),
+            HostEvent::Restarted { plugin, after, .. } if plugin == *name => {
+                return Ok(u64::try_from(after.as_millis())?);
+            }
             _ => continue,
         }
     }
