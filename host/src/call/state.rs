@@ -118,7 +118,7 @@ impl CallState {
     /// Records that the plugin of `generation` runs it from here on. Returns false if it has ended,
     /// and must not run.
     #[must_use]
-    pub(crate) fn enter_plugin(&self, generation: u64) -> bool {
+    fn enter_plugin(&self, generation: u64) -> bool {
         // A timeout may still be counted for the generation that ran it before.
         if !self.is_active() {
             return false;

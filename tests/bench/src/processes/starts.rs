@@ -189,9 +189,10 @@ fn confinement(rounds: usize, [free, confined @ ..]: &[Samples; 3]) -> Table {
         ]);
     }
     table.note(
-        "Plugins with and without a sandbox take turns, in all orders; differences and ratios are medians of pairs. \
-         A load starts the program twice: for `capabilities`, and to serve. Each start of a confined \
-         one opens the paths of its policy, creates a Landlock ruleset, and compiles its filter.",
+        "Plugins with and without a sandbox take turns, in all orders; differences and ratios are \
+         medians of pairs. A load starts the program twice: for `capabilities`, and to serve. Each \
+         start of a confined one opens the paths of its policy, creates a Landlock ruleset, and \
+         compiles its filter.",
     );
     table
 }
